@@ -1,0 +1,1 @@
+"""Facts about models and budgets, read from YAML, and the user's settings."""

@@ -1,0 +1,60 @@
+"""Architectures as data: what a transformer and a tokenizer are made of. No torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class TransformerSpec:
+    """Sizes of an Infinity transformer (arXiv 2412.04431, table of model sizes).
+
+    depth: blocks; width: C; heads: H; chunks: groups the blocks are named by; text_width: width of
+    the text encoder's output; text_max: most text tokens; level_embed_every_chunk: add the scale's
+    embedding before every chunk instead of once.
+    """
+
+    depth: int
+    width: int
+    heads: int
+    chunks: int
+    text_width: int
+    text_max: int = 512
+    level_embed_every_chunk: bool = False
+
+    @property
+    def head_dim(self) -> int:
+        """Width of one head, D = C / H."""
+        return self.width // self.heads
+
+
+@dataclass(frozen=True)
+class TokenizerSpec:
+    """Sizes of a picture tokenizer.
+
+    bits: bits a code; stride: pixels a code; patchify: whether a token carries 2 x 2 codes;
+    ch, ch_mult: base width and its multiples per level; res_blocks: residual blocks a level of the
+    encoder (the decoder has one more).
+    """
+
+    bits: int
+    stride: int
+    patchify: bool
+    ch: int
+    ch_mult: tuple[int, ...]
+    res_blocks: int
+
+    @property
+    def token_bits(self) -> int:
+        """Bits a transformer token, d."""
+        return self.bits * (4 if self.patchify else 1)
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Default sampling of a preset: guidance, temperature, nucleus, guidance layer (0: logits)."""
+
+    cfg: float
+    tau: float
+    top_p: float
+    cfg_layer: int = 0

@@ -1,0 +1,78 @@
+"""Two-dimensional rotary positions on the grid of the largest schedule of the same ratio.
+
+Knows positions and angles; nothing of weights or caches. Tables have the shape the published code
+uses, (2, 1, 1, 1, L, D / 2), cosine first, and are found by `str(tuple(schedule))`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from fractions import Fraction
+
+import torch
+from torch import Tensor
+
+BASE = 10000.0
+Scales3 = Sequence[tuple[int, int, int]]
+"""Scales as the published code passes them: (1, h, w)."""
+
+
+def positions(side: int, full: int) -> list[int]:
+    """Where the `side` rows of a scale lie on a grid of `full` rows, rounded half to even."""
+    return [round(Fraction(row * full, side)) for row in range(side)]
+
+
+def rotary_table(
+    scales: Sequence[tuple[int, int]], grid: tuple[int, int], head_dim: int
+) -> Tensor:
+    """Cosines and sines of all tokens of a schedule, (2, 1, 1, 1, L, head_dim / 2), float32.
+
+    `grid` is (rows, columns) of the last scale of the 1M schedule of the same ratio, whatever
+    schedule is generated.
+    """
+    if head_dim % 4:
+        raise ValueError(f"head width {head_dim}: rotary positions need a multiple of 4")
+    half = head_dim // 2
+    exponent = torch.arange(0, half, 2, dtype=torch.int64).float() / half
+    inverse = 1.0 / (BASE**exponent)
+    parts = []
+    for h, w in scales:
+        rows = torch.outer(torch.tensor(positions(h, grid[0]), dtype=torch.float32), inverse)
+        cols = torch.outer(torch.tensor(positions(w, grid[1]), dtype=torch.float32), inverse)
+        both = torch.cat([rows[:, None].expand(h, w, -1), cols[None].expand(h, w, -1)], dim=-1)
+        parts.append(both.reshape(h * w, half))
+    angles = torch.cat(parts)
+    return torch.stack([angles.cos(), angles.sin()])[:, None, None, None]
+
+
+def rotary_tables(
+    scales: Sequence[tuple[int, int]],
+    grid: tuple[int, int],
+    head_dim: int,
+    device: torch.device | None = None,
+) -> dict[str, Tensor]:
+    """The dictionary of tables that the blocks take, with the one schedule in use."""
+    key = str(tuple((1, h, w) for h, w in scales))
+    return {key: rotary_table(scales, grid, head_dim).to(device)}
+
+
+def table_of_scale(tables: Mapping[str, Tensor], schedule: Scales3, scale: int) -> Tensor:
+    """The part of a table that belongs to the tokens of one scale, (2, 1, 1, 1, L_k, D / 2)."""
+    key = str(tuple(tuple(s) for s in schedule))
+    table = tables.get(key)
+    if table is None:  # a table of a longer schedule of the same ratio serves as well
+        stem = key[:-1]
+        table = next((t for name, t in tables.items() if name.startswith(stem)), None)
+    if table is None:
+        raise KeyError(f"no rotary table for the schedule {key}")
+    start = sum(h * w for _, h, w in schedule[:scale])
+    _, h, w = schedule[scale]
+    return table[:, :, :, :, start : start + h * w]
+
+
+def rotate(x: Tensor, table: Tensor) -> Tensor:
+    """Rotate the interleaved pairs of x (B, H, L, D), float32, by `table` (2, 1, 1, 1, L, D/2)."""
+    cos, sin = table[0, 0], table[1, 0]
+    first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
+    turned = torch.stack([cos * first - sin * second, sin * first + cos * second], dim=-1)
+    return turned.flatten(-2)

@@ -1,0 +1,44 @@
+"""Logits to bits, with one random stream per picture. Knows nothing of the transformer.
+
+The stream is the published code's for a single picture: one Exponential(1) draw per class,
+token-major, then bit, from a CPU generator seeded once per picture; the class with the largest
+probability / draw wins (what `torch.multinomial` computes). So a seed means the same on every
+device, alone or in a batch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+
+def probabilities(logits: Tensor, top_p: float) -> Tensor:
+    """Probabilities (…, 2) of the two classes of every bit, after nucleus cutting.
+
+    The smaller class is dropped where its probability is at most 1 - top_p; top_p 0 cuts nothing.
+    """
+    if top_p > 0:
+        smaller, index = logits.softmax(-1).min(-1, keepdim=True)
+        # of two equal classes only the first found is the smaller one, so one always stays
+        drop = torch.zeros_like(logits, dtype=torch.bool)
+        drop.scatter_(-1, index, smaller <= 1 - top_p)
+        logits = logits.masked_fill(drop, -torch.inf)
+    return logits.softmax(-1)
+
+
+class BitSampler:
+    """Draws the bits of pictures, each from its own stream."""
+
+    def __init__(self, seeds: Sequence[int], top_p: float):
+        self.top_p = top_p
+        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+
+    def __call__(self, scale: int, logits: Tensor) -> Tensor:
+        """Logits (B, L, d, 2), one picture per seed, to bits (B, L, d) uint8."""
+        assert len(logits) == len(self.generators), (len(logits), len(self.generators))
+        p = probabilities(logits.float(), self.top_p)
+        shape = p.shape[1:]
+        noise = torch.stack([torch.empty(shape).exponential_(generator=g) for g in self.generators])
+        return (p / noise.to(p.device)).argmax(-1).to(torch.uint8)

@@ -1,0 +1,70 @@
+"""Dividing one scale's budget among the layers. Pure arithmetic on token counts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import gcd
+
+LEAST = 200  # tokens left to a layer that is no drafter, in the budgets released with ScaleKV
+
+
+def allot(
+    available: Sequence[int], drafters: Sequence[int], mean: int, window: int
+) -> tuple[int, ...]:
+    """Capacities of all layers at one scale, averaging exactly `mean`.
+
+    The rule reproduces the budgets released with ScaleKV: with N_d drafters and N_r others, t is
+    the largest integer such that mean + N_r/N_d t is an integer no drafter need leave unfilled and
+    mean - t does not fall below the least; drafters get the former, the others the latter. The
+    least is 200 tokens, or max(window, mean // 2) for means below 200; where the mean is below
+    even that, all layers get the mean. Tokens a layer was allotted but no longer has go to the
+    drafters that have more, then to the others, as evenly as they can take them.
+
+    Args:
+        available: per layer, the tokens it could hold: those held before plus the newest map's.
+        drafters: layers that get more; none makes the allotment uniform.
+        mean: tokens per layer; the layers together must have that many available.
+        window: tokens of the observation window.
+    """
+    layers = len(available)
+    total = mean * layers
+    assert sum(available) >= total, (available, mean)
+    given = _shares(available, drafters, mean, window)
+    capacities = [min(share, most) for share, most in zip(given, available, strict=True)]
+    others = [layer for layer in range(layers) if layer not in set(drafters)]
+    for group in (drafters, others):
+        _pour(total - sum(capacities), capacities, available, group)
+    return tuple(capacities)
+
+
+def _shares(available: Sequence[int], drafters: Sequence[int], mean: int, window: int) -> list[int]:
+    """Every layer's share before looking at what the single layer still has."""
+    layers = len(available)
+    n_drafters, n_others = len(drafters), len(available) - len(drafters)
+    least = LEAST if mean >= LEAST else max(window, mean // 2)
+    if not drafters or not n_others or mean <= least:
+        return [mean] * layers
+    limit = max(available[layer] for layer in drafters)
+    t = min(mean - least, max(limit - mean, 0) * n_drafters // n_others)
+    t -= t % (n_drafters // gcd(n_drafters, n_others))
+    shares = [mean - t] * layers
+    for layer in drafters:
+        shares[layer] = mean + n_others * t // n_drafters
+    return shares
+
+
+def _pour(
+    amount: int, capacities: list[int], available: Sequence[int], group: Sequence[int]
+) -> None:
+    """Adds up to `amount` to the group's capacities in place, evenly among those with room; what
+    does not divide goes to the first layers."""
+    while amount:
+        open_layers = [layer for layer in group if capacities[layer] < available[layer]]
+        if not open_layers:
+            return
+        each, odd = divmod(amount, len(open_layers))
+        for place, layer in enumerate(open_layers):
+            room = available[layer] - capacities[layer]
+            added = min(each + (place < odd), room)
+            capacities[layer] += added
+            amount -= added

@@ -1,0 +1,405 @@
+"""How many tokens each layer may hold at each scale, and what people may ask for. Pure arithmetic:
+knows no tensors, no files, no model."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from fractions import Fraction
+from math import floor
+
+from scalekv.kv.allotment import allot
+from scalekv.kv.errors import UserError
+from scalekv.kv.schedule import Schedule
+
+WINDOW = 16  # observation window in tokens; arXiv 2505.19602
+Drafters = Sequence[int] | Sequence[Sequence[int]] | Mapping[int, Sequence[int]]
+"""Which layers are drafters: layer numbers for every scale; or one sequence per scale; or a mapping
+{scale number from 1: layers from that scale on} (scales before the first entry use the first)."""
+
+
+@dataclass(frozen=True)
+class Budget:
+    """The most tokens each layer may hold, per sequence and head, while each scale is generated.
+
+    Attributes:
+        schedule: the scales it is for.
+        layers: number of layers.
+        capacities: [scale][layer], scales from 0. As long as the history is no longer than the
+            mean, the capacity is the history (so 0 at scale 0); at every later scale the layers
+            average exactly the mean.
+        mean: tokens per layer where tokens must be dropped.
+        window: the most tokens of the newest map that observe, and are kept, when selecting.
+        label: as it was asked for, such as "10%".
+        drafters: per scale, the layers that were given more.
+        origin: one line saying where drafters or capacities come from.
+
+    Raises:
+        UserError: wrong shape, a capacity below 1 or above the history, or a mean not as stated.
+    """
+
+    schedule: Schedule
+    layers: int
+    capacities: tuple[tuple[int, ...], ...]
+    mean: int
+    window: int = WINDOW
+    label: str = ""
+    drafters: tuple[tuple[int, ...], ...] = ()
+    origin: str = ""
+
+    def __post_init__(self) -> None:
+        where = f"budget {self.label}".strip()
+        _check_counts(where, layers=self.layers, mean=self.mean, window=self.window)
+        if len(self.capacities) != len(self.schedule):
+            raise UserError(
+                f"capacities for {len(self.capacities)} scales, the schedule has "
+                f"{len(self.schedule)}",
+                where=where,
+                rule="one row of capacities per scale",
+            )
+        for scale, row in enumerate(self.capacities):
+            self._check_row(row, self.schedule.before(scale), f"{where}, scale {scale + 1}")
+
+    def _check_row(self, row: tuple[int, ...], history: int, where: str) -> None:
+        if len(row) != self.layers:
+            raise UserError(
+                f"{len(row)} capacities for {self.layers} layers",
+                where=where,
+                rule="one capacity per layer",
+            )
+        if history <= self.mean:
+            if any(capacity != history for capacity in row):
+                raise UserError(
+                    f"capacities differ from the {history} tokens there are",
+                    where=where,
+                    rule=f"all tokens are kept while they are no more than the mean, {self.mean}",
+                )
+            return
+        for layer, capacity in enumerate(row):
+            if not 1 <= capacity <= history:
+                raise UserError(
+                    f"capacity {capacity} for layer {layer}",
+                    where=where,
+                    rule=f"at least 1 and at most the {history} tokens that exist by then",
+                )
+        if sum(row) != self.mean * self.layers:
+            raise UserError(
+                f"capacities average {sum(row) / self.layers:g} per layer, expected {self.mean}",
+                where=where,
+                rule="the layers average exactly the mean wherever tokens are dropped",
+            )
+
+    def capacity(self, scale: int, layer: int) -> int:
+        """The most tokens `layer` may hold per head while `scale` (from 0) is generated."""
+        return self.capacities[scale][layer]
+
+    @property
+    def evicts(self) -> bool:
+        """Whether any token is ever dropped at this schedule."""
+        return self.schedule.history > self.mean
+
+    def held_tokens(self, scale: int, layer: int) -> int:
+        """Tokens per head that `layer` holds while `scale` is generated, by a policy that fills
+        its capacity: less than the capacity where the layer dropped tokens earlier."""
+        held = 0
+        for k in range(1, scale + 1):
+            held = min(self.capacities[k][layer], held + self.schedule.tokens[k - 1])
+        return held
+
+
+@dataclass(frozen=True)
+class BudgetRequest:
+    """What a person asked for; exactly one of `full`, `percent`, `mean` and `name` is set.
+
+    Attributes:
+        label: as typed.
+        full: nothing is to be dropped.
+        percent: of the history tokens of the schedule, above 0 and at most 100.
+        mean: tokens per layer.
+        name: a named budget or the path of a budget file, to be read elsewhere.
+    """
+
+    label: str
+    full: bool = False
+    percent: Fraction | None = None
+    mean: int | None = None
+    name: str | None = None
+
+
+@dataclass(frozen=True)
+class BudgetSpec:
+    """What a budget file says.
+
+    Attributes:
+        name: what it is called, for labels and messages.
+        model: the preset it was made for.
+        layers: that model's layers.
+        drafters: see `Drafters`.
+        mean, percent, capacities: exactly one way to say how much: tokens per layer; percent of
+            the history; or mean together with {scale number from 1: capacity of each layer}.
+        schedule: the only schedule it is for; needed with capacities.
+        window: as in `Budget`.
+        provenance: where it comes from, one line.
+    """
+
+    name: str
+    model: str
+    layers: int
+    drafters: Drafters = ()
+    mean: int | None = None
+    percent: Fraction | None = None
+    capacities: Mapping[int, tuple[int, ...]] | None = None
+    schedule: Schedule | None = None
+    window: int = WINDOW
+    provenance: str = ""
+
+
+def parse_budget(text: str | int) -> BudgetRequest:
+    """Reads "full", "10%", "650" (mean tokens per layer), or a name or path.
+
+    Raises:
+        UserError: empty, or a number or percentage out of range.
+    """
+    label = str(text).strip()
+    where = f"budget {label!r}"
+    if label == "full":
+        return BudgetRequest(label, full=True)
+    if match := re.fullmatch(r"([+-]?[\d.,]+)\s*%", label):
+        percent = _decimal(match[1])
+        if percent is None or not 0 < percent <= 100:
+            raise UserError(
+                f"{label} is not a share of the history",
+                where=where,
+                rule="a percentage is above 0 and at most 100, such as 10% or 12.5%",
+            )
+        return BudgetRequest(label, percent=percent)
+    if re.fullmatch(r"[+-]?[\d.,]+", label):
+        number = _decimal(label)
+        if number is None or number.denominator != 1 or number < 1:
+            raise UserError(
+                f"{label} is not a number of tokens",
+                where=where,
+                rule="tokens per layer are a whole number of at least 1",
+            )
+        return BudgetRequest(label, mean=int(number))
+    if not label or label.endswith("%"):
+        raise UserError(
+            f"cannot read the budget {label!r}",
+            where=where,
+            rule="full, a percentage (10%), mean tokens per layer (650), a name or a file",
+        )
+    return BudgetRequest(label, name=label)
+
+
+def percent_tokens(schedule: Schedule, percent: Fraction | int) -> int:
+    """floor(percent / 100 of the history tokens), exactly; 0 only where there is no history.
+
+    Raises:
+        UserError: that is less than one token.
+    """
+    mean = floor(Fraction(percent) * schedule.history / 100)
+    if mean < 1 and schedule.history:
+        least = Fraction(100, schedule.history)
+        raise UserError(
+            f"{float(percent):g}% of {schedule.history} history tokens is less than one token",
+            where="budget",
+            rule="a layer holds at least 1 token",
+            fix=f"ask for at least {floor(least * 100 + 1) / 100:g}%",
+        )
+    return mean
+
+
+def drafters_by_scale(
+    drafters: Drafters, schedule: Schedule, layers: int, where: str = "drafters"
+) -> tuple[tuple[int, ...], ...]:
+    """The drafter layers of every scale, ascending.
+
+    Raises:
+        UserError: a layer that does not exist or is named twice, or a scale number below 1.
+    """
+    if isinstance(drafters, Mapping):
+        if any(type(number) is not int or number < 1 for number in drafters):
+            raise UserError(
+                f"drafters for scales {', '.join(map(str, drafters))}",
+                where=where,
+                rule="scales are numbered from 1",
+            )
+        for row in drafters.values():
+            _check_drafters(row, layers, where)
+        first = sorted(drafters)
+        rows = [
+            drafters[max((n for n in first if n <= number), default=first[0])] if first else ()
+            for number in range(1, len(schedule) + 1)
+        ]
+    elif any(not isinstance(entry, int) for entry in drafters):
+        rows = [row for row in drafters if not isinstance(row, int)]
+        if len(rows) != len(schedule) or len(rows) != len(drafters):
+            raise UserError(
+                f"drafters for {len(drafters)} scales, the schedule has {len(schedule)}",
+                where=where,
+                rule="one list for all scales, or one list per scale",
+            )
+    else:
+        rows = [tuple(layer for layer in drafters if isinstance(layer, int))] * len(schedule)
+    for row in rows:
+        _check_drafters(row, layers, where)
+    return tuple(tuple(sorted(row)) for row in rows)
+
+
+def generate(
+    schedule: Schedule,
+    layers: int,
+    drafters: Drafters,
+    mean: int,
+    window: int = WINDOW,
+    *,
+    label: str = "",
+    origin: str = "",
+) -> Budget:
+    """Capacities for any schedule, depth and mean: the rule behind the released budgets.
+
+    Drafters share what the others give up; no drafters means the mean for every layer. What a
+    layer cannot use, because it dropped tokens at an earlier scale, goes to the others, so every
+    capacity can be filled.
+
+    Args:
+        mean: tokens per layer, at least 1; nothing is dropped where the history is no longer.
+
+    Raises:
+        UserError: a number below 1, or drafters that are not layers.
+    """
+    _check_counts(f"budget {label}".strip(), layers=layers, mean=mean, window=window)
+    by_scale = drafters_by_scale(drafters, schedule, layers)
+    capacities = [(0,) * layers]
+    for scale in range(1, len(schedule)):
+        history = schedule.before(scale)
+        held, new = capacities[-1], schedule.tokens[scale - 1]
+        capacities.append(
+            (history,) * layers
+            if history <= mean
+            else allot([tokens + new for tokens in held], by_scale[scale], mean, window)
+        )
+    return Budget(
+        schedule=schedule,
+        layers=layers,
+        capacities=tuple(capacities),
+        mean=mean,
+        window=window,
+        label=label or str(mean),
+        drafters=by_scale,
+        origin=origin or ("no drafters: uniform" if not any(by_scale) else "drafters as given"),
+    )
+
+
+def resolve(
+    asked: BudgetRequest | BudgetSpec,
+    schedule: Schedule,
+    layers: int,
+    drafters: Drafters | None = None,
+    *,
+    origin: str = "",
+) -> Budget:
+    """Turns what was asked for, or what a file says, into capacities.
+
+    Args:
+        drafters: for a request, the model's drafters (None: none, a uniform budget). For a file,
+            None takes the file's own, anything else replaces them.
+        origin: where `drafters` come from, one line.
+
+    Raises:
+        UserError: made for another depth or schedule, or capacities that break `Budget`'s rules.
+    """
+    if isinstance(asked, BudgetSpec):
+        return _resolve_spec(asked, schedule, layers, drafters, origin)
+    assert asked.name is None, f"named budget {asked.name} must be read before it is resolved"
+    percent = Fraction(100) if asked.full else asked.percent
+    mean = _mean_tokens(schedule, percent, asked.mean)
+    return generate(schedule, layers, drafters or (), mean, label=asked.label, origin=origin)
+
+
+def _resolve_spec(
+    spec: BudgetSpec, schedule: Schedule, layers: int, drafters: Drafters | None, origin: str
+) -> Budget:
+    where = f"budget {spec.name}"
+    if spec.layers != layers:
+        raise UserError(
+            f"made for {spec.layers} layers, the model has {layers}",
+            where=where,
+            rule="a budget fits models of its own depth",
+            fix="ask for a percentage, or for a budget made for this model",
+        )
+    if spec.schedule is not None and spec.schedule != schedule:
+        raise UserError(
+            f"made for the schedule {spec.schedule}, this picture has {schedule}",
+            where=where,
+            rule="a budget with its own schedule fits no other",
+            fix="ask for a percentage, or for a budget without a schedule",
+        )
+    if spec.capacities is None:
+        mean = _mean_tokens(schedule, spec.percent, spec.mean)
+        if drafters is None:
+            drafters, origin = spec.drafters, spec.provenance
+        return generate(
+            schedule, layers, drafters, mean, spec.window, label=spec.name, origin=origin
+        )
+    if drafters is not None:
+        raise UserError(
+            "drafters given for a budget that lists its capacities",
+            where=where,
+            fix="leave the drafters out, or state the budget by its mean",
+        )
+    assert spec.mean is not None, spec
+    rows = [
+        spec.capacities.get(scale + 1, (schedule.before(scale),) * layers)
+        for scale in range(len(schedule))
+    ]
+    if beyond := [number for number in spec.capacities if not 1 <= number <= len(schedule)]:
+        raise UserError(
+            f"capacities for scale {beyond[0]}, the schedule has {len(schedule)}", where=where
+        )
+    return Budget(
+        schedule=schedule,
+        layers=layers,
+        capacities=tuple(rows),
+        mean=spec.mean,
+        window=spec.window,
+        label=spec.name,
+        drafters=drafters_by_scale(spec.drafters, schedule, layers, where),
+        origin=spec.provenance,
+    )
+
+
+def _mean_tokens(schedule: Schedule, percent: Fraction | None, mean: int | None) -> int:
+    if percent is not None:
+        # A picture of a single scale has no history; any mean then holds all of it.
+        return max(percent_tokens(schedule, percent), 1)
+    assert mean is not None, "neither a percentage nor a mean"
+    return mean
+
+
+def _decimal(text: str) -> Fraction | None:
+    try:
+        return Fraction(text)
+    except ValueError:
+        return None
+
+
+def _check_counts(where: str, **counts: int) -> None:
+    for name, count in counts.items():
+        if type(count) is not int or count < 1:
+            raise UserError(
+                f"{name} is {count!r}", where=where, rule=f"{name} is a whole number, at least 1"
+            )
+
+
+def _check_drafters(row: Sequence[int], layers: int, where: str) -> None:
+    wrong = [layer for layer in row if type(layer) is not int or not 0 <= layer < layers]
+    if wrong:
+        raise UserError(
+            f"drafter {wrong[0]!r} is not a layer of this model",
+            where=where,
+            rule=f"layers are numbered 0 to {layers - 1}",
+        )
+    if len(set(row)) != len(row):
+        raise UserError(f"a drafter is named twice in {list(row)}", where=where)

@@ -1,0 +1,236 @@
+"""All layers' caches of one model: joins held and new tokens for attention, then lets the policy
+choose what stays. Knows no model; attention itself is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from scalekv.kv.budget import WINDOW, Budget
+from scalekv.kv.cache import LayerCache
+from scalekv.kv.errors import UserError
+from scalekv.kv.memory import CacheLedger, CacheShape, LayerRecord
+from scalekv.kv.policy import Policy, Step, takes_budget
+from scalekv.kv.schedule import Schedule
+from scalekv.kv.workspace import Workspace
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(q (B, H, L, D), k (B, H, T, D), v (B, H, T, D)) -> a new tensor, no view of k or v."""
+
+
+class Caches:
+    """The caches of a model's self-attention layers, through one picture after another.
+
+    A picture starts when layer 0 attends at scale 0: everything held is dropped, the budget is
+    made for that picture's schedule and a new ledger is begun.
+
+    Attributes:
+        layers: one `LayerCache` per layer.
+        policy: chooses what stays.
+        budget: of the current picture; None where the policy takes none.
+        ledger: of the current or the last picture; None before the first.
+    """
+
+    def __init__(
+        self,
+        layers: int,
+        policy: Policy,
+        budget_for: Callable[[Schedule], Budget | None],
+        schedule: Schedule | None = None,
+    ) -> None:
+        """
+        Args:
+            layers: number of self-attention layers.
+            policy: see `scalekv.kv.policy`.
+            budget_for: makes the budget of a schedule; None holds everything. Not asked when the
+                policy takes no budget.
+            schedule: the only schedule to expect, and to make the budget for at once; None takes
+                each picture's own from its first call.
+
+        Raises:
+            UserError: whatever `budget_for` raises for the schedule given.
+        """
+        self.layers = [LayerCache() for _ in range(layers)]
+        self.policy = policy
+        self.budget: Budget | None = None
+        self.ledger: CacheLedger | None = None
+        self._budget_for = budget_for
+        self._only = schedule
+        self._schedule: Schedule | None = None
+        self._next_scale = [0] * layers
+        self._workspace = Workspace()
+        self._peak = 0
+        if schedule is not None:
+            self._plan(schedule)
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the k and v held now, all layers."""
+        return sum(cache.nbytes for cache in self.layers)
+
+    @property
+    def index_nbytes(self) -> int:
+        """Bytes of the held tokens' positions, all layers."""
+        return sum(cache.index_nbytes for cache in self.layers)
+
+    @property
+    def peak_nbytes(self) -> int:
+        """The most `nbytes` has been since the last `reset()`."""
+        return self._peak
+
+    @property
+    def transient_nbytes(self) -> int:
+        """Bytes of the workspace now."""
+        return self._workspace.nbytes
+
+    def release(self) -> None:
+        """Frees everything held and the workspace; ledger, budget and peak can still be read."""
+        for cache in self.layers:
+            cache.reset()
+        self._workspace.release()
+        self._next_scale = [0] * len(self.layers)
+
+    def reset(self) -> None:
+        """As new: `release()`, and ledger and peak forgotten."""
+        self.release()
+        self.ledger = None
+        self._peak = 0
+
+    def attend(
+        self,
+        layer: int,
+        scale: int,
+        schedule: Schedule,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        attention: Attention,
+    ) -> Tensor:
+        """Attention of one layer at one scale over everything cached, then eviction.
+
+        Args:
+            layer, scale: from 0.
+            schedule: of the picture being generated.
+            q: (B, H, L, D) queries, normalised, scaled and rotated: the softmax scale is 1.
+            k, v: (B, H, L, D) keys and values of this scale, as they are to be cached.
+            attention: called with q and contiguous k and v of all T cached tokens; its result
+                must be a new tensor.
+
+        Returns:
+            What `attention` returned.
+
+        Raises:
+            UserError: a schedule other than the picture's, or a scale out of turn.
+        """
+        if layer == 0 and scale == 0:
+            self._begin(schedule, k, v)
+        ledger = self._checked_turn(layer, scale, schedule, k)
+        cache = self.layers[layer]
+        with torch.no_grad():
+            k_all, v_all = self._workspace.joined(cache, k, v)
+        ledger.record_transient(self.transient_nbytes)
+        out = attention(q, k_all, v_all)
+        self._next_scale[layer] = scale + 1
+        if scale + 1 < len(schedule):  # the last scale's k and v are never read again
+            self._keep(ledger, layer, scale, q, k_all, v_all)
+        return out
+
+    def _plan(self, schedule: Schedule) -> None:
+        budget = self._budget_for(schedule) if takes_budget(self.policy) else None
+        if budget is not None:
+            assert budget.schedule == schedule, f"budget for {budget.schedule}, not {schedule}"
+            assert budget.layers == len(self.layers), f"budget for {budget.layers} layers"
+        self.budget = budget
+        self._schedule = schedule
+
+    def _begin(self, schedule: Schedule, k: Tensor, v: Tensor) -> None:
+        if self._only is not None and schedule != self._only:
+            raise UserError(
+                f"this picture's schedule is {schedule}",
+                where="schedule",
+                rule=f"the cache was made for {self._only}",
+                fix="leave the schedule out to take each picture's own",
+            )
+        for cache in self.layers:
+            cache.reset()
+        self._next_scale = [0] * len(self.layers)
+        if schedule != self._schedule:
+            self._plan(schedule)
+        batch, heads, _, dim = k.shape
+        shape = CacheShape(
+            layers=len(self.layers),
+            sequences=batch,
+            heads=heads,
+            head_dim=dim,
+            k_bytes=k.element_size(),
+            v_bytes=v.element_size(),
+        )
+        self.ledger = CacheLedger(schedule, shape, self.policy.name, self.budget)
+        for layer in range(len(self.layers)):
+            self.ledger.record(0, layer, LayerRecord(0, 0, 0, 0.0, 0, 0))
+
+    def _checked_turn(self, layer: int, scale: int, schedule: Schedule, k: Tensor) -> CacheLedger:
+        """The picture's ledger, once it is sure that this call belongs to the picture."""
+        if self.ledger is None or scale != self._next_scale[layer]:
+            raise UserError(
+                f"scale {scale + 1} came when scale {self._next_scale[layer] + 1} was due",
+                where=f"layer {layer}",
+                rule="every layer goes through the scales of a picture in order",
+                fix="start the picture again from its first scale",
+            )
+        if schedule != self._schedule:
+            raise UserError(
+                f"the schedule changed from {self._schedule} to {schedule}",
+                where=f"layer {layer}, scale {scale + 1}",
+                rule="one schedule per picture",
+                fix="start the picture again from its first scale",
+            )
+        assert k.shape[2] == schedule.tokens[scale], (k.shape, schedule.scales[scale])
+        return self.ledger
+
+    def _keep(
+        self, ledger: CacheLedger, layer: int, scale: int, q: Tensor, k: Tensor, v: Tensor
+    ) -> None:
+        cache, schedule, budget = self.layers[layer], ledger.schedule, self.budget
+        tokens = k.shape[2]
+        capacity = schedule.before(scale + 1)
+        if budget is not None:
+            capacity = budget.capacity(scale + 1, layer)
+        with torch.no_grad():
+            slots = self.policy.select(
+                Step(
+                    scale=scale,
+                    layer=layer,
+                    schedule=schedule,
+                    capacity=capacity,
+                    window=WINDOW if budget is None else budget.window,
+                    q=q,
+                    k=k,
+                    v=v,
+                    positions=cache.positions_with(schedule.tokens[scale]),
+                )
+            )
+            kept = tokens if slots is None else slots.shape[2]
+            assert kept <= capacity, (
+                f"{self.policy.name} kept {kept} tokens of layer {layer} after scale {scale + 1}, "
+                f"its capacity is {capacity}"
+            )
+            cache.keep(k, v, slots)
+        counts = cache.kept
+        ledger.record(
+            scale + 1,
+            layer,
+            LayerRecord(
+                capacity=capacity,
+                held_min=int(counts.min()),
+                held_max=int(counts.max()),
+                held_mean=float(counts.double().mean()),
+                held_bytes=cache.nbytes,
+                index_bytes=cache.index_nbytes,
+            ),
+        )
+        held = self.nbytes
+        self._peak = max(self._peak, held)
+        ledger.record_held(held, self.index_nbytes)

@@ -1,0 +1,41 @@
+"""The error made for people: what went wrong, where, which rule it breaks and how to mend it.
+Knows nothing of who shows it."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the caller asked for cannot be done, and they can mend it.
+
+    Attributes:
+        what: one sentence saying what is wrong.
+        where: the file, key, option or argument it is in, or "".
+        rule: what would be allowed, or "".
+        fix: what to do next, or "".
+    """
+
+    def __init__(self, what: str, *, where: str = "", rule: str = "", fix: str = "") -> None:
+        super().__init__(what)
+        self.what = what
+        self.where = where
+        self.rule = rule
+        self.fix = fix
+
+    def __str__(self) -> str:
+        details = (("where", self.where), ("rule", self.rule), ("fix", self.fix))
+        return "\n".join([self.what, *(f"  {name}: {text}" for name, text in details if text)])
+
+
+def close_matches(word: str, known: Iterable[str]) -> str:
+    """A phrase for `fix` naming the known words nearest to `word`, or all of them if none is near.
+
+    Returns "" when nothing is known.
+    """
+    names = sorted(known)
+    near = difflib.get_close_matches(word, names, n=3)
+    if near:
+        return f"did you mean {' or '.join(near)}?"
+    return f"choose one of {', '.join(names)}" if names else ""

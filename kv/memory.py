@@ -1,0 +1,225 @@
+"""Bytes of a cache: what it must come to, and the record of what was really held. Pure arithmetic:
+knows no tensors; what it records was read off them by others."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from scalekv.kv.budget import Budget
+from scalekv.kv.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """All of a cache's shape but the number of tokens.
+
+    Attributes:
+        layers, heads, head_dim: of the model.
+        sequences: rows of the batch; guidance doubles the pictures.
+        k_bytes, v_bytes: bytes of one element of k and of v.
+    """
+
+    layers: int
+    sequences: int
+    heads: int
+    head_dim: int
+    k_bytes: int
+    v_bytes: int
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of k and v for one token in one layer, over all sequences and heads."""
+        return self.sequences * self.heads * self.head_dim * (self.k_bytes + self.v_bytes)
+
+    def bytes_of(self, tokens: int) -> int:
+        """Bytes of k and v when every layer holds `tokens`."""
+        return self.layers * self.bytes_per_token * tokens
+
+
+def cache_bytes(
+    layers: int, sequences: int, heads: int, head_dim: int, tokens: int, bytes_per_element: int
+) -> int:
+    """Bytes of k and v together, all layers holding `tokens` for every sequence and head."""
+    shape = CacheShape(layers, sequences, heads, head_dim, bytes_per_element, bytes_per_element)
+    return shape.bytes_of(tokens)
+
+
+def full_cache_bytes(
+    schedule: Schedule,
+    layers: int,
+    sequences: int,
+    heads: int,
+    head_dim: int,
+    bytes_per_element: int,
+    *,
+    include_last: bool = False,
+) -> int:
+    """Bytes of k and v when nothing is dropped.
+
+    Args:
+        include_last: count the last scale too, which no later scale reads.
+    """
+    tokens = schedule.total if include_last else schedule.history
+    return cache_bytes(layers, sequences, heads, head_dim, tokens, bytes_per_element)
+
+
+def peak_held_tokens(schedule: Schedule, layers: int, budget: Budget | None) -> int:
+    """The most tokens (summed over the layers) held at any moment of one picture, by a policy that
+    fills its capacities; None: nothing is dropped.
+
+    Layers are rewritten one after the other, so between two scales some hold the new scale's
+    capacity while the others still hold the last one's.
+    """
+    if budget is None:
+        return schedule.history * layers
+    held = [0] * layers
+    total = peak = 0
+    for scale in range(1, len(schedule)):
+        for layer in range(layers):
+            grown = held[layer] + schedule.tokens[scale - 1]
+            kept = min(budget.capacity(scale, layer), grown)
+            total += kept - held[layer]
+            held[layer] = kept
+            peak = max(peak, total)
+    return peak
+
+
+@dataclass(frozen=True)
+class LayerRecord:
+    """What one layer holds while one scale is generated.
+
+    Attributes:
+        capacity: the most tokens a head may hold.
+        held_min, held_max, held_mean: tokens held, over sequences and heads.
+        held_bytes: of k and v.
+        index_bytes: of the positions of the held tokens.
+    """
+
+    capacity: int
+    held_min: int
+    held_max: int
+    held_mean: float
+    held_bytes: int
+    index_bytes: int
+
+
+class CacheLedger:
+    """What a cache held over one picture, and its peaks, in bytes read off the tensors.
+
+    Attributes:
+        held_peak_bytes: the most k and v that all layers together held at any moment.
+        index_peak_bytes: the most that the positions of held tokens took.
+        transient_peak_bytes: the largest workspace in which held and new tokens met.
+    """
+
+    def __init__(
+        self, schedule: Schedule, shape: CacheShape, policy: str, budget: Budget | None
+    ) -> None:
+        self.schedule = schedule
+        self.shape = shape
+        self.policy = policy
+        self.budget = budget
+        self.held_peak_bytes = 0
+        self.index_peak_bytes = 0
+        self.transient_peak_bytes = 0
+        self._records: list[dict[int, LayerRecord]] = [{} for _ in range(len(schedule))]
+
+    def record(self, scale: int, layer: int, held: LayerRecord) -> None:
+        """Notes what `layer` holds while `scale` (from 0) is generated."""
+        self._records[scale][layer] = held
+
+    def record_held(self, held_bytes: int, index_bytes: int) -> None:
+        """Notes what all layers together hold at this moment."""
+        self.held_peak_bytes = max(self.held_peak_bytes, held_bytes)
+        self.index_peak_bytes = max(self.index_peak_bytes, index_bytes)
+
+    def record_transient(self, transient_bytes: int) -> None:
+        """Notes what the workspace occupies at this moment."""
+        self.transient_peak_bytes = max(self.transient_peak_bytes, transient_bytes)
+
+    def held(self, scale: int, layer: int) -> LayerRecord | None:
+        """What was recorded for `layer` while `scale` was generated; None: not reached."""
+        return self._records[scale].get(layer)
+
+    @property
+    def full_bytes(self) -> int:
+        """What the history would take with nothing dropped, in the same dtype."""
+        return self.shape.bytes_of(self.schedule.history)
+
+    @property
+    def full_bytes_all(self) -> int:
+        """The same with the last scale, which no later scale reads, counted too."""
+        return self.shape.bytes_of(self.schedule.total)
+
+    @property
+    def ratio_history(self) -> float:
+        """Held peak over `full_bytes`."""
+        return _ratio(self.held_peak_bytes, self.full_bytes)
+
+    @property
+    def ratio_all(self) -> float:
+        """Held peak over `full_bytes_all`."""
+        return _ratio(self.held_peak_bytes, self.full_bytes_all)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything as plain JSON values; bytes and tokens are whole numbers.
+
+        A row of `scales` says what is held while that scale is generated, one entry per layer.
+        Scales are numbered from 1 and layers from 0. Rows stop at the last scale that was reached.
+        """
+        budget = self.budget
+        return {
+            "policy": self.policy,
+            "budget": None if budget is None else _budget_dict(budget),
+            "schedule": str(self.schedule),
+            "history_tokens": self.schedule.history,
+            "total_tokens": self.schedule.total,
+            "shape": asdict(self.shape),
+            "held_peak_bytes": self.held_peak_bytes,
+            "index_peak_bytes": self.index_peak_bytes,
+            "transient_peak_bytes": self.transient_peak_bytes,
+            "full_bytes": self.full_bytes,
+            "full_bytes_all": self.full_bytes_all,
+            "ratio_history": self.ratio_history,
+            "ratio_all": self.ratio_all,
+            "scales": [
+                self._scale_dict(scale, list(records.values()))
+                for scale, records in enumerate(self._records)
+                if len(records) == self.shape.layers
+            ],
+        }
+
+    def _scale_dict(self, scale: int, records: Sequence[LayerRecord]) -> dict[str, Any]:
+        height, width = self.schedule.scales[scale]
+        return {
+            "scale": scale + 1,
+            "height": height,
+            "width": width,
+            "tokens": self.schedule.tokens[scale],
+            "history_tokens": self.schedule.before(scale),
+            "held_bytes": sum(record.held_bytes for record in records),
+            "layers": {
+                "capacity": [record.capacity for record in records],
+                "held_min": [record.held_min for record in records],
+                "held_max": [record.held_max for record in records],
+                "held_mean": [record.held_mean for record in records],
+                "held_bytes": [record.held_bytes for record in records],
+            },
+        }
+
+
+def _budget_dict(budget: Budget) -> dict[str, Any]:
+    return {
+        "label": budget.label,
+        "mean": budget.mean,
+        "window": budget.window,
+        "evicts": budget.evicts,
+        "origin": budget.origin,
+        "drafters": [list(row) for row in budget.drafters],
+    }
+
+
+def _ratio(part: int, whole: int) -> float:
+    return part / whole if whole else 0.0

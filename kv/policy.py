@@ -1,0 +1,120 @@
+"""What a policy is given and must answer, and the policies known by name. Knows no method and,
+so that names can be checked before anything heavy is loaded, imports no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING, Protocol
+
+from scalekv.kv.errors import UserError, close_matches
+from scalekv.kv.schedule import Schedule
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+@dataclass(frozen=True, eq=False)
+class Step:
+    """One layer, just after it attended with the queries of one scale.
+
+    Attributes:
+        scale: the scale just generated, from 0; never the last one.
+        layer: the layer, from 0.
+        schedule: the picture's scales.
+        capacity: the most tokens each head may keep for the next scale.
+        window: the most tokens of the newest map to observe with.
+        q: (B, H, L, D) queries of this scale as attention uses them: normalised, scaled and
+            rotated, so that the softmax scale is 1. B counts both guidance halves.
+        k: (B, H, T, D) keys of everything cached, this scale's L tokens last.
+        v: (B, H, T, D) values, likewise.
+        positions: (B, H, T) place of each cached token among all tokens of the picture,
+            ascending; None where nothing was ever dropped, so that slot t is token t.
+    """
+
+    scale: int
+    layer: int
+    schedule: Schedule
+    capacity: int
+    window: int
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    positions: Tensor | None
+
+
+class Policy(Protocol):
+    """Decides which cached tokens a layer keeps after a scale.
+
+    A policy that by nature keeps everything says so with a class attribute
+    `takes_budget = False`; without it a policy is held to its budget.
+    """
+
+    name: str
+
+    def select(self, step: Step) -> Tensor | None:
+        """Slots to keep: (B, H, n) int64, ascending along n, n at most `step.capacity`.
+
+        None keeps everything, which is allowed only where T is at most the capacity.
+        """
+        ...
+
+
+_BUILT_IN = {
+    "full": "scalekv.kv.full:FullPolicy",
+    "scalekv": "scalekv.kv.scale:ScaleKVPolicy",
+}
+_registered: dict[str, Callable[[], Policy]] = {}
+
+
+def register(name: str, factory: Callable[[], Policy]) -> None:
+    """Makes a policy known by name; `factory` is called once for each use.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    if name in policy_names():
+        raise UserError(f"a policy named {name!r} exists already", fix="register another name")
+    _registered[name] = factory
+
+
+def policy_names() -> tuple[str, ...]:
+    """Every known name, built-in ones first."""
+    return (*_BUILT_IN, *_registered)
+
+
+def check_policy_name(name: str) -> None:
+    """Refuses an unknown policy without loading any.
+
+    Raises:
+        UserError: no policy has this name; close names are listed.
+    """
+    if name not in policy_names():
+        raise UserError(
+            f"there is no policy named {name!r}",
+            where="policy",
+            rule=f"policies are {', '.join(policy_names())}",
+            fix=close_matches(name, policy_names()),
+        )
+
+
+def policy_named(policy: str | Policy) -> Policy:
+    """The policy of that name, newly made; an object that is a policy already is returned as is.
+
+    Raises:
+        UserError: unknown name.
+    """
+    if not isinstance(policy, str):
+        return policy
+    check_policy_name(policy)
+    if policy in _registered:
+        return _registered[policy]()
+    module, attribute = _BUILT_IN[policy].split(":")
+    made: Policy = getattr(import_module(module), attribute)()
+    return made
+
+
+def takes_budget(policy: Policy) -> bool:
+    """Whether the policy is held to a budget (False: it keeps everything)."""
+    return bool(getattr(policy, "takes_budget", True))

@@ -1,0 +1,111 @@
+"""Tensor steps that selection policies are made of: observation windows, attention scores,
+pooling on maps, the best slots. Knows no policy; nothing here waits for the device."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scalekv.kv.schedule import Schedule
+
+_CHUNK = 1024  # keys turned to float32 at a time, which bounds the copy
+
+
+def window_grid(height: int, width: int, most: int) -> tuple[int, int]:
+    """Rows and columns of the largest grid of patches with at most `most` (at least 1) of them.
+
+    A grid has no more rows or columns than the map. Among grids of equally many patches the one
+    with patches closest to square wins, then the one with fewer rows.
+    """
+
+    def rank(rows: int, columns: int) -> tuple[int, Fraction, int]:
+        aspect = Fraction(height * columns, width * rows)
+        return -rows * columns, max(aspect, 1 / aspect), rows
+
+    most = max(most, 1)
+    grids = ((rows, min(width, most // rows)) for rows in range(1, min(height, most) + 1))
+    return min(grids, key=lambda grid: rank(*grid))
+
+
+def window_tokens(height: int, width: int, most: int, device: torch.device) -> Tensor:
+    """(W,) int64 ascending: the central token of each patch of `window_grid`, row-major.
+
+    Of the two middle rows or columns of an even patch it is the first, as in ScaleKV's code.
+    """
+    rows, columns = window_grid(height, width, most)
+    row, column = _centres(height, rows, device), _centres(width, columns, device)
+    return (row[:, None] * width + column).flatten()
+
+
+def _centres(length: int, parts: int, device: torch.device) -> Tensor:
+    # Part i spans [i*length/parts, (i+1)*length/parts). Made on the device, not copied there,
+    # so that the host does not wait.
+    edges = torch.arange(parts + 1, device=device) * length // parts
+    return (edges[:-1] + edges[1:] - 1) // 2
+
+
+def attention_mass(q: Tensor, k: Tensor) -> Tensor:
+    """(B, H, T) float32: attention each cached token gets, summed over the queries.
+
+    Args:
+        q: (B, H, W, D) the observing queries, scaled: softmax(q k^T) is their attention.
+        k: (B, H, T, D) everything cached.
+
+    Memory is that of two (B, H, W, T) tensors, whatever the dtype of k.
+    """
+    batch, heads, observers, _ = q.shape
+    tokens = k.shape[2]
+    # Autocast would turn the product back to half precision.
+    with torch.autocast(q.device.type, enabled=False):
+        queries = q.float()
+        logits = queries.new_empty(batch, heads, observers, tokens)
+        for start in range(0, tokens, _CHUNK):
+            keys = k[:, :, start : start + _CHUNK].float()
+            logits[..., start : start + _CHUNK] = queries @ keys.mT
+        return logits.softmax(dim=-1).sum(dim=2)
+
+
+def pooled_on_maps(
+    scores: Tensor, positions: Tensor | None, schedule: Schedule, scales: int, kernel: int
+) -> Tensor:
+    """(B, H, T): scores averaged with their neighbours on the 2-D map of each token's own scale.
+
+    Args:
+        scores: (B, H, T) of the cached tokens.
+        positions: (B, H, T) their places among all tokens; None: 0 to T - 1.
+        scales: the first `scales` scales of the schedule are those that can be cached.
+        kernel: odd side of the square neighbourhood; only tokens still cached count in it.
+    """
+    batch, heads, _ = scores.shape
+    if positions is None:
+        canvas, held = scores, torch.ones_like(scores[:1, :1])
+    else:
+        places = positions.long()
+        canvas = scores.new_zeros(batch, heads, schedule.before(scales))
+        held = torch.zeros_like(canvas).scatter_(2, places, 1.0)
+        canvas = canvas.scatter(2, places, scores)
+    pooled = torch.empty_like(canvas)
+    for scale in range(scales):
+        span = slice(schedule.before(scale), schedule.before(scale + 1))
+        height, width = schedule.scales[scale]
+        sums, counts = (
+            F.avg_pool2d(
+                x[..., span].reshape(*x.shape[:2], height, width),
+                kernel,
+                stride=1,
+                padding=kernel // 2,
+                divisor_override=1,
+            ).flatten(2)
+            for x in (canvas, held)
+        )
+        pooled[..., span] = sums / counts.clamp_min(1.0)
+    return pooled if positions is None else pooled.gather(2, places)
+
+
+def best_slots(scores: Tensor, count: int) -> Tensor:
+    """(B, H, count) int64 ascending: the slots of the highest scores; ties go to earlier slots."""
+    order = scores.argsort(dim=-1, descending=True, stable=True)
+    return order[..., :count].sort(dim=-1).values

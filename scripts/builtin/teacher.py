@@ -1,0 +1,83 @@
+"""Teacher forcing: all scales of a picture in one pass, as the transformer is trained.
+
+The blocks run as they do in generation; only their self-attention is given all scales at once and
+lets every token see its own and all coarser ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import Tensor
+
+from scalekv.infinity_patch.attention import attend, project, queries_keys_values
+from scalekv.infinity_patch.rotary import Scales3, rotary_table
+from scalekv.infinity_patch.schedules import grid_of
+from scalekv.infinity_patch.transformer import Infinity, SelfAttention, TextRows
+from scalekv.kv.schedule import Schedule
+
+
+def use_block_causal_attention(ends: Sequence[int]) -> None:
+    """From now on, in this process, self-attention takes all scales at once.
+
+    `ends` are the ends of the scales in the full sequence; a shorter sequence ends at one of them.
+    """
+
+    def forward(
+        self: SelfAttention,
+        x: Tensor,
+        attn_bias_or_two_vector: Tensor | None = None,
+        attn_fn: object = None,
+        scale_schedule: Scales3 = (),
+        rope2d_freqs_grid: Mapping[str, Tensor] | None = None,
+        scale_ind: int = 0,
+    ) -> Tensor:
+        assert rope2d_freqs_grid is not None
+        q, k, v = queries_keys_values(self, x, scale_schedule, rope2d_freqs_grid, scale_ind)
+        parts = []
+        start = 0
+        for end in ends:
+            if end > x.shape[1]:
+                break
+            parts.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end]))
+            start = end
+        return project(self, torch.cat(parts, dim=2))
+
+    SelfAttention.forward = forward  # type: ignore[method-assign]
+
+
+class Teacher:
+    """The model seen as training sees it."""
+
+    def __init__(self, model: Infinity, schedule: Schedule, device: torch.device):
+        self.model = model
+        self.schedule = schedule
+        self.ends = [schedule.before(k) + n for k, n in enumerate(schedule.tokens)]
+        use_block_causal_attention(self.ends)
+        self.table = rotary_table(
+            schedule.scales, grid_of(schedule), model.spec.head_dim
+        ).to(device)
+        levels = [k for k, n in enumerate(schedule.tokens) for _ in range(n)]
+        self.levels = torch.tensor(levels, device=device)
+
+    def compile(self) -> None:
+        """Compile the blocks; worth it from a few hundred steps on."""
+        for block in self.model.blocks:
+            block.compile(dynamic=False)
+
+    def logits(self, text: TextRows, inputs: Tensor) -> Tensor:
+        """Logits (B, L, d, 2) of the first scales.
+
+        `inputs` (B, L - 1, d) are the running sums that later scales see, scale after scale.
+        """
+        model = self.model
+        condition = model.condition_rows(text)
+        x = torch.cat([model.embed_start(condition), model.embed_tokens(inputs).float()], dim=1)
+        length = x.shape[1]
+        x = x + model.lvl_embed(self.levels[:length])
+        one = ((1, 1, length),)
+        tables = {str(one): self.table[:, :, :, :, :length]}
+        for block, memory in zip(model.blocks, condition.memory, strict=True):
+            x = block(x, condition.modulation, memory, condition.mask, one, tables, 0)
+        return model.logits(x, condition)

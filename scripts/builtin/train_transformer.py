@@ -1,0 +1,239 @@
+"""Train the built-in model's transformer and text encoder together.
+
+    python -m scripts.builtin.train_transformer --data data/builtin --out data/builtin/transformer
+
+Needs the data set, the text tokenizer and a trained picture tokenizer in --data. Resumable: a
+second call goes on from the last checkpoint. Coarse scales are learned first and most: a step
+trains on the first 5, 6 or 7 scales, with more of the long ones towards the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections import defaultdict
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+from transformers import AutoTokenizer, T5Config, T5EncoderModel
+
+from scalekv.configs.models import model_named
+from scalekv.infinity_patch.autoencoder import Autoencoder
+from scalekv.infinity_patch.quantiser import map_to_tokens, quantise, vae_sizes
+from scalekv.infinity_patch.schedules import schedule_for
+from scalekv.infinity_patch.transformer import Infinity, TextRows
+from scripts.builtin.captions import caption, is_held_out
+from scripts.builtin.dataset import load_rows
+from scripts.builtin.teacher import Teacher
+from scripts.builtin.training import (
+    Averaged,
+    learning_rate,
+    load_checkpoint,
+    save_checkpoint,
+    shipped,
+)
+
+BATCH = {5: 64, 6: 32, 7: 16}  # pictures a step by scales: about 8,000 tokens each
+STAGES = ((0.35, (0.9, 0.1, 0.0)), (0.65, (0.35, 0.45, 0.2)), (1.0, (0.15, 0.25, 0.6)))
+FLIPS = 0.25  # bitwise self-correction: the largest share of bits flipped in a scale
+TEXT_TOKENS = 24
+TEXT_DROPPED = 0.1
+
+
+def text_encoder(vocabulary: int, width: int) -> T5EncoderModel:
+    """An untrained two-layer T5 encoder."""
+    config = T5Config(
+        vocab_size=vocabulary, d_model=width, d_kv=64, d_ff=2 * width, num_layers=2, num_heads=4,
+        feed_forward_proj="gated-gelu", dropout_rate=0.0, pad_token_id=0, eos_token_id=1,
+        decoder_start_token_id=0, tie_word_embeddings=False,
+    )  # fmt: skip
+    return T5EncoderModel(config)
+
+
+@torch.no_grad()
+def initialise(model: Infinity) -> None:
+    """Starting values: residual branches small, gates open, modulation near the identity."""
+    width, depth = model.spec.width, model.spec.depth
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.trunc_normal_(module.weight, std=(1 / width / 3) ** 0.5)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+    for block in model.blocks:
+        block.ada_gss.zero_()
+        block.ada_gss[:, :, :2] = 1.0
+        for out in (block.sa.proj, block.ca.proj, block.ffn.fc2):
+            out.weight.div_((2 * depth) ** 0.5)
+    nn.init.normal_(model.word_embed.weight, std=0.5)
+    nn.init.normal_(model.lvl_embed.weight, std=0.1)
+    nn.init.normal_(model.pos_start, std=0.1)
+    nn.init.normal_(model.cfg_uncond, std=0.1)
+    nn.init.normal_(model.text_proj_for_sos.ca.mat_q, std=0.2)
+    model.shared_ada_lin[1].weight.mul_(0.3)
+    model.head.weight.mul_(0.5)
+
+
+class Bits:
+    """Targets and inputs of training pictures, made anew each time with other bits flipped."""
+
+    def __init__(self, data: Path, device: torch.device):
+        preset = model_named("emoji")
+        self.patchify = preset.tokenizer.patchify
+        self.schedule = schedule_for("1:1", preset.pixels)
+        self.sizes = vae_sizes(self.schedule.scales, self.patchify)
+        vae = Autoencoder(preset.tokenizer)
+        vae.load_state_dict(
+            {n: t.float() for n, t in load_file(data / "tokenizer" / "vae.safetensors").items()}
+        )
+        self.rows = [row for row in load_rows(data) if not is_held_out(row)]
+        known = {row["id"]: i for i, row in enumerate(load_rows(data))}
+        images = np.load(data / "images.npy", mmap_mode="r")
+        latents = []
+        with torch.no_grad():
+            for start in range(0, len(self.rows), 32):
+                chosen = [known[row["id"]] for row in self.rows[start : start + 32]]
+                x = torch.from_numpy(np.stack([images[i] for i in chosen]))
+                latents.append(vae.encode(x.permute(0, 3, 1, 2).float() / 127.5 - 1))
+        self.latents = torch.cat(latents).to(device)
+
+    def batch(self, chosen: Tensor, scales: int, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+        """Inputs (B, L - 1, d) and target bits (B, L, d) of the first `scales` scales."""
+
+        def flip(scale: int, bits: Tensor) -> Tensor:
+            share = torch.rand((len(bits), 1, 1, 1), generator=noise) * FLIPS
+            mask = torch.rand(bits.shape, generator=noise) < share
+            return bits ^ mask.to(bits.device)
+
+        q = quantise(self.latents[chosen], self.sizes, flip)
+        targets = [map_to_tokens(b, self.patchify) for b in q.bits[:scales]]
+        inputs = [map_to_tokens(x, self.patchify) for x in q.inputs[: scales - 1]]
+        return torch.cat(inputs, dim=1), torch.cat(targets, dim=1)
+
+
+def main() -> None:
+    """Train, or go on training."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data/builtin"))
+    parser.add_argument("--out", type=Path, default=Path("data/builtin/transformer"))
+    parser.add_argument("--steps", type=int, default=4500)
+    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--decay", type=float, default=0.998)
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    args = parser.parse_args()
+
+    torch.manual_seed(0)
+    torch.set_flush_denormal(True)
+    device = torch.device(args.device)
+    preset = model_named("emoji")
+    bits = Bits(args.data, device)
+    tokenizer = AutoTokenizer.from_pretrained(args.data / "text_tokenizer")
+    encoder = text_encoder(len(tokenizer), preset.transformer.text_width).to(device)
+    model = Infinity(preset.transformer, preset.tokenizer.token_bits)
+    initialise(model)
+    model.to(device)
+    both = nn.ModuleDict({"transformer": model, "text": encoder})
+    parameters = dict(both.named_parameters())
+    matrices = [
+        p for n, p in parameters.items() if p.ndim == 2 and (".module." in n or ".block." in n)
+    ]
+    ids = {id(p) for p in matrices}
+    others = [p for p in parameters.values() if id(p) not in ids]
+    optimizers: list[torch.optim.Optimizer] = [
+        torch.optim.Muon(
+            matrices, lr=args.lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
+        ),
+        torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.97), weight_decay=0.0),
+    ]
+    average = Averaged(parameters, args.decay)
+    checkpoint = args.out / "transformer.pt"
+    state = load_checkpoint(checkpoint)
+    first = 0
+    if state is not None:
+        both.load_state_dict(state["model"])
+        for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        average.values = {n: state["average"][n].to(device) for n in parameters}
+        first = state["step"]
+    teacher = Teacher(model, bits.schedule, device)
+    if args.compile:
+        teacher.compile()
+
+    def save(step: int) -> None:
+        save_checkpoint(
+            checkpoint,
+            {
+                "model": both.state_dict(),
+                "average": average.values,
+                "optimizers": [o.state_dict() for o in optimizers],
+                "step": step,
+            },
+        )
+        parts: dict[str, dict[str, Tensor]] = defaultdict(dict)
+        for name, value in average.values.items():
+            part, rest = name.split(".", 1)
+            parts[part][rest] = value
+        save_file(shipped(parts["transformer"]), args.out / "transformer.safetensors")
+        folder = args.out / "text_encoder"
+        encoder.config.save_pretrained(folder)
+        save_file(shipped(parts["text"]), folder / "model.safetensors", metadata={"format": "pt"})
+        tokenizer.save_pretrained(folder)
+
+    args.out.mkdir(parents=True, exist_ok=True)
+    start = time.time()
+    losses: dict[int, list[float]] = defaultdict(list)
+    for step in range(first, args.steps):
+        rng = np.random.default_rng((1, step))
+        noise = torch.Generator().manual_seed(step)
+        share = next(s for until, s in STAGES if step < until * args.steps)
+        scales = int(rng.choice(list(BATCH), p=share))
+        chosen = rng.choice(len(bits.rows), BATCH[scales], replace=False)
+        inputs, targets = bits.batch(torch.from_numpy(chosen), scales, noise)
+        captions = [caption(bits.rows[i], rng) for i in chosen]
+        words = tokenizer(
+            captions, return_tensors="pt", padding="max_length", truncation=True,
+            max_length=TEXT_TOKENS,
+        ).to(device)  # fmt: skip
+        dropped = torch.from_numpy(rng.random(len(chosen)) < TEXT_DROPPED).to(device)
+        for optimizer in optimizers:
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(step, args.steps, args.lr, 100)
+        with torch.autocast(device.type, torch.bfloat16):
+            seen = encoder(**words).last_hidden_state.float()
+            unconditional = model.unconditional(TEXT_TOKENS).expand_as(seen)
+            rows = model.text_norm(torch.where(dropped[:, None, None], unconditional, seen))
+            text = TextRows(rows, words["attention_mask"][:, None, None].bool())
+            logits = teacher.logits(text, inputs)
+        difference = logits.float()[..., 1] - logits.float()[..., 0]
+        each = F.binary_cross_entropy_with_logits(difference, targets.float(), reduction="none")
+        loss = each.mean()
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters.values(), 1.0)
+        for optimizer in optimizers:
+            optimizer.step()
+        average.update(parameters, step)
+        per_token = each.detach().mean((0, 2))
+        for k, end in enumerate(teacher.ends[:scales]):
+            losses[k].append(float(per_token[bits.schedule.before(k) : end].mean()))
+        if (step + 1) % 50 == 0:
+            text_losses = " ".join(f"{np.mean(v):.3f}" for _, v in sorted(losses.items()))
+            print(
+                f"step {step + 1} loss by scale {text_losses} "
+                f"{(time.time() - start) / (step + 1 - first):.2f} s/step",
+                file=sys.stderr,
+                flush=True,
+            )
+            losses.clear()
+        if (step + 1) % 200 == 0 or step + 1 == args.steps:
+            save(step + 1)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,62 @@
+"""What both trainings share: averaged weights, the learning rate's course, resumable checkpoints."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class Averaged:
+    """Exponential moving average of a set of named parameters, with a warm-up of the decay."""
+
+    def __init__(self, parameters: Mapping[str, nn.Parameter], decay: float):
+        self.decay = decay
+        self.values = {name: p.detach().float().clone() for name, p in parameters.items()}
+
+    @torch.no_grad()
+    def update(self, parameters: Mapping[str, nn.Parameter], step: int) -> None:
+        """Move every average towards its parameter."""
+        decay = min(self.decay, (1 + step) / (10 + step))
+        names = list(self.values)
+        torch._foreach_lerp_(
+            [self.values[n] for n in names],
+            [parameters[n].detach().float() for n in names],
+            1 - decay,
+        )
+
+
+def learning_rate(step: int, steps: int, peak: float, warmup: int, floor: float = 0.02) -> float:
+    """Linear warm-up, then a cosine down to `floor` times the peak."""
+    if step < warmup:
+        return peak * (step + 1) / warmup
+    part = min(1.0, (step - warmup) / max(1, steps - warmup))
+    return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * part)))
+
+
+def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Write a checkpoint whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_suffix(".tmp")
+    torch.save(state, temporary)
+    os.replace(temporary, path)
+
+
+def load_checkpoint(path: Path) -> dict[str, Any] | None:
+    """The checkpoint at `path`, or None where there is none; tensors and numbers only."""
+    if not path.exists():
+        return None
+    state: dict[str, Any] = torch.load(path, weights_only=True, map_location="cpu")
+    return state
+
+
+def shipped(
+    tensors: Mapping[str, Tensor], dtype: torch.dtype = torch.bfloat16
+) -> dict[str, Tensor]:
+    """Tensors as they are shipped: contiguous, in bfloat16."""
+    return {name: t.detach().to(dtype).contiguous() for name, t in tensors.items()}

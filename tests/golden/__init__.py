@@ -1,0 +1,1 @@
+"""Replay of recorded runs of the official code."""
