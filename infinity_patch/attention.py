@@ -22,11 +22,16 @@ MAX_LOG_SCALE = math.log(100)
 class SelfAttentionLike(Protocol):
     """What a self-attention module must have to be run here."""
 
-    mat_qkv: nn.Linear
-    q_bias: Tensor
-    v_bias: Tensor
-    scale_mul_1H11: Tensor
-    proj: nn.Linear
+    @property
+    def mat_qkv(self) -> nn.Linear: ...
+    @property
+    def q_bias(self) -> Tensor: ...
+    @property
+    def v_bias(self) -> Tensor: ...
+    @property
+    def scale_mul_1H11(self) -> Tensor: ...
+    @property
+    def proj(self) -> nn.Linear: ...
 
 
 def queries_keys_values(

@@ -7,6 +7,8 @@ than in LDM (`conv1.conv.weight`, `norm1.norm.weight`).
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -101,9 +103,7 @@ class Level(nn.Module):
 
     def __init__(self, widths: list[int]):
         super().__init__()
-        self.block = nn.ModuleList(
-            ResidualBlock(c_in, c_out) for c_in, c_out in zip(widths, widths[1:], strict=False)
-        )
+        self.block = nn.ModuleList(ResidualBlock(c_in, c_out) for c_in, c_out in pairwise(widths))
         self.downsample: Downsample | None = None
         self.upsample: Upsample | None = None
 

@@ -65,15 +65,11 @@ class Quantised:
     bits:   per scale, (B, b, H_k, W_k) uint8: what the model is to predict
     inputs: per scale from the second on, (B, b, H_k, W_k) float32: what it sees when it predicts
     total:  (B, b, H, W) float32: the sum of all codes, for the decoder
-    sphere: per scale, the normalised residual the bits are the signs of, for a commitment loss
-    fed:    per scale, the codes that were added to the sum (after `flip`, where one is given)
     """
 
     bits: list[Tensor]
     inputs: list[Tensor]
     total: Tensor
-    sphere: list[Tensor]
-    fed: list[Tensor]
 
 
 def quantise(
@@ -91,8 +87,6 @@ def quantise(
     total = torch.zeros_like(latent)
     bits: list[Tensor] = []
     inputs: list[Tensor] = []
-    sphere: list[Tensor] = []
-    fed: list[Tensor] = []
     for k, here in enumerate(sizes):
         if k:
             inputs.append(resize(total, here))
@@ -102,6 +96,4 @@ def quantise(
         code = codes(used)
         total = total + resize(code, size)
         bits.append(target)
-        sphere.append(unit)
-        fed.append(code)
-    return Quantised(bits=bits, inputs=inputs, total=total, sphere=sphere, fed=fed)
+    return Quantised(bits=bits, inputs=inputs, total=total)

@@ -22,9 +22,7 @@ def positions(side: int, full: int) -> list[int]:
     return [round(Fraction(row * full, side)) for row in range(side)]
 
 
-def rotary_table(
-    scales: Sequence[tuple[int, int]], grid: tuple[int, int], head_dim: int
-) -> Tensor:
+def rotary_table(scales: Sequence[tuple[int, int]], grid: tuple[int, int], head_dim: int) -> Tensor:
     """Cosines and sines of all tokens of a schedule, (2, 1, 1, 1, L, head_dim / 2), float32.
 
     `grid` is (rows, columns) of the last scale of the 1M schedule of the same ratio, whatever

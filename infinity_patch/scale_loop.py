@@ -64,9 +64,7 @@ def generate_codes(
     halves = 2 if guidance.needed else 1
     device = condition.start.device
     scales = [(1, h, w) for h, w in schedule.scales]
-    tables = rotary_tables(
-        schedule.scales, grid_of(schedule), model.spec.head_dim, device
-    )
+    tables = rotary_tables(schedule.scales, grid_of(schedule), model.spec.head_dim, device)
     sizes = vae_sizes(schedule.scales, patchify)
     for block in model.blocks:
         block.sa.kv_caching(True)
@@ -94,7 +92,8 @@ def generate_codes(
         return total
     finally:
         for block in model.blocks:
-            block.sa.kv_caching(False)
+            if block.sa.cached_k is not None:  # a patched model's caches stay to be looked at
+                block.sa.kv_caching(False)
 
 
 def conditions(

@@ -48,7 +48,7 @@ class TextNorm(nn.Module):
 
 @dataclass
 class TextRows:
-    """Rows of several sequences padded to the longest: rows (G, T, C), mask (G, 1, 1, T) or None."""
+    """Rows of several sequences padded to the longest, (G, T, C); mask (G, 1, 1, T) or None."""
 
     rows: Tensor
     mask: Tensor | None
@@ -224,7 +224,12 @@ class Block(nn.Module):
         g1, g2, s1, s2, b1, b2 = (self.ada_gss + modulation).unbind(2)
         h = plain_norm(x) * (1 + s1) + b1
         h = self.sa(
-            h, None, attn_fn=None, scale_schedule=schedule, rope2d_freqs_grid=tables, scale_ind=scale
+            h,
+            None,
+            attn_fn=None,
+            scale_schedule=schedule,
+            rope2d_freqs_grid=tables,
+            scale_ind=scale,
         )
         x = x + g1 * h
         norm = self.ca_norm
@@ -342,7 +347,13 @@ class Infinity(nn.Module):
             if i == 0 or (self.spec.level_embed_every_chunk and i % per_chunk == 0):
                 x = x + level
             x = block(
-                x, condition.modulation, condition.memory[i], condition.mask, schedule, tables, scale
+                x,
+                condition.modulation,
+                condition.memory[i],
+                condition.mask,
+                schedule,
+                tables,
+                scale,
             )
             if after_block is not None and i in after_block:
                 x = mix_halves(x, after_block[i]).repeat(2, 1, 1)

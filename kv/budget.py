@@ -4,19 +4,18 @@ knows no tensors, no files, no model."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
 
 from scalekv.kv.allotment import allot
+from scalekv.kv.drafters import Drafters as Drafters
+from scalekv.kv.drafters import drafters_by_scale
 from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
 
 WINDOW = 16  # observation window in tokens; arXiv 2505.19602
-Drafters = Sequence[int] | Sequence[Sequence[int]] | Mapping[int, Sequence[int]]
-"""Which layers are drafters: layer numbers for every scale; or one sequence per scale; or a mapping
-{scale number from 1: layers from that scale on} (scales before the first entry use the first)."""
 
 
 @dataclass(frozen=True)
@@ -210,43 +209,6 @@ def percent_tokens(schedule: Schedule, percent: Fraction | int) -> int:
     return mean
 
 
-def drafters_by_scale(
-    drafters: Drafters, schedule: Schedule, layers: int, where: str = "drafters"
-) -> tuple[tuple[int, ...], ...]:
-    """The drafter layers of every scale, ascending.
-
-    Raises:
-        UserError: a layer that does not exist or is named twice, or a scale number below 1.
-    """
-    if isinstance(drafters, Mapping):
-        if any(type(number) is not int or number < 1 for number in drafters):
-            raise UserError(
-                f"drafters for scales {', '.join(map(str, drafters))}",
-                where=where,
-                rule="scales are numbered from 1",
-            )
-        for row in drafters.values():
-            _check_drafters(row, layers, where)
-        first = sorted(drafters)
-        rows = [
-            drafters[max((n for n in first if n <= number), default=first[0])] if first else ()
-            for number in range(1, len(schedule) + 1)
-        ]
-    elif any(not isinstance(entry, int) for entry in drafters):
-        rows = [row for row in drafters if not isinstance(row, int)]
-        if len(rows) != len(schedule) or len(rows) != len(drafters):
-            raise UserError(
-                f"drafters for {len(drafters)} scales, the schedule has {len(schedule)}",
-                where=where,
-                rule="one list for all scales, or one list per scale",
-            )
-    else:
-        rows = [tuple(layer for layer in drafters if isinstance(layer, int))] * len(schedule)
-    for row in rows:
-        _check_drafters(row, layers, where)
-    return tuple(tuple(sorted(row)) for row in rows)
-
-
 def generate(
     schedule: Schedule,
     layers: int,
@@ -356,7 +318,9 @@ def _resolve_spec(
     ]
     if beyond := [number for number in spec.capacities if not 1 <= number <= len(schedule)]:
         raise UserError(
-            f"capacities for scale {beyond[0]}, the schedule has {len(schedule)}", where=where
+            f"capacities for scale {beyond[0]}, the schedule has {len(schedule)}",
+            where=where,
+            rule="scales are numbered from 1",
         )
     return Budget(
         schedule=schedule,
@@ -391,15 +355,3 @@ def _check_counts(where: str, **counts: int) -> None:
             raise UserError(
                 f"{name} is {count!r}", where=where, rule=f"{name} is a whole number, at least 1"
             )
-
-
-def _check_drafters(row: Sequence[int], layers: int, where: str) -> None:
-    wrong = [layer for layer in row if type(layer) is not int or not 0 <= layer < layers]
-    if wrong:
-        raise UserError(
-            f"drafter {wrong[0]!r} is not a layer of this model",
-            where=where,
-            rule=f"layers are numbered 0 to {layers - 1}",
-        )
-    if len(set(row)) != len(row):
-        raise UserError(f"a drafter is named twice in {list(row)}", where=where)

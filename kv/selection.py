@@ -81,7 +81,7 @@ def pooled_on_maps(
     """
     batch, heads, _ = scores.shape
     if positions is None:
-        canvas, held = scores, torch.ones_like(scores[:1, :1])
+        canvas, held = scores, scores.new_ones(1, 1, scores.shape[2])
     else:
         places = positions.long()
         canvas = scores.new_zeros(batch, heads, schedule.before(scales))

@@ -55,9 +55,9 @@ class Teacher:
         self.schedule = schedule
         self.ends = [schedule.before(k) + n for k, n in enumerate(schedule.tokens)]
         use_block_causal_attention(self.ends)
-        self.table = rotary_table(
-            schedule.scales, grid_of(schedule), model.spec.head_dim
-        ).to(device)
+        self.table = rotary_table(schedule.scales, grid_of(schedule), model.spec.head_dim).to(
+            device
+        )
         levels = [k for k, n in enumerate(schedule.tokens) for _ in range(n)]
         self.levels = torch.tensor(levels, device=device)
 

@@ -34,8 +34,10 @@ from scripts.builtin.training import (
     shipped,
 )
 
-COMMITMENT = 0.02
-EDGES = 1.0
+COMMITMENT = 0.25  # keeps the encoder's output at the size that sums of unit codes can reach
+EDGES = 0.5
+BYPASS = 0.7  # share of pictures at the start
+BYPASS_STEPS = 400
 
 
 def edge_loss(x: Tensor, y: Tensor) -> Tensor:
@@ -102,20 +104,24 @@ def main() -> None:
     start, seen = time.time(), 0.0
     for step in range(first, args.steps):
         rng = np.random.default_rng((0, step))
+        noise = torch.Generator().manual_seed(step)
         batch = np.stack([images[i] for i in rng.choice(kept, args.batch, replace=False)])
-        x = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        # contiguous: group norm's backward is far slower on channels-last memory
+        x = torch.from_numpy(batch).to(device).permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(step, args.steps, args.lr, 50)
         with torch.autocast(device.type, torch.bfloat16):
             latent = model.encode(x).float()
         q = quantise(latent, sizes)
-        through = latent + (q.total - latent).detach()
+        # early on, most pictures skip the quantiser, so that colour is found before bits are
+        bypass = torch.rand(len(x), 1, 1, 1, generator=noise) < BYPASS * (1 - step / BYPASS_STEPS)
+        through = latent + torch.where(bypass.to(device), 0.0, (q.total - latent).detach())
         with torch.autocast(device.type, torch.bfloat16):
             y = model.decoder(through).float()
-        commitment = torch.stack(
-            [(s - f).pow(2).sum(1).mean() for s, f in zip(q.sphere, q.fed, strict=True)]
-        ).mean()
-        loss = F.l1_loss(y, x) + EDGES * edge_loss(y, x) + COMMITMENT * commitment
+        commitment = F.mse_loss(latent, q.total)
+        loss = (
+            F.l1_loss(y, x) + F.mse_loss(y, x) + EDGES * edge_loss(y, x) + COMMITMENT * commitment
+        )
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)

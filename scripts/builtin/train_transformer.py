@@ -145,9 +145,7 @@ def main() -> None:
     ids = {id(p) for p in matrices}
     others = [p for p in parameters.values() if id(p) not in ids]
     optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(
-            matrices, lr=args.lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"
-        ),
+        torch.optim.Muon(matrices, lr=args.lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
         torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.97), weight_decay=0.0),
     ]
     average = Averaged(parameters, args.decay)

@@ -1,4 +1,4 @@
-"""What both trainings share: averaged weights, the learning rate's course, resumable checkpoints."""
+"""What both trainings share: averaged weights, learning rates, resumable checkpoints."""
 
 from __future__ import annotations
 

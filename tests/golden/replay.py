@@ -243,5 +243,3 @@ class _Generation:
         self.out.equal = float((ours == theirs).float().mean())
         if self.out.image_max > IMAGE_STEP or self.out.equal < IMAGE_EQUAL:
             self.out.failures.append("the picture differs")
-
-

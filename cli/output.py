@@ -1,0 +1,198 @@
+"""Where results go: names that overwrite nothing, files that appear whole or not at all.
+
+Knows files and names; nothing of models or of what is printed.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import re
+import secrets
+from collections.abc import Iterator, Mapping
+from itertools import count
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from PIL.PngImagePlugin import PngInfo
+
+from scalekv.kv.errors import UserError
+
+if TYPE_CHECKING:
+    from PIL import Image
+
+FORMAT = 1
+"""Version of the JSON in sidecars, pictures and reports; raised when a key changes its meaning."""
+
+CHUNK = "scalekv"
+"""Keyword of the PNG text chunk that holds the settings as JSON."""
+
+SLUG_LENGTH = 40  # characters; at four bytes each a name stays far below the usual 255 bytes
+
+_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
+
+
+def slug(text: str) -> str:
+    """A short file name part that reminds of the text: letters, digits and hyphens."""
+    words = re.sub(r"[\W_]+", "-", text.casefold()).strip("-")
+    if len(words) > SLUG_LENGTH:
+        head, _, tail = words[: SLUG_LENGTH + 1].rpartition("-")
+        words = head if len(head) >= SLUG_LENGTH // 2 else (head + tail)[:SLUG_LENGTH].strip("-")
+    return words or "picture"
+
+
+def to_json(value: object) -> str:
+    """JSON for a file or for stdout, one trailing newline."""
+    return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
+
+
+class OutputFolder:
+    """A folder that pictures, sidecars and reports are put into.
+
+    Every file is written under a hidden name first and then given its name, which fails if the
+    name is taken; another one is then tried. So nothing is ever overwritten, by two runs at once
+    neither, and an interruption leaves no half-written file under a name that people read.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._made: list[Path] = []
+
+    def prepare(self) -> None:
+        """Makes the folder and proves that files can be made in it.
+
+        Raises:
+            UserError: they cannot.
+        """
+        try:
+            missing = [p for p in (self.path, *self.path.parents) if not p.exists()]
+            for folder in reversed(missing):
+                folder.mkdir(exist_ok=True)
+                self._made.append(folder)
+            probe = self._write(b"")
+            probe.unlink()
+        except OSError as error:
+            self.discard_if_empty()
+            self._refuse(error)
+
+    def discard_if_empty(self) -> None:
+        """Takes the folder away again if `prepare` made it and nothing came into it."""
+        for folder in reversed(self._made):
+            try:
+                folder.rmdir()
+            except OSError:
+                return
+        self._made.clear()
+
+    def save_picture(
+        self,
+        image: Image.Image,
+        prompt: str,
+        seed: int,
+        settings: Mapping[str, Any],
+        sidecar: Mapping[str, Any],
+    ) -> tuple[Path, Path]:
+        """Writes a picture and its sidecar.
+
+        Args:
+            settings: embedded in the picture, enough to make it again.
+            sidecar: what the JSON file beside it says, besides the picture's file name.
+
+        Returns:
+            The paths of picture and sidecar, which differ in the suffix alone.
+
+        Raises:
+            UserError: the folder cannot be written to; then neither file exists.
+        """
+        texts = PngInfo()
+        texts.add_text(CHUNK, json.dumps({"format": FORMAT, **settings}))
+        texts.add_text("prompt", prompt)
+        buffer = io.BytesIO()
+        image.save(buffer, format="PNG", pnginfo=texts)
+        stem = f"{seed}-{slug(prompt)}"
+        for name in _numbered(stem):
+            picture_path, sidecar_path = self.path / f"{name}.png", self.path / f"{name}.json"
+            if picture_path.exists() or sidecar_path.exists():
+                continue
+            content = {"format": FORMAT, "file": picture_path.name, **sidecar}
+            # The sidecar first: whoever sees the picture finds it described.
+            if not self._put(sidecar_path, to_json(content).encode()):
+                continue
+            placed = False
+            try:
+                placed = self._put(picture_path, buffer.getvalue())
+            finally:
+                if not placed:
+                    sidecar_path.unlink(missing_ok=True)
+            if placed:
+                return picture_path, sidecar_path
+        raise AssertionError("unreachable: names do not run out")
+
+    def save_report(self, report: Mapping[str, Any]) -> Path:
+        """Writes report.json, or report-2.json where there is one already, and so on."""
+        content = to_json({"format": FORMAT, **report}).encode()
+        for name in _numbered("report"):
+            path = self.path / f"{name}.json"
+            if not path.exists() and self._put(path, content):
+                return path
+        raise AssertionError("unreachable: names do not run out")
+
+    def _put(self, path: Path, content: bytes) -> bool:
+        """Makes a whole new file; False: the name is taken."""
+        try:
+            hidden = self._write(content)
+            try:
+                return _give_name(hidden, path)
+            finally:
+                hidden.unlink(missing_ok=True)
+        except OSError as error:
+            self._refuse(error)
+
+    def _write(self, content: bytes) -> Path:
+        hidden = self.path / f".scalekv-{secrets.token_hex(8)}.part"
+        # Not tempfile: its files are private to the user whatever the umask says.
+        descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
+        try:
+            with open(descriptor, "wb") as file:
+                file.write(content)
+        except BaseException:
+            hidden.unlink(missing_ok=True)
+            raise
+        return hidden
+
+    def _refuse(self, error: OSError) -> NoReturn:
+        raise UserError(
+            f"cannot write to the folder {self.path}: {error.strerror}",
+            where="--out",
+            rule="a folder that exists or can be made, writable and with space left",
+            fix="name another folder with --out DIR",
+        ) from error
+
+
+def _give_name(hidden: Path, path: Path) -> bool:
+    """Names a file unless the name is taken, in one step."""
+    try:
+        os.link(hidden, path)
+    except FileExistsError:
+        return False
+    except OSError as error:
+        if error.errno not in _NO_LINKS:
+            raise
+        # A file system without hard links: claim the name, then move over the empty claim.
+        try:
+            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
+        except FileExistsError:
+            return False
+        try:
+            os.replace(hidden, path)
+        except BaseException:
+            path.unlink(missing_ok=True)
+            raise
+    return True
+
+
+def _numbered(stem: str) -> Iterator[str]:
+    yield stem
+    yield from (f"{stem}-{number}" for number in count(2))

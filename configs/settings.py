@@ -1,0 +1,148 @@
+"""The user's own defaults: a small YAML file and environment variables, under the options.
+
+Says for every setting what it is and where it comes from; what the values mean is others' business.
+No torch.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+
+import yaml
+from platformdirs import user_config_path
+
+from scalekv.kv.errors import UserError, close_matches
+
+PATH_VARIABLE = "SCALEKV_CONFIG"
+"""Environment variable naming another config file."""
+
+DEFAULTS: dict[str, str] = {
+    "model": "emoji",
+    "policy": "scalekv",
+    "budget": "10%",
+    "out": "out",
+    "device": "auto",
+    "dtype": "auto",
+    "weights_dir": "",
+}
+"""What can be set, and what holds where nobody sets it ("": nothing). Other defaults, such as the
+guidance, belong to the model's preset."""
+
+
+class Source(Enum):
+    """Who said it, the strongest first."""
+
+    OPTION = "option"
+    ENVIRONMENT = "environment"
+    FILE = "config file"
+    DEFAULT = "default"
+
+
+@dataclass(frozen=True)
+class Setting:
+    """One value and where it comes from; `origin` is for people: "SCALEKV_MODEL"."""
+
+    name: str
+    value: str
+    source: Source
+    origin: str
+
+
+class Settings:
+    """All settings but the options, read once.
+
+    Args:
+        environment: variables; None takes the process's. An empty variable counts as not set.
+
+    Raises:
+        UserError: the config file cannot be read, or holds a key or value it may not.
+    """
+
+    def __init__(self, environment: Mapping[str, str] | None = None) -> None:
+        self._environment = os.environ if environment is None else environment
+        self.path = config_path(self._environment)
+        named = bool(self._environment.get(PATH_VARIABLE))
+        self._file = _read(self.path, must_exist=named)
+
+    def get(self, name: str, option: str | None = None) -> Setting:
+        """The setting, from the first of: option, environment, file, default."""
+        if option is not None:
+            return Setting(name, option, Source.OPTION, option_name(name))
+        variable = variable_name(name)
+        if value := self._environment.get(variable):
+            return Setting(name, value, Source.ENVIRONMENT, variable)
+        if name in self._file:
+            return Setting(name, self._file[name], Source.FILE, f"config file {self.path}")
+        return Setting(name, DEFAULTS[name], Source.DEFAULT, "default")
+
+
+def option_name(name: str) -> str:
+    """The command-line option of a setting: "--weights-dir"."""
+    return "--" + name.replace("_", "-")
+
+
+def variable_name(name: str) -> str:
+    """The environment variable of a setting: "SCALEKV_MODEL"."""
+    return "SCALEKV_" + name.upper()
+
+
+def config_path(environment: Mapping[str, str]) -> Path:
+    """Where the config file is, whether or not there is one."""
+    if named := environment.get(PATH_VARIABLE):
+        return Path(named).expanduser()
+    return user_config_path("scalekv") / "config.yaml"
+
+
+def _read(path: Path, *, must_exist: bool) -> dict[str, str]:
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        if not must_exist:
+            return {}
+        raise UserError(
+            f"there is no file {path}",
+            where=PATH_VARIABLE,
+            rule="it names a YAML file of settings",
+            fix=f"make the file, or unset {PATH_VARIABLE}",
+        ) from None
+    except OSError as error:
+        raise UserError(
+            f"cannot read the config file: {error.strerror}",
+            where=str(path),
+            fix=f"make it readable, or name another in {PATH_VARIABLE}",
+        ) from None
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        text = " ".join(str(error).split())
+        raise UserError(
+            f"the config file is no YAML: {text}", where=str(path), rule=_RULE
+        ) from None
+    if content is None:
+        return {}
+    if not isinstance(content, Mapping):
+        raise UserError("the config file is no mapping", where=str(path), rule=_RULE)
+    return {key: _checked(key, value, path) for key, value in content.items()}
+
+
+def _checked(key: object, value: object, path: Path) -> str:
+    if not isinstance(key, str) or key not in DEFAULTS:
+        raise UserError(
+            f"unknown key {key!r}",
+            where=str(path),
+            rule="keys are " + ", ".join(DEFAULTS),
+            fix=close_matches(str(key), DEFAULTS),
+        )
+    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+        raise UserError(
+            f"{key} is {value!r}",
+            where=f"{path}, key {key}",
+            rule="a setting is one word or number",
+            fix=f"{key}: {DEFAULTS[key] or 'weights/infinity-2b'}",
+        )
+    return str(value)
+
+
+_RULE = f"lines such as model: emoji; keys are {', '.join(DEFAULTS)}"

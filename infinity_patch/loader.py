@@ -1,0 +1,159 @@
+"""From a preset and its files to a pipeline, with no second copy of the weights in memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from torch import nn
+
+from scalekv.configs.models import ModelPreset, model_named
+from scalekv.infinity_patch.autoencoder import Autoencoder
+from scalekv.infinity_patch.hub import model_files
+from scalekv.infinity_patch.text import TextEncoder
+from scalekv.infinity_patch.transformer import Infinity
+from scalekv.kv.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class WeightsDamaged(UserError):
+    """A weights file is not what the model needs."""
+
+
+@dataclass
+class Pipeline:
+    """A model ready to generate. `weights_bytes` maps each part to the bytes of its tensors."""
+
+    preset: ModelPreset
+    model: Infinity
+    vae: Autoencoder
+    text: TextEncoder
+    device: torch.device
+    dtype: torch.dtype
+    weights_dir: Path | None
+    weights_bytes: dict[str, int]
+
+
+def load(
+    model: str | ModelPreset = "emoji",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    weights_dir: str | Path | None = None,
+) -> Pipeline:
+    """Load a model.
+
+    Args:
+        model: the name of a preset, or one.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
+        dtype: of the matrix products inside the blocks: "auto" (bf16 on CUDA, fp32 elsewhere),
+            "fp32", "bf16". What surrounds the blocks stays in float32.
+        weights_dir: a folder with the preset's files instead of the usual place.
+
+    Raises:
+        UserError: missing, damaged or foreign weights, or a device that is not there.
+    """
+    preset = model if isinstance(model, ModelPreset) else model_named(model)
+    place = _device(device)
+    precision = _dtype(dtype, place)
+    folder = None if weights_dir is None else Path(weights_dir)
+    paths = model_files(preset, folder)
+    with torch.device("meta"):
+        transformer = Infinity(preset.transformer, preset.tokenizer.token_bits)
+        vae = Autoencoder(preset.tokenizer)
+    inside = {id(p) for p in transformer.block_chunks.parameters()}
+    dtypes = {
+        name: precision if id(p) in inside else torch.float32
+        for name, p in transformer.named_parameters()
+    }
+    _fill(transformer, paths.transformer, dtypes, place, preset.name)
+    _fill(vae, paths.vae, {}, place, preset.name)
+    text = TextEncoder(
+        paths.text_encoder, place, torch.float16 if place.type == "cuda" else torch.float32
+    )
+    return Pipeline(
+        preset=preset,
+        model=transformer.eval().requires_grad_(False),
+        vae=vae.eval().requires_grad_(False),
+        text=text,
+        device=place,
+        dtype=precision,
+        weights_dir=folder,
+        weights_bytes={
+            "transformer": sum(p.nbytes for p in transformer.parameters()),
+            "vae": sum(p.nbytes for p in vae.parameters()),
+            "text_encoder": text.nbytes,
+        },
+    )
+
+
+def _fill(
+    module: nn.Module,
+    path: Path,
+    dtypes: dict[str, torch.dtype],
+    device: torch.device,
+    name: str,
+) -> None:
+    """Give a module on the meta device its tensors, each read once in its final dtype."""
+    expected = {n: tuple(p.shape) for n, p in module.named_parameters()}
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
+            _check_shapes(expected, shapes, path, name)
+            state = {
+                n: file.get_tensor(n).to(device, dtypes.get(n, torch.float32)) for n in expected
+            }
+    except (SafetensorError, OSError) as error:
+        raise WeightsDamaged(
+            f"{path.name} cannot be read: {error}",
+            where=str(path),
+            rule="weights are whole safetensors files",
+            fix="fetch it again, or install scalekv again if it came with it",
+        ) from error
+    module.load_state_dict(state, assign=True, strict=True)
+
+
+def _check_shapes(
+    expected: dict[str, tuple[int, ...]],
+    found: dict[str, tuple[int, ...]],
+    path: Path,
+    name: str,
+) -> None:
+    for tensor, shape in expected.items():
+        if found.get(tensor) != shape:
+            has = f"has shape {found[tensor]}" if tensor in found else "is missing"
+            raise WeightsDamaged(
+                f"{tensor} {has}, {name} needs {shape}",
+                where=str(path),
+                rule="a preset's transformer, VAE and text encoder belong together",
+                fix=f"use the files of {name}, or name the model these files belong to",
+            )
+
+
+def _device(name: str) -> torch.device:
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"there is no device {name!r} here",
+            where="--device",
+            rule="auto, cpu, cuda, cuda:N or mps, as this machine and this torch have it",
+            fix="--device cpu",
+        ) from error
+    return device
+
+
+def _dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise UserError(
+            f"no dtype {name!r}", where="--dtype", rule="auto, " + ", ".join(DTYPES), fix="auto"
+        )
+    return DTYPES[name]

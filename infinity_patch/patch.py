@@ -1,0 +1,140 @@
+"""`with patched(model, …) as caches:` gives a model compressed caches, and takes them away again.
+
+Knows self-attention modules by the published attribute names, so that it patches objects built by
+the published repository as well as ours; knows nothing of how tokens are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from scalekv.infinity_patch.attention import attend, project, queries_keys_values
+from scalekv.infinity_patch.budgeting import BudgetLike, budget_maker, preset_like
+from scalekv.infinity_patch.rotary import Scales3
+from scalekv.kv.budget import Drafters
+from scalekv.kv.caches import Caches
+from scalekv.kv.errors import UserError
+from scalekv.kv.policy import Policy, policy_named
+from scalekv.kv.schedule import Schedule
+
+NEEDED = ("mat_qkv", "q_bias", "v_bias", "scale_mul_1H11", "proj", "kv_caching")
+OVERRIDDEN = ("forward", "kv_caching")
+_MISSING = object()
+
+
+def self_attentions(model: nn.Module) -> list[nn.Module]:
+    """The self-attention modules of a model in order, recognised by their attributes."""
+    return [m for m in model.modules() if all(hasattr(m, name) for name in NEEDED)]
+
+
+@contextmanager
+def patched(
+    model: nn.Module,
+    policy: str | Policy = "scalekv",
+    budget: BudgetLike = "10%",
+    schedule: Schedule | None = None,
+    *,
+    drafters: Drafters | None = None,
+) -> Iterator[Caches]:
+    """Generate with compressed caches inside the block; afterwards the model is as it was.
+
+    Args:
+        model: an Infinity transformer, ours or built by the published repository.
+        policy: a name or an object; see `scalekv.kv.policy`.
+        budget: "10%" of the history tokens, 650 (mean tokens per layer), a named budget, a file,
+            or an object; not used by a policy that keeps everything.
+        schedule: the only schedule to expect; None takes each picture's own from its first call.
+        drafters: layers that get more, instead of those known for the model.
+
+    Yields:
+        The caches: `.nbytes`, `.peak_nbytes`, `.layers[i].kept` (B, H), `.ledger`, `.reset()`.
+
+    Raises:
+        UserError: no self-attention found, the model is patched already, or a bad budget or policy.
+    """
+    modules = self_attentions(model)
+    if not modules:
+        raise UserError(
+            f"{type(model).__name__} has no self-attention to patch",
+            where="patched(model)",
+            rule="modules are recognised by the attributes " + ", ".join(NEEDED),
+            fix="give the Infinity transformer itself",
+        )
+    if any(getattr(m.__dict__.get("forward"), "is_scalekv", False) for m in modules):
+        raise UserError(
+            "the model is patched already",
+            where="patched(model)",
+            rule="patches do not nest",
+            fix="leave the first `with patched(...)` block before entering another",
+        )
+    caches = _caches_for(modules, policy, budget, schedule, drafters)
+    before = [{name: m.__dict__.get(name, _MISSING) for name in OVERRIDDEN} for m in modules]
+    try:
+        for layer, module in enumerate(modules):
+            _empty(module)
+            # written to the instance's dictionary: nn.Module would not look for methods elsewhere
+            module.__dict__["forward"] = _forward(module, layer, caches)
+            module.__dict__["kv_caching"] = _kv_caching(layer, caches)
+        yield caches
+    finally:
+        for module, saved in zip(modules, before, strict=True):
+            for name, value in saved.items():
+                if value is _MISSING:
+                    module.__dict__.pop(name, None)
+                else:
+                    module.__dict__[name] = value
+            _empty(module)
+        caches.release()
+
+
+def _caches_for(
+    modules: list[nn.Module],
+    policy: str | Policy,
+    budget: BudgetLike,
+    schedule: Schedule | None,
+    drafters: Drafters | None,
+) -> Caches:
+    weight: Tensor = modules[0].mat_qkv.weight  # type: ignore[union-attr,assignment]
+    heads = modules[0].scale_mul_1H11.shape[1]  # type: ignore[union-attr,index]
+    preset = preset_like(len(modules), weight.shape[1], int(heads))  # type: ignore[arg-type]
+    name = None if preset is None else preset.name
+    chosen = policy_named(policy)
+    return Caches(
+        len(modules), chosen, budget_maker(budget, len(modules), name, drafters), schedule
+    )
+
+
+def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
+    def forward(
+        x: Tensor,
+        attn_bias_or_two_vector: Any = None,
+        attn_fn: Any = None,
+        scale_schedule: Scales3 = (),
+        rope2d_freqs_grid: Mapping[str, Tensor] | None = None,
+        scale_ind: int = 0,
+    ) -> Tensor:
+        assert rope2d_freqs_grid is not None, "a patched model needs its rotary tables"
+        q, k, v = queries_keys_values(module, x, scale_schedule, rope2d_freqs_grid, scale_ind)
+        out = caches.attend(layer, scale_ind, Schedule.of(scale_schedule), q, k, v, attend)
+        return project(module, out)
+
+    forward.is_scalekv = True  # type: ignore[attr-defined]
+    return forward
+
+
+def _kv_caching(layer: int, caches: Caches) -> Callable[[bool], None]:
+    def kv_caching(enable: bool) -> None:
+        """Before and after each picture the published code says so: drop what is held."""
+        caches.layers[layer].reset()
+
+    return kv_caching
+
+
+def _empty(module: Any) -> None:
+    for name in ("cached_k", "cached_v"):
+        if hasattr(module, name):
+            setattr(module, name, None)

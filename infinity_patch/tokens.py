@@ -1,0 +1,34 @@
+"""How long a prompt may be, and what of a longer one is cut. No torch."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from scalekv.kv.errors import UserError
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+
+MAX_TOKENS = 512
+
+
+def cut_prompt(tokenizer: Tokenizer, prompt: str, where: str, truncate: bool) -> str:
+    """What does not fit the text encoder, "" for most prompts. Needs the tokenizer alone.
+
+    The closing token counts, so 511 tokens of text fit.
+
+    Raises:
+        UserError: it is too long and may not be cut.
+    """
+    encoding = tokenizer.encode(prompt)
+    if len(encoding.ids) <= MAX_TOKENS:
+        return ""
+    start = encoding.offsets[MAX_TOKENS - 1][0]  # the closing token takes the last place
+    if not truncate:
+        raise UserError(
+            f"the prompt has {len(encoding.ids)} tokens",
+            where=where,
+            rule=f"at most {MAX_TOKENS} with the closing one",
+            fix=f"shorten it, or pass --truncate to drop all from {prompt[start:][:40]!r} on",
+        )
+    return prompt[start:]

@@ -1,0 +1,1 @@
+"""Rebuilds the built-in model: drawings, captions, text tokenizer, then the trainings."""

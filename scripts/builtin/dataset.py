@@ -1,0 +1,269 @@
+"""Renders the drawings the built-in model learns from: `python -m scripts.builtin.dataset`.
+
+Knows which emoji become concepts, what they are called and how they are drawn; nothing of
+captions or training. Writes into DIR
+
+    images.npy    (N, 128, 128, 3) uint8, RGB on white
+    index.jsonl   one row a picture, in the same order
+    manifest.json sources, recipe and checksum; a complete folder is left as it is
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import io
+import json
+import os
+import re
+import sys
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from scripts.builtin.captions import HeldOut, Row, load_heldout, load_names
+from scripts.builtin.fetch import EMOJIBASE, FLUENT_FLAT, NOTO, Package, fetch, read_json
+
+DEFAULT_FOLDER = Path("data/builtin")
+SIZE = 128  # pixels of a side
+SUPERSAMPLED = 512  # rendered at this many, then averaged down
+RECIPE = 1  # raise when the same sources would give other pictures
+
+STYLES: dict[str, Package] = {"flat": FLUENT_FLAT, "noto": NOTO}
+
+Pixels = npt.NDArray[np.uint8]
+
+
+@dataclass(frozen=True)
+class Concept:
+    """One thing the model can be asked for."""
+
+    concept: str
+    hexcode: str
+    group: str
+    subgroup: str
+    tags: tuple[str, ...]
+
+
+def bare(hexcode: str) -> str:
+    """A hexcode as the drawing sets write it: lower case, without variation selectors."""
+    return "-".join(part for part in hexcode.lower().split("-") if part != "fe0f")
+
+
+def concept_name(label: str) -> str:
+    """The name a concept goes by: emojibase's label in lower case and plain punctuation."""
+    name = label.lower().replace("’", "'").replace("“", "").replace("”", "")
+    name = load_names().renamed.get(name, name)
+    return re.sub(r"^person: (\w+ hair)$", r"person with \1", name)
+
+
+def is_gendered_copy(hexcode: str, known: set[str]) -> bool:
+    """Whether this is the man's or woman's form of an emoji that has a neutral form too."""
+    parts = hexcode.split("-")
+    if "2640" in parts or "2642" in parts:  # female and male sign
+        return True
+    neutral = "-".join(["1f9d1", *parts[1:]])
+    return len(parts) > 1 and parts[0] in {"1f468", "1f469"} and neutral in known
+
+
+def choose_concepts(
+    emoji: list[dict[str, Any]], groups: dict[str, Any], drawn: set[str]
+) -> list[Concept]:
+    """The concepts among emojibase's emoji, in its order.
+
+    Args:
+        emoji: rows of emojibase's `en/data.json`.
+        groups: its `meta/groups.json`.
+        drawn: bare hexcodes that every style has a drawing for.
+    """
+    names = load_names()
+    known = {bare(row["hexcode"]) for row in emoji}
+    chosen: dict[str, Concept] = {}
+    for row in sorted(emoji, key=lambda row: row.get("order", 0)):
+        hexcode = bare(row["hexcode"])
+        if hexcode not in drawn or "group" not in row or "subgroup" not in row:
+            continue
+        subgroup = groups["subgroups"][str(row["subgroup"])]
+        name = concept_name(row["label"])
+        if subgroup in names.dropped_subgroups or name in names.dropped or "facing right" in name:
+            continue
+        if re.search(r"o'clock$|-thirty$", name) or is_gendered_copy(hexcode, known):
+            continue
+        assert name not in chosen, (name, hexcode, chosen[name].hexcode)
+        chosen[name] = Concept(
+            concept=name,
+            hexcode=hexcode,
+            group=groups["groups"][str(row["group"])],
+            subgroup=subgroup,
+            tags=tuple(tag.lower().replace("’", "'") for tag in row.get("tags", ())),
+        )
+    return list(chosen.values())
+
+
+class Drawings:
+    """The SVG drawings of one Iconify package, by bare hexcode."""
+
+    def __init__(self, icons: dict[str, Any], characters: dict[str, str]) -> None:
+        self._icons = icons
+        known = {**icons["icons"], **icons.get("aliases", {})}
+        # Aliases may turn or flip their parent, which no drawing chosen here needs.
+        plain = {
+            name
+            for name, icon in known.items()
+            if set(icon) <= {"body", "parent", "width", "height", "left", "top"}
+        }
+        self._names = {code: name for code, name in characters.items() if name in plain}
+
+    def __contains__(self, hexcode: str) -> bool:
+        return hexcode in self._names
+
+    @property
+    def hexcodes(self) -> set[str]:
+        """Everything drawn."""
+        return set(self._names)
+
+    def svg(self, hexcode: str) -> str:
+        """The drawing as a whole SVG document, in the middle of a square."""
+        name = self._names[hexcode]
+        while name in self._icons.get("aliases", {}):
+            name = self._icons["aliases"][name]["parent"]
+        icon = self._icons["icons"][name]
+        width, height = (icon.get(side, self._icons[side]) for side in ("width", "height"))
+        side = max(width, height)
+        left = icon.get("left", 0) - (side - width) / 2
+        top = icon.get("top", 0) - (side - height) / 2
+        return (
+            '<svg xmlns="http://www.w3.org/2000/svg" xmlns:xlink="http://www.w3.org/1999/xlink" '
+            f'width="{side}" height="{side}" viewBox="{left:g} {top:g} {side} {side}">'
+            f"{icon['body']}</svg>"
+        )
+
+
+def render(svg: str) -> Pixels:
+    """A drawing on white, (SIZE, SIZE, 3): drawn large, then averaged down."""
+    import resvg_py  # here, so that reading a built data set does not need it
+
+    png = resvg_py.svg_to_bytes(
+        svg_string=svg,
+        width=SUPERSAMPLED,
+        height=SUPERSAMPLED,
+        dpi=96,
+        background="#ffffff",
+        skip_system_fonts=True,
+    )
+    picture = Image.open(io.BytesIO(png)).convert("RGB")
+    assert picture.size == (SUPERSAMPLED, SUPERSAMPLED), picture.size
+    return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BOX))
+
+
+def index_rows(concepts: list[Concept], held_out: HeldOut) -> list[Row]:
+    """One row a picture: every concept in every style, concept by concept."""
+    return [
+        {
+            "id": f"{concept.hexcode}.{style}",
+            **asdict(concept),
+            "style": style,
+            "heldout_concept": concept.concept in held_out.concepts,
+            "heldout_style": (concept.concept, style) in held_out.styles,
+        }
+        for concept in concepts
+        for style in STYLES
+    ]
+
+
+def manifest_of(rows: list[Row], checksum: str) -> dict[str, Any]:
+    """What a folder was made from, and the checksum of its pictures."""
+    return {
+        "recipe": RECIPE,
+        "packages": [f"{package.name}@{package.version}" for package in sources()],
+        "pictures": [row["id"] for row in rows],
+        "images_sha256": checksum,
+    }
+
+
+def sources() -> list[Package]:
+    """Every package the data set is made from."""
+    return [*STYLES.values(), EMOJIBASE]
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def is_complete(folder: Path, rows: list[Row]) -> bool:
+    """Whether the folder's pictures are exactly those of these rows."""
+    images, manifest = folder / "images.npy", folder / "manifest.json"
+    if not images.is_file() or not manifest.is_file():
+        return False
+    return bool(json.loads(manifest.read_text()) == manifest_of(rows, sha256_of(images)))
+
+
+def write_text(path: Path, text: str) -> None:
+    """Writes a file whole or not at all."""
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(text, encoding="utf-8")
+    os.replace(partial, path)
+
+
+def build(folder: Path) -> list[Row]:
+    """Fetches, renders and writes the data set; what is there already is not made again."""
+    tarballs = {package: fetch(package, folder / "cache") for package in sources()}
+    drawings = {
+        style: Drawings(
+            read_json(tarballs[package], "icons.json"), read_json(tarballs[package], "chars.json")
+        )
+        for style, package in STYLES.items()
+    }
+    concepts = choose_concepts(
+        read_json(tarballs[EMOJIBASE], "en/data.json"),
+        read_json(tarballs[EMOJIBASE], "meta/groups.json"),
+        set.intersection(*(drawing.hexcodes for drawing in drawings.values())),
+    )
+    known = {concept.concept for concept in concepts}
+    load_names().check(known)
+    held_out = load_heldout()
+    held_out.check(known, set(STYLES))
+    rows = index_rows(concepts, held_out)
+    write_text(
+        folder / "index.jsonl",
+        "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
+    )
+    if is_complete(folder, rows):
+        print(f"{folder}: complete, {len(rows)} pictures", file=sys.stderr)
+        return rows
+    images = np.empty((len(rows), SIZE, SIZE, 3), np.uint8)
+    for number, row in enumerate(rows):
+        images[number] = render(drawings[row["style"]].svg(row["hexcode"]))
+        if (number + 1) % 200 == 0 or number + 1 == len(rows):
+            print(f"rendered {number + 1} of {len(rows)}", file=sys.stderr)
+    partial = folder / "images.npy.partial"
+    with partial.open("wb") as stream:
+        np.save(stream, images)
+    os.replace(partial, folder / "images.npy")
+    manifest = manifest_of(rows, sha256_of(folder / "images.npy"))
+    write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    return rows
+
+
+def load_rows(folder: Path = DEFAULT_FOLDER) -> list[Row]:
+    """The rows of a built folder, in the order of its pictures."""
+    with (folder / "index.jsonl").open(encoding="utf-8") as stream:
+        return [json.loads(line) for line in stream]
+
+
+def main() -> None:
+    """Builds the data set from the command line."""
+    parser = argparse.ArgumentParser(description="Render the drawings of the built-in model.")
+    parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER, metavar="DIR")
+    rows = build(parser.parse_args().out)
+    print(f"{len(rows)} pictures of {len(rows) // len(STYLES)} concepts", file=sys.stderr)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,159 @@
+"""Files appear whole, under names nobody had, or not at all."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from scalekv.cli import output
+from scalekv.cli.output import OutputFolder, slug
+from scalekv.kv.errors import UserError
+
+IMAGE = Image.new("RGB", (4, 4), "red")
+
+
+def save(folder: OutputFolder, prompt: str = "a red apple") -> tuple[Path, Path]:
+    settings = {"prompt": prompt, "seed": 7}
+    return folder.save_picture(IMAGE, prompt, 7, settings, {"settings": settings})
+
+
+def names(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir())
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("a red apple", "a-red-apple"),
+        ("  A/B\\C:  ..", "a-b-c"),
+        ("../../etc/passwd", "etc-passwd"),
+        ("ein grüner Frosch", "ein-grüner-frosch"),
+        ("一个红苹果", "一个红苹果"),
+        ("!!!", "picture"),
+        (
+            "one two three four five six seven eight nine ten",
+            "one-two-three-four-five-six-seven-eight",
+        ),
+        ("x" * 500, "x" * 40),
+        ("a " + "x" * 500, "a" + "x" * 39),
+    ],
+)
+def test_slug(text: str, expected: str) -> None:
+    assert slug(text) == expected
+
+
+def test_picture_sidecar_and_embedded_settings(tmp_path: Path) -> None:
+    picture, sidecar = save(OutputFolder(tmp_path), "ein grüner 🐸")
+    assert names(tmp_path) == ["7-ein-grüner.json", "7-ein-grüner.png"]
+    with Image.open(picture) as image:
+        assert image.tobytes() == IMAGE.tobytes()
+        texts: dict[str, str] = image.text  # type: ignore[attr-defined]
+    assert texts["prompt"] == "ein grüner 🐸"
+    assert json.loads(texts["scalekv"]) == {"format": 1, "prompt": "ein grüner 🐸", "seed": 7}
+    said = json.loads(sidecar.read_text(encoding="utf-8"))
+    assert said["file"] == picture.name
+    assert said["settings"]["seed"] == 7
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path)
+    (tmp_path / "7-a-red-apple.png").write_text("mine")
+    (tmp_path / "7-a-red-apple-2.json").write_text("mine")
+    assert [path.name for path in save(folder)] == ["7-a-red-apple-3.png", "7-a-red-apple-3.json"]
+    assert (tmp_path / "7-a-red-apple.png").read_text() == "mine"
+    assert (tmp_path / "7-a-red-apple-2.json").read_text() == "mine"
+    assert [folder.save_report({}).name for _ in range(3)] == [
+        "report.json",
+        "report-2.json",
+        "report-3.json",
+    ]
+
+
+@pytest.mark.parametrize("suffix", [".png", ".json"])
+def test_a_name_taken_at_the_last_moment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, suffix: str
+) -> None:
+    real = os.link
+
+    def link(source: Path, target: Path) -> None:
+        if target.name == f"7-a-red-apple{suffix}":
+            target.write_text("theirs")
+        real(source, target)
+
+    monkeypatch.setattr(os, "link", link)
+    picture, _ = save(OutputFolder(tmp_path))
+    assert picture.name == "7-a-red-apple-2.png"
+    assert names(tmp_path) == sorted(
+        [f"7-a-red-apple{suffix}", "7-a-red-apple-2.json", "7-a-red-apple-2.png"]
+    )
+
+
+def test_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def link(source: Path, target: Path) -> None:
+        raise OSError(errno.EPERM, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", link)
+    folder = OutputFolder(tmp_path)
+    assert [save(folder)[0].name for _ in range(2)] == ["7-a-red-apple.png", "7-a-red-apple-2.png"]
+    assert len(names(tmp_path)) == 4
+
+
+def test_files_obey_the_umask(tmp_path: Path) -> None:
+    before = os.umask(0o027)
+    try:
+        picture, _ = save(OutputFolder(tmp_path))
+    finally:
+        os.umask(before)
+    assert stat.S_IMODE(picture.stat().st_mode) == 0o640
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+@pytest.mark.parametrize("error", [OSError(errno.ENOSPC, "No space left"), KeyboardInterrupt()])
+def test_a_failed_write_leaves_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, error: BaseException
+) -> None:
+    real, calls = output._give_name, [0]
+
+    def give_name(*args: Any) -> bool:
+        calls[0] += 1
+        if calls[0] == failing:
+            raise error
+        return real(*args)
+
+    monkeypatch.setattr(output, "_give_name", give_name)
+    with pytest.raises((UserError, KeyboardInterrupt)) as caught:
+        save(OutputFolder(tmp_path))
+    assert names(tmp_path) == []
+    if isinstance(caught.value, UserError):
+        assert "No space left" in str(caught.value)
+
+
+def test_the_folder_is_made_and_taken_away(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path / "a" / "b")
+    folder.prepare()
+    assert names(tmp_path / "a") == ["b"]
+    folder.discard_if_empty()
+    assert names(tmp_path) == []
+
+
+def test_a_folder_with_something_in_it_stays(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path / "a")
+    folder.prepare()
+    save(folder)
+    folder.discard_if_empty()
+    assert len(names(tmp_path / "a")) == 2
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+    for path in (tmp_path / "file", tmp_path / "file" / "below", Path("/proc/none")):
+        with pytest.raises(UserError, match="cannot write to the folder"):
+            OutputFolder(path).prepare()
+    assert names(tmp_path) == ["file"]

@@ -1,0 +1,76 @@
+"""What several tests of the caches need: schedules, and a stand-in for a model's layers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scalekv.kv.caches import Caches
+from scalekv.kv.schedule import Schedule
+
+SEVEN = Schedule.parse("1x1 2x2 4x4 6x6 8x8 12x12 16x16")
+THIRTEEN = Schedule.parse("1x1 2x2 4x4 6x6 8x8 12x12 16x16 20x20 24x24 32x32 40x40 48x48 64x64")
+
+
+def exact_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Attention with softmax scale 1; insists on what kernels want."""
+    assert k.is_contiguous()
+    assert v.is_contiguous()
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)
+
+
+@dataclass
+class Inputs:
+    """The q, k, v that layers of a made-up model would compute, the same for equal seeds."""
+
+    layers: int = 2
+    batch: int = 2
+    heads: int = 2
+    head_dim: int = 8
+    dtype: torch.dtype = torch.float32
+    seed: int = 0
+    _made: dict[tuple[int, int, int], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
+
+    def at(self, layer: int, scale: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+        key = (layer, scale, tokens)
+        if key not in self._made:
+            generator = torch.Generator().manual_seed(hash((self.seed, *key)) % 2**31)
+            # (B, L, 3, H, D), then transposed: strided as q, k, v of a fused projection are.
+            shape = (self.batch, tokens, 3, self.heads, self.head_dim)
+            q, k, v = torch.randn(shape, generator=generator).permute(2, 0, 3, 1, 4)
+            self._made[key] = (q.to(self.dtype), k.to(self.dtype), v.to(self.dtype))
+        return self._made[key]
+
+
+Watch = Callable[[int, int], None]
+
+
+def play(
+    caches: Caches, schedule: Schedule, inputs: Inputs, watch: Watch = lambda scale, layer: None
+) -> list[Tensor]:
+    """One picture; returns every layer's output at every scale, calling `watch` after each."""
+    outputs = []
+    for scale, tokens in enumerate(schedule.tokens):
+        for layer in range(inputs.layers):
+            q, k, v = inputs.at(layer, scale, tokens)
+            outputs.append(caches.attend(layer, scale, schedule, q, k, v, exact_attention))
+            watch(scale, layer)
+    return outputs
+
+
+def play_by_concatenation(schedule: Schedule, inputs: Inputs) -> list[Tensor]:
+    """The same picture without any cache of ours."""
+    held: dict[int, tuple[Tensor, Tensor]] = {}
+    outputs = []
+    for scale, tokens in enumerate(schedule.tokens):
+        for layer in range(inputs.layers):
+            q, k, v = inputs.at(layer, scale, tokens)
+            if layer in held:
+                k, v = (torch.cat(pair, dim=2) for pair in zip(held[layer], (k, v), strict=True))
+            held[layer] = (k, v)
+            outputs.append(exact_attention(q, k.contiguous(), v.contiguous()))
+    return outputs

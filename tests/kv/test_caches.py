@@ -1,0 +1,291 @@
+"""All layers together: exactness of the full cache, exact counts and bytes under eviction, and no
+state left between pictures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor
+
+from scalekv.kv.budget import Budget, generate, parse_budget, resolve
+from scalekv.kv.caches import Caches
+from scalekv.kv.errors import UserError
+from scalekv.kv.full import FullPolicy
+from scalekv.kv.memory import full_cache_bytes, peak_held_tokens
+from scalekv.kv.policy import Step, policy_named, policy_names
+from scalekv.kv.schedule import Schedule
+from tests.kv.stand_in import SEVEN, Inputs, exact_attention, play, play_by_concatenation
+
+PORTRAIT = Schedule.parse("1x1 2x2 3x2 6x4 9x6")
+BUDGETED = [name for name in policy_names() if name != "full"]
+
+
+def full_caches(layers: int = 2) -> Caches:
+    return Caches(layers, FullPolicy(), lambda schedule: None)
+
+
+def percent(text: str, layers: int = 2) -> Callable[[Schedule], Budget]:
+    return lambda schedule: resolve(parse_budget(text), schedule, layers, [0])
+
+
+def assert_same_bits(ours: list[Tensor], theirs: list[Tensor]) -> None:
+    assert len(ours) == len(theirs)
+    for a, b in zip(ours, theirs, strict=True):
+        assert a.dtype == b.dtype
+        assert torch.equal(a, b)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_full_is_concatenation_bit_for_bit(dtype: torch.dtype) -> None:
+    """Also for a second picture, after another schedule and batch size, and after a reset."""
+    caches = full_caches()
+    pictures = [
+        (SEVEN, Inputs(dtype=dtype)),
+        (SEVEN, Inputs(dtype=dtype, seed=1)),
+        (PORTRAIT, Inputs(dtype=dtype, batch=4)),
+        (SEVEN, Inputs(dtype=dtype)),
+    ]
+    for schedule, inputs in pictures:
+        assert_same_bits(play(caches, schedule, inputs), play_by_concatenation(schedule, inputs))
+    caches.reset()
+    schedule, inputs = pictures[0]
+    assert_same_bits(play(caches, schedule, inputs), play_by_concatenation(schedule, inputs))
+
+
+def test_a_budget_that_drops_nothing_is_exact_too() -> None:
+    inputs = Inputs()
+    caches = Caches(2, policy_named("scalekv"), percent("full"))
+    assert_same_bits(play(caches, SEVEN, inputs), play_by_concatenation(SEVEN, inputs))
+
+
+def test_the_last_scale_is_not_kept() -> None:
+    caches = full_caches()
+    play(caches, SEVEN, Inputs())
+    assert caches.nbytes == caches.peak_nbytes == full_cache_bytes(SEVEN, 2, 2, 2, 8, 4)
+    assert caches.layers[0].kept.tolist() == [[265, 265]] * 2
+    assert caches.ledger is not None
+    assert caches.ledger.ratio_history == 1.0
+
+
+@pytest.mark.parametrize("name", BUDGETED)
+@pytest.mark.parametrize("schedule", [SEVEN, PORTRAIT], ids=["square", "portrait"])
+@pytest.mark.parametrize("text", ["10%", "20%", "50%", "1", "17"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_counts_and_bytes_are_the_budgets(
+    name: str, schedule: Schedule, text: str, dtype: torch.dtype
+) -> None:
+    layers = 3
+    budget = percent(text, layers)(schedule)
+    caches = Caches(layers, policy_named(name), percent(text, layers), schedule)
+    per_token = 2 * 2 * 8 * 2 * dtype.itemsize
+    moments = []
+
+    def watch(scale: int, layer: int) -> None:
+        moments.append(caches.nbytes)
+        cache = caches.layers[layer]
+        following = min(scale + 1, len(schedule) - 1)
+        assert set(cache.kept.flatten().tolist()) == {budget.capacity(following, layer)}
+        assert cache.nbytes == budget.capacity(following, layer) * per_token
+        if cache.positions is not None:
+            assert (cache.positions.diff(dim=-1) > 0).all()
+            assert int(cache.positions.min()) >= 0
+            assert int(cache.positions.max()) < schedule.before(following)
+
+    for seed in range(2):  # the second picture starts from nothing
+        play(caches, schedule, Inputs(layers=layers, dtype=dtype, seed=seed), watch)
+        ledger = caches.ledger
+        assert ledger is not None
+        expected = peak_held_tokens(schedule, layers, budget) * per_token
+        assert ledger.held_peak_bytes == caches.peak_nbytes == max(moments) == expected
+        most = max(
+            max(budget.capacities[scale]) + schedule.tokens[scale]
+            for scale in range(1, len(schedule))
+        )
+        assert ledger.transient_peak_bytes == caches.transient_nbytes == most * per_token
+        assert ledger.full_bytes == full_cache_bytes(schedule, layers, 2, 2, 8, dtype.itemsize)
+        for scale in range(len(schedule)):
+            for layer in range(layers):
+                held = ledger.held(scale, layer)
+                assert held is not None
+                assert held.capacity == held.held_min == held.held_max
+                assert held.held_bytes == budget.capacity(scale, layer) * per_token
+
+
+def test_pictures_of_different_sizes_take_their_own_budgets() -> None:
+    caches = Caches(2, policy_named("scalekv"), percent("20%"))
+    for schedule in (SEVEN, PORTRAIT, SEVEN):
+        play(caches, schedule, Inputs())
+        assert caches.budget == percent("20%")(schedule)
+        assert set(caches.layers[1].kept.flatten().tolist()) == {caches.budget.capacity(-1, 1)}
+
+
+def test_equal_inputs_give_equal_bits_whatever_came_before() -> None:
+    first = Caches(2, policy_named("scalekv"), percent("20%"))
+    expected = play(first, SEVEN, Inputs(seed=3))
+    second = Caches(2, policy_named("scalekv"), percent("20%"))
+    play(second, PORTRAIT, Inputs(seed=4, batch=4))
+    assert_same_bits(play(second, SEVEN, Inputs(seed=3)), expected)
+
+
+def test_sequences_select_apart() -> None:
+    """Each sequence of a batch, a guidance half or a picture, keeps what it would keep alone."""
+    inputs = Inputs(batch=3)
+
+    class Alone(Inputs):
+        def at(self, layer: int, scale: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+            q, k, v = inputs.at(layer, scale, tokens)
+            return q[1:2], k[1:2], v[1:2]
+
+    together = Caches(2, policy_named("scalekv"), percent("20%"))
+    play(together, SEVEN, inputs)
+    alone = Caches(2, policy_named("scalekv"), percent("20%"))
+    play(alone, SEVEN, Alone(batch=1))
+    for layer in range(2):
+        ours, theirs = together.layers[layer].positions, alone.layers[layer].positions
+        assert ours is not None
+        assert theirs is not None
+        assert torch.equal(ours[1:2], theirs)
+
+
+def test_memory_is_freed_by_release_and_forgotten_by_reset() -> None:
+    caches = Caches(2, policy_named("scalekv"), percent("20%"))
+    play(caches, SEVEN, Inputs())
+    peak, ledger = caches.peak_nbytes, caches.ledger
+    caches.release()
+    assert (caches.nbytes, caches.index_nbytes, caches.transient_nbytes) == (0, 0, 0)
+    assert (caches.peak_nbytes, caches.ledger) == (peak, ledger)
+    caches.reset()
+    assert (caches.peak_nbytes, caches.ledger) == (0, None)
+
+
+def test_a_picture_broken_off_leaves_nothing_behind() -> None:
+    caches = Caches(2, policy_named("scalekv"), percent("20%"))
+    expected = play(caches, SEVEN, Inputs())
+
+    def fail(scale: int, layer: int) -> None:
+        if (scale, layer) == (4, 0):
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        play(caches, SEVEN, Inputs(seed=9), fail)
+    assert caches.ledger is not None
+    assert len(caches.ledger.to_dict()["scales"]) == 5
+    assert_same_bits(play(caches, SEVEN, Inputs()), expected)
+
+
+def test_inference_mode_and_gradients_may_alternate() -> None:
+    caches, inputs = full_caches(), Inputs()
+    expected = play_by_concatenation(SEVEN, inputs)
+    with torch.inference_mode():
+        assert_same_bits(play(caches, SEVEN, inputs), expected)
+    with torch.no_grad():
+        assert_same_bits(play(caches, SEVEN, inputs), expected)
+    with torch.inference_mode():
+        assert_same_bits(play(caches, SEVEN, inputs), expected)
+    for tensors in inputs._made.values():
+        for tensor in tensors:
+            tensor.requires_grad_()
+    play(caches, SEVEN, inputs)
+    assert caches.layers[0].k is not None
+    assert not caches.layers[0].k.requires_grad
+
+
+@pytest.mark.parametrize("name", BUDGETED)
+def test_autocast_changes_no_choice(name: str) -> None:
+    kept = []
+    for enabled in (False, True):
+        caches = Caches(2, policy_named(name), percent("20%"))
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=enabled):
+            play(caches, SEVEN, Inputs())
+        positions = caches.layers[1].positions
+        assert positions is not None
+        kept.append(positions)
+    assert torch.equal(kept[0], kept[1])
+
+
+def call(caches: Caches, layer: int, scale: int, schedule: Schedule) -> None:
+    q, k, v = Inputs().at(layer, scale, schedule.tokens[scale])
+    caches.attend(layer, scale, schedule, q, k, v, exact_attention)
+
+
+def test_scales_out_of_turn_are_refused() -> None:
+    caches = full_caches()
+    with pytest.raises(UserError, match="scale 3 came when scale 1 was due"):
+        call(caches, 0, 2, SEVEN)
+    call(caches, 0, 0, SEVEN)
+    with pytest.raises(UserError, match="scale 3 came when scale 2 was due"):
+        call(caches, 0, 2, SEVEN)
+    with pytest.raises(UserError, match="scale 2 came when scale 1 was due"):
+        call(caches, 1, 1, SEVEN)
+
+
+def test_a_schedule_may_not_change_within_a_picture() -> None:
+    caches = full_caches()
+    call(caches, 0, 0, SEVEN)
+    with pytest.raises(UserError, match="schedule changed"):
+        call(caches, 0, 1, PORTRAIT)
+    call(caches, 0, 0, PORTRAIT)  # a new picture may have its own
+
+
+def test_a_schedule_that_was_given_is_the_only_one() -> None:
+    caches = Caches(2, FullPolicy(), lambda schedule: None, SEVEN)
+    call(caches, 0, 0, SEVEN)
+    with pytest.raises(UserError) as caught:
+        call(caches, 0, 0, PORTRAIT)
+    assert caught.value.where == "schedule"
+
+
+def test_a_budget_that_cannot_be_made_fails_before_the_first_picture() -> None:
+    with pytest.raises(UserError, match="less than one token"):
+        Caches(2, policy_named("scalekv"), percent("0.1%"), SEVEN)
+
+
+def test_a_policy_beyond_its_capacity_is_a_bug_that_shows() -> None:
+    class Greedy:
+        name = "greedy"
+
+        def select(self, step: Step) -> Tensor | None:
+            return None
+
+    caches = Caches(1, Greedy(), lambda schedule: generate(schedule, 1, (), 26))
+    with pytest.raises(AssertionError, match="greedy kept 57 tokens of layer 0 after scale 4"):
+        play(caches, SEVEN, Inputs(layers=1))
+
+
+def test_a_policy_without_a_budget_is_not_asked_for_one() -> None:
+    def refuse(schedule: Schedule) -> Budget:
+        raise AssertionError("asked")
+
+    caches = Caches(1, FullPolicy(), refuse, SEVEN)
+    play(caches, SEVEN, Inputs(layers=1))
+    assert caches.budget is None
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", policy_names())
+def test_on_cuda_nothing_waits_for_the_device(name: str) -> None:
+    class OnDevice(Inputs):
+        def at(self, layer: int, scale: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+            q, k, v = super().at(layer, scale, tokens)
+            return q.cuda(), k.cuda(), v.cuda()
+
+    class Fetched(Inputs):
+        def at(self, layer: int, scale: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
+            return made[layer, scale]
+
+    source = OnDevice(dtype=torch.bfloat16)
+    made = {
+        (layer, scale): source.at(layer, scale, tokens)
+        for scale, tokens in enumerate(SEVEN.tokens)
+        for layer in range(2)
+    }
+    caches = Caches(2, policy_named(name), percent("10%"))
+    play(caches, SEVEN, Fetched())  # libraries load, and may wait, at their first use
+    torch.cuda.set_sync_debug_mode("error")
+    try:
+        play(caches, SEVEN, Fetched())
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
