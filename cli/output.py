@@ -38,8 +38,9 @@ def slug(text: str) -> str:
     """A short file name part that reminds of the text: letters, digits and hyphens."""
     words = re.sub(r"[\W_]+", "-", text.casefold()).strip("-")
     if len(words) > SLUG_LENGTH:
-        head, _, tail = words[: SLUG_LENGTH + 1].rpartition("-")
-        words = head if len(head) >= SLUG_LENGTH // 2 else (head + tail)[:SLUG_LENGTH].strip("-")
+        whole_words = words[: SLUG_LENGTH + 1].rpartition("-")[0]
+        long_enough = len(whole_words) >= SLUG_LENGTH // 2
+        words = whole_words if long_enough else words[:SLUG_LENGTH].strip("-")
     return words or "picture"
 
 

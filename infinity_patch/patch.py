@@ -98,9 +98,8 @@ def _caches_for(
     schedule: Schedule | None,
     drafters: Drafters | None,
 ) -> Caches:
-    weight: Tensor = modules[0].mat_qkv.weight  # type: ignore[union-attr,assignment]
-    heads = modules[0].scale_mul_1H11.shape[1]  # type: ignore[union-attr,index]
-    preset = preset_like(len(modules), weight.shape[1], int(heads))  # type: ignore[arg-type]
+    first: Any = modules[0]
+    preset = preset_like(len(modules), first.mat_qkv.weight.shape[1], first.scale_mul_1H11.shape[1])
     name = None if preset is None else preset.name
     chosen = policy_named(policy)
     return Caches(

@@ -235,8 +235,8 @@ class Block(nn.Module):
         norm = self.ca_norm
         h = F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), NORM_EPS)
         x = x + self.ca(h, memory, mask)
-        h = self.ffn(plain_norm(x) * (1 + s2) + b2)
-        return x + g2 * h
+        out: Tensor = x + g2 * self.ffn(plain_norm(x) * (1 + s2) + b2)
+        return out
 
 
 def plain_norm(x: Tensor) -> Tensor:
@@ -286,7 +286,7 @@ class Infinity(nn.Module):
     @property
     def blocks(self) -> list[Block]:
         """All blocks in order."""
-        return [block for chunk in self.block_chunks for block in chunk.module]  # type: ignore[union-attr,misc]
+        return [block for chunk in self.block_chunks for block in chunk.module]  # type: ignore[union-attr]
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -363,7 +363,8 @@ class Infinity(nn.Module):
         """Hidden states (G, L, C) to logits (G, L, d, 2), float32."""
         scale, shift = condition.head
         h = plain_norm(x) * (1 + scale) + shift
-        return linear(self.head, h, torch.float32).unflatten(-1, (self.token_bits, 2))
+        out: Tensor = linear(self.head, h, torch.float32).unflatten(-1, (self.token_bits, 2))
+        return out
 
 
 def mix_halves(x: Tensor, strength: float) -> Tensor:

@@ -11,17 +11,27 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from scalekv.infinity_patch.attention import attend, project, queries_keys_values
+from scalekv.infinity_patch.attention import project, queries_keys_values
 from scalekv.infinity_patch.rotary import Scales3, rotary_table
 from scalekv.infinity_patch.schedules import grid_of
 from scalekv.infinity_patch.transformer import Infinity, SelfAttention, TextRows
 from scalekv.kv.schedule import Schedule
 
 
-def use_block_causal_attention(ends: Sequence[int]) -> None:
+def weigh(scores: Tensor, v: Tensor) -> Tensor:
+    """Softmax of the scores, applied to the values.
+
+    Written out: for these short sequences it trains two to three times as fast on a CPU as the
+    fused kernel, whose backward is slow there.
+    """
+    return scores.softmax(-1).to(v.dtype) @ v
+
+
+def use_block_causal_attention(ends: Sequence[int], levels: Tensor) -> None:
     """From now on, in this process, self-attention takes all scales at once.
 
-    `ends` are the ends of the scales in the full sequence; a shorter sequence ends at one of them.
+    `ends` are the ends of the scales in the full sequence, `levels` the scale of each token; a
+    shorter sequence ends at one of the ends.
     """
 
     def forward(
@@ -35,14 +45,11 @@ def use_block_causal_attention(ends: Sequence[int]) -> None:
     ) -> Tensor:
         assert rope2d_freqs_grid is not None
         q, k, v = queries_keys_values(self, x, scale_schedule, rope2d_freqs_grid, scale_ind)
-        parts = []
-        start = 0
-        for end in ends:
-            if end > x.shape[1]:
-                break
-            parts.append(attend(q[:, :, start:end], k[:, :, :end], v[:, :, :end]))
-            start = end
-        return project(self, torch.cat(parts, dim=2))
+        last = [0, *(end for end in ends if end < x.shape[1])][-1]
+        mask = torch.where(levels[:last, None] >= levels[None, :last], 0.0, -torch.inf).to(q.dtype)
+        coarse = weigh(q[:, :, :last] @ k[:, :, :last].mT + mask, v[:, :, :last])
+        newest = weigh(q[:, :, last:] @ k.mT, v)
+        return project(self, torch.cat([coarse, newest], dim=2))
 
     SelfAttention.forward = forward  # type: ignore[method-assign]
 
@@ -54,12 +61,12 @@ class Teacher:
         self.model = model
         self.schedule = schedule
         self.ends = [schedule.before(k) + n for k, n in enumerate(schedule.tokens)]
-        use_block_causal_attention(self.ends)
         self.table = rotary_table(schedule.scales, grid_of(schedule), model.spec.head_dim).to(
             device
         )
         levels = [k for k, n in enumerate(schedule.tokens) for _ in range(n)]
         self.levels = torch.tensor(levels, device=device)
+        use_block_causal_attention(self.ends, self.levels)
 
     def compile(self) -> None:
         """Compile the blocks; worth it from a few hundred steps on."""

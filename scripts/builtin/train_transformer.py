@@ -50,7 +50,6 @@ def text_encoder(vocabulary: int, width: int) -> T5EncoderModel:
     config = T5Config(
         vocab_size=vocabulary, d_model=width, d_kv=64, d_ff=2 * width, num_layers=2, num_heads=4,
         feed_forward_proj="gated-gelu", dropout_rate=0.0, pad_token_id=0, eos_token_id=1,
-        decoder_start_token_id=0, tie_word_embeddings=False,
     )  # fmt: skip
     return T5EncoderModel(config)
 
@@ -74,7 +73,9 @@ def initialise(model: Infinity) -> None:
     nn.init.normal_(model.pos_start, std=0.1)
     nn.init.normal_(model.cfg_uncond, std=0.1)
     nn.init.normal_(model.text_proj_for_sos.ca.mat_q, std=0.2)
-    model.shared_ada_lin[1].weight.mul_(0.3)
+    table = model.shared_ada_lin[1]
+    assert isinstance(table, nn.Linear)
+    table.weight.mul_(0.3)
     model.head.weight.mul_(0.5)
 
 
@@ -120,8 +121,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/builtin"))
     parser.add_argument("--out", type=Path, default=Path("data/builtin/transformer"))
-    parser.add_argument("--steps", type=int, default=4500)
-    parser.add_argument("--lr", type=float, default=1.5e-3)
+    parser.add_argument("--steps", type=int, default=2800)
+    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--decay", type=float, default=0.998)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
@@ -133,11 +134,10 @@ def main() -> None:
     preset = model_named("emoji")
     bits = Bits(args.data, device)
     tokenizer = AutoTokenizer.from_pretrained(args.data / "text_tokenizer")
-    encoder = text_encoder(len(tokenizer), preset.transformer.text_width).to(device)
+    encoder = text_encoder(len(tokenizer), preset.transformer.text_width)
     model = Infinity(preset.transformer, preset.tokenizer.token_bits)
     initialise(model)
-    model.to(device)
-    both = nn.ModuleDict({"transformer": model, "text": encoder})
+    both = nn.ModuleDict({"transformer": model, "text": encoder}).to(device)
     parameters = dict(both.named_parameters())
     matrices = [
         p for n, p in parameters.items() if p.ndim == 2 and (".module." in n or ".block." in n)

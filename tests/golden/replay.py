@@ -172,12 +172,14 @@ class _Generation:
         )
 
     def replay(self) -> None:
-        latent = self.teacher_forced()
-        if self.compare_draws:
-            self.sampler_alone()
-            latent = self.free()
-        if latent is not None:
-            self.picture(latent)
+        forced = self.teacher_forced()
+        if not self.compare_draws:
+            self.picture(forced)
+            return
+        self.sampler_alone()
+        freely = self.free()
+        if freely is not None:
+            self.picture(freely)
 
     def teacher_forced(self) -> Tensor:
         worst = [0.0]

@@ -1,0 +1,160 @@
+"""From options, environment and config file to one request that is known to make sense.
+
+Knows options and settings; reads no weights and prints nothing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from scalekv.configs.models import ModelPreset, model_named
+from scalekv.configs.settings import Setting, Settings, Source
+from scalekv.kv.errors import UserError, close_matches
+
+if TYPE_CHECKING:
+    from scalekv.infinity_patch import Request
+
+FULL = "full"
+"""The policy that drops nothing, and the budget that asks for it."""
+
+DTYPES = ("auto", "fp32", "bf16", "fp16")
+
+
+@dataclass(frozen=True)
+class Options:
+    """What was typed; None where nothing was."""
+
+    prompts: tuple[str, ...]
+    budget: str | None = None
+    policy: str | None = None
+    model: str | None = None
+    seed: int = 0
+    num_images: int = 1
+    out: str | None = None
+    cfg: str | None = None
+    tau: str | None = None
+    top_p: float | None = None
+    ratio: str = "1:1"
+    pixels: str | None = None
+    negative: str | None = None
+    truncate: bool = False
+    dtype: str | None = None
+    device: str | None = None
+    weights_dir: str | None = None
+    reproducible: bool = False
+
+
+@dataclass(frozen=True)
+class Choices:
+    """What a run needs to know. `model` says which model it is and who chose it."""
+
+    request: Request
+    preset: ModelPreset
+    model: Setting
+    out: Path
+    device: str
+    dtype: str
+    weights_dir: Path | None
+
+
+def choose(options: Options, environment: Mapping[str, str] | None = None) -> Choices:
+    """Settles every choice by: option, environment, config file, preset.
+
+    Raises:
+        UserError: a value that cannot be read, an unknown model, or choices that contradict.
+    """
+    from scalekv.infinity_patch import Request
+
+    settings = Settings(environment)
+    model = settings.get("model", options.model)
+    preset = model_named(model.value, model.origin)
+    policy, budget = _policy_and_budget(
+        settings.get("policy", options.policy), settings.get("budget", options.budget)
+    )
+    dtype = settings.get("dtype", options.dtype)
+    if dtype.value not in DTYPES:
+        raise UserError(
+            f"no dtype {dtype.value!r}",
+            where=dtype.origin,
+            rule="one of " + ", ".join(DTYPES),
+            fix=close_matches(dtype.value, DTYPES),
+        )
+    folder = settings.get("weights_dir", options.weights_dir).value
+    for prompt in (*options.prompts, options.negative or ""):
+        _check_readable(prompt)
+    return Choices(
+        request=Request(
+            prompts=options.prompts,
+            policy=policy,
+            budget=budget,
+            seed=options.seed,
+            num_images=options.num_images,
+            cfg=numbers(options.cfg, "--cfg"),
+            tau=numbers(options.tau, "--tau"),
+            top_p=options.top_p,
+            ratio=options.ratio,
+            pixels=options.pixels,
+            negative=options.negative,
+            truncate=options.truncate,
+            reproducible=options.reproducible,
+        ),
+        preset=preset,
+        model=model,
+        out=Path(settings.get("out", options.out).value).expanduser(),
+        device=settings.get("device", options.device).value,
+        dtype=dtype.value,
+        weights_dir=Path(folder).expanduser() if folder else None,
+    )
+
+
+def numbers(text: str | None, where: str) -> float | tuple[float, ...] | None:
+    """One number, or the numbers of a comma-separated list, one per scale.
+
+    Raises:
+        UserError: something in it is no number.
+    """
+    if text is None:
+        return None
+    try:
+        values = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        raise UserError(
+            f"cannot read {text!r}",
+            where=where,
+            rule="one number, or one per scale with commas between",
+            fix=f"{where} 3, or {where} 1,2,3,3,3,3,3",
+        ) from None
+    return values[0] if len(values) == 1 else values
+
+
+def _policy_and_budget(policy: Setting, budget: Setting) -> tuple[str, str]:
+    """Policy and budget that go together; what was typed decides over what is configured."""
+    typed_policy, typed_budget = (s.source is Source.OPTION for s in (policy, budget))
+    if policy.value == FULL and budget.value != FULL:
+        if typed_budget:
+            chosen = "--policy full" if typed_policy else f"policy full ({policy.origin})"
+            raise UserError(
+                f"{chosen} drops nothing, so it cannot keep to --budget {budget.value}",
+                where="--policy and --budget",
+                rule="the full policy has no budget",
+                fix="leave out --budget, or choose another policy: --policy scalekv",
+            )
+        return FULL, FULL
+    if budget.value == FULL and not typed_policy:
+        return FULL, FULL
+    return policy.value, budget.value
+
+
+def _check_readable(prompt: str) -> None:
+    try:
+        prompt.encode()
+    except UnicodeEncodeError:
+        raise UserError(
+            "a prompt is not valid UTF-8",
+            where=ascii(prompt),
+            rule="prompts are text in the terminal's encoding",
+            fix="check the locale, or the file the prompt came from",
+        ) from None

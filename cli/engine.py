@@ -1,0 +1,77 @@
+"""The door to the heavy half: nothing behind it is imported before it is asked for.
+
+Commands call these functions through the module (`engine.load(...)`), so that a test can put a
+small stand-in behind the door.
+"""
+
+from __future__ import annotations
+
+import gc
+import os
+import resource
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from scalekv.configs.models import ModelPreset
+    from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
+
+
+def check(request: Request, preset: ModelPreset, weights_dir: Path | None) -> None:
+    """Refuses what can be known to fail without reading weights; imports no torch.
+
+    Raises:
+        UserError: the first thing found wrong.
+    """
+    from scalekv.infinity_patch import check as check_request
+
+    check_request(request, preset, weights_dir)
+
+
+def load(preset: ModelPreset, device: str, dtype: str, weights_dir: Path | None) -> Pipeline:
+    """Reads the model; imports torch, which takes seconds.
+
+    Raises:
+        UserError: missing, damaged or foreign weights, or no such device.
+    """
+    # Nothing is ever fetched while generating, and libraries keep quiet on our stderr.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    from scalekv.infinity_patch import load as load_pipeline
+
+    return load_pipeline(preset, device=device, dtype=dtype, weights_dir=weights_dir)
+
+
+def generate(
+    pipeline: Pipeline, request: Request, on_progress: Callable[[Progress], None]
+) -> Iterator[Picture]:
+    """The pictures, each as soon as it is done."""
+    from scalekv.infinity_patch import generate as generate_pictures
+
+    return generate_pictures(pipeline, request, on_progress=on_progress)
+
+
+def peak_memory(pipeline: Pipeline) -> dict[str, int]:
+    """Peaks in bytes: of this process in memory, and of the device's allocations where it is CUDA.
+
+    `process_peak_bytes` is the highest resident size since the start, whatever for.
+    """
+    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
+    peaks = {"process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    if pipeline.device.type == "cuda":
+        import torch
+
+        peaks["device_peak_bytes"] = torch.cuda.max_memory_allocated(pipeline.device)
+        peaks["device_reserved_peak_bytes"] = torch.cuda.max_memory_reserved(pipeline.device)
+    return peaks
+
+
+def release(pictures: Iterator[Picture]) -> None:
+    """Ends a generation where it is, so that the model is its own again before anything else."""
+    close = getattr(pictures, "close", None)
+    if close is not None:
+        close()
+    gc.collect()

@@ -1,0 +1,193 @@
+"""One run of `generate`: check, load, make pictures, keep each as it is done, report.
+
+Knows the order of things and what is told to whom; how each is done is others' business.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from scalekv.cli import engine
+from scalekv.cli.choices import Choices
+from scalekv.cli.errors import Interrupted, PipeClosed
+from scalekv.cli.output import OutputFolder, to_json
+from scalekv.cli.progress import Display
+from scalekv.cli.report import largest_cache, memory_report, print_table
+
+if TYPE_CHECKING:
+    from scalekv.infinity_patch import Picture, Pipeline
+
+
+@dataclass
+class Run:
+    """What a run has so far.
+
+    Args:
+        json: one object on stdout at the end instead of a path for every picture.
+        quiet: nothing on stderr but errors.
+    """
+
+    choices: Choices
+    console: Console
+    json: bool = False
+    quiet: bool = False
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+    caches: list[dict[str, Any]] = field(default_factory=list)
+    load_seconds: float = 0.0
+    _started: float = field(default_factory=time.perf_counter)
+    _pipe_closed: bool = False
+
+    def execute(self) -> None:
+        """Does it all.
+
+        Raises:
+            UserError: refused, before or during the run; finished pictures are kept.
+            Interrupted: by Ctrl-C; likewise.
+            PipeClosed: at the end, where nobody read stdout.
+        """
+        choices = self.choices
+        try:
+            engine.check(choices.request, choices.preset, choices.weights_dir)
+        except KeyboardInterrupt:
+            raise Interrupted(0, "") from None
+        folder = OutputFolder(choices.out)
+        try:
+            with Display(self.console, quiet=self.quiet) as display:
+                folder.prepare()
+                display.note(self._headline())
+                display.stage(f"loading {choices.preset.name}")
+                pipeline = engine.load(
+                    choices.preset, choices.device, choices.dtype, choices.weights_dir
+                )
+                self.load_seconds = time.perf_counter() - self._started
+                self._generate(pipeline, folder, display)
+        except KeyboardInterrupt:
+            raise Interrupted(len(self.pictures), str(choices.out)) from None
+        finally:
+            folder.discard_if_empty()
+        if self._pipe_closed:
+            raise PipeClosed
+
+    def _generate(self, pipeline: Pipeline, folder: OutputFolder, display: Display) -> None:
+        outcome = "failed"
+        pictures = engine.generate(pipeline, self.choices.request, display.scale_done)
+        try:
+            for picture in pictures:
+                self._keep(picture, folder, display)
+            outcome = "complete"
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
+        finally:
+            engine.release(pictures)
+            display.clear()
+            if outcome == "complete" or self.pictures:
+                self._report(pipeline, folder, outcome)
+
+    def _keep(self, picture: Picture, folder: OutputFolder, display: Display) -> None:
+        """Saves a picture and tells where it is."""
+        cache = {key: value for key, value in picture.cache.items() if key != "scales"}
+        sidecar = {
+            "settings": picture.settings,
+            "model_chosen_by": self.choices.model.origin,
+            "truncated": picture.truncated,
+            "seconds": round(picture.seconds, 3),
+            "cache": cache,
+        }
+        image_path, sidecar_path = folder.save_picture(
+            picture.image, picture.prompt, picture.seed, picture.settings, sidecar
+        )
+        self.caches.append(picture.cache)
+        self.pictures.append(
+            {
+                "file": str(image_path),
+                "sidecar": str(sidecar_path),
+                "prompt": picture.prompt,
+                "seed": picture.seed,
+                "seconds": round(picture.seconds, 3),
+                "truncated": picture.truncated,
+            }
+        )
+        display.picture_done(picture.index, self._wanted, picture.seconds, picture.prompt)
+        if picture.truncated:
+            display.note(f"the prompt was too long; not used: {picture.truncated}")
+        if not self.json:
+            self._say(f"{image_path}\n")
+
+    def _report(self, pipeline: Pipeline, folder: OutputFolder, outcome: str) -> None:
+        memory = memory_report(
+            largest_cache(self.caches), pipeline.weights_bytes, engine.peak_memory(pipeline)
+        )
+        report = {
+            "version": version("scalekv"),
+            "outcome": outcome,
+            "model": {
+                "name": self.choices.preset.name,
+                "chosen_by": self.choices.model.origin,
+            },
+            "device": str(pipeline.device),
+            "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "pictures_wanted": self._wanted,
+            "pictures": [{**p, **_names(p)} for p in self.pictures],
+            "seconds": {
+                "load": round(self.load_seconds, 3),
+                "all": round(time.perf_counter() - self._started, 3),
+            },
+            **memory,
+        }
+        path = folder.save_report(report)
+        if not self.quiet:
+            print_table(memory, self.console)
+            self.console.print(f"report: {path}", markup=False, soft_wrap=True, style="dim")
+        if self.json:
+            paths = [picture["file"] for picture in self.pictures]
+            said = {"paths": paths, "report_path": str(path), "pictures": self.pictures}
+            self._say(to_json({**said, "report": report}))
+
+    @property
+    def _wanted(self) -> int:
+        return len(self.choices.request.prompts) * self.choices.request.num_images
+
+    def _headline(self) -> str:
+        choices = self.choices
+        request = choices.request
+        budget = "" if request.policy == "full" else f", budget {request.budget}"
+        return (
+            f"model {choices.preset.name} ({choices.model.origin}), "
+            f"policy {request.policy}{budget}, seed {request.seed}"
+        )
+
+    def _say(self, text: str) -> None:
+        """Writes to stdout at once. A reader that left costs no picture."""
+        if self._pipe_closed:
+            return
+        try:
+            sys.stdout.write(text)
+            sys.stdout.flush()
+        except BrokenPipeError:
+            self._pipe_closed = True
+            silence_stdout()
+
+
+def silence_stdout() -> None:
+    """Lets what is still buffered for a closed pipe go nowhere, at the interpreter's end too."""
+    try:
+        descriptor = sys.stdout.fileno()
+    except (OSError, ValueError):
+        return
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, descriptor)
+    os.close(nowhere)
+
+
+def _names(picture: dict[str, Any]) -> dict[str, str]:
+    """File names without the folder: the report stays true when its folder is moved."""
+    return {key: Path(picture[key]).name for key in ("file", "sidecar")}

@@ -1,0 +1,48 @@
+"""Put the trained parts where the package carries them.
+
+python -m scripts.builtin.ship --data data/builtin
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+from pathlib import Path
+
+from scalekv.infinity_patch.hub import BUILT_IN
+
+PARTS = {
+    "transformer.safetensors": "transformer/transformer.safetensors",
+    "vae.safetensors": "tokenizer/vae.safetensors",
+    "text_encoder/config.json": "transformer/text_encoder/config.json",
+    "text_encoder/model.safetensors": "transformer/text_encoder/model.safetensors",
+    "text_encoder/tokenizer.json": "transformer/text_encoder/tokenizer.json",
+    "text_encoder/tokenizer_config.json": "transformer/text_encoder/tokenizer_config.json",
+}
+MOST_BYTES = 40_000_000
+
+
+def ship(data: Path, target: Path) -> int:
+    """Copy every part, each whole or not at all; the bytes they take."""
+    total = sum((data / source).stat().st_size for source in PARTS.values())
+    assert total <= MOST_BYTES, f"{total} bytes, at most {MOST_BYTES} may be shipped"
+    for name, source in PARTS.items():
+        (target / name).parent.mkdir(parents=True, exist_ok=True)
+        temporary = (target / name).with_suffix(".tmp")
+        shutil.copyfile(data / source, temporary)
+        temporary.chmod(0o644)
+        os.replace(temporary, target / name)
+    return total
+
+
+def main() -> None:
+    """Copy, and say how much."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, default=Path("data/builtin"))
+    args = parser.parse_args()
+    print(f"{ship(args.data, BUILT_IN / 'emoji') / 1e6:.1f} MB in {BUILT_IN / 'emoji'}")
+
+
+if __name__ == "__main__":
+    main()

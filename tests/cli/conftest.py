@@ -1,0 +1,136 @@
+"""A stand-in behind the command line's door to the heavy half, and a user without settings."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from scalekv.cli import engine
+from scalekv.cli.main import main
+from scalekv.infinity_patch import Request
+from scalekv.infinity_patch import request as request_module
+from scalekv.infinity_patch.hub import ModelPaths
+from scalekv.infinity_patch.request import budget_of, schedule_of
+from scalekv.kv.memory import CacheLedger, CacheShape
+
+
+@pytest.fixture(autouse=True)
+def plain_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No config file, no variables, a folder of one's own, a terminal of 100 columns."""
+    for name in [name for name in os.environ if name.startswith("SCALEKV_")]:
+        monkeypatch.delenv(name)
+    monkeypatch.setenv("SCALEKV_DEBUG", "0")
+    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
+    monkeypatch.setenv("HOME", str(tmp_path / "no-home"))
+    monkeypatch.setenv("COLUMNS", "100")
+    (tmp_path / "work").mkdir()
+    monkeypatch.chdir(tmp_path / "work")
+
+
+@dataclass
+class StandIn:
+    """What was asked of the heavy half. Before the picture `fail_at`, `error` is raised."""
+
+    loaded: list[tuple[Any, ...]] = field(default_factory=list)
+    requests: list[Request] = field(default_factory=list)
+    fail_at: int | None = None
+    error: BaseException | None = None
+    truncated: str | None = None
+    closed: bool = False
+
+    def load(self, preset: Any, device: str, dtype: str, weights_dir: Path | None) -> Any:
+        self.loaded.append((preset.name, device, dtype, weights_dir))
+        return SimpleNamespace(
+            preset=preset,
+            device=SimpleNamespace(type="cpu", __str__=lambda _: "cpu"),
+            dtype="torch.float32",
+            weights_bytes={"transformer": 20_000_000, "vae": 10_000_000, "text_encoder": 5_000},
+        )
+
+    def generate(
+        self, pipeline: Any, request: Request, on_progress: Callable[[Any], None]
+    ) -> Iterator[Any]:
+        self.requests.append(request)
+        try:
+            yield from self._pictures(pipeline, request, on_progress)
+        finally:
+            self.closed = True
+
+    def _pictures(
+        self, pipeline: Any, request: Request, on_progress: Callable[[Any], None]
+    ) -> Iterator[Any]:
+        schedule = schedule_of(request, pipeline.preset)
+        pictures = len(request.prompts) * request.num_images
+        for index in range(pictures):
+            if index == self.fail_at and self.error is not None:
+                raise self.error
+            for scale in range(len(schedule)):
+                on_progress(
+                    SimpleNamespace(
+                        picture=index,
+                        pictures=pictures,
+                        scale=scale,
+                        scales=len(schedule),
+                        held_bytes=1000 * scale,
+                    )
+                )
+            yield self._picture(pipeline, request, index)
+
+    def _picture(self, pipeline: Any, request: Request, index: int) -> Any:
+        schedule = schedule_of(request, pipeline.preset)
+        full = request.policy == "full"
+        budget = None if full else budget_of(request, pipeline.preset, schedule)
+        ledger = CacheLedger(schedule, CacheShape(8, 2, 4, 64, 4, 4), str(request.policy), budget)
+        ledger.record_held(ledger.full_bytes // 10, 0)
+        ledger.record_transient(5000)
+        prompt, seed = request.prompts[index // request.num_images], request.seed + index
+        return SimpleNamespace(
+            image=Image.new("RGB", (8, 8), (index, 0, 0)),
+            prompt=prompt,
+            seed=seed,
+            index=index,
+            settings={"model": pipeline.preset.name, "prompt": prompt, "seed": seed},
+            cache=ledger.to_dict(),
+            truncated=self.truncated,
+            seconds=0.5,
+        )
+
+
+@pytest.fixture
+def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
+    """The heavy half, replaced; requests are still checked for real, files apart."""
+    fake = StandIn()
+    nowhere = ModelPaths(Path("none"), Path("none"), Path("none"))
+    monkeypatch.setattr(request_module, "model_files", lambda *_: nowhere)
+    monkeypatch.setattr(engine, "load", fake.load)
+    monkeypatch.setattr(engine, "generate", fake.generate)
+    return fake
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    out: str
+    err: str
+
+
+@pytest.fixture
+def scalekv(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
+    """Runs the program with arguments, in this process."""
+
+    def run(*arguments: str) -> Outcome:
+        capsys.readouterr()
+        code = main(arguments)
+        said = capsys.readouterr()
+        return Outcome(code, said.out, said.err)
+
+    return run

@@ -1,0 +1,82 @@
+"""Loading: whole and fitting files only, with a message for each other kind."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from scalekv.infinity_patch.hub import BUILT_IN, WeightsMissing
+from scalekv.infinity_patch.loader import WeightsDamaged, load
+from scalekv.kv.errors import UserError
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A copy of the built-in model's files."""
+    return Path(shutil.copytree(BUILT_IN / "emoji", tmp_path / "emoji"))
+
+
+def test_weights_are_counted_and_kept_in_the_asked_dtype(folder: Path) -> None:
+    pipeline = load("emoji", device="cpu", dtype="bf16", weights_dir=folder)
+    assert pipeline.model.compute_dtype == torch.bfloat16
+    assert pipeline.model.word_embed.weight.dtype == torch.float32
+    assert pipeline.weights_bytes["vae"] == 4 * sum(p.numel() for p in pipeline.vae.parameters())
+
+
+def test_a_missing_file_is_named(folder: Path) -> None:
+    (folder / "vae.safetensors").unlink()
+    with pytest.raises(WeightsMissing, match=r"vae\.safetensors is missing"):
+        load("emoji", weights_dir=folder)
+
+
+def test_published_weights_name_the_command_that_fetches_them() -> None:
+    with pytest.raises(WeightsMissing) as error:
+        load("infinity-2b")
+    assert error.value.fix == "scalekv download infinity-2b"
+
+
+def test_a_cut_file_is_refused(folder: Path) -> None:
+    path = folder / "transformer.safetensors"
+    path.write_bytes(path.read_bytes()[:-1000])
+    with pytest.raises(WeightsDamaged, match="cannot be read"):
+        load("emoji", weights_dir=folder)
+
+
+def test_a_pickle_is_refused_unopened(folder: Path) -> None:
+    path = folder / "vae.safetensors"
+    torch.save({"encoder": torch.zeros(1)}, path)
+    with pytest.raises(WeightsDamaged):
+        load("emoji", weights_dir=folder)
+
+
+def test_swapped_files_name_a_tensor_and_the_likely_cause(folder: Path) -> None:
+    shutil.copy(folder / "vae.safetensors", folder / "transformer.safetensors")
+    with pytest.raises(WeightsDamaged, match="cfg_uncond is missing") as error:
+        load("emoji", weights_dir=folder)
+    assert "belong together" in error.value.rule
+
+
+def test_another_shape_is_refused(folder: Path) -> None:
+    path = folder / "transformer.safetensors"
+    tensors = load_file(path)
+    tensors["head.bias"] = tensors["head.bias"][:-2].clone()
+    save_file(tensors, path)
+    with pytest.raises(WeightsDamaged, match=r"head\.bias has shape"):
+        load("emoji", weights_dir=folder)
+
+
+def test_a_damaged_text_encoder_is_refused(folder: Path) -> None:
+    path = folder / "text_encoder" / "model.safetensors"
+    path.write_bytes(b"nothing")
+    with pytest.raises(UserError, match="text encoder"):
+        load("emoji", weights_dir=folder)
+
+
+@pytest.mark.parametrize(("option", "value"), [("device", "toaster"), ("dtype", "fp7")])
+def test_unknown_devices_and_dtypes_are_refused(option: str, value: str) -> None:
+    with pytest.raises(UserError, match=value):
+        load("emoji", **{option: value})

@@ -1,0 +1,168 @@
+"""The patch: exact where nothing is dropped, to the byte where something is, and always undone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from scalekv.infinity_patch.patch import patched, self_attentions
+from scalekv.infinity_patch.schedules import schedule_for
+from scalekv.infinity_patch.transformer import SelfAttention
+from scalekv.kv.errors import UserError
+from scalekv.kv.memory import cache_bytes, full_cache_bytes
+from tests.infinity_patch.small import SHORT, SPEC, run, small_model
+
+WIDE = schedule_for("3:2", "0.06M")
+
+
+def overrides(model: nn.Module) -> list[tuple[bool, bool]]:
+    """Per self-attention, whether the object itself carries a forward and a kv_caching."""
+    return [("forward" in m.__dict__, "kv_caching" in m.__dict__) for m in self_attentions(model)]
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("schedule", [SHORT, WIDE], ids=["square", "wide"])
+def test_full_is_the_unpatched_model_bit_for_bit(dtype: torch.dtype, schedule: Any) -> None:
+    model = small_model(dtype)
+    codes, logits = run(model, schedule)
+    same, again = run(model, schedule, inside=patched(model, policy="full"))
+    assert torch.equal(codes, same)
+    assert all(torch.equal(a, b) for a, b in zip(logits, again, strict=True))
+
+
+def test_a_full_budget_drops_nothing() -> None:
+    model = small_model()
+    codes, _ = run(model)
+    same, _ = run(model, inside=patched(model, policy="scalekv", budget="100%"))
+    assert torch.equal(codes, same)
+
+
+def test_a_small_budget_changes_the_picture() -> None:
+    model = small_model()
+    _, logits = run(model)
+    _, other = run(model, inside=patched(model, budget="10%"))
+    assert torch.equal(logits[2], other[2])  # nothing is dropped before the history exceeds 26
+    assert not torch.equal(logits[-1], other[-1])
+
+
+@pytest.mark.parametrize("drafters", [(), (0,), (0, 3)])
+@pytest.mark.parametrize("budget", ["10%", "20%", "50%", 40])
+def test_held_bytes_are_the_formula(budget: Any, drafters: tuple[int, ...]) -> None:
+    model = small_model()
+    with patched(model, budget=budget, drafters=drafters) as caches:
+        run(model)
+        assert caches.budget is not None
+        last = len(SHORT) - 1
+        tokens = [caches.budget.held_tokens(last, layer) for layer in range(SPEC.depth)]
+        for layer, cache in enumerate(caches.layers):
+            assert cache.kept.shape == (2, SPEC.heads)
+            assert (cache.kept == tokens[layer]).all()
+            assert tokens[layer] <= caches.budget.capacity(last, layer)
+        expected = sum(cache_bytes(1, 2, SPEC.heads, SPEC.head_dim, n, 4) for n in tokens)
+        assert caches.nbytes == expected
+        assert caches.peak_nbytes >= expected
+
+
+def test_full_holds_the_history_and_not_the_last_scale() -> None:
+    model = small_model()
+    with patched(model, policy="full") as caches:
+        run(model)
+        history = full_cache_bytes(
+            SHORT, SPEC.depth, 2, SPEC.heads, SPEC.head_dim, 4, include_last=False
+        )
+        assert caches.nbytes == caches.peak_nbytes == history
+        caches.reset()
+        assert caches.nbytes == 0
+
+
+def test_guidance_halves_select_apart_and_pictures_do_not_mix() -> None:
+    model = small_model()
+    first, _ = run(model, seed=1, inside=patched(model))
+    with patched(model):
+        run(model, seed=2)
+        again, _ = run(model, seed=1)
+    assert torch.equal(first, again)
+
+
+def test_every_forward_is_the_original_afterwards() -> None:
+    model = small_model()
+    before = [m.forward for m in self_attentions(model)]
+    with patched(model):
+        assert overrides(model) == [(True, True)] * SPEC.depth
+    assert overrides(model) == [(False, False)] * SPEC.depth
+    assert [m.forward for m in self_attentions(model)] == before
+
+
+def test_every_forward_is_the_original_after_an_exception() -> None:
+    model = small_model()
+    before = [m.forward for m in self_attentions(model)]
+    with pytest.raises(KeyboardInterrupt), patched(model) as caches:
+        run(model)
+        raise KeyboardInterrupt
+    assert overrides(model) == [(False, False)] * SPEC.depth
+    assert [m.forward for m in self_attentions(model)] == before
+    assert caches.nbytes == caches.transient_nbytes == 0
+
+
+def test_an_override_that_was_there_comes_back() -> None:
+    model = small_model()
+    module = self_attentions(model)[1]
+    mine = module.forward
+    module.__dict__["forward"] = mine
+    with patched(model):
+        assert module.__dict__["forward"] is not mine
+    assert module.__dict__["forward"] is mine
+
+
+def test_patches_do_not_nest() -> None:
+    model = small_model()
+    with patched(model):
+        with pytest.raises(UserError, match="patched already"), patched(model):
+            pass
+        assert overrides(model) == [(True, True)] * SPEC.depth
+    assert overrides(model) == [(False, False)] * SPEC.depth
+
+
+def test_a_model_without_self_attention_is_refused() -> None:
+    with pytest.raises(UserError, match="no self-attention"), patched(nn.Linear(2, 2)):
+        pass
+
+
+@pytest.mark.parametrize("bad", ["0%", "nothing-like-this", "-3", "101%"])
+def test_a_bad_budget_leaves_the_model_alone(bad: str) -> None:
+    model = small_model()
+    with pytest.raises(UserError), patched(model, budget=bad, schedule=SHORT):
+        pass
+    assert overrides(model) == [(False, False)] * SPEC.depth
+
+
+class ForeignAttention(nn.Module):
+    """Another implementation's module: the published names and calls, none of our code."""
+
+    def __init__(self, like: SelfAttention) -> None:
+        super().__init__()
+        self.mat_qkv, self.proj = like.mat_qkv, like.proj
+        self.q_bias, self.v_bias = like.q_bias, like.v_bias
+        self.scale_mul_1H11 = like.scale_mul_1H11
+        self.cached_k: Tensor | None = None
+        self.cached_v: Tensor | None = None
+        self.calls = 0
+
+    def kv_caching(self, enable: bool) -> None:
+        self.calls += 1
+
+    def forward(self, *args: Any, **kwargs: Any) -> Tensor:
+        raise AssertionError("the patch did not replace this forward")
+
+
+def test_modules_of_another_implementation_are_patched_by_their_names() -> None:
+    model = small_model()
+    codes, _ = run(model)
+    for block in model.blocks:
+        block.sa = ForeignAttention(block.sa)  # type: ignore[assignment]
+    same, _ = run(model, inside=patched(model, policy="full"))
+    assert torch.equal(codes, same)
+    assert all(m.calls == 0 for m in self_attentions(model))  # type: ignore[comparison-overlap]

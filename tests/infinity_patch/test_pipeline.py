@@ -1,0 +1,86 @@
+"""Pictures from the built-in model: the same wherever they are generated, and honest about memory."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from scalekv.infinity_patch import Pipeline, Progress, Request, generate, load
+from scalekv.infinity_patch.patch import self_attentions
+from scalekv.kv.errors import UserError
+from scalekv.kv.memory import full_cache_bytes
+from scalekv.kv.schedule import Schedule
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return load("emoji", device="cpu")
+
+
+def same(a: Image.Image, b: Image.Image) -> bool:
+    return np.array_equal(np.asarray(a), np.asarray(b))
+
+
+def test_a_seed_gives_the_same_picture_alone_and_among_others(pipeline: Pipeline) -> None:
+    alone = next(generate(pipeline, Request(("an octopus",), seed=6)))
+    among = list(generate(pipeline, Request(("a red apple", "an octopus"), seed=5)))
+    assert [p.seed for p in among] == [5, 6]
+    assert same(alone.image, among[1].image)
+    assert not same(among[0].image, among[1].image)
+
+
+def test_the_first_picture_is_out_before_the_second_is_made(pipeline: Pipeline) -> None:
+    seen: list[Progress] = []
+    pictures = generate(pipeline, Request(("a cat", "a dog")), on_progress=seen.append)
+    next(pictures)
+    assert [p.scale for p in seen] == list(range(7))
+    assert {p.picture for p in seen} == {0}
+    assert seen[-1].held_bytes > 0
+
+
+def test_full_cache_is_reported_to_the_byte(pipeline: Pipeline) -> None:
+    picture = next(generate(pipeline, Request(("a house",), policy="full")))
+    spec = pipeline.preset.transformer
+    schedule = Schedule.parse(picture.settings["schedule"])
+    full = full_cache_bytes(schedule, spec.depth, 2, spec.heads, spec.head_dim, 4)
+    assert picture.cache["held_peak_bytes"] == picture.cache["full_bytes"] == full
+    assert picture.cache["ratio_history"] == 1
+
+
+def test_ten_percent_holds_about_ten_percent_at_the_end(pipeline: Pipeline) -> None:
+    picture = next(generate(pipeline, Request(("a house",))))
+    assert picture.settings["budget_tokens"] == 26
+    assert picture.cache["ratio_history"] < 0.11
+    assert picture.truncated is None
+
+
+def test_guidance_of_one_needs_no_unconditional_half(pipeline: Pipeline) -> None:
+    with_guidance = next(generate(pipeline, Request(("a house",), policy="full")))
+    without = next(generate(pipeline, Request(("a house",), policy="full", cfg=1.0)))
+    assert without.cache["held_peak_bytes"] * 2 == with_guidance.cache["held_peak_bytes"]
+
+
+def test_a_negative_prompt_changes_the_picture(pipeline: Pipeline) -> None:
+    plain = next(generate(pipeline, Request(("a heart",))))
+    other = next(generate(pipeline, Request(("a heart",), negative="a red heart")))
+    assert not same(plain.image, other.image)
+
+
+def test_a_long_prompt_is_cut_only_when_asked(pipeline: Pipeline) -> None:
+    long = "apple " * 600
+    with pytest.raises(UserError, match="tokens"):
+        generate(pipeline, long)
+    picture = next(generate(pipeline, Request((long,), truncate=True)))
+    assert picture.truncated is not None
+    assert picture.truncated.startswith("apple")
+
+
+def test_leaving_in_the_middle_restores_the_model(pipeline: Pipeline) -> None:
+    def stop(progress: Progress) -> None:
+        if progress.scale == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        next(generate(pipeline, "a cat", on_progress=stop))
+    assert not any("forward" in m.__dict__ for m in self_attentions(pipeline.model))

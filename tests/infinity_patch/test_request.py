@@ -1,0 +1,57 @@
+"""Everything that is refused before weights are read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from scalekv.configs.models import model_named
+from scalekv.infinity_patch.request import Request, check
+from scalekv.kv.errors import UserError
+
+GOOD = Request(("a red apple",))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"prompts": ()}, "no prompt"),
+        ({"prompts": ("a cat", " ")}, "empty"),
+        ({"prompts": ("word " * 600,)}, "tokens"),
+        ({"negative": "word " * 600}, "tokens"),
+        ({"num_images": 0}, "0 pictures"),
+        ({"seed": -1}, "seed -1"),
+        ({"seed": 2**63 - 1, "num_images": 2}, "seed"),
+        ({"policy": "snap"}, "no policy named"),
+        ({"budget": "0%"}, "0%"),
+        ({"budget": "paper-10"}, "paper-10"),
+        ({"budget": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"ratio": "16:9"}, "no scale schedule"),
+        ({"ratio": "3:2"}, "not made for the ratio"),
+        ({"pixels": "2M"}, "no pixel class"),
+        ({"cfg": (1.0, 2.0)}, "2 values for 7 scales"),
+        ({"cfg": float("nan")}, "not a number"),
+        ({"tau": 0.0}, "temperature"),
+        ({"top_p": 1.5}, "top-p"),
+    ],
+)
+def test_refused(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        check(replace(GOOD, **change), model_named("emoji"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"budget": 40},
+        {"budget": "full"},
+        {"cfg": [1.0] * 7},
+        {"tau": 1, "top_p": 0},
+        {"prompts": ("word " * 600,), "truncate": True},
+    ],
+)
+def test_accepted(change: dict[str, Any]) -> None:
+    check(replace(GOOD, **change), model_named("emoji"))
