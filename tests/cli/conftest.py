@@ -1,8 +1,7 @@
-"""A stand-in behind the command line's door to the heavy half, and a user without settings."""
+"""A stand-in behind the command line's door to the heavy half, and a folder to work in."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,16 +21,11 @@ from scalekv.kv.memory import CacheLedger, CacheShape
 
 
 @pytest.fixture(autouse=True)
-def plain_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No config file, no variables, a folder of one's own, a terminal of 100 columns."""
-    for name in [name for name in os.environ if name.startswith("SCALEKV_")]:
-        monkeypatch.delenv(name)
+def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working folder, a terminal of 100 columns, no debugging."""
     monkeypatch.setenv("SCALEKV_DEBUG", "0")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
-    monkeypatch.setenv("HOME", str(tmp_path / "no-home"))
     monkeypatch.setenv("COLUMNS", "100")
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path_factory.mktemp("work"))
 
 
 @dataclass

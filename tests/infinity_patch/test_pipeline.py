@@ -1,4 +1,4 @@
-"""Pictures from the built-in model: the same wherever they are generated, and honest about memory."""
+"""Pictures from the built-in model: the same wherever generated, and honest about memory."""
 
 from __future__ import annotations
 
