@@ -33,7 +33,8 @@ def model_files(preset: ModelPreset, weights_dir: Path | None = None) -> ModelPa
     folder = weights_dir if weights_dir is not None else BUILT_IN / preset.name
     files = preset.files
     paths = ModelPaths(folder / files.transformer, folder / files.vae, folder / files.text_encoder)
-    for path in (paths.transformer, paths.vae, paths.text_encoder):
+    text_files = [paths.text_encoder / name for name in ("config.json", "tokenizer.json")]
+    for path in (paths.transformer, paths.vae, paths.text_encoder, *text_files):
         if not path.exists():
             fix = f"scalekv download {preset.name}"
             if preset.built_in:

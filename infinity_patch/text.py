@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from scalekv.infinity_patch.tokens import MAX_TOKENS
@@ -36,7 +37,7 @@ class TextEncoder:
             self.model = T5EncoderModel.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, use_safetensors=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(
                 "the text encoder cannot be loaded",
                 where=str(folder),

@@ -120,6 +120,7 @@ def test_full(
         (["x", "--cfg", "nan"], ["--cfg", "finite"]),
         (["x", "--tau", "0"], ["--tau", "above 0"]),
         (["x", "--dtype", "bf17"], ["bf17", "did you mean bf16"]),
+        (["x", "--device", "gpu"], ["'gpu'", "cuda:1"]),
         (["a", "  "], ["prompt is empty", "prompt 2 of 2"]),
         (["x", "--seed", str(2**63 - 1), "-n", "2"], ["--seed"]),
         (["x\udcff"], ["UTF-8"]),

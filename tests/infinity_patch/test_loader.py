@@ -9,8 +9,10 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from scalekv.configs.models import model_named
 from scalekv.infinity_patch.hub import BUILT_IN, WeightsMissing
 from scalekv.infinity_patch.loader import WeightsDamaged, load
+from scalekv.infinity_patch.request import Request, check
 from scalekv.kv.errors import UserError
 
 
@@ -71,9 +73,24 @@ def test_another_shape_is_refused(folder: Path) -> None:
 
 def test_a_damaged_text_encoder_is_refused(folder: Path) -> None:
     path = folder / "text_encoder" / "model.safetensors"
-    path.write_bytes(b"nothing")
-    with pytest.raises(UserError, match="text encoder"):
+    whole = path.read_bytes()
+    for damage in (b"nothing", whole[:-1000]):
+        path.write_bytes(damage)
+        with pytest.raises(UserError, match="text encoder"):
+            load("emoji", weights_dir=folder)
+
+
+@pytest.mark.parametrize("name", ["config.json", "tokenizer.json"])
+def test_a_missing_part_of_the_text_encoder_is_named(folder: Path, name: str) -> None:
+    (folder / "text_encoder" / name).unlink()
+    with pytest.raises(WeightsMissing, match=f"{name} is missing"):
         load("emoji", weights_dir=folder)
+
+
+def test_a_damaged_tokenizer_is_refused(folder: Path) -> None:
+    (folder / "text_encoder" / "tokenizer.json").write_text('{"version":', encoding="utf-8")
+    with pytest.raises(UserError, match=r"tokenizer\.json cannot be read"):
+        check(Request(("a cat",)), model_named("emoji"), folder)
 
 
 @pytest.mark.parametrize(("option", "value"), [("device", "toaster"), ("dtype", "fp7")])
