@@ -10,9 +10,10 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from scalekv.infinity_patch.tokens import MAX_TOKENS
+from scalekv.infinity_patch.tokens import MAX_TOKENS, uncut
 from scalekv.kv.errors import UserError
 
 
@@ -46,6 +47,8 @@ class TextEncoder:
             ) from error
         self.model.eval().requires_grad_(False).to(device)
         self.device = device
+        # apart from the one that encodes, which cuts and remembers that it does
+        self.counter = uncut(Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str()))
 
     @property
     def nbytes(self) -> int:

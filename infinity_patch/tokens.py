@@ -26,6 +26,11 @@ def read_tokenizer(path: Path) -> Tokenizer:
             rule="a tokenizer.json as the tokenizers library writes it",
             fix="fetch the model's files again",
         ) from error
+    return uncut(tokenizer)
+
+
+def uncut(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer, told neither to pad nor to cut."""
     tokenizer.no_padding()
     tokenizer.no_truncation()
     return tokenizer
@@ -50,4 +55,4 @@ def cut_prompt(tokenizer: Tokenizer, prompt: str, where: str, truncate: bool) ->
             rule=f"at most {MAX_TOKENS} with the closing one",
             fix=f"shorten it, or pass --truncate to drop all from {prompt[start:][:40]!r} on",
         )
-    return prompt[start:]
+    return prompt[start:].strip()

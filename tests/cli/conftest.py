@@ -10,6 +10,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from scalekv.cli import engine
 from scalekv.cli.main import main
@@ -98,11 +101,14 @@ class StandIn:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    """The heavy half, replaced; requests are still checked for real, files apart."""
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
+    """The heavy half, replaced; requests are still checked for real, with a word a token."""
     fake = StandIn()
-    nowhere = ModelPaths(Path("none"), Path("none"), Path("none"))
-    monkeypatch.setattr(request_module, "model_files", lambda *_: nowhere)
+    words = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    words.pre_tokenizer = WhitespaceSplit()
+    words.save(str(tmp_path / "tokenizer.json"))
+    paths = ModelPaths(tmp_path / "transformer", tmp_path / "vae", tmp_path)
+    monkeypatch.setattr(request_module, "model_files", lambda *_: paths)
     monkeypatch.setattr(engine, "load", fake.load)
     monkeypatch.setattr(engine, "generate", fake.generate)
     return fake
