@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
+import resource
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -34,10 +34,10 @@ sys.exit(main())
 ROOT = Path(__file__).parents[2]
 
 
-def start(*arguments: str, pause: float) -> subprocess.Popen[str]:
+def start(*arguments: str, pause: float, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
     return subprocess.Popen(
         [sys.executable, "-c", SLOW.format(pause=pause), *arguments],
-        stdout=subprocess.PIPE,
+        stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONPATH": str(ROOT)},
@@ -60,13 +60,13 @@ def test_help_is_quick_and_light() -> None:
         "heavy = {'torch', 'transformers', 'tokenizers', 'PIL', 'numpy'} & set(sys.modules);"
         "sys.exit(code or ' '.join(heavy) or 0)"
     )
-    seconds = []
-    for _ in range(2):
-        started = time.perf_counter()
-        done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-        seconds.append(time.perf_counter() - started)
-        assert done.returncode == 0, done.stderr
-    assert min(seconds) < 2  # a quarter of a second where the machine has nothing else to do
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    # Processor time, which other programs do not stretch much; the half second promised is of an
+    # idle machine, where this takes 0.2 s.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
 
 
 def test_checks_come_before_torch() -> None:
@@ -126,24 +126,22 @@ def test_help_into_a_closed_pipe() -> None:
 
 
 def test_a_reader_that_leaves_costs_no_picture() -> None:
-    program = start("generate", "a", "b", "c", "--quiet", pause=0.1)
-    assert program.stdout is not None
-    assert program.stderr is not None
-    assert program.stdout.readline() == "out/0-a.png\n"
-    program.stdout.close()
-    assert program.wait(timeout=30) == 141
-    assert program.stderr.read() == ""
-    program.stderr.close()
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = start("generate", "a", "b", "c", "--quiet", pause=0, stdout=writer)
+    os.close(writer)
+    _, said = program.communicate(timeout=120)
+    assert (program.returncode, said) == (141, "")
     assert sorted(p.name for p in Path("out").glob("*.png")) == ["0-a.png", "1-b.png", "2-c.png"]
     assert Path("out/report.json").exists()
 
 
 def test_a_real_ctrl_c() -> None:
-    program = start("generate", "a", "b", "--quiet", pause=60)
+    program = start("generate", "a", "b", "--quiet", pause=600)
     assert program.stdout is not None
     assert program.stdout.readline() == "out/0-a.png\n"
     program.send_signal(signal.SIGINT)
-    _, said = program.communicate(timeout=30)
+    _, said = program.communicate(timeout=120)
     assert program.returncode == 130
     assert said == "interrupted; 1 picture kept in out\n"
     assert not list(Path("out").glob(".*"))
