@@ -93,6 +93,11 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
             fix="leave it out to use the best device there is",
         )
     folder = settings.get("weights_dir", options.weights_dir).value
+    out = settings.get("out", options.out)
+    if not out.value.strip():
+        raise UserError(
+            "the output folder has no name", where=out.origin, fix="name one, or leave it out"
+        )
     for prompt in (*options.prompts, options.negative or ""):
         _check_readable(prompt)
     return Choices(
@@ -113,7 +118,7 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
         ),
         preset=preset,
         model=model,
-        out=Path(settings.get("out", options.out).value).expanduser(),
+        out=Path(out.value).expanduser(),
         device=device.value,
         dtype=dtype.value,
         weights_dir=Path(folder).expanduser() if folder else None,
