@@ -23,7 +23,7 @@ from scalekv.infinity_patch.scale_loop import (
     to_uint8,
 )
 from scalekv.infinity_patch.tokens import cut_prompt
-from scalekv.kv.policy import policy_named, takes_budget
+from scalekv.kv.policy import planned, policy_named, takes_budget
 from scalekv.kv.schedule import Schedule
 
 
@@ -174,7 +174,9 @@ def settings_of(
 ) -> dict[str, Any]:
     """What, with prompt and seed, makes the same picture again."""
     policy = policy_named(request.policy)
-    budget = budget_of(request, pipeline.preset, schedule) if takes_budget(policy) else None
+    budget = None
+    if takes_budget(policy):
+        budget = planned(policy, budget_of(request, pipeline.preset, schedule))
     return {
         "model": pipeline.preset.name,
         "policy": policy.name,
