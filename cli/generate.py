@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from scalekv.kv.policy import policy_names
+
 CACHE, SAMPLING, OUTPUT, MACHINE = "Cache", "Sampling", "Output", "Model and machine"
 
 HELP = (
@@ -51,7 +53,7 @@ def generate(
         str | None,
         typer.Option(
             metavar="NAME",
-            help="What chooses the tokens to keep: scalekv, or full to keep all. "
+            help="What chooses the tokens to keep: " + ", ".join(policy_names()) + ". "
             "[dim]\\[default: scalekv][/dim]",
             rich_help_panel=CACHE,
         ),

@@ -58,6 +58,19 @@ def queries_keys_values(
     return q, k, v.contiguous()
 
 
+def raw_queries(sa: SelfAttentionLike, x: Tensor, tokens: Tensor) -> Tensor:
+    """(B, H, W, D) queries of some tokens as the projection alone gives them.
+
+    x is (B, L, C), tokens (W,) int64. Nothing is added, normalised, scaled or rotated; only the
+    queries' third of the projection is computed, for these tokens.
+    """
+    weight = sa.mat_qkv.weight
+    width = weight.shape[0] // 3
+    q = F.linear(x.index_select(1, tokens).to(weight.dtype), weight[:width])
+    queries: Tensor = q.unflatten(-1, (sa.scale_mul_1H11.shape[1], -1)).transpose(1, 2)
+    return queries
+
+
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Every query sees every key; softmax scale 1, since q carries the learned scale."""
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)

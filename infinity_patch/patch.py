@@ -12,7 +12,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scalekv.infinity_patch.attention import attend, project, queries_keys_values
+from scalekv.infinity_patch.attention import attend, project, queries_keys_values, raw_queries
 from scalekv.infinity_patch.budgeting import BudgetLike, budget_maker, preset_like
 from scalekv.infinity_patch.rotary import Scales3
 from scalekv.kv.budget import Drafters
@@ -127,7 +127,16 @@ def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
     ) -> Tensor:
         assert rope2d_freqs_grid is not None, "a patched model needs its rotary tables"
         q, k, v = queries_keys_values(module, x, scale_schedule, rope2d_freqs_grid, scale_ind)
-        out = caches.attend(layer, scale_ind, Schedule.of(scale_schedule), q, k, v, attend)
+        out = caches.attend(
+            layer,
+            scale_ind,
+            Schedule.of(scale_schedule),
+            q,
+            k,
+            v,
+            attend,
+            raw_queries=lambda tokens: raw_queries(module, x, tokens),
+        )
         return project(module, out)
 
     forward.caches = caches  # type: ignore[attr-defined]

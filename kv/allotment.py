@@ -26,14 +26,26 @@ def allot(
         mean: tokens per layer; the layers together must have that many available.
         window: tokens of the observation window.
     """
-    layers = len(available)
-    total = mean * layers
+    total = mean * len(available)
     assert sum(available) >= total, (available, mean)
-    given = _shares(available, drafters, mean, window)
-    capacities = [min(share, most) for share, most in zip(given, available, strict=True)]
-    others = [layer for layer in range(layers) if layer not in set(drafters)]
-    for group in (drafters, others):
-        _pour(total - sum(capacities), capacities, available, group)
+    others = [layer for layer in range(len(available)) if layer not in set(drafters)]
+    return fitted(_shares(available, drafters, mean, window), available, (drafters, others))
+
+
+def fitted(
+    shares: Sequence[int], available: Sequence[int], groups: Sequence[Sequence[int]]
+) -> tuple[int, ...]:
+    """Shares cut to what each layer has available, and what is cut off given to other layers.
+
+    Args:
+        shares: tokens wanted per layer.
+        available: the most each layer can take.
+        groups: layers in the order in which they are offered what others cannot take; within a
+            group it is spread as evenly as there is room.
+    """
+    capacities = [min(share, most) for share, most in zip(shares, available, strict=True)]
+    for group in groups:
+        _pour(sum(shares) - sum(capacities), capacities, available, group)
     return tuple(capacities)
 
 

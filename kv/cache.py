@@ -1,4 +1,5 @@
-"""One layer's held keys and values. The only owner of k and v; knows no scale, budget or policy."""
+"""One layer's held keys and values. The only owner of k and v; knows no scale, budget or policy,
+but has a place for the notes of one, so that they live exactly as long as what they are about."""
 
 from __future__ import annotations
 
@@ -8,6 +9,8 @@ from torch import Tensor
 
 class LayerCache:
     """Keys and values one layer holds between scales, with the position of each token.
+
+    `notes` is a policy's own: tensors about the held tokens by name, forgotten with them.
 
     How they are stored is this class's own business: others see how many tokens there are, copy
     them out with `copy_to` and replace them with `keep`.
@@ -22,6 +25,7 @@ class LayerCache:
         self._v: Tensor | None = None
         self._positions: Tensor | None = None
         self._seen = 0
+        self.notes: dict[str, Tensor] = {}
 
     @property
     def k(self) -> Tensor | None:
@@ -62,8 +66,8 @@ class LayerCache:
 
     @property
     def index_nbytes(self) -> int:
-        """Bytes of memory that the positions occupy."""
-        return _storage_bytes(self._positions)
+        """Bytes of memory that the positions and the notes occupy."""
+        return sum(_storage_bytes(x) for x in (self._positions, *self.notes.values()))
 
     def copy_to(self, k_out: Tensor, v_out: Tensor) -> None:
         """Writes the held tokens into two (B, H, tokens, D) tensors."""
@@ -98,9 +102,8 @@ class LayerCache:
             positions = self.positions_with(new)
         else:
             positions = _kept_positions(self.positions_with(new), slots)
-        seen = self._seen + new
-        self.reset()
-        self._seen = seen
+        self._seen += new
+        self._k = self._v = None
         self._positions = positions
         self._k = _kept(k, slots)
         self._v = _kept(v, slots)

@@ -12,12 +12,15 @@ from scalekv.kv.budget import WINDOW, Budget
 from scalekv.kv.cache import LayerCache
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory import CacheLedger, CacheShape, LayerRecord
-from scalekv.kv.policy import Policy, Step, takes_budget
+from scalekv.kv.policy import Policy, Step, planned, takes_budget
 from scalekv.kv.schedule import Schedule
 from scalekv.kv.workspace import Workspace
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(q (B, H, L, D), k (B, H, T, D), v (B, H, T, D)) -> a new tensor, no view of k or v."""
+
+RawQueries = Callable[[Tensor], Tensor]
+"""(W,) tokens of the newest map -> (B, H, W, D); see `Step.raw_queries`."""
 
 
 class Caches:
@@ -29,7 +32,7 @@ class Caches:
     Attributes:
         layers: one `LayerCache` per layer.
         policy: chooses what stays.
-        budget: of the current picture; None where the policy takes none.
+        budget: of the current picture, as the policy plans it; None where it takes none.
         ledger: of the current or the last picture; None before the first.
     """
 
@@ -72,7 +75,7 @@ class Caches:
 
     @property
     def index_nbytes(self) -> int:
-        """Bytes of the held tokens' positions, all layers."""
+        """Bytes of the held tokens' positions and of the policy's notes, all layers."""
         return sum(cache.index_nbytes for cache in self.layers)
 
     @property
@@ -107,6 +110,7 @@ class Caches:
         k: Tensor,
         v: Tensor,
         attention: Attention,
+        raw_queries: RawQueries | None = None,
     ) -> Tensor:
         """Attention of one layer at one scale over everything cached, then eviction.
 
@@ -117,6 +121,7 @@ class Caches:
             k, v: (B, H, L, D) keys and values of this scale, as they are to be cached.
             attention: called with q and contiguous k and v of all T cached tokens; its result
                 must be a new tensor.
+            raw_queries: called only if the policy asks; see `Step`.
 
         Returns:
             What `attention` returned.
@@ -134,7 +139,7 @@ class Caches:
         out = attention(q, k_all, v_all)
         self._next_scale[layer] = scale + 1
         if scale + 1 < len(schedule):  # the last scale's k and v are never read again
-            self._keep(ledger, layer, scale, q, k_all, v_all)
+            self._keep(ledger, layer, scale, q, k_all, v_all, raw_queries)
         return out
 
     def _plan(self, schedule: Schedule) -> None:
@@ -142,6 +147,7 @@ class Caches:
         if budget is not None:
             assert budget.schedule == schedule, f"budget for {budget.schedule}, not {schedule}"
             assert budget.layers == len(self.layers), f"budget for {budget.layers} layers"
+            budget = planned(self.policy, budget)
         self.budget = budget
         self._schedule = schedule
 
@@ -191,7 +197,14 @@ class Caches:
         return self.ledger
 
     def _keep(
-        self, ledger: CacheLedger, layer: int, scale: int, q: Tensor, k: Tensor, v: Tensor
+        self,
+        ledger: CacheLedger,
+        layer: int,
+        scale: int,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        raw_queries: RawQueries | None,
     ) -> None:
         cache, schedule, budget = self.layers[layer], ledger.schedule, self.budget
         tokens = k.shape[2]
@@ -210,6 +223,8 @@ class Caches:
                     k=k,
                     v=v,
                     positions=cache.positions_with(schedule.tokens[scale]),
+                    notes=cache.notes,
+                    raw_queries=raw_queries,
                 )
             )
             kept = tokens if slots is None else slots.shape[2]

@@ -94,7 +94,7 @@ class LayerRecord:
         capacity: the most tokens a head may hold.
         held_min, held_max, held_mean: tokens held, over sequences and heads.
         held_bytes: of k and v.
-        index_bytes: of the positions of the held tokens.
+        index_bytes: of the positions of the held tokens, and of the policy's notes on them.
     """
 
     capacity: int
@@ -110,7 +110,7 @@ class CacheLedger:
 
     Attributes:
         held_peak_bytes: the most k and v that all layers together held at any moment.
-        index_peak_bytes: the most that the positions of held tokens took.
+        index_peak_bytes: the most that positions of held tokens, and notes on them, took.
         transient_peak_bytes: the largest workspace in which held and new tokens met.
     """
 

@@ -4,10 +4,11 @@ so that names can be checked before anything heavy is loaded, imports no torch."
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from importlib import import_module
 from typing import TYPE_CHECKING, Protocol
 
+from scalekv.kv.budget import Budget
 from scalekv.kv.errors import UserError, close_matches
 from scalekv.kv.schedule import Schedule
 
@@ -31,6 +32,11 @@ class Step:
         v: (B, H, T, D) values, likewise.
         positions: (B, H, T) place of each cached token among all tokens of the picture,
             ascending; None where nothing was ever dropped, so that slot t is token t.
+        notes: what the policy wrote here after earlier scales of this picture, for this layer;
+            empty at the first. The tensors are counted with the positions' bytes.
+        raw_queries: the queries of some of this scale's tokens, (W,) int64 -> (B, H, W, D), as
+            the projection alone gives them: without bias, normalisation, scale and rotation.
+            Computed when called; None where nobody can compute them.
     """
 
     scale: int
@@ -42,13 +48,28 @@ class Step:
     k: Tensor
     v: Tensor
     positions: Tensor | None
+    notes: dict[str, Tensor] = field(default_factory=dict)
+    raw_queries: Callable[[Tensor], Tensor] | None = None
+
+    @property
+    def observers(self) -> int:
+        """The most tokens to observe with, and so to keep for it: the window, unless that would
+        take more than a quarter of the capacity; at least 1."""
+        return min(self.window, max(self.capacity // 4, 1))
 
 
 class Policy(Protocol):
     """Decides which cached tokens a layer keeps after a scale.
 
+    An object may serve several models at once, so what it must remember between scales belongs in
+    `Step.notes`. Two things are optional:
+
     A policy that by nature keeps everything says so with a class attribute
     `takes_budget = False`; without it a policy is held to its budget.
+
+    A method whose layers share the tokens in a way of its own has
+    `plan(self, asked: Budget) -> Budget`, which answers with its capacities at the same mean, such
+    as those of `scalekv.kv.shapes`; without it the budget holds as asked for.
     """
 
     name: str
@@ -64,6 +85,13 @@ class Policy(Protocol):
 _BUILT_IN = {
     "full": "scalekv.kv.full:FullPolicy",
     "scalekv": "scalekv.kv.scale:ScaleKVPolicy",
+    "scalekv-released": "scalekv.kv.scale_released:ReleasedScaleKVPolicy",
+    "sliding-window": "scalekv.kv.sliding_window:SlidingWindowPolicy",
+    "streaming-llm": "scalekv.kv.streaming_llm:StreamingLLMPolicy",
+    "snapkv": "scalekv.kv.snapkv:SnapKVPolicy",
+    "pyramidkv": "scalekv.kv.pyramidkv:PyramidKVPolicy",
+    "h2o": "scalekv.kv.h2o:H2OPolicy",
+    "random": "scalekv.kv.chance:RandomPolicy",
 }
 _registered: dict[str, Callable[[], Policy]] = {}
 
@@ -113,6 +141,17 @@ def policy_named(policy: str | Policy) -> Policy:
     module, attribute = _BUILT_IN[policy].split(":")
     made: Policy = getattr(import_module(module), attribute)()
     return made
+
+
+def planned(policy: Policy, asked: Budget) -> Budget:
+    """The budget a policy works with: the one asked for, or its own of the same mean."""
+    plan: Callable[[Budget], Budget] | None = getattr(policy, "plan", None)
+    if plan is None:
+        return asked
+    budget = plan(asked)
+    same = [(b.schedule, b.layers, b.mean, b.window) for b in (asked, budget)]
+    assert same[0] == same[1], f"{policy.name} planned {same[1]}, asked for was {same[0]}"
+    return budget
 
 
 def takes_budget(policy: Policy) -> bool:

@@ -27,8 +27,7 @@ class ScaleKVPolicy:
         if tokens <= step.capacity:
             return None
         height, width = step.schedule.scales[step.scale]
-        most = min(step.window, max(step.capacity // 4, 1))
-        window_W = window_tokens(height, width, most, step.k.device)
+        window_W = window_tokens(height, width, step.observers, step.k.device)
         queries = step.q.index_select(2, window_W)
         scores_BHT = pooled_on_maps(
             attention_mass(queries, step.k),

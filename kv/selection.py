@@ -68,6 +68,19 @@ def attention_mass(q: Tensor, k: Tensor) -> Tensor:
         return logits.softmax(dim=-1).sum(dim=2)
 
 
+def logit_sums(q: Tensor, k: Tensor) -> Tensor:
+    """(B, H, T) float32: q k^T summed over the queries, with no softmax.
+
+    Args:
+        q: (B, H, W, D) the observing queries.
+        k: (B, H, T, D) everything cached.
+    """
+    with torch.autocast(q.device.type, enabled=False):
+        query = q.float().sum(dim=2, keepdim=True)  # the sum of products is the product of the sum
+        parts = [(query @ keys.float().mT).squeeze(2) for keys in k.split(_CHUNK, dim=2)]
+        return torch.cat(parts, dim=2)
+
+
 def pooled_on_maps(
     scores: Tensor, positions: Tensor | None, schedule: Schedule, scales: int, kernel: int
 ) -> Tensor:

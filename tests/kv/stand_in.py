@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 import torch.nn.functional as F
@@ -46,6 +47,11 @@ class Inputs:
         return self._made[key]
 
 
+def raw_queries(q: Tensor, tokens: Tensor) -> Tensor:
+    """Other queries (B, H, W, D) of some tokens, from the true ones q (B, H, L, D)."""
+    return q.index_select(2, tokens).flip(-1)
+
+
 Watch = Callable[[int, int], None]
 
 
@@ -57,7 +63,8 @@ def play(
     for scale, tokens in enumerate(schedule.tokens):
         for layer in range(inputs.layers):
             q, k, v = inputs.at(layer, scale, tokens)
-            outputs.append(caches.attend(layer, scale, schedule, q, k, v, exact_attention))
+            raw = partial(raw_queries, q)
+            outputs.append(caches.attend(layer, scale, schedule, q, k, v, exact_attention, raw))
             watch(scale, layer)
     return outputs
 

@@ -14,7 +14,7 @@ from scalekv.kv.caches import Caches
 from scalekv.kv.errors import UserError
 from scalekv.kv.full import FullPolicy
 from scalekv.kv.memory import full_cache_bytes, peak_held_tokens
-from scalekv.kv.policy import Step, policy_named, policy_names
+from scalekv.kv.policy import Step, planned, policy_named, policy_names
 from scalekv.kv.schedule import Schedule
 from tests.kv.stand_in import SEVEN, Inputs, exact_attention, play, play_by_concatenation
 
@@ -77,8 +77,10 @@ def test_counts_and_bytes_are_the_budgets(
     name: str, schedule: Schedule, text: str, dtype: torch.dtype
 ) -> None:
     layers = 3
-    budget = percent(text, layers)(schedule)
-    caches = Caches(layers, policy_named(name), percent(text, layers), schedule)
+    policy = policy_named(name)
+    budget = planned(policy, percent(text, layers)(schedule))
+    caches = Caches(layers, policy, percent(text, layers), schedule)
+    assert caches.budget == budget
     per_token = 2 * 2 * 8 * 2 * dtype.itemsize
     moments = []
 
