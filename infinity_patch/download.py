@@ -26,7 +26,7 @@ from scalekv.infinity_patch.hub import (
 )
 from scalekv.infinity_patch.hub_files import Checksum, name_in_cache, partial_file, point_to
 from scalekv.infinity_patch.transfer import Damaged, DownloadRefused, listing, transfer
-from scalekv.kv.errors import UserError, close_matches
+from scalekv.kv.errors import close_matches
 
 SPARE_BYTES = 64 << 20
 """What stays free on the disk besides the files themselves."""
@@ -168,9 +168,9 @@ def download(
     done = plan.total - sum(file.size for file in absent)
     for index, file in enumerate(absent):
 
-        def report(bytes_here: int, file: HubFile = file, index: int = index) -> None:
+        def report(arrived: int, file: HubFile = file, i: int = index, before: int = done) -> None:
             if on_progress is not None:
-                on_progress(Progress(file.name, index, len(absent), done + bytes_here, plan.total))
+                on_progress(Progress(file.name, i, len(absent), before + arrived, plan.total))
 
         try:
             _fetch(plan, file, report)
@@ -199,7 +199,7 @@ def check_room(plan: Plan) -> None:
     if free < needed + SPARE_BYTES:
         raise DownloadRefused(
             f"the disk has no room for {plan.preset.name}: "
-            f"{_gigabytes(needed)} to fetch, {_gigabytes(free)} free",
+            f"{_gibibytes(needed)} to fetch, {_gibibytes(free)} free",
             where=str(plan.cache),
             rule=f"the files and {SPARE_BYTES >> 20} MiB to spare must fit before anything starts",
             fix="free some space, or set HF_HOME to a folder on a larger disk",
@@ -276,5 +276,5 @@ def _disk_refuses(error: OSError, plan: Plan) -> NoReturn:
     ) from error
 
 
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
+def _gibibytes(count: int) -> str:
+    return f"{count / 2**30:.2f} GiB"

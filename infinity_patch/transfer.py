@@ -21,7 +21,6 @@ ATTEMPTS = 4
 """Tries in a row without a single byte, before a connection counts as broken."""
 WAIT_SECONDS = 1.0
 """Before the second try; doubled before each further one."""
-_BLOCK = 1 << 20
 _REPORT_SECONDS = 0.1
 
 
@@ -90,7 +89,7 @@ def transfer(
         Damaged: size or hash differ; `partial` is gone then.
     """
     with _locked(partial) as file:
-        resumed = 0 < file.seek(0, os.SEEK_END)
+        resumed = file.seek(0, os.SEEK_END) > 0
         for again in (False, True):
             _receive(url, file, size, report)
             hasher = checksum.begin(size)
@@ -145,7 +144,7 @@ def _receive(url: str, file: BinaryIO, size: int, report: Callable[[int], None])
         except (HfHubHTTPError.__bases__[0], OSError) as error:  # the first: of httpx
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's
-            refused = getattr(error, "response", None) is not None
+            refused = _status(error) not in (None, 408, 429, 500, 502, 503, 504)
             failures = 0 if file.tell() > before else failures + 1
             if refused or failures >= ATTEMPTS or _offline(error):
                 _raise_if_of_the_hub(error, url, "", url, file.tell(), size)
@@ -170,13 +169,19 @@ def _stream(url: str, file: BinaryIO, size: int, report: Callable[[int], None]) 
             file.truncate(0)
             file.seek(0)
         said = time.monotonic()
-        for block in response.iter_bytes(_BLOCK):
+        for block in response.iter_bytes():
             file.write(block)
             if time.monotonic() - said >= _REPORT_SECONDS:
                 report(file.tell())
                 said = time.monotonic()
             if file.tell() > size:
                 return
+
+
+def _status(error: BaseException) -> int | None:
+    """The status the hub answered with, if that is what the error is about."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return None if status is None else int(status)
 
 
 def _offline(error: BaseException) -> bool:
@@ -192,7 +197,7 @@ def _raise_if_of_the_hub(
     from huggingface_hub import errors
 
     place = url or f"{server}/{repo}"
-    status = getattr(getattr(error, "response", None), "status_code", None)
+    status = _status(error)
     if _offline(error):
         _refuse(
             error,
