@@ -107,12 +107,13 @@ def snapshot(repo: str, revision: str, cache: Path) -> Path | None:
 
 
 def part_files(part: Part, cache: Path) -> list[Path]:
-    """The files of a part that are in the cache, whole ones: the cache names no others."""
-    root = snapshot(part.repo, part.revision, cache)
-    if root is None:
-        return []
-    names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
-    return [root / name for name in names if part.wants(name)]
+    """The files of a part that are in the cache, whole ones (the cache names no others): of every
+    version, those of a download that is not finished among them."""
+    files: list[Path] = []
+    for root in sorted((repo_folder(part.repo, cache) / "snapshots").glob("*")):
+        names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+        files += [root / name for name in names if part.wants(name)]
+    return files
 
 
 def missing_files(part: Part, cache: Path) -> list[str]:

@@ -131,7 +131,8 @@ def removable(preset: ModelPreset, cache: Path | None = None) -> tuple[Path, ...
     kept: set[Path] = set()
     for other in (model_named(name) for name in list_models()):
         there = stored(other, cache)
-        if other.name != preset.name and other.downloadable and there.state is State.DOWNLOADED:
+        used = there.state in (State.DOWNLOADED, State.PARTLY)
+        if other.name != preset.name and other.downloadable and used:
             kept |= {path.resolve() for path in there.files}
     mine = stored(preset, cache) if preset.downloadable else None
     if mine is None:
