@@ -133,7 +133,7 @@ def remove(
     if not yes:
         if not sys.stdin.isatty():
             raise UserError(
-                f"removing {len(files)} files of {preset.name} needs a yes, and nobody can be asked",
+                f"removing {len(files)} files of {preset.name} needs a yes, and nobody is asked",
                 where=name,
                 rule="without a terminal, --yes answers the question",
                 fix=f"scalekv models remove {name} --yes",

@@ -127,7 +127,7 @@ def verify(
 
 
 def removable(preset: ModelPreset, cache: Path | None = None) -> tuple[Path, ...]:
-    """The files that are this preset's alone: what other presets on this machine use is left out."""
+    """A preset's files on this machine that no other preset on it uses."""
     kept: set[Path] = set()
     for other in (model_named(name) for name in list_models()):
         there = stored(other, cache)
