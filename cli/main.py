@@ -10,7 +10,9 @@ from typing import Annotated
 import typer
 
 from scalekv.cli import errors
+from scalekv.cli.download import download
 from scalekv.cli.generate import DEFAULTS_NOTE, EPILOG, HELP, generate
+from scalekv.cli.models import models
 from scalekv.kv.errors import UserError
 
 PROGRAM_HELP = """Text-to-image generation with Infinity and a compressed key-value cache.
@@ -46,6 +48,8 @@ def _program(
 
 
 app.command(help=HELP, epilog=EPILOG + DEFAULTS_NOTE, no_args_is_help=True)(generate)
+app.command(no_args_is_help=True)(download)
+app.add_typer(models)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,109 +1,90 @@
-"""The presets that ship, and how a preset file that breaks a rule is refused."""
+"""A user's own preset: read, and refused with file, key, rule and fix."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
-from scalekv.configs.models import FOLDER, list_models, model_named, read_preset
+from scalekv.configs.models import FOLDER, model_named, read_preset
 from scalekv.kv.errors import UserError
 
-# arXiv 2412.04431 and the published checkpoints: depth, width, heads, chunks, bits of a token,
-# pixels a token, pixel class.
-SIZES = {
-    "infinity-125m": (12, 768, 8, 4, 16, 16, "0.06M"),
-    "infinity-2b": (32, 2048, 16, 8, 32, 16, "1M"),
-    "infinity-8b": (40, 3584, 28, 8, 56, 16, "1M"),
-    "infinity-8b-512": (40, 3584, 28, 8, 56, 16, "0.25M"),
-    "emoji": (8, 256, 4, 4, 16, 8, "0.06M"),
-}
+
+def shipped() -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((FOLDER / "infinity-2b.yaml").read_text())
+    return content
 
 
-def test_the_list() -> None:
-    assert list_models()[0] == "emoji"
-    assert set(list_models()) == set(SIZES)
+def write(folder: Path, content: object) -> Path:
+    path = folder / "own.yaml"
+    path.write_text(yaml.safe_dump(content))
+    return path
 
 
-@pytest.mark.parametrize("name", SIZES)
-def test_sizes(name: str) -> None:
-    preset = model_named(name)
-    spec, tokenizer = preset.transformer, preset.tokenizer
-    pixels_a_token = tokenizer.stride * (2 if tokenizer.patchify else 1)
-    found = (spec.depth, spec.width, spec.heads, spec.chunks, tokenizer.token_bits)
-    assert (*found, pixels_a_token, preset.pixels) == SIZES[name]
-    assert tokenizer.stride == 2 ** (len(tokenizer.ch_mult) - 1)
-    assert preset.name == name
-    assert preset.built_in == (name == "emoji")
+def test_a_preset_is_called_what_its_file_is(tmp_path: Path) -> None:
+    preset = model_named(str(write(tmp_path, shipped())))
+    assert preset.name == "own"
+    assert preset.downloadable
+    assert preset.transformer == model_named("infinity-2b").transformer
 
 
-def test_transformers_and_tokenizers_are_paired() -> None:
-    pairs = {n: model_named(n).files.vae for n in SIZES if not model_named(n).built_in}
-    assert pairs == {
-        "infinity-125m": "infinity_vae_d16.pth",
-        "infinity-2b": "infinity_vae_d32reg.pth",
-        "infinity-8b": "infinity_vae_d56_f8_14_patchify.pth",
-        "infinity-8b-512": "infinity_vae_d56_f8_14_patchify.pth",
-    }
-    files = [model_named(n).files.transformer for n in SIZES]
-    assert len(set(files)) == len(files)
-
-
-def test_published_sampling() -> None:
-    published = {n: model_named(n).sampling for n in SIZES if n != "emoji"}
-    assert {n: (s.cfg, s.tau, s.top_p, s.cfg_layer) for n, s in published.items()} == {
-        "infinity-125m": (4, 0.5, 0.97, 0),
-        "infinity-2b": (3, 0.5, 0.97, 0),
-        "infinity-8b": (3, 1, 0.97, 0),
-        "infinity-8b-512": (3, 1, 0.97, 0),
-    }
-
-
-@pytest.mark.parametrize("name", ["infinity-2", "", "../models/emoji", "Emoji"])
-def test_an_unknown_name(name: str) -> None:
-    with pytest.raises(UserError) as caught:
-        model_named(name, "SCALEKV_MODEL")
-    assert caught.value.where == "SCALEKV_MODEL"
-    assert "infinity-8b-512" in caught.value.rule
-    assert "emoji" in caught.value.rule
-
-
-GOOD = (FOLDER / "emoji.yaml").read_text(encoding="utf-8")
+def test_local_files_are_beside_the_preset(tmp_path: Path) -> None:
+    content = shipped()
+    content["files"].update(repo="", transformer="weights/mine.safetensors")
+    preset = read_preset(write(tmp_path, content))
+    assert preset.files.transformer == str(tmp_path / "weights" / "mine.safetensors")
+    assert preset.files.text_encoder == "google/flan-t5-xl"
+    assert not preset.built_in
+    assert not preset.downloadable
 
 
 @pytest.mark.parametrize(
-    ("old", "new", "words"),
+    ("section", "key", "value", "what"),
     [
-        ("depth: 8", "dpeth: 8", ["key transformer", "unknown key 'dpeth'", "did you mean depth"]),
-        ("depth: 8, ", "", ["key transformer", "depth is missing"]),
-        ("depth: 8", "depth: eight", ["key transformer, key depth", "whole number"]),
-        ("depth: 8", "depth: 0", ["key depth", "at least 1"]),
-        ("depth: 8", "depth: 9", ["chunks"]),
-        ("heads: 4", "heads: 3", ["heads"]),
-        ("patchify: false", "patchify: 0", ["patchify", "true or false"]),
-        ("[1, 2, 4, 4]", "4", ["ch_mult", "list of whole numbers"]),
-        ("[1, 2, 4, 4]", "[1, x]", ["ch_mult", "whole number"]),
-        ("cfg: 3.0", "cfg: strong", ["key sampling, key cfg", "number"]),
-        ("summary:", "sumary:", ["unknown key 'sumary'", "did you mean summary"]),
-        (GOOD, "- no\n- mapping\n", ["no mapping"]),
-        (GOOD, "a: [", ["YAML"]),
+        ("", "pixels", "2M", "no pixel class '2M'"),
+        ("", "ratios", "1:1", "'1:1' is no list"),
+        ("", "weights", "x", "unknown key 'weights'"),
+        ("", "sizes", {"transformer": 1}, "the key vae is missing"),
+        ("transformer", "depth", "32", "'32' is no whole number"),
+        ("transformer", "heads", 15, "in 15 heads"),
+        ("transformer", "width", 0, "0 is too small"),
+        ("sampling", "tau", 0, "tau is 0"),
+        ("sampling", "top_p", 1.5, "top_p is 1.5"),
+        ("sampling", "cfg", float("nan"), "cfg is nan"),
+        ("files", "vae", "../secret", "is no name in a hub repository"),
+        ("files", "vea", "x", "unknown key 'vea'"),
+        ("tokenizer", "patchify", "yes", "is no truth value"),
     ],
 )
-def test_bad_files(tmp_path: Path, old: str, new: str, words: list[str]) -> None:
-    file = tmp_path / "mine.yaml"
-    assert old in GOOD
-    file.write_text(GOOD.replace(old, new))
-    with pytest.raises(UserError) as caught:
-        read_preset(file)
-    for word in [str(file), *words]:
-        assert word in str(caught.value)
+def test_a_bad_value_is_refused(
+    tmp_path: Path, section: str, key: str, value: object, what: str
+) -> None:
+    content = shipped()
+    (content[section] if section else content)[key] = value
+    path = write(tmp_path, content)
+    with pytest.raises(UserError) as error:
+        read_preset(path)
+    assert what in error.value.what
+    assert str(path) in error.value.where
+    assert error.value.rule
+    assert error.value.fix
 
 
-def test_a_good_file_of_ones_own(tmp_path: Path) -> None:
-    file = tmp_path / "mine.yaml"
-    file.write_text(GOOD.replace("cfg: 3.0", "cfg: 4"))
-    preset = read_preset(file)
-    assert (preset.name, preset.sampling.cfg) == ("mine", 4.0)
-    assert isinstance(preset.sampling.cfg, float)
-    with pytest.raises(UserError, match="cannot read"):
-        read_preset(tmp_path / "none.yaml")
+def test_a_missing_key_is_named(tmp_path: Path) -> None:
+    content = shipped()
+    del content["tokenizer"]
+    with pytest.raises(UserError, match="the key tokenizer is missing"):
+        read_preset(write(tmp_path, content))
+
+
+def test_what_is_no_preset(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="cannot read the preset"):
+        model_named(str(tmp_path / "none.yaml"))
+    path = tmp_path / "broken.yaml"
+    for text in ("[1, 2", "just text", ""):
+        path.write_text(text)
+        with pytest.raises(UserError) as error:
+            read_preset(path)
+        assert error.value.fix
