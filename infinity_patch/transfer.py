@@ -132,8 +132,6 @@ def _locked(partial: Path) -> Iterator[BinaryIO]:
 
 
 def _receive(url: str, file: BinaryIO, size: int, report: Callable[[int], None]) -> None:
-    from huggingface_hub.errors import HfHubHTTPError
-
     failures = 0
     while file.tell() < size:
         before = file.tell()
@@ -141,7 +139,7 @@ def _receive(url: str, file: BinaryIO, size: int, report: Callable[[int], None])
             _stream(url, file, size, report)
             if file.tell() < size:
                 raise ConnectionError("the connection was closed")
-        except (HfHubHTTPError.__bases__[0], OSError) as error:  # the first: of httpx
+        except (_http_error(), OSError) as error:
             if isinstance(error, OSError) and error.errno is not None:
                 raise  # the disk's
             refused = _status(error) not in (None, 408, 429, 500, 502, 503, 504)
@@ -176,6 +174,14 @@ def _stream(url: str, file: BinaryIO, size: int, report: Callable[[int], None]) 
                 said = time.monotonic()
             if file.tell() > size:
                 return
+
+
+def _http_error() -> type[Exception]:
+    """httpx's root of errors, of whichever httpx the hub's client is built on."""
+    from huggingface_hub.errors import HfHubHTTPError
+
+    root: type[Exception] = HfHubHTTPError.__bases__[0]
+    return root
 
 
 def _status(error: BaseException) -> int | None:
@@ -226,7 +232,7 @@ def _raise_if_of_the_hub(
         _refuse(
             error, f"the hub answers with an error ({status})", place, "", "try again in a while"
         )
-    if isinstance(error, (errors.HfHubHTTPError.__bases__[0], ConnectionError)):
+    if isinstance(error, (_http_error(), ConnectionError)):
         what = f"cannot reach the hub: {_first_line(error)}"
         if arrived:
             what = f"the connection broke after {arrived:,} of {size:,} bytes: {_first_line(error)}"
