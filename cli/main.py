@@ -10,6 +10,8 @@ from typing import Annotated
 import typer
 
 from scalekv.cli import errors
+from scalekv.cli.download import EPILOG as DOWNLOAD_EPILOG
+from scalekv.cli.download import HELP as DOWNLOAD_HELP
 from scalekv.cli.download import download
 from scalekv.cli.generate import DEFAULTS_NOTE, EPILOG, HELP, generate
 from scalekv.cli.models import models
@@ -48,7 +50,7 @@ def _program(
 
 
 app.command(help=HELP, epilog=EPILOG + DEFAULTS_NOTE, no_args_is_help=True)(generate)
-app.command(no_args_is_help=True)(download)
+app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
 app.add_typer(models)
 
 
