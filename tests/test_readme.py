@@ -23,7 +23,8 @@ def test_library_use_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> No
     assert len([line for line in code.splitlines() if line.strip()]) <= 8
     scope: dict[str, object] = {}
     exec(compile(code, str(README), "exec"), scope)
-    assert Image.open(tmp_path / "apple.png").size == (128, 128)
+    with Image.open(tmp_path / "apple.png") as picture:
+        assert picture.size == (128, 128)
 
 
 def test_the_first_two_shell_blocks_are_the_set_up_commands() -> None:
