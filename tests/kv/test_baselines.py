@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zlib
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -149,10 +150,10 @@ def test_released_scoring_is_the_recorded_one() -> None:
     case = json.loads((RULES / "scalekv_released_selection.json").read_text())
     recorded = load_file(RULES / "scalekv_released_selection.safetensors")
     steps, heads, dim = case["steps"], case["H"], case["D"]
-    schedule = Schedule(tuple((s["side"], s["side"]) for s in steps) + ((64, 64),))
+    schedule = Schedule((*((s["side"], s["side"]) for s in steps), (64, 64)))
     history = [1, *(min(s["kept"], schedule.before(s["scale"] + 1)) for s in steps[1:])]
     mean = 650
-    capacities = [(0,)] + [(kept,) for kept in history]
+    capacities = [(0,), *((kept,) for kept in history)]
 
     class Recorded(Budget):
         def __post_init__(self) -> None:
@@ -179,7 +180,7 @@ def test_released_scoring_is_the_recorded_one() -> None:
             k,
             k,
             exact_attention,
-            raw_queries=lambda window, raw=raw: raw.index_select(2, window),
+            raw_queries=partial(raw.index_select, 2),
         )
         if f"kept.{scale}" in recorded:
             positions = caches.layers[0].positions

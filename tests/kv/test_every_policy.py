@@ -51,8 +51,8 @@ PROMISED: dict[str, Callable[[Step], set[int]]] = {
 
 
 def operations(name: str, step: Step) -> Operations:
-    policy = policy_named(name)
-    with Operations() as recorded:
+    policy, recorded = policy_named(name), Operations()
+    with recorded:
         policy.select(step)
     return recorded
 
