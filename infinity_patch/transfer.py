@@ -154,7 +154,8 @@ def _receive(url: str, file: BinaryIO, size: int, report: Callable[[int], None])
 def _stream(url: str, file: BinaryIO, size: int, report: Callable[[int], None]) -> None:
     """One answer's worth of bytes; stops early when more come than there should be."""
     from huggingface_hub import constants, get_session
-    from huggingface_hub.utils import build_hf_headers, hf_raise_for_status
+    from huggingface_hub.utils._headers import build_hf_headers
+    from huggingface_hub.utils._http import hf_raise_for_status
 
     start = file.tell()
     headers = {**build_hf_headers(), "Accept-Encoding": "identity"}

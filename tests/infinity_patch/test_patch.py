@@ -8,11 +8,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from scalekv.infinity_patch.attention import raw_queries
 from scalekv.infinity_patch.patch import patched, self_attentions
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.infinity_patch.transformer import SelfAttention
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory import cache_bytes, full_cache_bytes
+from scalekv.kv.policy import policy_names
 from tests.infinity_patch.small import SHORT, SPEC, run, small_model
 
 WIDE = schedule_for("3:2", "0.06M")
@@ -171,3 +173,21 @@ def test_modules_of_another_implementation_are_patched_by_their_names() -> None:
     same, _ = run(model, inside=patched(model, policy="full"))
     assert torch.equal(codes, same)
     assert all(m.calls == 0 for m in self_attentions(model))
+
+
+def test_raw_queries_are_the_projections_and_only_those_asked_for() -> None:
+    sa: Any = self_attentions(small_model())[1]
+    x = torch.randn(2, 9, SPEC.width, generator=torch.Generator().manual_seed(0))
+    tokens = torch.tensor([1, 4, 8])
+    q, _, _ = sa.mat_qkv(x).unflatten(-1, (3, SPEC.heads, -1)).permute(2, 0, 3, 1, 4)
+    torch.testing.assert_close(raw_queries(sa, x, tokens), q[:, :, tokens])
+
+
+@pytest.mark.parametrize("policy", [name for name in policy_names() if name != "full"])
+def test_every_policy_works_under_a_model(policy: str) -> None:
+    model = small_model()
+    with patched(model, policy=policy, budget="20%") as caches:
+        run(model)
+        assert caches.budget is not None
+        held = [int(cache.kept.max()) for cache in caches.layers]
+        assert sum(held) == caches.budget.mean * SPEC.depth

@@ -68,7 +68,7 @@ def test_sizes_never_released_can_be_built(name: str) -> None:
     assert not preset.downloadable
     with torch.device("meta"):
         model = Infinity(spec, preset.tokenizer.token_bits)
-    assert sum(len(chunk.module) for chunk in model.block_chunks) == spec.depth
+    assert len(model.blocks) == spec.depth
 
 
 def test_every_size_ships_and_those_without_weights_come_last() -> None:

@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from scalekv.kv.caches import Caches
+from scalekv.kv.policy import Step
 from scalekv.kv.schedule import Schedule
 
 SEVEN = Schedule.parse("1x1 2x2 4x4 6x6 8x8 12x12 16x16")
@@ -81,3 +84,59 @@ def play_by_concatenation(schedule: Schedule, inputs: Inputs) -> list[Tensor]:
             held[layer] = (k, v)
             outputs.append(exact_attention(q, k.contiguous(), v.contiguous()))
     return outputs
+
+
+def step_of(
+    schedule: Schedule,
+    scale: int,
+    capacity: int,
+    *,
+    dropped: float = 0.0,
+    batch: int = 2,
+    heads: int = 2,
+    head_dim: int = 4,
+    dtype: torch.dtype = torch.float32,
+    seed: int = 0,
+) -> Step:
+    """A step with random tensors; `dropped` of the tokens before `scale` are gone already."""
+    generator = torch.Generator().manual_seed(seed)
+    new, before = schedule.tokens[scale], schedule.before(scale)
+    positions = None
+    tokens = before + new
+    if dropped:
+        held = max(before - int(dropped * before), min(before, 1))
+        order = torch.rand(batch, heads, before, generator=generator).argsort(-1)[..., :held]
+        newest = torch.arange(before, before + new).expand(batch, heads, new)
+        positions = torch.cat((order.sort(-1).values, newest), 2).int()
+        tokens = held + new
+    q = 2 * torch.randn(batch, heads, new, head_dim, generator=generator)
+    k, v = torch.randn(2, batch, heads, tokens, head_dim, generator=generator)
+    q = q.to(dtype)
+    return Step(
+        scale=scale,
+        layer=0,
+        schedule=schedule,
+        capacity=capacity,
+        window=16,
+        q=q,
+        k=k.to(dtype),
+        v=v.to(dtype),
+        positions=positions,
+        raw_queries=partial(raw_queries, q),
+    )
+
+
+class Operations(TorchDispatchMode):
+    """Records the name and the largest result of every tensor operation."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.names: list[str] = []
+        self.largest = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        self.names.append(str(func))
+        if isinstance(result, Tensor) and result._base is None:
+            self.largest = max(self.largest, result.numel() * result.element_size())
+        return result

@@ -123,15 +123,17 @@ def test_pictures_of_different_sizes_take_their_own_budgets() -> None:
         assert set(caches.layers[1].kept.flatten().tolist()) == {caches.budget.capacity(-1, 1)}
 
 
-def test_equal_inputs_give_equal_bits_whatever_came_before() -> None:
-    first = Caches(2, policy_named("scalekv"), percent("20%"))
+@pytest.mark.parametrize("name", policy_names())
+def test_equal_inputs_give_equal_bits_whatever_came_before(name: str) -> None:
+    first = Caches(2, policy_named(name), percent("20%"))
     expected = play(first, SEVEN, Inputs(seed=3))
-    second = Caches(2, policy_named("scalekv"), percent("20%"))
+    second = Caches(2, policy_named(name), percent("20%"))
     play(second, PORTRAIT, Inputs(seed=4, batch=4))
     assert_same_bits(play(second, SEVEN, Inputs(seed=3)), expected)
 
 
-def test_sequences_select_apart() -> None:
+@pytest.mark.parametrize("name", BUDGETED)
+def test_sequences_select_apart(name: str) -> None:
     """Each sequence of a batch, a guidance half or a picture, keeps what it would keep alone."""
     inputs = Inputs(batch=3)
 
@@ -140,9 +142,9 @@ def test_sequences_select_apart() -> None:
             q, k, v = inputs.at(layer, scale, tokens)
             return q[1:2], k[1:2], v[1:2]
 
-    together = Caches(2, policy_named("scalekv"), percent("20%"))
+    together = Caches(2, policy_named(name), percent("20%"))
     play(together, SEVEN, inputs)
-    alone = Caches(2, policy_named("scalekv"), percent("20%"))
+    alone = Caches(2, policy_named(name), percent("20%"))
     play(alone, SEVEN, Alone(batch=1))
     for layer in range(2):
         ours, theirs = together.layers[layer].positions, alone.layers[layer].positions
@@ -151,8 +153,9 @@ def test_sequences_select_apart() -> None:
         assert torch.equal(ours[1:2], theirs)
 
 
-def test_memory_is_freed_by_release_and_forgotten_by_reset() -> None:
-    caches = Caches(2, policy_named("scalekv"), percent("20%"))
+@pytest.mark.parametrize("name", BUDGETED)
+def test_memory_is_freed_by_release_and_forgotten_by_reset(name: str) -> None:
+    caches = Caches(2, policy_named(name), percent("20%"))
     play(caches, SEVEN, Inputs())
     peak, ledger = caches.peak_nbytes, caches.ledger
     caches.release()
@@ -162,8 +165,9 @@ def test_memory_is_freed_by_release_and_forgotten_by_reset() -> None:
     assert (caches.peak_nbytes, caches.ledger) == (0, None)
 
 
-def test_a_picture_broken_off_leaves_nothing_behind() -> None:
-    caches = Caches(2, policy_named("scalekv"), percent("20%"))
+@pytest.mark.parametrize("name", BUDGETED)
+def test_a_picture_broken_off_leaves_nothing_behind(name: str) -> None:
+    caches = Caches(2, policy_named(name), percent("20%"))
     expected = play(caches, SEVEN, Inputs())
 
     def fail(scale: int, layer: int) -> None:

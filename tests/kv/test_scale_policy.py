@@ -3,20 +3,17 @@
 from __future__ import annotations
 
 import math
-from typing import Any
 
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from scalekv.kv.policy import Step
 from scalekv.kv.scale import ScaleKVPolicy
 from scalekv.kv.schedule import Schedule
 from scalekv.kv.selection import attention_mass, best_slots, window_grid, window_tokens
-from tests.kv.stand_in import THIRTEEN
+from tests.kv.stand_in import THIRTEEN, Operations, step_of
 
 CPU = torch.device("cpu")
 
@@ -98,44 +95,6 @@ def check_against_plain(step: Step) -> None:
             lowest = min((scores[slot] for slot in set(kept) - window), default=math.inf)
             highest = max(scores[slot] for slot in set(range(tokens)) - set(kept))
             assert highest <= lowest * (1 + 1e-4)
-
-
-def step_of(
-    schedule: Schedule,
-    scale: int,
-    capacity: int,
-    *,
-    dropped: float = 0.0,
-    batch: int = 2,
-    heads: int = 2,
-    head_dim: int = 4,
-    dtype: torch.dtype = torch.float32,
-    seed: int = 0,
-) -> Step:
-    """A step with random tensors; `dropped` of the tokens before `scale` are gone already."""
-    generator = torch.Generator().manual_seed(seed)
-    new, before = schedule.tokens[scale], schedule.before(scale)
-    positions = None
-    tokens = before + new
-    if dropped:
-        held = max(before - int(dropped * before), min(before, 1))
-        order = torch.rand(batch, heads, before, generator=generator).argsort(-1)[..., :held]
-        newest = torch.arange(before, before + new).expand(batch, heads, new)
-        positions = torch.cat((order.sort(-1).values, newest), 2).int()
-        tokens = held + new
-    q = 2 * torch.randn(batch, heads, new, head_dim, generator=generator)
-    k, v = torch.randn(2, batch, heads, tokens, head_dim, generator=generator)
-    return Step(
-        scale=scale,
-        layer=0,
-        schedule=schedule,
-        capacity=capacity,
-        window=16,
-        q=q.to(dtype),
-        k=k.to(dtype),
-        v=v.to(dtype),
-        positions=positions,
-    )
 
 
 sides = st.integers(1, 7)
@@ -258,22 +217,6 @@ def test_the_best_slots_come_in_order_and_ties_go_to_the_first() -> None:
     scores = torch.tensor([[[1.0, 3.0, 3.0, 2.0, 3.0]]])
     assert best_slots(scores, 2).tolist() == [[[1, 2]]]
     assert best_slots(scores, 4).tolist() == [[[1, 2, 3, 4]]]
-
-
-class Operations(TorchDispatchMode):
-    """Records the name and the largest result of every tensor operation."""
-
-    def __init__(self) -> None:
-        super().__init__()  # type: ignore[no-untyped-call]
-        self.names: list[str] = []
-        self.largest = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = func(*args, **(kwargs or {}))
-        self.names.append(str(func))
-        if isinstance(result, Tensor) and result._base is None:
-            self.largest = max(self.largest, result.numel() * result.element_size())
-        return result
 
 
 def operations(step: Step) -> Operations:
