@@ -5,6 +5,7 @@ Knows options and settings; reads no weights and prints nothing.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ FULL = "full"
 """The policy that drops nothing, and the budget that asks for it."""
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -82,7 +84,20 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
             rule="one of " + ", ".join(DTYPES),
             fix=close_matches(dtype.value, DTYPES),
         )
+    device = settings.get("device", options.device)
+    if not DEVICES.fullmatch(device.value):
+        raise UserError(
+            f"no device {device.value!r}",
+            where=device.origin,
+            rule="auto, cpu, mps, cuda, or cuda:1 and so on",
+            fix="leave it out to use the best device there is",
+        )
     folder = settings.get("weights_dir", options.weights_dir).value
+    out = settings.get("out", options.out)
+    if not out.value.strip():
+        raise UserError(
+            "the output folder has no name", where=out.origin, fix="name one, or leave it out"
+        )
     for prompt in (*options.prompts, options.negative or ""):
         _check_readable(prompt)
     return Choices(
@@ -103,8 +118,8 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
         ),
         preset=preset,
         model=model,
-        out=Path(settings.get("out", options.out).value).expanduser(),
-        device=settings.get("device", options.device).value,
+        out=Path(out.value).expanduser(),
+        device=device.value,
         dtype=dtype.value,
         weights_dir=Path(folder).expanduser() if folder else None,
     )

@@ -6,7 +6,6 @@ small stand-in behind the door.
 
 from __future__ import annotations
 
-import gc
 import os
 import resource
 import sys
@@ -74,4 +73,3 @@ def release(pictures: Iterator[Picture]) -> None:
     close = getattr(pictures, "close", None)
     if close is not None:
         close()
-    gc.collect()

@@ -10,7 +10,11 @@ from typing import Annotated
 import typer
 
 from scalekv.cli import errors
+from scalekv.cli.download import EPILOG as DOWNLOAD_EPILOG
+from scalekv.cli.download import HELP as DOWNLOAD_HELP
+from scalekv.cli.download import download
 from scalekv.cli.generate import DEFAULTS_NOTE, EPILOG, HELP, generate
+from scalekv.cli.models import models
 from scalekv.kv.errors import UserError
 
 PROGRAM_HELP = """Text-to-image generation with Infinity and a compressed key-value cache.
@@ -46,6 +50,8 @@ def _program(
 
 
 app.command(help=HELP, epilog=EPILOG + DEFAULTS_NOTE, no_args_is_help=True)(generate)
+app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
+app.add_typer(models)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

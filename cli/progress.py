@@ -56,6 +56,7 @@ class Display:
         """A line that stays."""
         if not self.quiet:
             self.console.print(text, markup=False, soft_wrap=True, style="dim")
+            self._said = time.monotonic()
 
     def stage(self, text: str) -> None:
         """What is going on now, of unknown length."""

@@ -9,9 +9,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
+from rich.padding import Padding
 from rich.table import Table
+from rich.text import Text
 
 PARTS = {"transformer": "transformer", "vae": "VAE", "text_encoder": "text encoder"}
+
+NARROW = 70  # columns; below that a table's remarks would be a word wide
 
 
 def human_bytes(count: int) -> str:
@@ -49,15 +53,21 @@ def memory_report(
 
 
 def print_table(report: Mapping[str, Any], console: Console) -> None:
-    """The figures of `memory_report` as a table."""
-    table = Table(
-        title="Memory", title_justify="left", title_style="bold", box=None, padding=(0, 1)
-    )
+    """The figures of `memory_report` as a table; where there is no room for one, as a list."""
+    rows = [(label, human_bytes(count), remark) for label, count, remark in _rows(report)]
+    if console.width < NARROW:
+        console.print("Memory", style="bold")
+        for label, size, remark in rows:
+            console.print(f" {label}: {size}")
+            if remark:
+                console.print(Padding(Text(remark, style="dim"), (0, 0, 0, 3)))
+        return
+    table = Table(title="Memory", title_justify="left", title_style="bold", box=None)
     table.add_column("")
     table.add_column("bytes", justify="right", no_wrap=True)
     table.add_column("", style="dim")
-    for label, count, remark in _rows(report):
-        table.add_row(label, human_bytes(count), remark)
+    for row in rows:
+        table.add_row(*row)
     console.print(table)
 
 
@@ -67,18 +77,22 @@ def _rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     if cache:
         history = f"{cache['history_tokens']} tokens of history"
         everything = f"{cache['total_tokens']} tokens of all scales"
-        rows = [
-            ("cache held, peak", cache["held_peak_bytes"], _held(cache)),
+        rows = [("cache held, peak", cache["held_peak_bytes"], _held(cache))]
+        if cache.get("scales"):
+            last = cache["scales"][-1]["held_bytes"]
+            share = f"{last / cache['full_bytes']:.1%} of the history"
+            rows.append(("cache held, last scale", last, f"{share}; the peak is between scales"))
+        rows += [
             ("cache transient, peak", cache["transient_peak_bytes"], "while one layer attends"),
             (
                 "full cache, history",
                 cache["full_bytes"],
-                f"{history}, same dtype: held is {cache['ratio_history']:.1%} of it",
+                f"{history}, same dtype; held peak is {cache['ratio_history']:.1%} of it",
             ),
             (
                 "full cache, all scales",
                 cache["full_bytes_all"],
-                f"{everything}, same dtype: held is {cache['ratio_all']:.1%} of it",
+                f"{everything}, same dtype; held peak is {cache['ratio_all']:.1%} of it",
             ),
         ]
     for part, count in report["weights_bytes"].items():

@@ -18,6 +18,7 @@ from rich.console import Console
 from scalekv.cli import engine
 from scalekv.cli.choices import Choices
 from scalekv.cli.errors import Interrupted, PipeClosed
+from scalekv.cli.interrupts import interrupts_wait
 from scalekv.cli.output import OutputFolder, to_json
 from scalekv.cli.progress import Display
 from scalekv.cli.report import largest_cache, memory_report, print_table
@@ -81,16 +82,18 @@ class Run:
         pictures = engine.generate(pipeline, self.choices.request, display.scale_done)
         try:
             for picture in pictures:
-                self._keep(picture, folder, display)
+                with interrupts_wait():
+                    self._keep(picture, folder, display)
             outcome = "complete"
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
         finally:
-            engine.release(pictures)
-            display.clear()
-            if outcome == "complete" or self.pictures:
-                self._report(pipeline, folder, outcome)
+            with interrupts_wait():
+                engine.release(pictures)
+                display.clear()
+                if outcome == "complete" or self.pictures:
+                    self._report(pipeline, folder, outcome)
 
     def _keep(self, picture: Picture, folder: OutputFolder, display: Display) -> None:
         """Saves a picture and tells where it is."""

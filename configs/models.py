@@ -6,8 +6,9 @@ here. No torch.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, fields, replace
 from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
@@ -20,25 +21,59 @@ from scalekv.kv.errors import UserError, close_matches
 FOLDER = Path(__file__).parent / "models"
 """Where the presets ship: NAME.yaml."""
 
+NO_REPO = "none"
+"""`repo` of a size that was described but never released: its weights can only be one's own."""
+
+PIXELS = ("0.06M", "0.25M", "0.60M", "1M")
+"""Pixel classes a preset may name."""
+
+_PATTERN = FOLDER / "infinity-2b.yaml"  # a whole preset to show to who writes one
+
 
 @dataclass(frozen=True)
 class ModelFiles:
-    """Where a preset's parts are: a hub repository ("" for the package itself) and names in it.
+    """Where a preset's parts are.
 
-    text_encoder is a folder of the package, or a hub repository of its own.
+    Attributes:
+        repo: hub repository of transformer and VAE; "" for files that are already on this
+            machine (in the package, or beside the preset), "none" for weights never released.
+        transformer: a file, or a folder of safetensors shards with their index.
+        vae: a file.
+        text_encoder: a folder, or a hub repository of its own, "owner/name".
+        text_encoder_files: patterns of the files needed of that repository; the rest of it (other
+            frameworks' copies of the weights) is never fetched.
+        revision, text_encoder_revision: branch, tag or commit to fetch.
     """
 
     repo: str
     transformer: str
     vae: str
     text_encoder: str
+    text_encoder_files: tuple[str, ...] = ()
+    revision: str = "main"
+    text_encoder_revision: str = "main"
+
+
+@dataclass(frozen=True)
+class Sizes:
+    """Bytes of the parts as far as known without the hub: from listings of others, not verified."""
+
+    transformer: int
+    vae: int
+    text_encoder: int
+
+    @property
+    def total(self) -> int:
+        """Bytes of all parts."""
+        return self.transformer + self.vae + self.text_encoder
 
 
 @dataclass(frozen=True)
 class ModelPreset:
     """One model: its parts belong together and are never mixed with another preset's.
 
-    pixels: pixel class it was trained for; ratios: width:height it was trained for, () for all.
+    pixels: pixel class it was trained for; ratios: width:height it was trained for, () for all;
+    sizes: None where nothing is to be fetched.
     """
 
     name: str
@@ -50,61 +85,142 @@ class ModelPreset:
     pixels: str
     ratios: tuple[str, ...]
     files: ModelFiles
+    sizes: Sizes | None = None
 
     @property
     def built_in(self) -> bool:
         """Whether the weights are installed with the package."""
-        return not self.files.repo
+        return not self.files.repo and not Path(self.files.transformer).is_absolute()
+
+    @property
+    def downloadable(self) -> bool:
+        """Whether the weights are on the hub."""
+        return self.files.repo not in ("", NO_REPO)
+
+    @property
+    def released(self) -> bool:
+        """Whether there are weights at all, as far as the preset knows."""
+        return self.files.repo != NO_REPO
 
 
 def list_models() -> list[str]:
-    """Names of all presets, the built-in one first."""
-    return sorted(_known(), key=lambda name: (not model_named(name).built_in, name))
+    """Names of the presets that ship: the built-in one first, those without weights last."""
+    return sorted(
+        _known(),
+        key=lambda name: (not model_named(name).built_in, not model_named(name).released, name),
+    )
 
 
-@cache
 def model_named(name: str, where: str = "--model") -> ModelPreset:
-    """The preset of that name; `where` is what a message says the name came from.
+    """The preset of that name, or the one in the file of that name ("my/own.yaml").
+
+    `where` is what a message says the name came from.
 
     Raises:
-        UserError: no such preset; the message names the nearest ones.
+        UserError: no such preset, with the nearest names; or a file that is no preset.
     """
+    if name.endswith((".yaml", ".yml")):
+        return read_preset(Path(name).expanduser())
     known = _known()
     if name not in known:
         raise UserError(
             f"no model named {name!r}",
             where=where,
-            rule="one of " + ", ".join(known),
+            rule="one of " + ", ".join(known) + ", or the path of a preset, own.yaml",
             fix=close_matches(name, known),
         )
+    return _shipped(name)
+
+
+@cache
+def _shipped(name: str) -> ModelPreset:
     return read_preset(FOLDER / f"{name}.yaml")
 
 
 def read_preset(path: Path) -> ModelPreset:
     """The preset a file describes; it is called what the file is called.
 
+    Files of a preset without a repository are looked for in its own folder, unless it ships.
+
     Raises:
         UserError: a file that is no YAML, lacks a key, has one too many, or a value of another
             kind or outside its range.
     """
+    where = str(path)
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except OSError as error:
-        raise UserError(f"cannot read the preset: {error.strerror}", where=str(path)) from None
+        raise UserError(
+            f"cannot read the preset: {error.strerror}",
+            where=where,
+            fix=f"name a file that is there, or one of {', '.join(_known())}",
+        ) from None
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"not readable as YAML: {error}", where=str(path)) from None
-    where = str(path)
+        raise UserError(
+            f"not readable as YAML: {' '.join(str(error).split())}", where=where, fix=_AS_IN
+        ) from None
     if isinstance(content, Mapping):
         content = {"name": path.stem, **content}
     preset = _build(ModelPreset, content, where)
-    spec = preset.transformer
+    _check(preset, where)
+    return preset if path.parent == FOLDER else _beside(preset, path.absolute().parent)
+
+
+def _check(preset: ModelPreset, where: str) -> None:
+    spec, sampling = preset.transformer, preset.sampling
     if spec.width % (4 * spec.heads) or spec.depth % spec.chunks:
         raise UserError(
             f"width {spec.width} in {spec.heads} heads, depth {spec.depth} in {spec.chunks} chunks",
             where=f"{where}, key transformer",
             rule="heads divide the width into multiples of 4, chunks divide the depth",
+            fix=_AS_IN,
         )
-    return preset
+    if preset.pixels not in PIXELS:
+        raise UserError(
+            f"no pixel class {preset.pixels!r}",
+            where=f"{where}, key pixels",
+            rule="one of " + ", ".join(PIXELS),
+            fix=close_matches(preset.pixels, PIXELS),
+        )
+    for key, fine, rule in (
+        ("tau", sampling.tau > 0, "above 0"),
+        ("top_p", 0 <= sampling.top_p <= 1, "between 0 and 1; 0 turns it off"),
+        ("cfg", math.isfinite(sampling.cfg), "a finite number"),
+    ):
+        if not fine:
+            raise UserError(
+                f"{key} is {getattr(sampling, key)}",
+                where=f"{where}, key sampling, key {key}",
+                rule=rule,
+                fix=_AS_IN,
+            )
+    files = preset.files
+    for name in (files.transformer, files.vae, files.text_encoder) if files.repo else ():
+        if not name or name.startswith(("/", "~")) or ".." in name.split("/"):
+            raise UserError(
+                f"{name!r} is no name in a hub repository",
+                where=f"{where}, key files",
+                rule="names of a preset with a repository are relative to that repository",
+                fix='leave the name relative, or say repo: "" for files on this machine',
+            )
+
+
+def _beside(preset: ModelPreset, folder: Path) -> ModelPreset:
+    """A user's own preset with the names of its local files made absolute."""
+    files = preset.files
+    if files.repo:
+        return preset
+    text = folder / Path(files.text_encoder).expanduser()
+    on_hub = files.text_encoder.count("/") == 1 and not text.exists()
+    return replace(
+        preset,
+        files=replace(
+            files,
+            transformer=str(folder / Path(files.transformer).expanduser()),
+            vae=str(folder / Path(files.vae).expanduser()),
+            text_encoder=files.text_encoder if on_hub else str(text),
+        ),
+    )
 
 
 def _known() -> list[str]:
@@ -120,33 +236,47 @@ def _build(kind: type[T], content: object, where: str) -> T:
     needed = [f.name for f in fields(kind) if f.default is MISSING]  # type: ignore[arg-type]
     rule = "keys are " + ", ".join(hints)
     if not isinstance(content, Mapping):
-        raise UserError(f"{content!r} is no mapping of keys to values", where=where, rule=rule)
+        raise UserError(
+            f"{content!r} is no mapping of keys to values", where=where, rule=rule, fix=_AS_IN
+        )
     for key in content:
         if key not in hints:
             fix = close_matches(str(key), hints)
             raise UserError(f"unknown key {key!r}", where=where, rule=rule, fix=fix)
     if missing := [key for key in needed if key not in content]:
-        raise UserError(f"the key {missing[0]} is missing", where=where, rule=rule)
+        raise UserError(
+            f"the key {missing[0]} is missing",
+            where=where,
+            rule=rule,
+            fix=f"add a line {missing[0]}: ..., {_AS_IN}",
+        )
     return kind(
         **{key: _value(hints[key], value, f"{where}, key {key}") for key, value in content.items()}
     )
 
 
 def _value(kind: Any, value: object, where: str) -> object:
+    if kind == Sizes | None:
+        return None if value is None else _build(Sizes, value, where)
     if kind in (TransformerSpec, TokenizerSpec, Sampling, ModelFiles):
         return _build(kind, value, where)
     if kind == tuple[int, ...] or kind == tuple[str, ...]:
         entry = kind.__args__[0]
         if isinstance(value, list):
             return tuple(_value(entry, item, where) for item in value)
-        raise UserError(f"{value!r} is no list", where=where, rule=f"a list of {_WORDS[entry]}s")
+        raise UserError(
+            f"{value!r} is no list", where=where, rule=f"a list of {_WORDS[entry]}s", fix=_AS_IN
+        )
     if kind is float and type(value) is int:
         return float(value)
     if type(value) is not kind:
-        raise UserError(f"{value!r} is no {_WORDS[kind]}", where=where, rule=f"a {_WORDS[kind]}")
+        raise UserError(
+            f"{value!r} is no {_WORDS[kind]}", where=where, rule=f"a {_WORDS[kind]}", fix=_AS_IN
+        )
     if kind is int and not where.endswith("cfg_layer") and isinstance(value, int) and value < 1:
-        raise UserError(f"{value}", where=where, rule="at least 1")
+        raise UserError(f"{value} is too small", where=where, rule="at least 1", fix=_AS_IN)
     return value
 
 
+_AS_IN = f"as in {_PATTERN}"
 _WORDS = {int: "whole number", float: "number", str: "text", bool: "truth value (true or false)"}

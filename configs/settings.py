@@ -97,6 +97,48 @@ def config_path(environment: Mapping[str, str]) -> Path:
     return user_config_path("scalekv") / "config.yaml"
 
 
+def save_setting(name: str, value: str, environment: Mapping[str, str] | None = None) -> Path:
+    """Writes one default into the config file, leaving its other lines and comments as they are.
+
+    Returns:
+        The file, made if there was none.
+
+    Raises:
+        UserError: the file cannot be read or written, or would hold what it may not.
+    """
+    path = config_path(os.environ if environment is None else environment)
+    others = _read(path, must_exist=False)
+    _checked(name, value, path)
+    wanted = {**others, name: value}
+    line = yaml.safe_dump({name: value}, allow_unicode=True)
+    try:
+        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        lines = [row for row in old.splitlines(keepends=True) if not row.startswith(f"{name}:")]
+        text = "".join(lines)
+        text += line if not text or text.endswith("\n") else "\n" + line
+        if not _says(text, wanted):  # in some other style of YAML: written anew
+            text = yaml.safe_dump(wanted, allow_unicode=True)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        hidden = path.with_name(f".{path.name}.{os.getpid()}")
+        hidden.write_text(text, encoding="utf-8")
+        os.replace(hidden, path)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the config file: {error.strerror}",
+            where=str(path),
+            fix=f"make it writable, or name another in {PATH_VARIABLE}",
+        ) from None
+    return path
+
+
+def _says(text: str, wanted: Mapping[str, str]) -> bool:
+    try:
+        content = yaml.safe_load(text)
+    except yaml.YAMLError:
+        return False
+    return isinstance(content, Mapping) and {k: str(v) for k, v in content.items()} == wanted
+
+
 def _read(path: Path, *, must_exist: bool) -> dict[str, str]:
     try:
         content = yaml.safe_load(path.read_text(encoding="utf-8"))

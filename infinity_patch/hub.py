@@ -1,14 +1,23 @@
-"""Where a preset's files are. Never downloads; no torch."""
+"""Where a preset's files are: in the package, in a folder, or in the hub's cache on this machine.
+Never downloads; no torch."""
 
 from __future__ import annotations
 
+import json
+import re
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from pathlib import Path
 
-from scalekv.configs.models import ModelPreset
+from scalekv.configs.models import ModelFiles, ModelPreset
 from scalekv.kv.errors import UserError
 
 BUILT_IN = Path(__file__).parent / "weights"
+INDEX = ".safetensors.index.json"
+"""How the name of a file ends that lists shards."""
+TEXT_NEEDS = ("config.json", "tokenizer.json")
+"""What a text encoder's folder has besides its weights."""
 
 
 class WeightsMissing(UserError):
@@ -17,31 +26,220 @@ class WeightsMissing(UserError):
 
 @dataclass(frozen=True)
 class ModelPaths:
-    """The files of one model on this machine; `text_encoder` is a folder."""
+    """The files of one model on this machine.
+
+    `text_encoder` is a folder, and so is `transformer` where the weights come in shards.
+    """
 
     transformer: Path
     vae: Path
     text_encoder: Path
 
 
-def model_files(preset: ModelPreset, weights_dir: Path | None = None) -> ModelPaths:
-    """The files of a preset: in `weights_dir`, else installed with the package.
+@dataclass(frozen=True)
+class Part:
+    """The files of a preset that come from one hub repository.
+
+    repo, revision: which; label: "transformer", "vae" or "text encoder"; name: the file, the
+    folder of shards, or "" for files chosen by `patterns` from the repository's top.
+    """
+
+    label: str
+    repo: str
+    revision: str
+    name: str
+    patterns: tuple[str, ...] = ()
+
+    def wants(self, file: str) -> bool:
+        """Whether a file of the repository, named by its path in it, is one of this part's."""
+        if self.patterns:
+            return "/" not in file and any(fnmatchcase(file, p) for p in self.patterns)
+        if file == self.name:
+            return True
+        folder, _, last = file.rpartition("/")
+        return folder == self.name and last.endswith((".safetensors", INDEX))
+
+
+def parts_of(preset: ModelPreset) -> tuple[Part, ...]:
+    """What a preset needs of the hub; () where it needs nothing."""
+    files = preset.files
+    parts: list[Part] = []
+    if preset.downloadable:
+        parts = [
+            Part("transformer", files.repo, files.revision, files.transformer),
+            Part("vae", files.repo, files.revision, files.vae),
+        ]
+    if text_on_hub(files):
+        patterns = files.text_encoder_files
+        revision = files.text_encoder_revision
+        parts.append(Part("text encoder", files.text_encoder, revision, "", patterns))
+    return tuple(parts)
+
+
+def text_on_hub(files: ModelFiles) -> bool:
+    """Whether the text encoder is a hub repository of its own."""
+    return bool(files.text_encoder_files) and not Path(files.text_encoder).is_absolute()
+
+
+def hub_cache() -> Path:
+    """The folder the hub's files are kept in, as HF_HOME and HF_HUB_CACHE have it."""
+    from huggingface_hub import constants
+
+    return Path(constants.HF_HUB_CACHE)
+
+
+def repo_folder(repo: str, cache: Path) -> Path:
+    """Where the cache keeps a repository."""
+    return cache / ("models--" + repo.replace("/", "--"))
+
+
+def snapshot(repo: str, revision: str, cache: Path) -> Path | None:
+    """The folder of a repository's files as they were last downloaded, or None."""
+    folder = repo_folder(repo, cache)
+    commit = revision
+    if not re.fullmatch(r"[0-9a-f]{40}", revision):
+        try:
+            commit = (folder / "refs" / revision).read_text().strip()
+        except OSError:
+            return None
+    path = folder / "snapshots" / commit
+    return path if commit and path.is_dir() else None
+
+
+def part_files(part: Part, cache: Path) -> list[Path]:
+    """The files of a part that are in the cache, whole ones (the cache names no others): of every
+    version, those of a download that is not finished among them."""
+    files: list[Path] = []
+    for root in sorted((repo_folder(part.repo, cache) / "snapshots").glob("*")):
+        names = sorted(p.relative_to(root).as_posix() for p in root.rglob("*") if p.is_file())
+        files += [root / name for name in names if part.wants(name)]
+    return files
+
+
+def missing_files(part: Part, cache: Path) -> list[str]:
+    """What a part lacks in the cache, named as in its repository; [] if it is complete.
+
+    A folder of shards is complete when every shard that its index lists is there.
+    """
+    root = snapshot(part.repo, part.revision, cache)
+    if part.patterns:
+        if root is None:
+            return [*TEXT_NEEDS, "model.safetensors"]
+        return _missing_text(root)
+    if root is None:
+        return [part.name]
+    return [f"{part.name}{rest}" for rest in _missing_weights(root / part.name)]
+
+
+def model_files(
+    preset: ModelPreset, weights_dir: Path | None = None, *, cache: Path | None = None
+) -> ModelPaths:
+    """The files of a preset: in `weights_dir`, else in the package, else in the hub's cache.
+
+    A text encoder that is not in `weights_dir`, under its own name or its repository's, is taken
+    from the hub's cache where it has a repository of its own.
 
     Raises:
         WeightsMissing: one is not there.
     """
-    folder = weights_dir if weights_dir is not None else BUILT_IN / preset.name
     files = preset.files
-    paths = ModelPaths(folder / files.transformer, folder / files.vae, folder / files.text_encoder)
-    for path in (paths.transformer, paths.vae, paths.text_encoder):
-        if not path.exists():
-            fix = f"scalekv download {preset.name}"
-            if preset.built_in:
-                fix = "install scalekv again: this model comes with it"
-            raise WeightsMissing(
-                f"{preset.name} is not complete on this machine: {path.name} is missing",
-                where=str(path.parent if weights_dir is not None else preset.name),
-                rule=f"it needs {files.transformer}, {files.vae} and {files.text_encoder}",
-                fix=fix + (", or name another --weights-dir" if weights_dir is not None else ""),
-            )
+    if weights_dir is not None:
+        root = weights_dir
+    elif preset.released and not preset.downloadable:
+        root = BUILT_IN / preset.name
+    elif not preset.downloadable:
+        raise WeightsMissing(
+            f"no weights of {preset.name} were ever released",
+            where=preset.name,
+            rule="a size without weights needs your own",
+            fix="--weights-dir DIR with " + _names(preset),
+        )
+    else:
+        place = cache or hub_cache()
+        for part in parts_of(preset):
+            if missing := missing_files(part, place):
+                raise _missing(preset, missing, preset.name)
+        repo = snapshot(files.repo, files.revision, place)
+        text = snapshot(files.text_encoder, files.text_encoder_revision, place)
+        assert repo is not None
+        text_folder = repo / files.text_encoder if text is None else text
+        return ModelPaths(repo / files.transformer, repo / files.vae, text_folder)
+    paths = ModelPaths(root / files.transformer, root / files.vae, _text(preset, root, cache))
+    for path in (paths.transformer, paths.vae):
+        if missing := _missing_weights(path):
+            raise _missing(preset, [path.name + rest for rest in missing], weights_dir)
+    if missing := _missing_text(paths.text_encoder):
+        whole = not paths.text_encoder.exists()
+        names = [paths.text_encoder.name] if whole else missing
+        raise _missing(preset, names, weights_dir)
     return paths
+
+
+def _text(preset: ModelPreset, root: Path, cache: Path | None) -> Path:
+    files = preset.files
+    here = [root / files.text_encoder, root / Path(files.text_encoder).name, root / "text_encoder"]
+    for path in here if text_on_hub(files) else here[:1]:
+        if path.is_dir():
+            return path
+    if text_on_hub(files):
+        place = cache or hub_cache()
+        found = snapshot(files.text_encoder, files.text_encoder_revision, place)
+        if found is not None:
+            return found
+    return here[0]
+
+
+def _missing_text(folder: Path) -> list[str]:
+    missing = [name for name in TEXT_NEEDS if not (folder / name).is_file()]
+    if not (folder / "model.safetensors").is_file():
+        missing += _missing_shards(folder)
+    return missing
+
+
+def _missing_weights(path: Path) -> list[str]:
+    """What is missing after the name of a file or of a folder of shards."""
+    if path.is_file():
+        return []
+    if not path.is_dir():
+        return [""]
+    if any(path.glob("*" + INDEX)):
+        return [f"/{name}" for name in _missing_shards(path)]
+    return [] if any(path.glob("*.safetensors")) else ["/model" + INDEX]
+
+
+def _missing_shards(folder: Path) -> Iterator[str]:
+    indexes = sorted(folder.glob("*" + INDEX))
+    if not indexes:
+        yield "model" + INDEX
+    for index in indexes:
+        try:
+            listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            names = sorted({str(name) for name in listed})
+        except (OSError, ValueError, LookupError, AttributeError, TypeError):
+            yield index.name  # there, but not a list of shards
+            continue
+        yield from (name for name in names if not (folder / name).is_file())
+
+
+def _names(preset: ModelPreset) -> str:
+    files = preset.files
+    return f"{files.transformer}, {files.vae} and {files.text_encoder}"
+
+
+def _missing(
+    preset: ModelPreset, names: Iterable[str], weights_dir: Path | str | None
+) -> WeightsMissing:
+    first, *rest = names
+    fix = f"scalekv download {preset.name}"
+    if preset.built_in:
+        fix = "install scalekv again: this model comes with it"
+    elif not preset.downloadable:
+        fix = "put the file there, or correct the preset"
+    in_folder = isinstance(weights_dir, Path)
+    what = f"{first} is missing" if not rest else f"{first} and {len(rest)} more are missing"
+    return WeightsMissing(
+        f"{preset.name} is not complete on this machine: {what}",
+        where=str(weights_dir or preset.name),
+        rule=f"it needs {_names(preset)}",
+        fix=fix + (", or name another --weights-dir" if in_folder else ""),
+    )

@@ -6,21 +6,26 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError, safe_open
 from torch import nn
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.infinity_patch.autoencoder import Autoencoder
+from scalekv.infinity_patch.checkpoint import WeightsDamaged, open_checkpoint
 from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.text import TextEncoder
 from scalekv.infinity_patch.transformer import Infinity
 from scalekv.kv.errors import UserError
 
+# buffers that published checkpoints may carry and that follow from the architecture
+NOT_NEEDED = (
+    "zero_k_bias",
+    "lfq.mask",
+    "lvl_1L",
+    "attn_bias_for_masking",
+    "Infinity_visible_kvlen",
+    "Infinity_invisible_qlen",
+)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
-
-
-class WeightsDamaged(UserError):
-    """A weights file is not what the model needs."""
 
 
 @dataclass
@@ -99,20 +104,9 @@ def _fill(
 ) -> None:
     """Give a module on the meta device its tensors, each read once in its final dtype."""
     expected = {n: tuple(p.shape) for n, p in module.named_parameters()}
-    try:
-        with safe_open(path, framework="pt") as file:
-            shapes = {n: tuple(file.get_slice(n).get_shape()) for n in file.keys()}  # noqa: SIM118
-            _check_shapes(expected, shapes, path, name)
-            state = {
-                n: file.get_tensor(n).to(device, dtypes.get(n, torch.float32)) for n in expected
-            }
-    except (SafetensorError, OSError) as error:
-        raise WeightsDamaged(
-            f"{path.name} cannot be read: {error}",
-            where=str(path),
-            rule="weights are whole safetensors files",
-            fix="fetch it again, or install scalekv again if it came with it",
-        ) from error
+    with open_checkpoint(path) as checkpoint:
+        _check_shapes(expected, checkpoint.shapes, path, name)
+        state = {n: checkpoint.read(n).to(device, dtypes.get(n, torch.float32)) for n in expected}
     module.load_state_dict(state, assign=True, strict=True)
 
 
@@ -127,6 +121,14 @@ def _check_shapes(
             has = f"has shape {found[tensor]}" if tensor in found else "is missing"
             raise WeightsDamaged(
                 f"{tensor} {has}, {name} needs {shape}",
+                where=str(path),
+                rule="a preset's transformer, VAE and text encoder belong together",
+                fix=f"use the files of {name}, or name the model these files belong to",
+            )
+    for tensor in found:
+        if tensor not in expected and not tensor.endswith(NOT_NEEDED):
+            raise WeightsDamaged(
+                f"{tensor} is in the file and not in {name}",
                 where=str(path),
                 rule="a preset's transformer, VAE and text encoder belong together",
                 fix=f"use the files of {name}, or name the model these files belong to",

@@ -31,6 +31,15 @@ def self_attentions(model: nn.Module) -> list[nn.Module]:
     return [m for m in model.modules() if all(hasattr(m, name) for name in NEEDED)]
 
 
+def caches_of(model: nn.Module) -> Caches | None:
+    """The caches of a model that is patched now, else None."""
+    for module in self_attentions(model):
+        caches = getattr(module.__dict__.get("forward"), "caches", None)
+        if isinstance(caches, Caches):
+            return caches
+    return None
+
+
 @contextmanager
 def patched(
     model: nn.Module,
@@ -64,7 +73,7 @@ def patched(
             rule="modules are recognised by the attributes " + ", ".join(NEEDED),
             fix="give the Infinity transformer itself",
         )
-    if any(getattr(m.__dict__.get("forward"), "is_scalekv", False) for m in modules):
+    if caches_of(model) is not None:
         raise UserError(
             "the model is patched already",
             where="patched(model)",
@@ -130,7 +139,7 @@ def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
         )
         return project(module, out)
 
-    forward.is_scalekv = True  # type: ignore[attr-defined]
+    forward.caches = caches  # type: ignore[attr-defined]
     return forward
 
 

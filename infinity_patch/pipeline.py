@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -13,8 +14,15 @@ from PIL import Image
 from torch import Tensor
 
 from scalekv.infinity_patch.loader import Pipeline
-from scalekv.infinity_patch.patch import patched
-from scalekv.infinity_patch.request import Request, budget_of, check, per_scale, schedule_of
+from scalekv.infinity_patch.patch import caches_of, patched
+from scalekv.infinity_patch.request import (
+    DEFAULT_POLICY,
+    Request,
+    budget_of,
+    check,
+    per_scale,
+    schedule_of,
+)
 from scalekv.infinity_patch.sampling import BitSampler
 from scalekv.infinity_patch.scale_loop import (
     Guidance,
@@ -23,7 +31,8 @@ from scalekv.infinity_patch.scale_loop import (
     to_uint8,
 )
 from scalekv.infinity_patch.tokens import cut_prompt
-from scalekv.kv.policy import planned, policy_named, takes_budget
+from scalekv.kv.caches import Caches
+from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
 
 
@@ -66,6 +75,7 @@ def generate(
 
     Args:
         request: what to generate; a string is a prompt with everything else as by default.
+            Inside a `with patched(pipeline.model, ...)` block the block's caches are used.
 
     Yields:
         Each picture as soon as it is done.
@@ -75,6 +85,14 @@ def generate(
     """
     asked = Request((request,)) if isinstance(request, str) else request
     check(asked, pipeline.preset, pipeline.weights_dir)
+    given = asked.policy is not None or asked.budget is not None or asked.drafters is not None
+    if given and caches_of(pipeline.model) is not None:
+        raise UserError(
+            "the model is patched already, and the request names a policy or budget too",
+            where="generate(pipeline, request)",
+            rule="inside a `with patched(...)` block pictures use the caches of that block",
+            fix="leave policy, budget and drafters out of the request, or leave the block",
+        )
     return _pictures(pipeline, asked, on_progress)
 
 
@@ -83,8 +101,7 @@ def _pictures(
 ) -> Iterator[Picture]:
     # 1. text, once for all pictures
     prompts = dict.fromkeys(request.prompts)
-    backend = pipeline.text.tokenizer.backend_tokenizer
-    cut = {p: cut_prompt(backend, p, "prompt", request.truncate) for p in prompts}
+    cut = {p: cut_prompt(pipeline.text.counter, p, "prompt", request.truncate) for p in prompts}
     features = dict(zip(prompts, pipeline.text.encode(list(prompts)), strict=True))
     negative = None
     if request.negative is not None:
@@ -115,11 +132,23 @@ def _pictures(
             prompt=prompt,
             seed=seed,
             index=index,
-            settings={"prompt": prompt, "seed": seed, **settings},
+            settings={"prompt": prompt, "seed": seed, **_cache_settings(cache), **settings},
             cache=cache,
             truncated=cut[prompt] or None,
             seconds=time.perf_counter() - start,
         )
+
+
+@contextmanager
+def _caches(pipeline: Pipeline, request: Request, schedule: Schedule) -> Iterator[Caches]:
+    """The caches to generate with: those the caller has patched in, or the request's own."""
+    outer = caches_of(pipeline.model)
+    if outer is not None:
+        yield outer
+        return
+    budget = budget_of(request, pipeline.preset, schedule)
+    with patched(pipeline.model, request.policy or DEFAULT_POLICY, budget, schedule) as caches:
+        yield caches
 
 
 def _codes(
@@ -134,12 +163,7 @@ def _codes(
 ) -> tuple[Tensor, dict[str, Any]]:
     """The summed codes (1, b, H, W) of one picture and the ledger of its caches."""
     sampler = BitSampler([seed], request_top_p(request, pipeline))
-    with (
-        torch.inference_mode(),
-        patched(
-            pipeline.model, request.policy, budget_of(request, pipeline.preset, schedule), schedule
-        ) as caches,
-    ):
+    with torch.inference_mode(), _caches(pipeline, request, schedule) as caches:
         codes = generate_codes(
             pipeline.model,
             conditions(pipeline.model, [text], negative, guidance),
@@ -169,20 +193,23 @@ def guidance_of(request: Request, pipeline: Pipeline, schedule: Schedule) -> Gui
     )
 
 
+def _cache_settings(cache: dict[str, Any]) -> dict[str, Any]:
+    """Policy and budget, as the ledger of the picture's caches has them."""
+    budget = cache["budget"]
+    return {
+        "policy": cache["policy"],
+        "budget": "full" if budget is None else budget["label"],
+        "budget_tokens": cache["history_tokens"] if budget is None else budget["mean"],
+        "budget_origin": "" if budget is None else budget["origin"],
+    }
+
+
 def settings_of(
     request: Request, pipeline: Pipeline, schedule: Schedule, guidance: Guidance
 ) -> dict[str, Any]:
-    """What, with prompt and seed, makes the same picture again."""
-    policy = policy_named(request.policy)
-    budget = None
-    if takes_budget(policy):
-        budget = planned(policy, budget_of(request, pipeline.preset, schedule))
+    """What, with prompt, seed, policy and budget, makes the same picture again."""
     return {
         "model": pipeline.preset.name,
-        "policy": policy.name,
-        "budget": "full" if budget is None else budget.label,
-        "budget_tokens": schedule.history if budget is None else budget.mean,
-        "budget_origin": "" if budget is None else budget.origin,
         "cfg": list(guidance.cfg),
         "tau": list(guidance.tau),
         "cfg_layer": guidance.layer,

@@ -17,7 +17,10 @@ from scalekv.kv.policy import Policy, check_policy_name
 from scalekv.kv.schedule import Schedule
 
 PerScale = float | Sequence[float]
+DEFAULT_POLICY = "scalekv"
+DEFAULT_BUDGET = "10%"
 MOST_SEED = 2**63 - 1
+LEAST_TAU = 1e-3  # far below it, logits over temperature overflow
 
 
 @dataclass(frozen=True)
@@ -25,14 +28,15 @@ class Request:
     """Pictures to generate.
 
     prompts: one or more; num_images: pictures of each. Picture i of all (prompts outermost) has
-    the seed `seed` + i. cfg, tau: one number, or one per scale; None takes the preset's. ratio is
-    width:height. reproducible: pictures run one at a time, so that a seed gives the same bits
-    alone and among others (on a CPU they always do).
+    the seed `seed` + i. policy and budget are "scalekv" and "10%" unless given, or those of the
+    `with patched(...)` block the pictures are generated in. cfg, tau: one number, or one per
+    scale; None takes the preset's. ratio is width:height. reproducible: pictures run one at a
+    time, so that a seed gives the same bits alone and among others (on a CPU they always do).
     """
 
     prompts: tuple[str, ...]
-    policy: str | Policy = "scalekv"
-    budget: BudgetLike = "10%"
+    policy: str | Policy | None = None
+    budget: BudgetLike | None = None
     seed: int = 0
     num_images: int = 1
     cfg: PerScale | None = None
@@ -56,13 +60,22 @@ def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
             rule="its ratios are " + ", ".join(preset.ratios),
             fix=f"--ratio {preset.ratios[0]}, or another model",
         )
+    if preset.ratios and request.pixels not in (None, preset.pixels):
+        schedule_for(request.ratio, request.pixels)
+        raise UserError(
+            f"{preset.name} was not made for the pixel class {request.pixels}",
+            where="--pixels",
+            rule=f"its pictures are {preset.pixels}",
+            fix="leave --pixels out, or take another model",
+        )
     return schedule_for(request.ratio, request.pixels or preset.pixels)
 
 
 def budget_of(request: Request, preset: ModelPreset, schedule: Schedule) -> Budget:
     """The budget the caches are held to (of a policy that takes one)."""
     layers = preset.transformer.depth
-    return budget_maker(request.budget, layers, preset.name, request.drafters)(schedule)
+    asked = DEFAULT_BUDGET if request.budget is None else request.budget
+    return budget_maker(asked, layers, preset.name, request.drafters)(schedule)
 
 
 def per_scale(value: PerScale, scales: int, where: str) -> tuple[float, ...]:
@@ -97,8 +110,8 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None = None
     scales = len(schedule)
     per_scale(preset.sampling.cfg if request.cfg is None else request.cfg, scales, "--cfg")
     taus = per_scale(preset.sampling.tau if request.tau is None else request.tau, scales, "--tau")
-    if min(taus) <= 0:
-        raise UserError(f"temperature {min(taus):g}", where="--tau", rule="above 0")
+    if min(taus) < LEAST_TAU:
+        raise UserError(f"temperature {min(taus):g}", where="--tau", rule=f"at least {LEAST_TAU:g}")
     if request.top_p is not None and not 0 <= request.top_p <= 1:
         raise UserError(
             f"top-p {request.top_p:g}", where="--top-p", rule="between 0 and 1; 0 turns it off"
@@ -128,15 +141,9 @@ def _check_prompts(request: Request) -> None:
 
 
 def _check_lengths(request: Request, tokenizer_file: Path) -> None:
-    if not tokenizer_file.is_file():
-        return  # other layouts are read by the text encoder itself
-    from tokenizers import Tokenizer
+    from scalekv.infinity_patch.tokens import cut_prompt, read_tokenizer
 
-    from scalekv.infinity_patch.tokens import cut_prompt
-
-    tokenizer = Tokenizer.from_file(str(tokenizer_file))
-    tokenizer.no_padding()
-    tokenizer.no_truncation()
+    tokenizer = read_tokenizer(tokenizer_file)
     for number, prompt in enumerate(request.prompts, start=1):
         cut_prompt(tokenizer, prompt, f"prompt {number}", request.truncate)
     if request.negative is not None:

@@ -9,9 +9,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
 from torch import Tensor
 
-from scalekv.infinity_patch.tokens import MAX_TOKENS
+from scalekv.infinity_patch.tokens import MAX_TOKENS, uncut
 from scalekv.kv.errors import UserError
 
 
@@ -36,7 +38,7 @@ class TextEncoder:
             self.model = T5EncoderModel.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, use_safetensors=True
             )
-        except (OSError, ValueError, RuntimeError) as error:
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise UserError(
                 "the text encoder cannot be loaded",
                 where=str(folder),
@@ -45,6 +47,8 @@ class TextEncoder:
             ) from error
         self.model.eval().requires_grad_(False).to(device)
         self.device = device
+        # apart from the one that encodes, which cuts and remembers that it does
+        self.counter = uncut(Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str()))
 
     @property
     def nbytes(self) -> int:

@@ -2,14 +2,38 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from pathlib import Path
+
+from tokenizers import Tokenizer
 
 from scalekv.kv.errors import UserError
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-
 MAX_TOKENS = 512
+
+
+def read_tokenizer(path: Path) -> Tokenizer:
+    """A tokenizer that neither pads nor cuts, from its tokenizer.json.
+
+    Raises:
+        UserError: a damaged file.
+    """
+    try:
+        tokenizer = Tokenizer.from_file(str(path))
+    except Exception as error:  # the library raises plain Exception for whatever is wrong
+        raise UserError(
+            f"{path.name} cannot be read: {error}",
+            where=str(path),
+            rule="a tokenizer.json as the tokenizers library writes it",
+            fix="fetch the model's files again",
+        ) from error
+    return uncut(tokenizer)
+
+
+def uncut(tokenizer: Tokenizer) -> Tokenizer:
+    """The same tokenizer, told neither to pad nor to cut."""
+    tokenizer.no_padding()
+    tokenizer.no_truncation()
+    return tokenizer
 
 
 def cut_prompt(tokenizer: Tokenizer, prompt: str, where: str, truncate: bool) -> str:
@@ -31,4 +55,4 @@ def cut_prompt(tokenizer: Tokenizer, prompt: str, where: str, truncate: bool) ->
             rule=f"at most {MAX_TOKENS} with the closing one",
             fix=f"shorten it, or pass --truncate to drop all from {prompt[start:][:40]!r} on",
         )
-    return prompt[start:]
+    return prompt[start:].strip()

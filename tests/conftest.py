@@ -4,12 +4,19 @@ settings, without a network and, for hypothesis, without chance."""
 from __future__ import annotations
 
 import os
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
 
+if TYPE_CHECKING:
+    from tests.hub_server import Hub
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it once
+os.environ["HF_HUB_CACHE"] = os.path.join(tempfile.gettempdir(), "scalekv-tests-have-no-cache")
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")
@@ -32,3 +39,34 @@ def no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     for name in [name for name in os.environ if name.startswith("SCALEKV_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+
+
+@pytest.fixture
+def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
+    """A running hub; this process takes it for the real one and is online for it alone."""
+    from huggingface_hub import (
+        constants,
+    )  # here, so that tests of plain arithmetic start without it
+
+    from scalekv.infinity_patch import transfer
+    from tests.hub_server import Hub, tiny_repos
+
+    hub = Hub(tiny_repos())
+    server = hub.start()
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "ENDPOINT", hub.url)
+    monkeypatch.setattr(transfer, "WAIT_SECONDS", 0.0)
+    monkeypatch.setenv("HF_TOKEN", "")
+    yield hub
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty cache, which this process takes for the user's."""
+    from huggingface_hub import constants
+
+    path = tmp_path / "hub"
+    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(path))
+    return path

@@ -121,7 +121,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/builtin"))
     parser.add_argument("--out", type=Path, default=Path("data/builtin/transformer"))
-    parser.add_argument("--steps", type=int, default=2800)
+    parser.add_argument("--steps", type=int, default=2200)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--decay", type=float, default=0.998)
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)

@@ -1,8 +1,7 @@
-"""A stand-in behind the command line's door to the heavy half, and a user without settings."""
+"""A stand-in behind the command line's door to the heavy half, and a folder to work in."""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +10,9 @@ from typing import Any
 
 import pytest
 from PIL import Image
+from tokenizers import Tokenizer
+from tokenizers.models import WordLevel
+from tokenizers.pre_tokenizers import WhitespaceSplit
 
 from scalekv.cli import engine
 from scalekv.cli.main import main
@@ -22,16 +24,11 @@ from scalekv.kv.memory import CacheLedger, CacheShape
 
 
 @pytest.fixture(autouse=True)
-def plain_user(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No config file, no variables, a folder of one's own, a terminal of 100 columns."""
-    for name in [name for name in os.environ if name.startswith("SCALEKV_")]:
-        monkeypatch.delenv(name)
+def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An empty working folder, a terminal of 100 columns, no debugging."""
     monkeypatch.setenv("SCALEKV_DEBUG", "0")
-    monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "no-config"))
-    monkeypatch.setenv("HOME", str(tmp_path / "no-home"))
     monkeypatch.setenv("COLUMNS", "100")
-    (tmp_path / "work").mkdir()
-    monkeypatch.chdir(tmp_path / "work")
+    monkeypatch.chdir(tmp_path_factory.mktemp("work"))
 
 
 @dataclass
@@ -104,11 +101,14 @@ class StandIn:
 
 
 @pytest.fixture
-def stand_in(monkeypatch: pytest.MonkeyPatch) -> StandIn:
-    """The heavy half, replaced; requests are still checked for real, files apart."""
+def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
+    """The heavy half, replaced; requests are still checked for real, with a word a token."""
     fake = StandIn()
-    nowhere = ModelPaths(Path("none"), Path("none"), Path("none"))
-    monkeypatch.setattr(request_module, "model_files", lambda *_: nowhere)
+    words = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
+    words.pre_tokenizer = WhitespaceSplit()
+    words.save(str(tmp_path / "tokenizer.json"))
+    paths = ModelPaths(tmp_path / "transformer", tmp_path / "vae", tmp_path)
+    monkeypatch.setattr(request_module, "model_files", lambda *_: paths)
     monkeypatch.setattr(engine, "load", fake.load)
     monkeypatch.setattr(engine, "generate", fake.generate)
     return fake

@@ -25,6 +25,7 @@ ENCODED_WITHIN = 1e-4
 DRAW_WITHIN = 1e-4  # a free run may first differ at a draw this close to its threshold
 IMAGE_STEP = 1  # where all bits agree, no value is further off
 IMAGE_EQUAL = 0.998  # … and at least this share is equal
+THREADS = 2  # on one thread sums are split in another way, and more values round to a neighbour
 
 
 @dataclass
@@ -65,6 +66,7 @@ def replay(path: Path, device: str = "cpu") -> Outcome:
     config = json.loads(path.read_text(encoding="utf-8"))
     recorded = load_file(path.with_suffix(".safetensors"))
     outcome = Outcome(path.stem, [])
+    torch.set_num_threads(max(THREADS, torch.get_num_threads()))
     with torch.no_grad():
         if config.get("kind") == "encode":
             _replay_encoding(config, recorded, outcome)

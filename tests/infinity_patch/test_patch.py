@@ -25,6 +25,12 @@ def overrides(model: nn.Module) -> list[tuple[bool, bool]]:
     return [("forward" in m.__dict__, "kv_caching" in m.__dict__) for m in self_attentions(model)]
 
 
+def run_and_interrupt(model: Any) -> None:
+    """A picture, then what Ctrl-C raises."""
+    run(model)
+    raise KeyboardInterrupt
+
+
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("schedule", [SHORT, WIDE], ids=["square", "wide"])
 def test_full_is_the_unpatched_model_bit_for_bit(dtype: torch.dtype, schedule: Any) -> None:
@@ -102,8 +108,7 @@ def test_every_forward_is_the_original_after_an_exception() -> None:
     model = small_model()
     before = [m.forward for m in self_attentions(model)]
     with pytest.raises(KeyboardInterrupt), patched(model) as caches:
-        run(model)
-        raise KeyboardInterrupt
+        run_and_interrupt(model)
     assert overrides(model) == [(False, False)] * SPEC.depth
     assert [m.forward for m in self_attentions(model)] == before
     assert caches.nbytes == caches.transient_nbytes == 0
@@ -167,7 +172,7 @@ def test_modules_of_another_implementation_are_patched_by_their_names() -> None:
         block.sa = ForeignAttention(block.sa)  # type: ignore[assignment]
     same, _ = run(model, inside=patched(model, policy="full"))
     assert torch.equal(codes, same)
-    assert all(m.calls == 0 for m in self_attentions(model))  # type: ignore[comparison-overlap]
+    assert all(m.calls == 0 for m in self_attentions(model))
 
 
 def test_raw_queries_are_the_projections_and_only_those_asked_for() -> None:

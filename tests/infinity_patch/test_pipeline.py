@@ -1,4 +1,4 @@
-"""Pictures from the built-in model: the same wherever they are generated, and honest about memory."""
+"""Pictures from the built-in model: the same wherever generated, and honest about memory."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import pytest
 from PIL import Image
 
 from scalekv.infinity_patch import Pipeline, Progress, Request, generate, load
-from scalekv.infinity_patch.patch import self_attentions
+from scalekv.infinity_patch.patch import patched, self_attentions
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory import full_cache_bytes
 from scalekv.kv.schedule import Schedule
@@ -48,10 +48,14 @@ def test_full_cache_is_reported_to_the_byte(pipeline: Pipeline) -> None:
     assert picture.cache["ratio_history"] == 1
 
 
-def test_ten_percent_holds_about_ten_percent_at_the_end(pipeline: Pipeline) -> None:
+def test_ten_percent_is_what_is_held_while_each_scale_is_generated(pipeline: Pipeline) -> None:
     picture = next(generate(pipeline, Request(("a house",))))
-    assert picture.settings["budget_tokens"] == 26
-    assert picture.cache["ratio_history"] < 0.11
+    assert picture.settings["budget_tokens"] == 26  # floor of a tenth of 265
+    token = picture.cache["full_bytes"] // 265
+    held = [row["held_bytes"] for row in picture.cache["scales"]]
+    assert held == [0, token, 5 * token, 21 * token] + [26 * token] * 3
+    # between two scales drafters have grown before refiners shrink
+    assert 26 * token <= picture.cache["held_peak_bytes"] < 33 * token
     assert picture.truncated is None
 
 
@@ -84,3 +88,17 @@ def test_leaving_in_the_middle_restores_the_model(pipeline: Pipeline) -> None:
     with pytest.raises(KeyboardInterrupt):
         next(generate(pipeline, "a cat", on_progress=stop))
     assert not any("forward" in m.__dict__ for m in self_attentions(pipeline.model))
+
+
+def test_inside_a_patch_its_caches_are_used(pipeline: Pipeline) -> None:
+    own = next(generate(pipeline, Request(("a cat",), budget="20%")))
+    with patched(pipeline.model, budget="20%") as caches:
+        picture = next(generate(pipeline, "a cat"))
+        assert caches.nbytes > 0
+    assert same(own.image, picture.image)
+    assert own.settings == picture.settings
+
+
+def test_inside_a_patch_another_budget_is_refused(pipeline: Pipeline) -> None:
+    with patched(pipeline.model), pytest.raises(UserError, match="patched already"):
+        generate(pipeline, Request(("a cat",), budget="20%"))

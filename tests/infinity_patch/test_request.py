@@ -33,7 +33,9 @@ GOOD = Request(("a red apple",))
         ({"pixels": "2M"}, "no pixel class"),
         ({"cfg": (1.0, 2.0)}, "2 values for 7 scales"),
         ({"cfg": float("nan")}, "not a number"),
+        ({"pixels": "0.25M"}, "not made for the pixel class"),
         ({"tau": 0.0}, "temperature"),
+        ({"tau": 1e-320}, "temperature"),
         ({"top_p": 1.5}, "top-p"),
     ],
 )

@@ -1,0 +1,190 @@
+"""The command `scalekv download`: fetches a model's files, or says what that would come to."""
+
+from __future__ import annotations
+
+import time
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn
+from rich.progress import Progress as Bars
+
+if TYPE_CHECKING:
+    from scalekv.infinity_patch.download import Plan, Progress
+
+HELP = (
+    "Fetch the files of the model NAME from the hub and check every one.\n\n"
+    "Only what is needed is fetched; an interrupted download goes on where it was. The first model "
+    "that is downloaded becomes the default one. Paths go to stdout, progress to stderr."
+)
+EPILOG = """
+Examples:
+
+  scalekv download infinity-125m --dry-run
+
+  scalekv download infinity-2b
+
+  HF_HOME=/data/hub scalekv download infinity-8b
+
+Heeded variables: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
+"""
+SECONDS_BETWEEN_LINES = 5.0
+"""Where stderr is no terminal."""
+
+
+def download(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A model of `scalekv models`, or own.yaml.", show_default=False
+        ),
+    ],
+    dry_run: Annotated[
+        bool,
+        typer.Option("--dry-run", help="List files and sizes as the hub states them; fetch none."),
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on stdout instead of lines.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")
+    ] = False,
+) -> None:
+    """The command; its help is `HELP`."""
+    from scalekv.cli.errors import INTERRUPTED, stderr
+    from scalekv.cli.output import to_json
+    from scalekv.cli.report import human_bytes
+    from scalekv.configs.models import model_named
+    from scalekv.configs.settings import Settings, Source, save_setting
+    from scalekv.infinity_patch.download import check_room, plan_download
+    from scalekv.infinity_patch.download import download as fetch
+
+    # 1. all that can be refused before anything is fetched
+    settings = Settings()
+    preset = model_named(name, "NAME")
+    plan = plan_download(preset)
+    facts = _facts(plan)
+    if dry_run:
+        print(to_json(facts), end="") if json else _print_plan(plan)
+        return
+    check_room(plan)
+    # 2. the files
+    console = stderr()
+    to_fetch = plan.to_fetch
+    with _Display(console, quiet=quiet) as display:
+        display.say(
+            f"{preset.name}: {human_bytes(to_fetch)} of {human_bytes(plan.total)} to fetch"
+            if to_fetch
+            else f"{preset.name}: everything is here already"
+        )
+        try:
+            paths = fetch(plan, on_progress=display.show)
+        except KeyboardInterrupt:
+            display.say("what has arrived is kept; the same command goes on from there")
+            raise typer.Exit(INTERRUPTED) from None
+    # 3. the first model becomes the default one
+    becomes_default = settings.get("model").source is Source.DEFAULT
+    if becomes_default:
+        file = save_setting("model", name if name == preset.name else str(_absolute(name)))
+        display.say(
+            f"{preset.name} is now the default model (in {file}); "
+            "scalekv models default emoji takes that back"
+        )
+    places = {
+        "transformer": str(paths.transformer),
+        "vae": str(paths.vae),
+        "text_encoder": str(paths.text_encoder),
+    }
+    if json:
+        result = {**facts, "fetched_bytes": to_fetch, "paths": places, "default": becomes_default}
+        print(to_json(result), end="")
+    else:
+        print("\n".join(places.values()))
+
+
+def _absolute(name: str) -> object:
+    from pathlib import Path
+
+    return Path(name).expanduser().absolute()
+
+
+def _facts(plan: Plan) -> dict[str, Any]:
+    return {
+        "model": plan.preset.name,
+        "cache": str(plan.cache),
+        "total_bytes": plan.total,
+        "to_fetch_bytes": plan.to_fetch,
+        "files": [
+            {
+                "part": file.part.label,
+                "repo": file.part.repo,
+                "commit": file.commit,
+                "name": file.name,
+                "bytes": file.size,
+                "present": file.present(plan.cache),
+                file.checksum.kind.lower().replace("-", "").replace(" ", "_"): file.checksum.digest,
+            }
+            for file in plan.files
+        ],
+    }
+
+
+def _print_plan(plan: Plan) -> None:
+    from scalekv.cli.report import human_bytes
+
+    for file in plan.files:
+        here = "  here already" if file.present(plan.cache) else ""
+        print(f"{human_bytes(file.size):>10}  {file.part.repo}/{file.name}{here}")
+    print(
+        f"{human_bytes(plan.total):>10}  in all, {human_bytes(plan.to_fetch)} to fetch "
+        f"into {plan.cache}"
+    )
+
+
+class _Display:
+    """Progress in bytes: a bar on a terminal, a line now and then elsewhere."""
+
+    def __init__(self, console: Console, *, quiet: bool) -> None:
+        self.console, self.quiet = console, quiet
+        self._said = time.monotonic()
+        self._task: TaskID | None = None
+        self._bars: Bars | None = None
+        if console.is_terminal and not console.is_dumb_terminal and not quiet:
+            self._bars = Bars(
+                TextColumn("{task.description}"),
+                BarColumn(bar_width=24),
+                DownloadColumn(binary_units=True),
+                TimeRemainingColumn(),
+                console=console,
+                transient=True,
+                redirect_stdout=False,
+            )
+
+    def __enter__(self) -> _Display:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._bars is not None:
+            self._bars.stop()
+
+    def say(self, text: str) -> None:
+        """A line that stays."""
+        if not self.quiet:
+            self.console.print(text, markup=False, soft_wrap=True, style="dim")
+
+    def show(self, progress: Progress) -> None:
+        """How far the download is."""
+        from scalekv.cli.report import human_bytes
+
+        where = f"{progress.index + 1}/{progress.files} {progress.file.rpartition('/')[2]}"
+        if self._bars is not None:
+            if self._task is None:
+                self._task = self._bars.add_task("", total=progress.total)
+                self._bars.start()
+            self._bars.update(
+                self._task, description=where.replace("[", r"\["), completed=progress.done
+            )
+        elif time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+            self._said = time.monotonic()
+            self.say(f"{where}  {human_bytes(progress.done)} of {human_bytes(progress.total)}")

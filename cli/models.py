@@ -1,0 +1,227 @@
+"""The commands `scalekv models ...`: which models there are, and what of them is here."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from scalekv.configs.models import ModelPreset
+
+HELP = (
+    "List the models: what is downloaded, bytes on disk, bytes of a full cache, licence.\n\n"
+    "Without a command it lists; show, verify, remove and default are about one of them."
+)
+
+models = typer.Typer(name="models", help=HELP, invoke_without_command=True, rich_markup_mode="rich")
+
+Name = Annotated[
+    str, typer.Argument(metavar="NAME", help="A model, or own.yaml.", show_default=False)
+]
+Json = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")]
+
+
+@models.callback()
+def list_command(context: typer.Context, json: Json = False) -> None:
+    """Lists all models."""
+    if context.invoked_subcommand is not None:
+        return
+    from scalekv.cli.output import to_json
+    from scalekv.configs.models import list_models, model_named
+
+    facts = [_facts(model_named(name)) for name in list_models()]
+    if json:
+        print(to_json({"models": facts}), end="")
+    else:
+        _print_list(facts)
+
+
+@models.command("show", help="Show everything about the model NAME.")
+def show(name: Name, json: Json = False) -> None:
+    """All facts of one model."""
+    from dataclasses import asdict
+
+    from scalekv.cli.output import to_json
+    from scalekv.cli.report import human_bytes
+    from scalekv.configs.models import model_named
+
+    preset = model_named(name, "NAME")
+    facts = _facts(preset)
+    if json:
+        details = {k: v for k, v in asdict(preset).items() if k not in facts}
+        print(to_json({**facts, **details}), end="")
+        return
+    spec, tokenizer, sampling = preset.transformer, preset.tokenizer, preset.sampling
+    expected = facts["download_bytes"]
+    rows = {
+        "summary": preset.summary,
+        "licence": preset.licence,
+        "weights": f"{facts['state']}, {human_bytes(facts['disk_bytes'])} on disk",
+        "download": f"about {human_bytes(expected)} (not verified)" if expected else "none",
+        "repository": preset.files.repo if preset.downloadable else "none",
+        "transformer": f"{spec.depth} layers, width {spec.width}, {spec.heads} heads; "
+        + preset.files.transformer,
+        "VAE": f"{tokenizer.bits} bits a code, stride {tokenizer.stride}; {preset.files.vae}",
+        "text encoder": preset.files.text_encoder,
+        "full cache": f"{human_bytes(facts['full_cache_bytes'])} for one picture with guidance, "
+        "bf16, all scales but the last",
+        "sampling": f"cfg {sampling.cfg:g}, tau {sampling.tau:g}, top-p {sampling.top_p:g}",
+        "pixels": preset.pixels,
+        "ratios": ", ".join(preset.ratios) or "all",
+        "default": "yes" if facts["default"] else "no",
+    }
+    print(preset.name)
+    for label, text in rows.items():
+        print(f"  {label:13} {text}")
+
+
+@models.command("verify", help="Read the files of NAME and compare them with the hub's hashes.")
+def verify(name: Name, json: Json = False) -> None:
+    """Refused, with exit code 2, where a file is damaged."""
+    from scalekv.cli.errors import stderr
+    from scalekv.cli.output import to_json
+    from scalekv.configs.models import model_named
+    from scalekv.infinity_patch.stored import Verdict
+    from scalekv.infinity_patch.stored import verify as check
+    from scalekv.kv.errors import UserError
+
+    preset = model_named(name, "NAME")
+    console = stderr()
+
+    def say(path: Path) -> None:
+        if console.is_terminal:
+            console.print(f"reading {path.name}", markup=False, soft_wrap=True, style="dim")
+
+    verdicts = check(preset, on_file=say)
+    if json:
+        found = [{"path": str(path), "verdict": verdict.value} for path, verdict in verdicts]
+        print(to_json({"model": preset.name, "files": found}), end="")
+    else:
+        for path, verdict in verdicts:
+            print(f"{verdict.value:11}  {path}")
+    damaged = [path for path, verdict in verdicts if verdict is Verdict.DAMAGED]
+    if damaged:
+        raise UserError(
+            f"{preset.name}: {damaged[0].name} is damaged",
+            where=str(damaged[0]),
+            rule="a file has the hash it is kept under",
+            fix=f"scalekv models remove {name} --yes, then scalekv download {name}",
+        )
+
+
+@models.command("remove", help="Delete the downloaded files of NAME that no other model uses.")
+def remove(
+    name: Name,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
+) -> None:
+    """Asks first."""
+    from scalekv.cli.report import human_bytes
+    from scalekv.configs.models import model_named
+    from scalekv.configs.settings import Settings
+    from scalekv.infinity_patch.stored import removable
+    from scalekv.infinity_patch.stored import remove as delete
+    from scalekv.kv.errors import UserError
+
+    preset = model_named(name, "NAME")
+    files = removable(preset)
+    if not files:
+        fix = "scalekv models lists what is downloaded"
+        raise UserError(f"nothing of {preset.name} is downloaded", where=name, fix=fix)
+    if not yes:
+        if not sys.stdin.isatty():
+            raise UserError(
+                f"removing {len(files)} files of {preset.name} needs a yes, and nobody is asked",
+                where=name,
+                rule="without a terminal, --yes answers the question",
+                fix=f"scalekv models remove {name} --yes",
+            )
+        for path in files:
+            typer.echo(f"  {path}", err=True)
+        if not typer.confirm(f"delete these {len(files)} files?", err=True):
+            raise typer.Exit(0)
+    try:
+        freed = delete(files)
+    except OSError as error:
+        raise UserError(
+            f"cannot delete a file: {error.strerror}", where=str(error.filename), fix="check rights"
+        ) from error
+    print(f"{preset.name}: {human_bytes(freed)} freed")
+    if Settings().get("model").value == name:
+        print(f"{name} is still the default model; scalekv models default emoji changes that")
+
+
+@models.command("default", help="Make NAME the model that is used when none is named.")
+def default(name: Name) -> None:
+    """Writes the config file."""
+    from scalekv.configs.models import model_named
+    from scalekv.configs.settings import Settings, Source, save_setting
+    from scalekv.infinity_patch.stored import State, stored
+    from scalekv.kv.errors import UserError
+
+    preset = model_named(name, "NAME")
+    state = stored(preset).state
+    if state not in (State.BUILT_IN, State.LOCAL, State.DOWNLOADED):
+        fix = f"scalekv download {name}" if preset.downloadable else "scalekv models lists models"
+        raise UserError(
+            f"{preset.name} cannot be the default: {state}",
+            where=name,
+            rule="the default model is one that is on this machine",
+            fix=fix,
+        )
+    file = save_setting("model", name if name == preset.name else str(Path(name).absolute()))
+    print(f"{preset.name} is now the default model (in {file})")
+    chosen = Settings().get("model")
+    if chosen.source is Source.ENVIRONMENT:
+        print(f"but {chosen.origin}={chosen.value} comes first while it is set")
+
+
+def _facts(preset: ModelPreset) -> dict[str, Any]:
+    from scalekv.configs.settings import Settings
+    from scalekv.infinity_patch.stored import full_cache, stored
+
+    here = stored(preset)
+    return {
+        "name": preset.name,
+        "summary": preset.summary,
+        "licence": preset.licence,
+        "state": here.state.value,
+        "disk_bytes": here.nbytes,
+        "download_bytes": preset.sizes.total if preset.sizes else 0,
+        "full_cache_bytes": full_cache(preset),
+        "default": Settings().get("model").value == preset.name,
+    }
+
+
+def _print_list(facts: list[dict[str, Any]]) -> None:
+    from rich.console import Console
+    from rich.table import Table
+
+    from scalekv.cli.report import human_bytes
+
+    table = Table(box=None, padding=(0, 1), pad_edge=False)
+    table.add_column("model", no_wrap=True)
+    table.add_column("weights", no_wrap=True)
+    table.add_column("on disk", justify="right", no_wrap=True)
+    table.add_column("full cache", justify="right", no_wrap=True)
+    table.add_column("licence", style="dim")
+    for row in facts:
+        on_disk = human_bytes(row["disk_bytes"]) if row["disk_bytes"] else ""
+        if not on_disk and row["download_bytes"]:
+            on_disk = f"({human_bytes(row['download_bytes'])})"
+        table.add_row(
+            row["name"] + (" *" if row["default"] else ""),
+            row["state"],
+            on_disk,
+            human_bytes(row["full_cache_bytes"]),
+            row["licence"],
+        )
+    console = Console(highlight=False)
+    console.print(table)
+    console.print(
+        "* the default. Sizes in brackets are to be downloaded, as far as known. Full cache: one "
+        "picture at the model's own size with guidance, in bf16. The text encoder is shared.",
+        style="dim",
+    )

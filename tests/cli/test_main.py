@@ -1,0 +1,148 @@
+"""The program as a process: start-up, exit codes, signals and pipes."""
+
+from __future__ import annotations
+
+import os
+import resource
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from scalekv.cli import main as main_module
+from scalekv.cli.main import main
+
+PROGRAM = [sys.executable, "-c", "import sys; from scalekv.cli.main import main; sys.exit(main())"]
+
+# The heavy half as a process of its own sees it: pictures at a set pace, and nothing imported.
+SLOW = """
+import sys, time
+import tests.cli.conftest as stand_ins
+from pathlib import Path
+from scalekv.cli import engine
+from scalekv.cli.main import main
+fake = stand_ins.StandIn()
+def slowly(*arguments):
+    for picture in fake.generate(*arguments):
+        yield picture
+        time.sleep({pause})
+engine.check, engine.load, engine.generate = lambda *_: None, fake.load, slowly
+sys.exit(main())
+"""
+ROOT = Path(__file__).parents[2]
+
+
+def start(*arguments: str, pause: float, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-c", SLOW.format(pause=pause), *arguments],
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONPATH": str(ROOT)},
+    )
+
+
+def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [*PROGRAM, *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        env={**os.environ, **environment},
+    )
+
+
+def test_help_is_quick_and_light() -> None:
+    code = (
+        "import sys; from scalekv.cli.main import main; code = main(['generate', '--help']);"
+        "heavy = {'torch', 'transformers', 'tokenizers', 'PIL', 'numpy'} & set(sys.modules);"
+        "sys.exit(code or ' '.join(heavy) or 0)"
+    )
+    before = resource.getrusage(resource.RUSAGE_CHILDREN)
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    after = resource.getrusage(resource.RUSAGE_CHILDREN)
+    assert done.returncode == 0, done.stderr
+    # Processor time, which other programs do not stretch much; the half second promised is of an
+    # idle machine, where this takes 0.2 s.
+    assert after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime < 1
+
+
+def test_checks_come_before_torch() -> None:
+    code = (
+        "import sys; from scalekv.cli.main import main; code = main(['generate', 'x', '--model',"
+        "'infinity-2b']); sys.exit(code if 'torch' not in sys.modules else 99)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 2, done.stderr
+    assert "infinity_2b_reg.pth" in done.stderr
+
+
+def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["--version"]) == 0
+    assert capsys.readouterr().out.startswith("scalekv 0.")
+    assert main(["--help"]) == 0
+    assert "generate" in capsys.readouterr().out
+    assert main(["generate", "-h"]) == 0
+    said = capsys.readouterr().out
+    for word in ("Cache", "Sampling", "Output", "Examples", "SCALEKV_MODEL", "--budget"):
+        assert word in said
+
+
+def test_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments in (["no-such-command"], ["generate"], ["generate", "x", "--nothing"], []):
+        assert main(arguments) == 2, arguments
+        assert "Traceback" not in capsys.readouterr().err
+
+
+def test_a_bug_is_one_line(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(**_: object) -> None:
+        raise KeyError("what")
+
+    monkeypatch.setattr(main_module, "app", broken)
+    assert main(["generate", "x"]) == 1
+    assert capsys.readouterr().err.startswith("failed: KeyError: 'what'\n  --verbose")
+
+
+def test_a_config_file_that_is_not_there() -> None:
+    done = run("generate", "x", SCALEKV_CONFIG="/nowhere/config.yaml")
+    assert done.returncode == 2
+    assert "unset SCALEKV_CONFIG" in done.stderr
+    assert run("generate", "--help", SCALEKV_CONFIG="/nowhere/config.yaml").returncode == 0
+
+
+def test_help_into_a_closed_pipe() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [*PROGRAM, "generate", "--help"], stdout=writer, stderr=subprocess.PIPE, text=True
+    )
+    os.close(writer)
+    assert done.returncode != 0
+    assert done.stderr == ""
+
+
+def test_a_reader_that_leaves_costs_no_picture() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = start("generate", "a", "b", "c", "--quiet", pause=0, stdout=writer)
+    os.close(writer)
+    _, said = program.communicate(timeout=120)
+    assert (program.returncode, said) == (141, "")
+    assert sorted(p.name for p in Path("out").glob("*.png")) == ["0-a.png", "1-b.png", "2-c.png"]
+    assert Path("out/report.json").exists()
+
+
+def test_a_real_ctrl_c() -> None:
+    program = start("generate", "a", "b", "--quiet", pause=600)
+    assert program.stdout is not None
+    assert program.stdout.readline() == "out/0-a.png\n"
+    program.send_signal(signal.SIGINT)
+    _, said = program.communicate(timeout=120)
+    assert program.returncode == 130
+    assert said == "interrupted; 1 picture kept in out\n"
+    assert not list(Path("out").glob(".*"))
+    assert Path("out/report.json").exists()
