@@ -63,9 +63,9 @@ def test_default_drafters() -> None:
     assert emoji is not None
     assert emoji.layers == 8
     assert emoji.percent == Fraction(10)
-    assert emoji.drafters == (0,)
+    assert emoji.drafters == (0, 1, 2)
     assert resolve(emoji, SEVEN, 8).mean == 26
-    assert "provisional" in emoji.provenance
+    assert "not calibrated" in emoji.provenance
     assert default_budget("infinity-125m") is None
 
 
