@@ -116,23 +116,22 @@ def _check_shapes(
     path: Path,
     name: str,
 ) -> None:
+    problems = []
     for tensor, shape in expected.items():
-        if found.get(tensor) != shape:
-            has = f"has shape {found[tensor]}" if tensor in found else "is missing"
-            raise WeightsDamaged(
-                f"{tensor} {has}, {name} needs {shape}",
-                where=str(path),
-                rule="a preset's transformer, VAE and text encoder belong together",
-                fix=f"use the files of {name}, or name the model these files belong to",
-            )
+        if tensor not in found:
+            problems.append(f"{tensor} is missing, {name} needs {shape}")
+        elif found[tensor] != shape:
+            problems.append(f"{tensor} has shape {found[tensor]}, {name} needs {shape}")
     for tensor in found:
         if tensor not in expected and not tensor.endswith(NOT_NEEDED):
-            raise WeightsDamaged(
-                f"{tensor} is in the file and not in {name}",
-                where=str(path),
-                rule="a preset's transformer, VAE and text encoder belong together",
-                fix=f"use the files of {name}, or name the model these files belong to",
-            )
+            problems.append(f"{tensor} is in the file and not in {name}")
+    if problems:
+        raise WeightsDamaged(
+            problems[0],
+            where=str(path),
+            rule="a preset's transformer, VAE and text encoder belong together",
+            fix=f"use the files of {name}, or name the model these files belong to",
+        )
 
 
 def _device(name: str) -> torch.device:

@@ -31,6 +31,7 @@ from scalekv.infinity_patch.scale_loop import (
     to_uint8,
 )
 from scalekv.infinity_patch.tokens import cut_prompt
+from scalekv.kv.budget import Budget
 from scalekv.kv.caches import Caches
 from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
@@ -106,8 +107,9 @@ def _pictures(
     negative = None
     if request.negative is not None:
         negative = pipeline.text.encode([request.negative])[0]
-    # 2. schedule, guidance
+    # 2. schedule, budget, guidance
     schedule = schedule_of(request, pipeline.preset)
+    budget = budget_of(request, pipeline.preset, schedule)
     guidance = guidance_of(request, pipeline, schedule)
     settings = settings_of(request, pipeline, schedule, guidance)
     pictures = len(request.prompts) * request.num_images
@@ -122,7 +124,7 @@ def _pictures(
 
         # 3. scales, with the caches patched in for this picture alone
         codes, cache = _codes(
-            pipeline, request, schedule, guidance, features[prompt], negative, seed, report
+            pipeline, request, budget, schedule, guidance, features[prompt], negative, seed, report
         )
         # 4. decoding, when the caches are gone
         with torch.inference_mode():
@@ -140,13 +142,14 @@ def _pictures(
 
 
 @contextmanager
-def _caches(pipeline: Pipeline, request: Request, schedule: Schedule) -> Iterator[Caches]:
+def _caches(
+    pipeline: Pipeline, request: Request, budget: Budget, schedule: Schedule
+) -> Iterator[Caches]:
     """The caches to generate with: those the caller has patched in, or the request's own."""
     outer = caches_of(pipeline.model)
     if outer is not None:
         yield outer
         return
-    budget = budget_of(request, pipeline.preset, schedule)
     with patched(pipeline.model, request.policy or DEFAULT_POLICY, budget, schedule) as caches:
         yield caches
 
@@ -154,6 +157,7 @@ def _caches(pipeline: Pipeline, request: Request, schedule: Schedule) -> Iterato
 def _codes(
     pipeline: Pipeline,
     request: Request,
+    budget: Budget,
     schedule: Schedule,
     guidance: Guidance,
     text: Tensor,
@@ -163,7 +167,7 @@ def _codes(
 ) -> tuple[Tensor, dict[str, Any]]:
     """The summed codes (1, b, H, W) of one picture and the ledger of its caches."""
     sampler = BitSampler([seed], request_top_p(request, pipeline))
-    with torch.inference_mode(), _caches(pipeline, request, schedule) as caches:
+    with torch.inference_mode(), _caches(pipeline, request, budget, schedule) as caches:
         codes = generate_codes(
             pipeline.model,
             conditions(pipeline.model, [text], negative, guidance),

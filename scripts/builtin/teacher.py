@@ -80,7 +80,7 @@ class Teacher:
         """
         model = self.model
         condition = model.condition_rows(text)
-        x = torch.cat([model.embed_start(condition), model.embed_tokens(inputs).float()], dim=1)
+        x = torch.cat([model.embed_start(condition), model.embed_tokens(inputs)], dim=1)
         length = x.shape[1]
         x = x + model.lvl_embed(self.levels[:length])
         one = ((1, 1, length),)
