@@ -71,7 +71,7 @@ def test_the_recorded_rule_is_reproduced(share: str) -> None:
 
 def moments(schedule: Schedule, kept: Kept) -> list[int]:
     """Tokens of all heads after every single rewriting of a layer."""
-    state = [tuple(() for _ in heads) for heads in kept[0]]
+    state = list(kept[0])
     seen = []
     for row in kept[1:]:
         for layer, heads in enumerate(row):
