@@ -109,7 +109,7 @@ def _pictures(
         negative = pipeline.text.encode([request.negative])[0]
     # 2. schedule, budget, guidance
     schedule = schedule_of(request, pipeline.preset)
-    budget = budget_of(request, pipeline.preset, schedule)
+    budget = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize)
     guidance = guidance_of(request, pipeline, schedule)
     settings = settings_of(request, pipeline, schedule, guidance)
     pictures = len(request.prompts) * request.num_images

@@ -13,6 +13,7 @@ from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.kv.budget import Budget, Drafters
 from scalekv.kv.errors import UserError
+from scalekv.kv.memory import CacheShape
 from scalekv.kv.policy import Policy, check_policy_name
 from scalekv.kv.schedule import Schedule
 
@@ -20,6 +21,7 @@ PerScale = float | Sequence[float]
 DEFAULT_POLICY = "scalekv"
 DEFAULT_BUDGET = "10%"
 MOST_SEED = 2**63 - 1
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 LEAST_TAU = 1e-3  # far below it, logits over temperature overflow
 
 
@@ -71,11 +73,37 @@ def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
     return schedule_for(request.ratio, request.pixels or preset.pixels)
 
 
-def budget_of(request: Request, preset: ModelPreset, schedule: Schedule) -> Budget:
-    """The budget the caches are held to (of a policy that takes one)."""
+def budget_of(
+    request: Request, preset: ModelPreset, schedule: Schedule, element_bytes: int
+) -> Budget:
+    """The budget the caches are held to (of a policy that takes one).
+
+    Args:
+        element_bytes: of one element of k and v, of which a budget in bytes depends.
+
+    Raises:
+        UserError: a budget that cannot be.
+    """
     layers = preset.transformer.depth
     asked = DEFAULT_BUDGET if request.budget is None else request.budget
-    return budget_maker(asked, layers, preset.name, request.drafters)(schedule)
+    made = budget_maker(asked, layers, preset.name, request.drafters)(schedule)
+    if isinstance(made, Budget):
+        return made
+    return made(cache_shape(request, preset, schedule, element_bytes).bytes_of)
+
+
+def cache_shape(
+    request: Request, preset: ModelPreset, schedule: Schedule, element_bytes: int
+) -> CacheShape:
+    """The shape of the caches of what is generated at once."""
+    spec = preset.transformer
+    cfg = per_scale(_cfg(request, preset), len(schedule), "--cfg")
+    halves = 2 if any(strength != 1 for strength in cfg) else 1
+    return CacheShape(spec.depth, halves, spec.heads, spec.head_dim, element_bytes, element_bytes)
+
+
+def _cfg(request: Request, preset: ModelPreset) -> PerScale:
+    return preset.sampling.cfg if request.cfg is None else request.cfg
 
 
 def per_scale(value: PerScale, scales: int, where: str) -> tuple[float, ...]:
@@ -96,8 +124,17 @@ def per_scale(value: PerScale, scales: int, where: str) -> tuple[float, ...]:
     return tuple(float(v) for v in values)
 
 
-def check(request: Request, preset: ModelPreset, weights_dir: Path | None = None) -> None:
+def check(
+    request: Request,
+    preset: ModelPreset,
+    weights_dir: Path | None = None,
+    dtype: str = "auto",
+) -> None:
     """Refuse what cannot work, before anything heavy is loaded.
+
+    Args:
+        dtype: as for `load`; what "auto" will come to is not known here, so only what fits no dtype
+            is refused.
 
     Raises:
         UserError: the first thing found wrong, with the rule and the fix.
@@ -106,9 +143,9 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None = None
     if isinstance(request.policy, str):
         check_policy_name(request.policy)
     schedule = schedule_of(request, preset)
-    budget_of(request, preset, schedule)
     scales = len(schedule)
-    per_scale(preset.sampling.cfg if request.cfg is None else request.cfg, scales, "--cfg")
+    per_scale(_cfg(request, preset), scales, "--cfg")
+    _check_budget(request, preset, schedule, dtype)
     taus = per_scale(preset.sampling.tau if request.tau is None else request.tau, scales, "--tau")
     if min(taus) < LEAST_TAU:
         raise UserError(f"temperature {min(taus):g}", where="--tau", rule=f"at least {LEAST_TAU:g}")
@@ -118,6 +155,15 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None = None
         )
     found = model_files(preset, weights_dir)
     _check_lengths(request, found.text_encoder / "tokenizer.json")
+
+
+def _check_budget(request: Request, preset: ModelPreset, schedule: Schedule, dtype: str) -> None:
+    sizes = [ELEMENT_BYTES[dtype]] if dtype in ELEMENT_BYTES else sorted(ELEMENT_BYTES.values())
+    try:
+        budget_of(request, preset, schedule, sizes[0])
+    except UserError:
+        budget_of(request, preset, schedule, sizes[-1])  # the fix it names works for every dtype
+        raise
 
 
 def _check_prompts(request: Request) -> None:
