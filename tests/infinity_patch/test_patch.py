@@ -75,7 +75,7 @@ def test_held_bytes_are_the_formula(budget: Any, drafters: tuple[int, ...]) -> N
 
 
 def test_bytes_are_for_the_batch_and_the_dtype_that_come() -> None:
-    means = []
+    means: list[int] = []
     for dtype, cfg in ((torch.float32, 3.0), (torch.bfloat16, 3.0), (torch.float32, 1.0)):
         model = small_model(dtype)
         with patched(model, budget="100KiB") as caches:
