@@ -69,6 +69,11 @@ class Request:
         return self.seed + index if self.seeds is None else self.seeds[index]
 
 
+def one_at_a_time(request: Request, device: str) -> bool:
+    """Whether every picture is a batch of its own on a device of this type ("cpu", "cuda")."""
+    return device == "cpu" if request.reproducible is None else request.reproducible
+
+
 def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
     """The schedule the pictures are generated with."""
     if preset.ratios and request.ratio not in preset.ratios:
