@@ -37,6 +37,12 @@ def preset_like(depth: int, width: int, heads: int) -> ModelPreset | None:
     return None
 
 
+def in_bytes(budget: BudgetLike | None) -> bool:
+    """Whether a budget says how many bytes, so that batch and dtype decide how many tokens."""
+    asked = parse_budget(budget) if isinstance(budget, str | int) else budget
+    return isinstance(asked, BudgetRequest) and asked.nbytes is not None
+
+
 def budget_maker(
     budget: BudgetLike, layers: int, model: str | None, drafters: Drafters | None
 ) -> Callable[[Schedule], Made]:
