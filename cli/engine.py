@@ -45,12 +45,17 @@ def load(preset: ModelPreset, device: str, dtype: str, weights_dir: Path | None)
 
 
 def generate(
-    pipeline: Pipeline, request: Request, on_progress: Callable[[Progress], None]
+    pipeline: Pipeline,
+    request: Request,
+    on_progress: Callable[[Progress], None],
+    on_smaller_batch: Callable[[int], None],
 ) -> Iterator[Picture]:
     """The pictures, each as soon as it is done."""
     from scalekv.infinity_patch import generate as generate_pictures
 
-    return generate_pictures(pipeline, request, on_progress=on_progress)
+    return generate_pictures(
+        pipeline, request, on_progress=on_progress, on_smaller_batch=on_smaller_batch
+    )
 
 
 def peak_memory(pipeline: Pipeline) -> dict[str, int]:

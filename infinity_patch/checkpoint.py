@@ -34,6 +34,8 @@ MOST_PICKLE_BYTES = 64 << 20
 class WeightsDamaged(UserError):
     """A weights file is not what the model needs."""
 
+    kind = "weights-damaged"
+
 
 @dataclass(frozen=True)
 class Entry:

@@ -52,7 +52,11 @@ class StandIn:
         )
 
     def generate(
-        self, pipeline: Any, request: Request, on_progress: Callable[[Any], None]
+        self,
+        pipeline: Any,
+        request: Request,
+        on_progress: Callable[[Any], None],
+        on_smaller_batch: Callable[[int], None],
     ) -> Iterator[Any]:
         self.requests.append(request)
         try:
@@ -76,6 +80,7 @@ class StandIn:
                         scale=scale,
                         scales=len(schedule),
                         held_bytes=1000 * scale,
+                        together=1,
                     )
                 )
             yield self._picture(pipeline, request, index)
@@ -97,6 +102,7 @@ class StandIn:
             cache=ledger.to_dict(),
             truncated=self.truncated,
             seconds=0.5,
+            together=1,
         )
 
 
