@@ -83,15 +83,15 @@ class Side:
         return patch.patched(self.model, self.policy, self._budget(schedule), schedule)
 
     def _budget(self, schedule: Schedule) -> Budget:
-        depth, name = self.model.spec.depth, self.preset.name
-        asked = self.budget or "full"
-        if depth == self.preset.transformer.depth:
-            return budget_maker(asked, depth, name, None)(schedule)
+        depth, known = self.model.spec.depth, self.preset.transformer.depth
+        whole = budget_maker(self.budget or "full", known, self.preset.name, None)(schedule)
+        if not isinstance(whole, Budget):
+            raise SystemExit(f"--side {self.name}: a share or a number of tokens, not bytes")
+        if depth == known:
+            return whole
         # of a model cut short, the drafters that are left
-        known = self.preset.transformer.depth
-        whole = budget_maker(asked, known, name, None)(schedule)
-        by_scale = [tuple(d for d in row if d < depth) for row in whole.drafters]
-        return generate(schedule, depth, by_scale, whole.mean, whole.window, label=whole.label)
+        drafters = [tuple(d for d in row if d < depth) for row in whole.drafters]
+        return generate(schedule, depth, drafters, whole.mean, whole.window, label=whole.label)
 
 
 def picture(side: Side, schedule: Schedule, device: torch.device, batch: int) -> None:
