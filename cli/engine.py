@@ -7,11 +7,9 @@ small stand-in behind the door.
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
@@ -53,19 +51,20 @@ def generate(
     return generate_pictures(pipeline, request, on_progress=on_progress)
 
 
-def peak_memory(pipeline: Pipeline) -> dict[str, int]:
-    """Peaks in bytes: of this process in memory, and of the device's allocations where it is CUDA.
-
-    `process_peak_bytes` is the highest resident size since the start, whatever for.
-    """
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
-    peaks = {"process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
-    if pipeline.device.type == "cuda":
-        import torch
-
-        peaks["device_peak_bytes"] = torch.cuda.max_memory_allocated(pipeline.device)
-        peaks["device_reserved_peak_bytes"] = torch.cuda.max_memory_reserved(pipeline.device)
-    return peaks
+def peak_memory(pipeline: Pipeline) -> dict[str, Any]:
+    """Peaks in bytes of every stage and of all: of this process in memory, and of the device's
+    allocations where it is CUDA."""
+    stages = pipeline.stages
+    names = {
+        "resident_peak_bytes": "process_peak_bytes",
+        "allocated_peak_bytes": "device_peak_bytes",
+        "reserved_peak_bytes": "device_reserved_peak_bytes",
+    }
+    return {
+        **{names[kind]: count for kind, count in stages.highest().items()},
+        "stages": stages.peaks(),
+        "read_from": stages.sources,
+    }
 
 
 def release(pictures: Iterator[Picture]) -> None:

@@ -12,6 +12,7 @@ from scalekv.configs.models import ModelPreset, model_named
 from scalekv.infinity_patch.autoencoder import Autoencoder
 from scalekv.infinity_patch.checkpoint import WeightsDamaged, open_checkpoint
 from scalekv.infinity_patch.hub import model_files
+from scalekv.infinity_patch.stages import Stages
 from scalekv.infinity_patch.text import TextEncoder
 from scalekv.infinity_patch.transformer import Infinity
 from scalekv.kv.errors import UserError
@@ -30,7 +31,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass
 class Pipeline:
-    """A model ready to generate. `weights_bytes` maps each part to the bytes of its tensors."""
+    """A model ready to generate.
+
+    `weights_bytes` maps each part to the bytes of its tensors; `stages` has the peaks of loading,
+    and of everything that is generated with it.
+    """
 
     preset: ModelPreset
     model: Infinity
@@ -40,6 +45,7 @@ class Pipeline:
     dtype: torch.dtype
     weights_dir: Path | None
     weights_bytes: dict[str, int]
+    stages: Stages
 
 
 def load(
@@ -74,11 +80,13 @@ def load(
         name: precision if id(p) in inside else torch.float32
         for name, p in transformer.named_parameters()
     }
-    _fill(transformer, paths.transformer, dtypes, place, preset.name)
-    _fill(vae, paths.vae, {}, place, preset.name)
-    text = TextEncoder(
-        paths.text_encoder, place, torch.float16 if place.type == "cuda" else torch.float32
-    )
+    stages = Stages(place)
+    with stages.stage("load"):
+        _fill(transformer, paths.transformer, dtypes, place, preset.name)
+        _fill(vae, paths.vae, {}, place, preset.name)
+        text = TextEncoder(
+            paths.text_encoder, place, torch.float16 if place.type == "cuda" else torch.float32
+        )
     return Pipeline(
         preset=preset,
         model=transformer.eval().requires_grad_(False),
@@ -92,6 +100,7 @@ def load(
             "vae": sum(p.nbytes for p in vae.parameters()),
             "text_encoder": text.nbytes,
         },
+        stages=stages,
     )
 
 

@@ -103,10 +103,11 @@ def _pictures(
     # 1. text, once for all pictures
     prompts = dict.fromkeys(request.prompts)
     cut = {p: cut_prompt(pipeline.text.counter, p, "prompt", request.truncate) for p in prompts}
-    features = dict(zip(prompts, pipeline.text.encode(list(prompts)), strict=True))
     negative = None
-    if request.negative is not None:
-        negative = pipeline.text.encode([request.negative])[0]
+    with pipeline.stages.stage("encode"):
+        features = dict(zip(prompts, pipeline.text.encode(list(prompts)), strict=True))
+        if request.negative is not None:
+            negative = pipeline.text.encode([request.negative])[0]
     # 2. schedule, budget, guidance
     schedule = schedule_of(request, pipeline.preset)
     budget = budget_of(request, pipeline.preset, schedule)
@@ -127,7 +128,7 @@ def _pictures(
             pipeline, request, budget, schedule, guidance, features[prompt], negative, seed, report
         )
         # 4. decoding, when the caches are gone
-        with torch.inference_mode():
+        with torch.inference_mode(), pipeline.stages.stage("decode"):
             pixels = to_uint8(pipeline.vae.decode(codes))[0].cpu().numpy()
         yield Picture(
             image=Image.fromarray(pixels),
@@ -167,7 +168,11 @@ def _codes(
 ) -> tuple[Tensor, dict[str, Any]]:
     """The summed codes (1, b, H, W) of one picture and the ledger of its caches."""
     sampler = BitSampler([seed], request_top_p(request, pipeline))
-    with torch.inference_mode(), _caches(pipeline, request, budget, schedule) as caches:
+    with (
+        torch.inference_mode(),
+        pipeline.stages.stage("scales"),
+        _caches(pipeline, request, budget, schedule) as caches,
+    ):
         codes = generate_codes(
             pipeline.model,
             conditions(pipeline.model, [text], negative, guidance),
