@@ -51,20 +51,18 @@ def generate(
     return generate_pictures(pipeline, request, on_progress=on_progress)
 
 
-def peak_memory(pipeline: Pipeline) -> dict[str, Any]:
-    """Peaks in bytes of every stage and of all: of this process in memory, and of the device's
-    allocations where it is CUDA."""
-    stages = pipeline.stages
-    names = {
-        "resident_peak_bytes": "process_peak_bytes",
-        "allocated_peak_bytes": "device_peak_bytes",
-        "reserved_peak_bytes": "device_reserved_peak_bytes",
-    }
-    return {
-        **{names[kind]: count for kind, count in stages.highest().items()},
-        "stages": stages.peaks(),
-        "read_from": stages.sources,
-    }
+def machine(pipeline: Pipeline) -> dict[str, Any]:
+    """What the run happens on: `cli.machine` and, where it is CUDA, the device."""
+    from scalekv.cli.machine import machine as this_machine
+
+    facts = this_machine()
+    if pipeline.device.type == "cuda":
+        import torch
+
+        properties = torch.cuda.get_device_properties(pipeline.device)
+        facts["device_name"] = properties.name
+        facts["device_memory_bytes"] = properties.total_memory
+    return facts
 
 
 def release(pictures: Iterator[Picture]) -> None:

@@ -54,6 +54,7 @@ def generate(
     device: given.Device = None,
     dtype: given.Dtype = None,
     out: given.Out = None,
+    memory_report: given.MemoryReport = None,
     json: given.Json = False,
     quiet: given.Quiet = None,
     verbose: given.Verbose = False,
@@ -85,5 +86,6 @@ def generate(
         weights_dir=weights_dir,
         reproducible=reproducible,
         quiet=quiet,
+        memory_report=memory_report,
     )
     Run(choose(options), stderr(), json=json).execute()

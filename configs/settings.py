@@ -38,6 +38,7 @@ DEFAULTS: dict[str, str] = {
     "pixels": "",
     "reproducible": "false",
     "out": "out",
+    "memory_report": "json,table",
     "quiet": "false",
 }
 """What can be set, and what holds where nobody sets it. "" is nothing, or for guidance,

@@ -172,7 +172,7 @@ class _SampledPeak:
 
 
 class _HighestSoFar:
-    """Where no peak can be started anew: the highest since the process began, whatever the stage."""
+    """Where no peak can be started anew: the highest since the process began."""
 
     source = "process: ru_maxrss, the highest since the start of the process"
 
@@ -191,4 +191,3 @@ def _status(key: str) -> int:
         if name == key:
             return int(value.split()[0]) * 1024
     raise AssertionError(f"/proc/self/status has no {key}")
-
