@@ -59,7 +59,11 @@ class StandIn:
         )
 
     def generate(
-        self, pipeline: Any, request: Request, on_progress: Callable[[Any], None]
+        self,
+        pipeline: Any,
+        request: Request,
+        on_progress: Callable[[Any], None],
+        on_smaller_batch: Callable[[int], None],
     ) -> Iterator[Any]:
         self.requests.append(request)
         try:
@@ -83,6 +87,7 @@ class StandIn:
                         scale=scale,
                         scales=len(schedule),
                         held_bytes=1000 * scale,
+                        together=1,
                     )
                 )
             yield self._picture(pipeline, request, index)
@@ -90,7 +95,7 @@ class StandIn:
     def _picture(self, pipeline: Any, request: Request, index: int) -> Any:
         schedule = schedule_of(request, pipeline.preset)
         full = request.policy == "full"
-        budget = None if full else budget_of(request, pipeline.preset, schedule)
+        budget = None if full else budget_of(request, pipeline.preset, schedule, 4)
         ledger = CacheLedger(schedule, CacheShape(8, 2, 4, 64, 4, 4), str(request.policy), budget)
         for scale in range(len(schedule)):
             for layer in range(8):
@@ -115,6 +120,7 @@ class StandIn:
             cache=ledger.to_dict(),
             truncated=self.truncated,
             seconds=0.5,
+            together=1,
         )
 
 
