@@ -30,7 +30,7 @@ def ledger(policy: str = "scalekv") -> dict[str, Any]:
     preset = model_named("infinity-2b")
     request = Request((PROMPT,), policy=policy, budget="paper-10")
     schedule = schedule_of(request, preset)
-    budget = None if policy == "full" else budget_of(request, preset, schedule)
+    budget = None if policy == "full" else budget_of(request, preset, schedule, element_bytes=2)
     spec = preset.transformer
     shape = CacheShape(spec.depth, 2, spec.heads, spec.head_dim, 2, 2)
     made = CacheLedger(schedule, shape, policy, budget)
