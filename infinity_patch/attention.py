@@ -15,8 +15,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scalekv.infinity_patch.processor import row_slices
+from scalekv.infinity_patch.processor import fused_attention_is_fast, row_slices
 from scalekv.infinity_patch.rotary import Scales3, rotate, table_of_scale, turns_of_scale
+from scalekv.infinity_patch.tiled_attention import tiled_attention, worthwhile
 
 MAX_LOG_SCALE = math.log(100)
 SHORTEST = 1e-12  # vectors shorter than this are not made longer; `F.normalize`'s default
@@ -130,6 +131,8 @@ def raw_queries(sa: SelfAttentionLike, x: Tensor, tokens: Tensor) -> Tensor:
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Every query sees every key; softmax scale 1, since q carries the learned scale."""
+    if not fused_attention_is_fast() and worthwhile(q):
+        return tiled_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
 
