@@ -136,6 +136,23 @@ def load_heldout(path: Path = HELD_OUT_FILE) -> HeldOut:
     )
 
 
+@dataclass(frozen=True)
+class Combinations:
+    """Compositions no training draws, of concepts it may see."""
+
+    pairs: frozenset[frozenset[str]]
+    backgrounds: frozenset[tuple[str, str]]  # (concept, colour)
+
+
+def load_combinations(path: Path = HELD_OUT_FILE) -> Combinations:
+    """Reads the committed list of held-out compositions."""
+    listed = yaml.safe_load(path.read_text(encoding="utf-8"))["combinations"]
+    return Combinations(
+        pairs=frozenset(frozenset(pair) for pair in listed["pairs"]),
+        backgrounds=frozenset((concept, colour) for concept, colour in listed["backgrounds"]),
+    )
+
+
 def is_held_out(row: Row) -> bool:
     """Whether no training may see this row."""
     return bool(row["heldout_concept"] or row["heldout_style"])
