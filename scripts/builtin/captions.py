@@ -144,13 +144,18 @@ class Combinations:
     backgrounds: frozenset[tuple[str, str]]  # (concept, colour)
 
 
-def load_combinations(path: Path = HELD_OUT_FILE) -> Combinations:
-    """Reads the committed list of held-out compositions."""
+def compositions_held_out(
+    path: Path = HELD_OUT_FILE,
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The committed list of held-out compositions: pairs of concepts, (concept, colour)."""
     listed = yaml.safe_load(path.read_text(encoding="utf-8"))["combinations"]
-    return Combinations(
-        pairs=frozenset(frozenset(pair) for pair in listed["pairs"]),
-        backgrounds=frozenset((concept, colour) for concept, colour in listed["backgrounds"]),
-    )
+    return [(a, b) for a, b in listed["pairs"]], [(a, b) for a, b in listed["backgrounds"]]
+
+
+def load_combinations(path: Path = HELD_OUT_FILE) -> Combinations:
+    """The held-out compositions as a training asks for them."""
+    pairs, backgrounds = compositions_held_out(path)
+    return Combinations(frozenset(frozenset(pair) for pair in pairs), frozenset(backgrounds))
 
 
 def is_held_out(row: Row) -> bool:

@@ -111,8 +111,9 @@ class Composer:
             rows = self.styles[style]
             first, second = (rows[int(rng.random() * len(rows))] for _ in range(2))
             colour = list(COLOURS)[int(chance[1] * len(COLOURS))]
-            shade = np.clip(np.array(COLOURS[colour]) + rng.integers(-JITTER, JITTER + 1, 3), 0, 255)
-            named = (int(shade[0]), int(shade[1]), int(shade[2]))
+            off = rng.integers(-JITTER, JITTER + 1, 3)
+            r, g, b = np.clip(np.array(COLOURS[colour]) + off, 0, 255)
+            named = (int(r), int(g), int(b))
             if chance[2] >= PAIRS:
                 if (first["concept"], colour) in self.held_out.backgrounds:
                     continue

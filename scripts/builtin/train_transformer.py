@@ -103,7 +103,7 @@ class Bits:
         vae.load_state_dict(
             {n: t.float() for n, t in load_file(data / "tokenizer" / "vae.safetensors").items()}
         )
-        self.vae = vae.to(device, memory_format=torch.channels_last)
+        self.vae = vae.to(device)
         self.rows = [row for row in load_rows(data) if not is_held_out(row)]
         known = {row["id"]: i for i, row in enumerate(load_rows(data))}
         images = np.load(data / "images.npy", mmap_mode="r")
@@ -119,11 +119,10 @@ class Bits:
         device = self.vae.encoder.conv_out.conv.weight.device
         x = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
         with torch.autocast(device.type, torch.bfloat16):
-            return self.vae.encode(x).float().contiguous()
+            latent: Tensor = self.vae.encode(x)
+        return latent.float()
 
-    def batch(
-        self, latents: Tensor, scales: int, noise: torch.Generator
-    ) -> tuple[Tensor, Tensor]:
+    def batch(self, latents: Tensor, scales: int, noise: torch.Generator) -> tuple[Tensor, Tensor]:
         """Inputs (B, L - 1, d) and target bits (B, L, d) of the first `scales` scales."""
 
         def flip(scale: int, bits: Tensor) -> Tensor:
@@ -231,7 +230,8 @@ def main() -> None:
         chosen = rng.choice(len(bits.rows), BATCH[scales], replace=False)
         composed = [composer.draw(rng) for _ in range(round(COMPOSED * len(chosen)))]
         chosen = chosen[len(composed) :]
-        latents = torch.cat([bits.encode(stacked(composed)), bits.latents[torch.from_numpy(chosen)]])
+        single = bits.latents[torch.from_numpy(chosen)]
+        latents = torch.cat([bits.encode(stacked(composed)), single])
         inputs, targets = bits.batch(latents, scales, noise)
         captions = [*(c.caption for c in composed), *(caption(bits.rows[i], rng) for i in chosen)]
         words = tokenizer(
