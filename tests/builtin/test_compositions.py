@@ -10,7 +10,8 @@ import pytest
 
 from scripts.builtin import compositions
 from scripts.builtin.captions import STYLE_PHRASES, Combinations, Row
-from scripts.builtin.compositions import COLOURS, PAIR, SIZE, Composer, background, paste
+from scripts.builtin.compositions import COLOURS, PAIR, Composer, background, paste
+from scripts.builtin.dataset import SIZE
 
 RED, GREEN = (200, 0, 0), (0, 120, 0)
 
