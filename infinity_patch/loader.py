@@ -19,6 +19,7 @@ from scalekv.infinity_patch.checkpoint import Checkpoint, open_checkpoint
 from scalekv.infinity_patch.fitting import UNCONDITIONAL, check_fits, skeletons, unconditional_rows
 from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.placement import Placement, check_device, check_dtype
+from scalekv.infinity_patch.processor import fast_bf16
 from scalekv.infinity_patch.stages import Stages
 from scalekv.infinity_patch.text import TextEncoder, check_text_encoder
 from scalekv.infinity_patch.transformer import Infinity
@@ -60,8 +61,8 @@ def load(
         model: the name of a preset, or one.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: of the matrix products inside the blocks: "auto" (the preset's own, else bf16 on
-            CUDA and fp32 elsewhere), "fp32", "bf16", "fp16". What surrounds the blocks stays in
-            float32.
+            CUDA and on a CPU with fast bf16 products, fp32 elsewhere), "fp32", "bf16", "fp16".
+            What surrounds the blocks stays in float32.
         weights_dir: a folder with the preset's files instead of the usual place.
         placement: what is kept off the device; by default everything is on it.
 
@@ -172,7 +173,8 @@ def _precision(name: str, preset: ModelPreset, device: torch.device) -> torch.dt
     if name == "auto":
         name = preset.dtype
     if name == "auto":
-        name = "bf16" if device.type == "cuda" else "fp32"
+        fast = device.type == "cuda" or (device.type == "cpu" and fast_bf16())
+        name = "bf16" if fast else "fp32"
     return _usable(DTYPES[name], device, "--dtype")
 
 

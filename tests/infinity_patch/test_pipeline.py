@@ -15,7 +15,7 @@ from scalekv.kv.schedule import Schedule
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return load("emoji", device="cpu")
+    return load("emoji", device="cpu", dtype="fp32")
 
 
 def same(a: Image.Image, b: Image.Image) -> bool:
