@@ -68,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        from scalekv.cli.run import silence_stdout
+        from scalekv.cli.stdout import silence_stdout
 
         silence_stdout()
         return errors.PIPE_CLOSED

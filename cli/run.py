@@ -5,8 +5,6 @@ Knows the order of things and what is told to whom; how each is done is others' 
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -17,11 +15,12 @@ from rich.console import Console
 
 from scalekv.cli import engine
 from scalekv.cli.choices import Choices
-from scalekv.cli.errors import Interrupted, PipeClosed
+from scalekv.cli.errors import Interrupted
 from scalekv.cli.interrupts import interrupts_wait
 from scalekv.cli.output import OutputFolder, to_json
 from scalekv.cli.progress import Display
 from scalekv.cli.report import largest_cache, memory_report, print_table
+from scalekv.cli.stdout import Stdout
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline, Request
@@ -42,7 +41,7 @@ class Run:
     caches: list[dict[str, Any]] = field(default_factory=list)
     load_seconds: float = 0.0
     _started: float = field(default_factory=time.perf_counter)
-    _pipe_closed: bool = False
+    _stdout: Stdout = field(default_factory=Stdout)
 
     def execute(self) -> None:
         """Does it all.
@@ -50,7 +49,7 @@ class Run:
         Raises:
             UserError: refused, before or during the run; finished pictures are kept.
             Interrupted: by Ctrl-C; likewise.
-            PipeClosed: at the end, where nobody read stdout.
+            PipeClosed, Unsuccessful: at the end, where stdout could not be written.
         """
         choices = self.choices
         try:
@@ -73,8 +72,7 @@ class Run:
             raise Interrupted(len(self.pictures), str(choices.out)) from None
         finally:
             folder.discard_if_empty()
-        if self._pipe_closed:
-            raise PipeClosed
+        self._stdout.check()
 
     def _generate(self, pipeline: Pipeline, folder: OutputFolder, display: Display) -> None:
         outcome = "failed"
@@ -124,7 +122,7 @@ class Run:
         if picture.truncated:
             display.note(f"the prompt was too long; not used: {picture.truncated}")
         if not self.json:
-            self._say(f"{image_path}\n")
+            self._stdout.say(f"{image_path}\n")
 
     def _report(self, pipeline: Pipeline, folder: OutputFolder, outcome: str) -> None:
         memory = memory_report(
@@ -154,7 +152,7 @@ class Run:
         if self.json:
             paths = [picture["file"] for picture in self.pictures]
             said = {"paths": paths, "report_path": str(path), "pictures": self.pictures}
-            self._say(to_json({**said, "report": report}))
+            self._stdout.say(to_json({**said, "report": report}))
 
     @property
     def _wanted(self) -> int:
@@ -169,17 +167,6 @@ class Run:
             f"policy {request.policy}{budget}, seed {request.seed}"
         )
 
-    def _say(self, text: str) -> None:
-        """Writes to stdout at once. A reader that left costs no picture."""
-        if self._pipe_closed:
-            return
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            self._pipe_closed = True
-            silence_stdout()
-
 
 def tell_of_batches(request: Request, pipeline: Pipeline, display: Display) -> None:
     """Says so where a batch size was asked for that is not used."""
@@ -189,17 +176,6 @@ def tell_of_batches(request: Request, pipeline: Pipeline, display: Display) -> N
     if isinstance(asked, int) and asked > 1 and one_at_a_time(request, pipeline.device.type):
         why = "--reproducible" if request.reproducible else "on a CPU --no-reproducible changes it"
         display.note(f"one picture at a time, for the same bits as alone ({why})")
-
-
-def silence_stdout() -> None:
-    """Lets what is still buffered for a closed pipe go nowhere, at the interpreter's end too."""
-    try:
-        descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
 
 
 def _names(picture: dict[str, Any]) -> dict[str, str]:

@@ -126,11 +126,19 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None = None
     Raises:
         UserError: the first thing found wrong, with the rule and the fix.
     """
+    check_values(request, preset)
+    check_lengths(request, tokenizer_of(preset, weights_dir))
+
+
+def tokenizer_of(preset: ModelPreset, weights_dir: Path | None = None) -> Tokenizer:
+    """What counts a prompt's tokens, found with the model's other files.
+
+    Raises:
+        UserError: files are missing or damaged.
+    """
     from scalekv.infinity_patch.tokens import read_tokenizer
 
-    check_values(request, preset)
-    found = model_files(preset, weights_dir)
-    check_lengths(request, read_tokenizer(found.text_encoder / "tokenizer.json"))
+    return read_tokenizer(model_files(preset, weights_dir).text_encoder / "tokenizer.json")
 
 
 def check_values(request: Request, preset: ModelPreset) -> None:
