@@ -19,6 +19,7 @@ from scalekv.cli.batch_names import NameTemplate, broken_rule, same_file, withou
 from scalekv.cli.choices import Choices, policy_and_budget
 from scalekv.cli.output import slug
 from scalekv.configs.settings import Setting, Source
+from scalekv.infinity_patch.budgeting import in_bytes
 from scalekv.infinity_patch.request import (
     MOST_SEED,
     Request,
@@ -254,7 +255,7 @@ class _Reader:
 
     def _check_settings(self, settings: Request) -> UserError | None:
         try:
-            check_settings(settings, self.choices.preset)
+            check_settings(settings, self.choices.preset, self.choices.dtype)
         except UserError as error:
             return error
         return None
@@ -264,7 +265,10 @@ class _Reader:
         preset = self.choices.preset
         sampling = preset.sampling
         schedule = schedule_of(settings, preset)
-        budget = budget_of(settings, preset, schedule)
+        budget: object = [settings.budget, settings.batch_size]  # bytes are for a batch together
+        if not in_bytes(settings.budget):
+            made = budget_of(settings, preset, schedule, element_bytes=1)
+            budget = repr(replace(made, label="", origin=""))
         cfg = sampling.cfg if settings.cfg is None else settings.cfg
         tau = sampling.tau if settings.tau is None else settings.tau
         said = {
@@ -276,7 +280,7 @@ class _Reader:
             "model": preset.name,
             "dtype": self.choices.dtype,
             "pixels": str(schedule),
-            "budget": repr(replace(budget, label="", origin="")),
+            "budget": budget,
             "cfg": per_scale(cfg, len(schedule), "cfg"),
             "tau": per_scale(tau, len(schedule), "tau"),
             "top_p": sampling.top_p if settings.top_p is None else settings.top_p,

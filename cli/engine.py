@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
 
 
-def check(request: Request, preset: ModelPreset, weights_dir: Path | None) -> None:
+def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype: str) -> None:
     """Refuses what can be known to fail without reading weights; imports no torch.
 
     Raises:
@@ -26,7 +26,7 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None) -> No
     """
     from scalekv.infinity_patch import check as check_request
 
-    check_request(request, preset, weights_dir)
+    check_request(request, preset, weights_dir, dtype)
 
 
 def load(preset: ModelPreset, device: str, dtype: str, weights_dir: Path | None) -> Pipeline:

@@ -32,8 +32,8 @@ Budget = Annotated[
     typer.Option(
         metavar="BUDGET",
         help=_help(
-            "What the cache may hold: 10% of the history, 650 tokens per layer, a named "
-            "budget, a .yaml file, or full.",
+            "What the cache may hold: 10% of the history, 650 tokens per layer, 1.5GiB, a "
+            "named budget, a .yaml file, or full.",
             "budget",
         ),
         rich_help_panel=CACHE,

@@ -53,7 +53,7 @@ class Run:
         """
         choices = self.choices
         try:
-            engine.check(choices.request, choices.preset, choices.weights_dir)
+            engine.check(choices.request, choices.preset, choices.weights_dir, choices.dtype)
         except KeyboardInterrupt:
             raise Interrupted(0, "") from None
         folder = OutputFolder(choices.out)

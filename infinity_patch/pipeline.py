@@ -22,6 +22,7 @@ from scalekv.infinity_patch.request import (
     budget_of,
     check_lengths,
     check_values,
+    fixed_batch,
     per_scale,
     schedule_of,
 )
@@ -38,7 +39,7 @@ from scalekv.kv.caches import Caches
 from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
 
-AHEAD = 64  # pictures whose prompts are encoded in one go; the features of thousands need memory
+AHEAD = 256  # pictures whose prompts are encoded in one go; the features of thousands need memory
 
 
 @dataclass(frozen=True)
@@ -149,7 +150,8 @@ def _pictures(
 ) -> Iterator[Picture]:
     # 1. schedule, budget, guidance, and how many pictures at once
     schedule = schedule_of(request, pipeline.preset)
-    budget = budget_of(request, pipeline.preset, schedule)
+    together = fixed_batch(request, pipeline.device.type) or 1
+    budget = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize, together)
     guidance = guidance_of(request, pipeline, schedule)
     settings = settings_of(request, pipeline, schedule, guidance)
     size = batch_size_of(request, pipeline, schedule, budget, guidance)

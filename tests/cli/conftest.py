@@ -88,7 +88,7 @@ class StandIn:
     def _picture(self, pipeline: Any, request: Request, index: int) -> Any:
         schedule = schedule_of(request, pipeline.preset)
         full = request.policy == "full"
-        budget = None if full else budget_of(request, pipeline.preset, schedule)
+        budget = None if full else budget_of(request, pipeline.preset, schedule, 4)
         ledger = CacheLedger(schedule, CacheShape(8, 2, 4, 64, 4, 4), str(request.policy), budget)
         ledger.record_held(ledger.full_bytes // 10, 0)
         ledger.record_transient(5000)
