@@ -96,10 +96,10 @@ def jobs_of(file: PromptFile, choices: Choices, template: NameTemplate) -> list[
             )
             break
         for job in _pictures(row, len(jobs), choices, template, reader):
-            wrong = broken_rule(job.name)
+            wrong = _out_of_bounds(job)
             key = same_file(job.name)
-            if wrong:
-                file.problems.append(Problem(row.line, f"the name {shown(job.name)}", wrong))
+            if wrong is not None:
+                file.problems.append(wrong)
             elif key in taken:
                 file.problems.append(
                     Problem(
@@ -111,8 +111,8 @@ def jobs_of(file: PromptFile, choices: Choices, template: NameTemplate) -> list[
                 )
             jobs.append(job)
             taken.setdefault(key, row.line)
-            if wrong:
-                break  # the row's other pictures are called alike
+            if wrong is not None:
+                break  # the row's other pictures have no better names and higher seeds
     if file.problems:
         file.refuse()
     if missing is not None:
@@ -190,6 +190,13 @@ def _pictures(
         )
 
 
+def _out_of_bounds(job: Job) -> Problem | None:
+    if job.seed > MOST_SEED:
+        return Problem(job.line, f"picture {job.image + 1} has the seed {job.seed}", _SEED_RULE)
+    rule = broken_rule(job.name)
+    return Problem(job.line, f"the name {shown(job.name)}", rule) if rule else None
+
+
 def _mark(parts: object) -> str:
     text = json.dumps(parts, ensure_ascii=True, sort_keys=True, default=repr)
     return hashlib.sha256(text.encode()).hexdigest()[:32]
@@ -229,12 +236,8 @@ class _Reader:
             problems.append(_problem(row.line, wrong))
             return None
         count = read.get("num_images", self.choices.request.num_images)
-        last = read.get("seed", 0) + count - 1
-        if last > MOST_SEED:
-            problems.append(Problem(row.line, f"the last seed is {last}", _SEED_RULE))
-            return None
-        name = read.get("name")
-        return _Checked(row.line, read["prompt"], read.get("seed"), count, name, settings)
+        own_name, own_seed = read.get("name"), read.get("seed")
+        return _Checked(row.line, read["prompt"], own_seed, count, own_name, settings)
 
     def _settings(self, read: Mapping[str, Any]) -> Request:
         own = {name: read[name] for name in _SETTINGS if name in read}

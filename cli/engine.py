@@ -58,6 +58,13 @@ def generate(
     )
 
 
+def one_at_a_time(pipeline: Pipeline, request: Request) -> bool:
+    """Whether pictures are never made together, whatever batch size was asked for."""
+    from scalekv.infinity_patch.request import one_at_a_time
+
+    return one_at_a_time(request, pipeline.device.type)
+
+
 def peak_memory(pipeline: Pipeline) -> dict[str, int]:
     """Peaks in bytes: of this process in memory, and of the device's allocations where it is CUDA.
 

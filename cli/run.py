@@ -96,14 +96,7 @@ class Run:
 
     def _keep(self, picture: Picture, folder: OutputFolder, display: Display) -> None:
         """Saves a picture and tells where it is."""
-        cache = {key: value for key, value in picture.cache.items() if key != "scales"}
-        sidecar = {
-            "settings": picture.settings,
-            "model_chosen_by": self.choices.model.origin,
-            "truncated": picture.truncated,
-            "seconds": round(picture.seconds, 3),
-            "cache": cache,
-        }
+        sidecar = sidecar_of(picture, self.choices)
         image_path, sidecar_path = folder.save_picture(
             picture.image, picture.prompt, picture.seed, picture.settings, sidecar
         )
@@ -168,12 +161,21 @@ class Run:
         )
 
 
+def sidecar_of(picture: Picture, choices: Choices) -> dict[str, Any]:
+    """What the JSON file beside a picture says of it."""
+    return {
+        "settings": picture.settings,
+        "model_chosen_by": choices.model.origin,
+        "truncated": picture.truncated,
+        "seconds": round(picture.seconds, 3),
+        "cache": {key: value for key, value in picture.cache.items() if key != "scales"},
+    }
+
+
 def tell_of_batches(request: Request, pipeline: Pipeline, display: Display) -> None:
     """Says so where a batch size was asked for that is not used."""
-    from scalekv.infinity_patch.request import one_at_a_time
-
     asked = request.batch_size
-    if isinstance(asked, int) and asked > 1 and one_at_a_time(request, pipeline.device.type):
+    if isinstance(asked, int) and asked > 1 and engine.one_at_a_time(pipeline, request):
         why = "--reproducible" if request.reproducible else "on a CPU --no-reproducible changes it"
         display.note(f"one picture at a time, for the same bits as alone ({why})")
 
