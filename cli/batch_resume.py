@@ -61,9 +61,10 @@ def standing(folder: Path, jobs: Sequence[Job], resume: bool) -> Standing:
             now.todo.append(job)
         elif not resume:
             taken.append((job, picture if picture in there else sidecar))
-        elif picture not in there:
-            if _names_job(folder / sidecar, job):
-                now.orphans.append(folder / sidecar)
+        elif picture not in there or (there[picture] == 0 and picture not in entries):
+            # Whoever was killed had got as far as the sidecar, or as a name without content.
+            if there.get(sidecar, 0) == 0 or _names_job(folder / sidecar, job):
+                now.orphans += [folder / name for name in (picture, sidecar) if name in there]
                 now.todo.append(job)
             else:
                 taken.append((job, sidecar))

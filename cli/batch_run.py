@@ -9,7 +9,7 @@ import json
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from importlib.metadata import version
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,8 +27,17 @@ from scalekv.cli.errors import Interrupted, Unsuccessful, one_line
 from scalekv.cli.interrupts import interrupts_wait
 from scalekv.cli.output import FORMAT, OutputFolder, png_bytes, to_json
 from scalekv.cli.progress import Display
-from scalekv.cli.report import largest_cache, memory_report, print_table
-from scalekv.cli.run import sidecar_of, tell_of_batches
+from scalekv.cli.report import largest_cache
+from scalekv.cli.run import (
+    common_settings,
+    entry_of,
+    figures,
+    show_report,
+    sidecar_of,
+    tell_of_batches,
+    with_names,
+    write_report,
+)
 from scalekv.cli.stdout import Stdout
 from scalekv.kv.errors import UserError
 
@@ -67,15 +76,17 @@ class BatchRun:
     resume: bool = False
     fail_fast: bool = False
     shard: tuple[int, int] | None = None
-    paths: list[str] = field(default_factory=list)
+    pictures: list[dict[str, Any]] = field(default_factory=list)
     failures: list[tuple[Job, str]] = field(default_factory=list)
     _cache: dict[str, Any] = field(default_factory=dict)
+    _settings: dict[str, Any] = field(default_factory=dict)
     _smaller: dict[Any, int] = field(default_factory=dict)
     _cannot_write: UserError | None = None
     tally: Tally = field(init=False)
     _display: Display = field(init=False)
     _load_seconds: float = 0.0
     _started: float = field(default_factory=time.perf_counter)
+    _clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     _stdout: Stdout = field(default_factory=Stdout)
 
     def __post_init__(self) -> None:
@@ -263,10 +274,10 @@ class BatchRun:
         manifest.append(_entry(job, data, picture.seconds, picture.together))
         self._cache = dict(largest_cache([c for c in (self._cache, picture.cache) if c]))
         self.tally.picture_made()
-        path = str(folder.path / (job.name + SUFFIX))
-        if self.json:
-            self.paths.append(path)
-        else:
+        self._settings = common_settings(picture)
+        path, beside = folder.path / (job.name + SUFFIX), folder.path / (job.name + ".json")
+        self.pictures.append(entry_of(picture, path, beside))
+        if not self.json:
             self._display.clear()
             self._stdout.say(f"{path}\n")
         if picture.truncated:
@@ -290,47 +301,60 @@ class BatchRun:
         self, pipeline: Pipeline | None, folder: OutputFolder, manifest: Manifest, outcome: str
     ) -> None:
         """Writes and tells what became of it; a full disk costs the report alone."""
-        tally, quiet = self.tally, self.choices.quiet
-        report: dict[str, Any] = {
-            "version": version("scalekv"),
-            "outcome": outcome,
-            "source": self.source,
-            "model": {"name": self.choices.preset.name, "chosen_by": self.choices.model.origin},
-            "pictures_wanted": tally.wanted,
-            "pictures_there_before": tally.before,
-            "pictures_made": tally.made,
-            "pictures_a_second": round(tally.per_second, 4),
-            "failed": [{**as_row(job), "line": job.line, "error": e} for job, e in self.failures],
-            "manifest": manifest.path.name,
-        }
-        path = retry = None
+        choices = self.choices
+        report = None
+        written: list[Path] = []
+        retry = None
         if pipeline is not None:
-            memory = memory_report(
-                self._cache, pipeline.weights_bytes, engine.peak_memory(pipeline)
-            )
-            report |= {
-                "device": str(pipeline.device),
-                "dtype": str(pipeline.dtype).removeprefix("torch."),
-                "seconds": {
-                    "load": round(self._load_seconds, 3),
-                    "all": round(time.perf_counter() - self._started, 3),
-                },
-                **memory,
-            }
+            report = self._figures(pipeline, manifest, outcome)
             try:
                 retry = self._save_retry(folder, manifest)
-                path = folder.save_report(report)
+                written = write_report(report, folder, choices)
             except UserError as error:
                 self.console.print(f"no report: {error.what}", markup=False, soft_wrap=True)
-            if not quiet and self._cache:
-                print_table(memory, self.console)
-        self._tell(path, retry)
+            if not choices.quiet:
+                show_report(report, written, choices, self.console)
+        self._tell(retry)
         if self.json:
-            said = {"paths": self.paths, "report_path": path and str(path)}
-            said |= {"manifest_path": str(manifest.path), "retry_path": retry and str(retry)}
-            self._stdout.say(to_json({**said, "report": report}))
+            self._stdout.say(
+                to_json(
+                    {
+                        "outcome": outcome,
+                        "paths": [picture["file"] for picture in self.pictures],
+                        "there_before": self.tally.before,
+                        "failed": self._failed(),
+                        "manifest_path": str(manifest.path),
+                        "report_path": str(written[0]) if written else None,
+                        "retry_path": str(retry) if retry else None,
+                        "report": report,
+                    }
+                )
+            )
 
-    def _tell(self, path: Path | None, retry: Path | None) -> None:
+    def _figures(self, pipeline: Pipeline, manifest: Manifest, outcome: str) -> dict[str, Any]:
+        tally = self.tally
+        return {
+            **figures(pipeline, self.choices, self._cache),
+            "outcome": outcome,
+            "started": self._clock,
+            "settings": self._settings,
+            "source": self.source,
+            "manifest": manifest.path.name,
+            "pictures_wanted": tally.wanted,
+            "pictures_there_before": tally.before,
+            "pictures_a_second": round(tally.per_second, 4),
+            "failed": self._failed(),
+            "pictures": [with_names(picture) for picture in self.pictures],
+            "seconds": {
+                "load": round(self._load_seconds, 3),
+                "all": round(time.perf_counter() - self._started, 3),
+            },
+        }
+
+    def _failed(self) -> list[dict[str, Any]]:
+        return [{**as_row(job), "line": job.line, "error": said} for job, said in self.failures]
+
+    def _tell(self, retry: Path | None) -> None:
         tally = self.tally
         lines = []
         if not self.choices.quiet:
@@ -338,8 +362,6 @@ class BatchRun:
             took = human_time(time.perf_counter() - self._started)
             said = f"{tally.done} of {tally.wanted} pictures in {self.choices.out}"
             lines = [f"{said}, {tally.made} made in {took}" + (f" at {rate}" if rate else "")]
-            if path is not None:
-                lines.append(f"report: {path}")
         for job, error in self.failures[:MOST_LISTED]:
             lines.append(f"failed: line {job.line}, seed {job.seed}, {shown(job.prompt)}: {error}")
         if len(self.failures) > MOST_LISTED:

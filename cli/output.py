@@ -88,6 +88,7 @@ class OutputFolder:
         self.path = path
         self._hidden = f".scalekv-{owner}{'-' if owner else ''}"
         self._made: list[Path] = []
+        self._report: Path | None = None
 
     def prepare(self) -> None:
         """Makes the folder and proves that files can be made in it.
@@ -168,16 +169,56 @@ class OutputFolder:
             hidden.unlink(missing_ok=True)
 
     def save_report(self, report: Mapping[str, Any]) -> Path:
-        """Writes report.json, or report-2.json where there is one already, and so on."""
-        return self.save_numbered("report", ".json", to_json({"format": FORMAT, **report}))
+        """Writes report.json, or report-2.json where there is one already, and so on; from the
+        second time on, in place of the one written before.
+
+        Raises:
+            UserError: the folder cannot be written to; what was written before is still whole.
+        """
+        if self._report is None:
+            self._report = self.save_numbered("report", ".json", to_json(report))
+        else:
+            self.replace(self._report, to_json(report).encode())
+        return self._report
+
+    def save_page(self, page: str) -> Path:
+        """Writes the page that goes with the report: its name with the ending .html.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        if self._report is None:
+            return self.save_numbered("report", ".html", page)
+        path = self._report.with_suffix(".html")
+        self.replace(path, page.encode())
+        return path
 
     def save_numbered(self, stem: str, suffix: str, text: str) -> Path:
-        """Writes a text file under the first free name: STEM, STEM-2 and so on."""
+        """Writes a text file under the first free name: STEM, STEM-2 and so on.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
         for name in _numbered(stem):
             path = self.path / f"{name}{suffix}"
             if not path.exists() and self._put(path, text.encode()):
                 return path
         raise AssertionError("unreachable: names do not run out")
+
+    def replace(self, path: Path, content: bytes) -> None:
+        """Writes a file of the folder whether it is there or not, whole at any moment.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        try:
+            hidden = self._write(content)
+            try:
+                os.replace(hidden, path)
+            finally:
+                hidden.unlink(missing_ok=True)
+        except OSError as error:
+            self._refuse(error)
 
     def _put(self, path: Path, content: bytes) -> bool:
         """Makes a whole new file; False: the name is taken."""
