@@ -124,6 +124,7 @@ def batch(
     device: given.Device = None,
     dtype: given.Dtype = None,
     out: given.Out = None,
+    memory_report: given.MemoryReport = None,
     json: given.Json = False,
     quiet: given.Quiet = None,
     verbose: given.Verbose = False,
@@ -160,6 +161,7 @@ def batch(
             reproducible=reproducible,
             batch_size=batch_size,
             quiet=quiet,
+            memory_report=memory_report,
         )
     )
     template, part = NameTemplate(name), shard_of(shard)

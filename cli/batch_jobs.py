@@ -224,16 +224,14 @@ class _Reader:
         if "prompt" not in row.values:
             problems.append(Problem(row.line, "the prompt is missing", "every row has one"))
             bad = True
-        if bad:
-            return None
         try:
             settings = self._settings(read)
+            wrong = self._wrong(settings)
         except UserError as error:
-            problems.append(_problem(row.line, error))
-            return None
-        wrong = self._wrong(settings)
+            wrong = error
         if wrong is not None:
             problems.append(_problem(row.line, wrong))
+        if bad or wrong is not None:
             return None
         count = read.get("num_images", self.choices.request.num_images)
         own_name, own_seed = read.get("name"), read.get("seed")
