@@ -193,7 +193,7 @@ class BatchRun:
         finally:
             with interrupts_wait():
                 self._display.clear()
-                if pipeline is not None or not todo:
+                if pipeline is not None or not todo:  # otherwise loading failed
                     self._report(pipeline, folder, manifest, outcome)
 
     def _load(self) -> Pipeline:
@@ -305,7 +305,7 @@ class BatchRun:
         report = None
         written: list[Path] = []
         retry = None
-        if pipeline is not None:
+        if pipeline is not None and (self.tally.made or self.failures):
             report = self._figures(pipeline, manifest, outcome)
             try:
                 retry = self._save_retry(folder, manifest)
