@@ -1,5 +1,5 @@
-"""A batch that is killed, at every step and at any moment, and then resumed: nothing is lost, nothing
-is made twice, nothing is left lying about."""
+"""A batch that is killed, at every step and at any moment, and then resumed: nothing is lost,
+nothing is made twice, nothing is left lying about."""
 
 from __future__ import annotations
 
