@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.configs.settings import Setting, Settings, Source
-from scalekv.kv.errors import UserError
+from scalekv.kv.errors import UserError, close_matches
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Request
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 FULL = "full"
 """The policy that drops nothing, and the budget that asks for it."""
 
+FORMS = ("json", "html", "table")
 
 @dataclass(frozen=True)
 class Options:
@@ -53,6 +54,7 @@ class Options:
     text_device: str | None = None
     text_dtype: str | None = None
     keep_text_encoder: bool | None = None
+    memory_report: str | None = None
 
 
 @dataclass(frozen=True)
@@ -68,6 +70,7 @@ class Choices:
     weights_dir: Path | None
     placement: Placement
     quiet: bool = False
+    memory_report: tuple[str, ...] = ("json", "table")
 
 
 def choose(options: Options, environment: Mapping[str, str] | None = None) -> Choices:
@@ -136,7 +139,22 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
             keep_text_encoder=settings.get("keep_text_encoder", options.keep_text_encoder).flag(),
         ),
         quiet=settings.get("quiet", options.quiet).flag(),
+        memory_report=_forms(settings.get("memory_report", options.memory_report)),
     )
+
+
+def _forms(setting: Setting) -> tuple[str, ...]:
+    """The forms of the memory report asked for, each once."""
+    forms = tuple(dict.fromkeys(word.strip() for word in setting.value.split(",")))
+    for form in forms:
+        if form not in FORMS:
+            raise UserError(
+                f"no memory report of the form {form!r}",
+                where=setting.origin,
+                rule="one or several, with commas between, of " + ", ".join(FORMS),
+                fix=close_matches(form, FORMS),
+            )
+    return forms
 
 
 def _numbers(setting: Setting) -> float | tuple[float, ...] | None:

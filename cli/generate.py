@@ -62,6 +62,7 @@ def generate(
     text_dtype: given.TextDtype = None,
     keep_text_encoder: given.KeepTextEncoder = None,
     out: given.Out = None,
+    memory_report: given.MemoryReport = None,
     json: given.Json = False,
     quiet: given.Quiet = None,
     verbose: given.Verbose = False,
@@ -101,5 +102,6 @@ def generate(
         reproducible=reproducible,
         batch_size=batch_size,
         quiet=quiet,
+        memory_report=memory_report,
     )
     Run(choose(options), stderr(), json=json).execute()

@@ -35,8 +35,8 @@ Budget = Annotated[
     typer.Option(
         metavar="BUDGET",
         help=_help(
-            "What the cache may hold: 10% of the history, 650 tokens per layer, a named "
-            "budget, a .yaml file, or full.",
+            "What the cache may hold: 10% of the history, 650 tokens per layer, 1.5GiB, a "
+            "named budget, a .yaml file, or full.",
             "budget",
         ),
         rich_help_panel=CACHE,
@@ -250,6 +250,17 @@ Out = Annotated[
     typer.Option(
         metavar="DIR",
         help=_help("Folder for pictures and report; nothing in it is overwritten.", "out"),
+        rich_help_panel=OUTPUT,
+    ),
+]
+MemoryReport = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORM[,FORM...]",
+        help=_help(
+            "Forms of the memory report: json (report.json), html (a page of its own), table.",
+            "memory_report",
+        ),
         rich_help_panel=OUTPUT,
     ),
 ]

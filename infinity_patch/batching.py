@@ -9,7 +9,7 @@ import torch
 
 from scalekv.infinity_patch.loader import Pipeline
 from scalekv.infinity_patch.patch import caches_of
-from scalekv.infinity_patch.request import AUTO, DEFAULT_POLICY, Request, one_at_a_time
+from scalekv.infinity_patch.request import DEFAULT_POLICY, Request, fixed_batch
 from scalekv.infinity_patch.scale_loop import Guidance
 from scalekv.kv.budget import Budget
 from scalekv.kv.memory import CacheShape, peak_held_tokens
@@ -37,11 +37,9 @@ def batch_size_of(
 
     1 where the request is to be reproducible, which on a CPU it is unless it says otherwise.
     """
-    if one_at_a_time(request, pipeline.device.type):
-        return 1
-    if isinstance(request.batch_size, int):
-        return request.batch_size
-    assert request.batch_size == AUTO, request.batch_size
+    fixed = fixed_batch(request, pipeline.device.type)
+    if fixed is not None:
+        return fixed
     if pipeline.device.type != "cuda":
         return 1  # nothing tells what is free
     # what an outer `with patched(...)` block keeps is its own business: everything, at worst

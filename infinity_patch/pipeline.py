@@ -22,6 +22,7 @@ from scalekv.infinity_patch.request import (
     budget_of,
     check_lengths,
     check_values,
+    fixed_batch,
     guidance_layers,
     per_scale,
     schedule_of,
@@ -93,6 +94,7 @@ class _Texts:
     def __init__(self, pipeline: Pipeline, request: Request, ahead: int):
         self._text = pipeline.text
         self._text_of = request.text_of
+        self._stages = pipeline.stages
         self._prompts = request.prompts
         self._per_prompt = request.num_images
         self._ahead = ahead
@@ -105,7 +107,8 @@ class _Texts:
             last = (batch[0].index + self._ahead) // self._per_prompt
             coming = list(dict.fromkeys(self._prompts[first : last + 1]))
             texts = [self._text_of(prompt) for prompt in coming]
-            self._features = dict(zip(coming, self._text.encode(texts), strict=True))
+            with self._stages.stage("encode"):
+                self._features = dict(zip(coming, self._text.encode(texts), strict=True))
         return [self._features[wanted.prompt] for wanted in batch]
 
 
@@ -152,7 +155,8 @@ def _pictures(
 ) -> Iterator[Picture]:
     # 1. schedule, budget, guidance, and how many pictures at once
     schedule = schedule_of(request, pipeline.preset)
-    budget = budget_of(request, pipeline.preset, schedule)
+    together = fixed_batch(request, pipeline.device.type) or 1
+    budget = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize, together)
     guidance = guidance_of(request, pipeline, schedule)
     settings = settings_of(request, pipeline, schedule, guidance)
     size = batch_size_of(request, pipeline, schedule, budget, guidance)
@@ -160,7 +164,8 @@ def _pictures(
     texts = _Texts(pipeline, request, max(AHEAD, size))
     negative = None
     if request.negative is not None:
-        negative = pipeline.text.encode([request.negative])[0]
+        with pipeline.stages.stage("encode"):
+            negative = pipeline.text.encode([request.negative])[0]
     done = 0
     while done < request.pictures:
         batch = [_wanted(request, i) for i in range(done, min(done + size, request.pictures))]
@@ -191,7 +196,7 @@ def _pictures(
         share = (time.perf_counter() - start) / len(batch)
         for wanted, code in zip(batch, codes.split(1), strict=True):
             start = time.perf_counter()
-            with torch.inference_mode():
+            with torch.inference_mode(), pipeline.stages.stage("decode"):
                 pixels = to_uint8(pipeline.vae.decode(code))[0].cpu().numpy()
             text = request.text_of(wanted.prompt)
             cut = cut_prompt(pipeline.text.counter, text, "prompt", request.truncate)
@@ -241,7 +246,11 @@ def _codes(
 ) -> tuple[Tensor, dict[str, Any]]:
     """The summed codes (B, b, H, W) of a batch of pictures and the ledger of its caches."""
     sampler = BitSampler([wanted.seed for wanted in batch], request_top_p(request, pipeline))
-    with torch.inference_mode(), _caches(pipeline, request, budget, schedule) as caches:
+    with (
+        torch.inference_mode(),
+        pipeline.stages.stage("scales"),
+        _caches(pipeline, request, budget, schedule) as caches,
+    ):
         codes = generate_codes(
             pipeline.model,
             conditions(pipeline.model, texts, negative, guidance),

@@ -9,12 +9,13 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalekv.configs.models import ModelPreset
-from scalekv.infinity_patch.budgeting import BudgetLike, budget_maker
+from scalekv.infinity_patch.budgeting import BudgetLike, budget_maker, in_bytes
 from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.positive import with_suffix
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.kv.budget import Budget, Drafters
 from scalekv.kv.errors import UserError
+from scalekv.kv.memory import CacheShape
 from scalekv.kv.policy import Policy, check_policy_name
 from scalekv.kv.schedule import Schedule
 
@@ -27,6 +28,7 @@ DEFAULT_BUDGET = "10%"
 MOST_SEED = 2**63 - 1
 AUTO = "auto"
 """The batch size that free memory decides."""
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 LEAST_TAU = 1e-3  # far below it, logits over temperature overflow
 
 
@@ -83,6 +85,20 @@ def one_at_a_time(request: Request, device: str) -> bool:
     return device == "cpu" if request.reproducible is None else request.reproducible
 
 
+def fixed_batch(request: Request, device: str) -> int | None:
+    """The most pictures at once on a device of this type; None: as many as free memory takes.
+
+    A budget in bytes is for all pictures of a batch together, so that with no size given each
+    picture has it to itself.
+    """
+    if one_at_a_time(request, device):
+        return 1
+    if request.batch_size == AUTO:
+        return 1 if in_bytes(request.budget) else None
+    assert isinstance(request.batch_size, int), request.batch_size
+    return min(request.batch_size, request.pictures)
+
+
 def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
     """The schedule the pictures are generated with."""
     if preset.ratios and request.ratio not in preset.ratios:
@@ -104,11 +120,52 @@ def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
     return schedule_for(request.ratio, request.pixels or preset.pixels)
 
 
-def budget_of(request: Request, preset: ModelPreset, schedule: Schedule) -> Budget:
-    """The budget the caches are held to (of a policy that takes one)."""
+def budget_of(
+    request: Request,
+    preset: ModelPreset,
+    schedule: Schedule,
+    element_bytes: int,
+    together: int = 1,
+) -> Budget:
+    """The budget the caches are held to (of a policy that takes one).
+
+    Args:
+        element_bytes: of one element of k and v, on which a budget in bytes depends.
+        together: pictures that are generated at once, likewise.
+
+    Raises:
+        UserError: a budget that cannot be.
+    """
     layers = preset.transformer.depth
     asked = DEFAULT_BUDGET if request.budget is None else request.budget
-    return budget_maker(asked, layers, preset.name, request.drafters)(schedule)
+    made = budget_maker(asked, layers, preset.name, request.drafters)(schedule)
+    if isinstance(made, Budget):
+        return made
+    return made(cache_shape(request, preset, schedule, element_bytes, together).bytes_of)
+
+
+def cache_shape(
+    request: Request,
+    preset: ModelPreset,
+    schedule: Schedule,
+    element_bytes: int,
+    together: int = 1,
+) -> CacheShape:
+    """The shape of the caches of `together` pictures."""
+    spec = preset.transformer
+    cfg = per_scale(_cfg(request, preset), len(schedule), "--cfg")
+    return CacheShape(
+        layers=spec.depth,
+        sequences=together * (2 if any(strength != 1 for strength in cfg) else 1),
+        heads=spec.heads,
+        head_dim=spec.head_dim,
+        k_bytes=element_bytes,
+        v_bytes=element_bytes,
+    )
+
+
+def _cfg(request: Request, preset: ModelPreset) -> PerScale:
+    return preset.sampling.cfg if request.cfg is None else request.cfg
 
 
 def per_scale(value: PerScale, scales: int, where: str) -> tuple[float, ...]:
@@ -153,20 +210,29 @@ def guidance_layers(value: int | Sequence[int], depth: int) -> tuple[int, ...]:
     return tuple(dict.fromkeys(layers))
 
 
-def check(request: Request, preset: ModelPreset, weights_dir: Path | None = None) -> None:
+def check(
+    request: Request,
+    preset: ModelPreset,
+    weights_dir: Path | None = None,
+    dtype: str = "auto",
+) -> None:
     """Refuse what cannot work, before anything heavy is loaded.
+
+    Args:
+        dtype: as for `load`; what "auto" will come to is not known here, so only what fits no dtype
+            is refused.
 
     Raises:
         UserError: the first thing found wrong, with the rule and the fix.
     """
     from scalekv.infinity_patch.tokens import read_tokenizer
 
-    check_values(request, preset)
+    check_values(request, preset, dtype)
     found = model_files(preset, weights_dir)
     check_lengths(request, read_tokenizer(found.text_encoder / "tokenizer.json"))
 
 
-def check_values(request: Request, preset: ModelPreset) -> None:
+def check_values(request: Request, preset: ModelPreset, dtype: str = "auto") -> None:
     """The part of `check` that reads no file of the model's.
 
     Raises:
@@ -174,10 +240,10 @@ def check_values(request: Request, preset: ModelPreset) -> None:
     """
     _check_prompts(request)
     _check_seeds(request)
-    check_settings(request, preset)
+    check_settings(request, preset, dtype)
 
 
-def check_settings(request: Request, preset: ModelPreset) -> None:
+def check_settings(request: Request, preset: ModelPreset, dtype: str = "auto") -> None:
     """The part of `check` that all pictures of a request have in common: all but prompts and seeds.
 
     Raises:
@@ -186,9 +252,17 @@ def check_settings(request: Request, preset: ModelPreset) -> None:
     if isinstance(request.policy, str):
         check_policy_name(request.policy)
     schedule = schedule_of(request, preset)
-    budget_of(request, preset, schedule)
     scales = len(schedule)
-    per_scale(preset.sampling.cfg if request.cfg is None else request.cfg, scales, "--cfg")
+    if request.batch_size != AUTO and not (
+        isinstance(request.batch_size, int) and request.batch_size >= 1
+    ):
+        raise UserError(
+            f"batch size {request.batch_size!r}",
+            where="--batch-size",
+            rule="a whole number of at least 1, or auto",
+        )
+    per_scale(_cfg(request, preset), scales, "--cfg")
+    _check_budget(request, preset, schedule, dtype)
     taus = per_scale(preset.sampling.tau if request.tau is None else request.tau, scales, "--tau")
     if min(taus) < LEAST_TAU:
         raise UserError(f"temperature {min(taus):g}", where="--tau", rule=f"at least {LEAST_TAU:g}")
@@ -198,14 +272,16 @@ def check_settings(request: Request, preset: ModelPreset) -> None:
         raise UserError(
             f"top-p {request.top_p:g}", where="--top-p", rule="between 0 and 1; 0 turns it off"
         )
-    if request.batch_size != AUTO and not (
-        isinstance(request.batch_size, int) and request.batch_size >= 1
-    ):
-        raise UserError(
-            f"batch size {request.batch_size!r}",
-            where="--batch-size",
-            rule="a whole number of at least 1, or auto",
-        )
+
+
+def _check_budget(request: Request, preset: ModelPreset, schedule: Schedule, dtype: str) -> None:
+    sizes = [ELEMENT_BYTES[dtype]] if dtype in ELEMENT_BYTES else sorted(ELEMENT_BYTES.values())
+    try:
+        budget_of(request, preset, schedule, sizes[0])
+    except UserError:
+        # The least that this one names is enough whatever dtype and batch will be.
+        budget_of(request, preset, schedule, sizes[-1], fixed_batch(request, "cuda") or 1)
+        raise
 
 
 def _check_prompts(request: Request) -> None:

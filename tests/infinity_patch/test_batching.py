@@ -154,13 +154,26 @@ def test_what_running_out_of_memory_looks_like() -> None:
     free_memory(torch.device("cpu"))
 
 
+def test_bytes_are_for_the_whole_batch(pipeline: Pipeline) -> None:
+    asked = Request(("a cat", "a dog", "a fox"), budget="400KiB", batch_size=2, reproducible=False)
+    pictures = list(generate(pipeline, asked))
+    assert [picture.together for picture in pictures] == [2, 2, 1]
+    for picture in pictures:  # the last one too, so that pictures of a run are held alike
+        shape = picture.cache["shape"]
+        token = shape["layers"] * shape["heads"] * shape["head_dim"] * 8 * 2 * 2
+        assert picture.settings["budget_tokens"] == 400 * 1024 // token
+        assert picture.cache["scales"][-1]["held_bytes"] <= 400 * 1024
+    alone = next(generate(pipeline, replace(asked, batch_size=1)))
+    assert alone.settings["budget_tokens"] == 2 * pictures[0].settings["budget_tokens"]
+
+
 def size_on_gpu(pipeline: Pipeline, request: Request, monkeypatch: pytest.MonkeyPatch) -> int:
     """The batch size with room for ten pictures that keep everything."""
     schedule = schedule_of(request, pipeline.preset)
     full = picture_bytes(pipeline, schedule, None, 2)
     monkeypatch.setattr(batching, "free_bytes", lambda _: int(10 * full / SHARE) + 1)
     gpu = replace(pipeline, device=torch.device("cuda"))
-    budget = budget_of(request, pipeline.preset, schedule)
+    budget = budget_of(request, pipeline.preset, schedule, 4)
     how = guidance_of(request, pipeline, schedule)
     return batch_size_of(request, gpu, schedule, budget, how)
 
@@ -176,6 +189,8 @@ def test_auto_is_what_free_memory_takes(
     assert size_on_gpu(pipeline, replace(many, num_images=3), monkeypatch) == 3
     assert size_on_gpu(pipeline, replace(many, batch_size=12), monkeypatch) == 12
     assert size_on_gpu(pipeline, replace(many, reproducible=True), monkeypatch) == 1
+    # a budget in bytes would be divided among the pictures: each has it to itself
+    assert size_on_gpu(pipeline, replace(many, policy="scalekv", budget="1MiB"), monkeypatch) == 1
     with patched(pipeline.model, "full"):
         assert size_on_gpu(pipeline, replace(many, policy=None), monkeypatch) == 10
 
@@ -184,7 +199,10 @@ def test_what_a_picture_takes_grows_with_what_is_kept(pipeline: Pipeline) -> Non
     schedule = Schedule.parse("1x1 2x2 3x3 4x4 5x5 6x6 8x8")
     ten, half = (
         picture_bytes(
-            pipeline, schedule, budget_of(Request(("x",), budget=b), pipeline.preset, schedule), 2
+            pipeline,
+            schedule,
+            budget_of(Request(("x",), budget=b), pipeline.preset, schedule, 4),
+            2,
         )
         for b in ("10%", "50%")
     )
