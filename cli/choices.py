@@ -23,6 +23,7 @@ FULL = "full"
 
 FORMS = ("json", "html", "table")
 
+
 @dataclass(frozen=True)
 class Options:
     """What was typed; None where nothing was."""
