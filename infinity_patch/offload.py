@@ -45,7 +45,7 @@ class BlockStream(Generic[B]):
             blocks: in the order they compute in, all with the same names, shapes and dtypes. Their
                 tensors are moved, one block at a time.
         """
-        assert blocks and resident >= 1, (len(blocks), resident)
+        assert resident >= 1, resident
         self.blocks, self.device = list(blocks), device
         layouts = {tuple(_layout(block)) for block in blocks}
         assert len(layouts) == 1, "blocks differ in their layout"

@@ -17,8 +17,8 @@ from torch import Tensor, nn
 
 from scalekv.configs.spec import TransformerSpec
 from scalekv.infinity_patch.attention import attend, project, queries_keys_values
-from scalekv.infinity_patch.processor import row_slices
 from scalekv.infinity_patch.offload import BlockStream
+from scalekv.infinity_patch.processor import row_slices
 from scalekv.infinity_patch.rotary import Scales3
 
 NORM_EPS = 1e-6
