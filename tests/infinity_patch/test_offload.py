@@ -50,7 +50,7 @@ def test_the_same_bits_with_few_blocks_on_the_device(dtype: torch.dtype, residen
     stream = streamed(model, resident)
     seen: list[list[int]] = []
     for i, block in enumerate(model.blocks):
-        block.register_forward_pre_hook(lambda *_, i=i: seen.append([i, *on_device(stream)]))  # type: ignore[misc]
+        block.register_forward_pre_hook(lambda *_, i=i: seen.append([i, *on_device(stream)]))
     codes, logits = run(plain)
     same, again = run(model)
     assert torch.equal(codes, same)
