@@ -67,7 +67,11 @@ class Run:
                 display.note(self._headline())
                 display.stage(f"loading {choices.preset.name}")
                 pipeline = engine.load(
-                    choices.preset, choices.device, choices.dtype, choices.weights_dir
+                    choices.preset,
+                    choices.device,
+                    choices.dtype,
+                    choices.weights_dir,
+                    choices.placement,
                 )
                 tell_of_batches(choices.request, pipeline, display)
                 self.load_seconds = time.perf_counter() - self._started
