@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from scalekv.cli import engine
-from scalekv.cli import output as output_module
 from tests.cli.conftest import Outcome, StandIn
 
 Program = Callable[..., Outcome]
@@ -255,7 +254,7 @@ def test_a_full_disk(scalekv: Program, stand_in: StandIn, monkeypatch: pytest.Mo
         link(source, target)
 
     with monkeypatch.context() as patch:
-        patch.setattr(output_module.os, "link", full)
+        patch.setattr(os, "link", full)
         done = scalekv("batch", "p.txt")
     assert done.code == 1
     assert done.out == f"out/{ALL[0]}\n"

@@ -26,7 +26,11 @@ def jobs(rows: list[dict[str, Any]], template: str = TEMPLATE, **options: Any) -
     return jobs_of(read_prompts("p.jsonl"), choices, NameTemplate(template))
 
 
-THREE = [{"prompt": "a"}, {"prompt": "b", "seed": 50, "num_images": 2}, {"prompt": "c"}]
+THREE: list[dict[str, Any]] = [
+    {"prompt": "a"},
+    {"prompt": "b", "seed": 50, "num_images": 2},
+    {"prompt": "c"},
+]
 
 
 def test_seeds_are_the_base_plus_the_index_of_the_picture() -> None:

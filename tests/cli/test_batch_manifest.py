@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import os
 from pathlib import Path
@@ -10,7 +11,6 @@ from typing import Any
 
 import pytest
 
-from scalekv.cli import batch_manifest
 from scalekv.cli.batch_manifest import Entry, Manifest, manifest_name, read_manifests
 from scalekv.kv.errors import UserError
 
@@ -80,7 +80,7 @@ def test_a_file_system_without_locks(monkeypatch: pytest.MonkeyPatch) -> None:
     def none(*_: object) -> None:
         raise OSError(errno.ENOLCK, "No locks available")
 
-    monkeypatch.setattr(batch_manifest.fcntl, "flock", none)
+    monkeypatch.setattr(fcntl, "flock", none)
     with Manifest(Path("manifest.jsonl")) as manifest:
         assert not manifest.locked
 
