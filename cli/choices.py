@@ -13,13 +13,11 @@ from typing import TYPE_CHECKING
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.configs.settings import Setting, Settings, Source
+from scalekv.kv.budget import FULL
 from scalekv.kv.errors import UserError, close_matches
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Request
-
-FULL = "full"
-"""The policy that drops nothing, and the budget that asks for it."""
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")

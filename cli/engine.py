@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
+    from scalekv.kv.budget import Budget
 
 
 def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype: str) -> None:
@@ -27,6 +28,13 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype
     from scalekv.infinity_patch import check as check_request
 
     check_request(request, preset, weights_dir, dtype)
+
+
+def idle_budget(request: Request, preset: ModelPreset, dtype: str) -> Budget | None:
+    """The budget, where it drops nothing although it was not asked to; imports no torch."""
+    from scalekv.infinity_patch.request import idle_budget as idle
+
+    return idle(request, preset, dtype)
 
 
 def load(preset: ModelPreset, device: str, dtype: str, weights_dir: Path | None) -> Pipeline:

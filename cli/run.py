@@ -62,6 +62,7 @@ class Run:
             with Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
+                tell_of_idle_budget(choices, display)
                 display.stage(f"loading {choices.preset.name}")
                 pipeline = engine.load(
                     choices.preset, choices.device, choices.dtype, choices.weights_dir
@@ -179,6 +180,16 @@ class Run:
         except BrokenPipeError:
             self._pipe_closed = True
             silence_stdout()
+
+
+def tell_of_idle_budget(choices: Choices, display: Display) -> None:
+    """Says so where the budget holds everything although it was not asked to."""
+    budget = engine.idle_budget(choices.request, choices.preset, choices.dtype)
+    if budget is not None:
+        history = budget.schedule.history
+        display.note(
+            f"budget {budget.label} drops nothing: all {history} tokens of history fit at this size"
+        )
 
 
 def tell_of_batches(request: Request, pipeline: Pipeline, display: Display) -> None:
