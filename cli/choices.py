@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.configs.settings import Setting, Settings, Source
-from scalekv.kv.budget import FULL
+from scalekv.kv.budget import FULL as FULL
 from scalekv.kv.errors import UserError, close_matches
 
 if TYPE_CHECKING:
