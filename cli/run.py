@@ -68,7 +68,11 @@ class Run:
                 tell_of_idle_budget(choices, display)
                 display.stage(f"loading {choices.preset.name}")
                 pipeline = engine.load(
-                    choices.preset, choices.device, choices.dtype, choices.weights_dir
+                    choices.preset,
+                    choices.device,
+                    choices.dtype,
+                    choices.weights_dir,
+                    choices.placement,
                 )
                 tell_of_batches(choices.request, pipeline, display)
                 self.load_seconds = time.perf_counter() - self._started
