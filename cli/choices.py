@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.configs.settings import Setting, Settings, Source
+from scalekv.kv.budget import FULL as FULL
 from scalekv.kv.errors import UserError, close_matches
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Request
     from scalekv.infinity_patch.placement import Placement
-
-FULL = "full"
-"""The policy that drops nothing, and the budget that asks for it."""
 
 FORMS = ("json", "html", "table")
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
     from scalekv.infinity_patch.placement import Placement
+    from scalekv.kv.budget import Budget
 
 
 def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype: str) -> None:
@@ -26,6 +27,13 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype
     from scalekv.infinity_patch import check as check_request
 
     check_request(request, preset, weights_dir, dtype)
+
+
+def idle_budget(request: Request, preset: ModelPreset, dtype: str) -> Budget | None:
+    """The budget, where it drops nothing although it was not asked to; imports no torch."""
+    from scalekv.infinity_patch.request import idle_budget as idle
+
+    return idle(request, preset, dtype)
 
 
 def load(

@@ -65,6 +65,7 @@ class Run:
             with Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
+                tell_of_idle_budget(choices, display)
                 display.stage(f"loading {choices.preset.name}")
                 pipeline = engine.load(
                     choices.preset,
@@ -235,6 +236,16 @@ def entry_of(picture: Picture, image: Path, sidecar: Path) -> dict[str, Any]:
 def with_names(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An entry with file names without the folder, so that a report stays true when it is moved."""
     return {**entry, **{key: Path(entry[key]).name for key in ("file", "sidecar")}}
+
+
+def tell_of_idle_budget(choices: Choices, display: Display) -> None:
+    """Says so where the budget holds everything although it was not asked to."""
+    budget = engine.idle_budget(choices.request, choices.preset, choices.dtype)
+    if budget is not None:
+        history = budget.schedule.history
+        display.note(
+            f"budget {budget.label} drops nothing: all {history} tokens of history fit at this size"
+        )
 
 
 def tell_of_batches(request: Request, pipeline: Pipeline, display: Display) -> None:
