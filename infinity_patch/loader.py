@@ -63,7 +63,8 @@ def load(
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: of the matrix products inside the blocks: "auto" (the preset's own, else bf16 on
             CUDA and on a CPU with fast bf16 products, fp32 elsewhere), "fp32", "bf16", "fp16".
-            What surrounds the blocks stays in float32.
+            What surrounds the blocks stays in float32; the decoder of pictures runs in bf16 too
+            where the blocks do.
         weights_dir: a folder with the preset's files instead of the usual place.
         placement: what is kept off the device; by default everything is on it.
 
@@ -106,7 +107,9 @@ def load(
             where = host if block and choice.offload else place
             _set(transformer, name, _read(transformer_file, name, wanted, where, parameter))
         for name, parameter in vae.named_parameters():
-            _set(vae, name, _read(vae_file, name, torch.float32, place, parameter))
+            halved = precision == torch.bfloat16 and name.startswith("decoder.")
+            wanted = precision if halved else torch.float32
+            _set(vae, name, _read(vae_file, name, wanted, place, parameter))
         if choice.offload:
             transformer.stream = BlockStream(transformer.blocks, place)
         text = TextEncoder(
