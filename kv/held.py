@@ -1,0 +1,234 @@
+"""Tokens that some heads of a layer hold, as many in each: how they lie in memory. Knows formats;
+nothing of policies, budgets or what a scale is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from scalekv.kv.precision import Precision
+from scalekv.kv.quantise import quantise, restore
+
+_CHUNK = 512  # tokens turned back from codes at a time, which bounds the float32 copy
+_FLOATING = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+COMPUTE = {dtype: name for name, dtype in _FLOATING.items()}
+
+
+@dataclass(frozen=True)
+class HeldFormat:
+    """How a picture's held tokens are stored.
+
+    Attributes:
+        precision: of the elements.
+        scales: how many scales of the schedule can be held.
+        device: where; None is where attention computes.
+    """
+
+    precision: Precision
+    scales: int
+    device: torch.device | None = None
+
+    def make(self, like: Tensor, heads: int, room: int) -> Held:
+        """Room for `room` tokens in each of `heads` heads; `like` is (B, H, L, D) keys."""
+        device = self.device or like.device
+        # Ordinary tensors even under inference mode: a later call outside must write to them.
+        with torch.inference_mode(False):
+            if self.precision.quantised:
+                return Quantised(like, heads, room, self.precision.bits, self.scales, device)
+            return Plain(like, heads, room, _FLOATING[self.precision.name], device)
+
+
+@dataclass(frozen=True)
+class Part:
+    """What some heads keep, on its way into a `Held`.
+
+    Attributes:
+        k, v: (B, h, T, D), the tokens held so far followed by the new ones, as attention read
+            them.
+        old: how many of the T were held.
+        scale: the scale that the new tokens are from.
+        slots: (B, h, n) int64 ascending, which of the T to keep; None: all.
+        rows: (h,) int64 the heads' places where the old ones are held; None: all of it.
+    """
+
+    k: Tensor
+    v: Tensor
+    old: int
+    scale: int
+    slots: Tensor | None
+    rows: Tensor | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per head that are kept."""
+        return self.k.shape[2] if self.slots is None else self.slots.shape[2]
+
+
+class Held(Protocol):
+    """Room for k and v of `room` tokens in each of some heads."""
+
+    room: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory occupied, read off the storage."""
+        ...
+
+    def copy_to(self, k_out: Tensor, v_out: Tensor, sources: Tensor) -> None:
+        """Writes the first n tokens into two (B, h, n, D) tensors.
+
+        `sources` is the scale each token is from, (B, h, n) or (1, 1, n) int64.
+        """
+        ...
+
+    def write(self, first: int, part: Part, source: Held | None) -> None:
+        """Takes a part into the heads from `first` on.
+
+        `source` is where the part's old tokens are held. It may be this very object: then nothing
+        is written that is there already. None: nowhere any more, the part's tensors have them.
+        """
+        ...
+
+
+class Plain:
+    """Tokens as they are, or cast to another floating dtype."""
+
+    def __init__(
+        self, like: Tensor, heads: int, room: int, dtype: torch.dtype, device: torch.device
+    ) -> None:
+        shape = (like.shape[0], heads, room, like.shape[3])
+        self.room = room
+        self._k, self._v = (_empty(shape, dtype, device) for _ in range(2))
+
+    @property
+    def nbytes(self) -> int:
+        """See `Held`."""
+        return storage_bytes(self._k, self._v)
+
+    def copy_to(self, k_out: Tensor, v_out: Tensor, sources: Tensor) -> None:
+        """See `Held`."""
+        tokens = k_out.shape[2]
+        k_out.copy_(self._k[:, :, :tokens], non_blocking=True)
+        v_out.copy_(self._v[:, :, :tokens], non_blocking=True)
+
+    def write(self, first: int, part: Part, source: Held | None) -> None:
+        """See `Held`."""
+        start = part.old if source is self and part.slots is None else 0
+        for held, x in ((self._k, part.k), (self._v, part.v)):
+            into = held[:, first : first + x.shape[1], start : part.tokens]
+            if part.slots is None:
+                into.copy_(x[:, :, start:], non_blocking=True)
+            else:
+                pick(x, part.slots, into)
+
+
+class Quantised:
+    """Tokens as whole numbers, quantised once, when they come in: k per channel over the map that
+    it came with, v per token (the axes on which each varies least, arXiv 2402.02750)."""
+
+    def __init__(
+        self, like: Tensor, heads: int, room: int, bits: int, scales: int, device: torch.device
+    ) -> None:
+        batch, dim = like.shape[0], like.shape[3]
+        self.room = room
+        self._bits = bits
+        codes = (batch, heads, room, dim * bits // 8)
+        self._k, self._v = (_empty(codes, torch.uint8, device) for _ in range(2))
+        self._k_scale, self._k_zero = (
+            torch.zeros((batch, heads, scales, dim), dtype=torch.float16, device=device)
+            for _ in range(2)
+        )
+        self._v_scale, self._v_zero = (
+            _empty((batch, heads, room, 1), torch.float16, device) for _ in range(2)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """See `Held`."""
+        return storage_bytes(
+            self._k, self._v, self._k_scale, self._k_zero, self._v_scale, self._v_zero
+        )
+
+    def copy_to(self, k_out: Tensor, v_out: Tensor, sources: Tensor) -> None:
+        """See `Held`."""
+        device = self._k.device
+        sources = sources.to(device).expand(*self._k.shape[:2], -1)
+        for start in range(0, k_out.shape[2], _CHUNK):
+            span = slice(start, min(start + _CHUNK, k_out.shape[2]))
+            scale, zero = (
+                picked(x, sources[..., span]) for x in (self._k_scale, self._k_zero)
+            )
+            k_out[:, :, span] = restore(self._k[:, :, span], self._bits, scale, zero)
+            scale, zero = self._v_scale[:, :, span], self._v_zero[:, :, span]
+            v_out[:, :, span] = restore(self._v[:, :, span], self._bits, scale, zero)
+
+    def write(self, first: int, part: Part, source: Held | None) -> None:
+        """See `Held`."""
+        heads = slice(first, first + part.k.shape[1])
+        k_codes, (k_scale, k_zero) = quantise(part.k[:, :, part.old :], self._bits, dim=2)
+        v_codes, (v_scale, v_zero) = quantise(part.v[:, :, part.old :], self._bits, dim=3)
+        new = (k_codes, v_codes, v_scale, v_zero)
+        if source is not None and source is not self:
+            assert isinstance(source, Quantised), type(source)
+            for mine, theirs in ((self._k_scale, source._k_scale), (self._k_zero, source._k_zero)):
+                mine[:, heads] = _of(theirs, part.rows)
+        self._k_scale[:, heads, part.scale] = k_scale.squeeze(2).to(self._k.device)
+        self._k_zero[:, heads, part.scale] = k_zero.squeeze(2).to(self._k.device)
+        held = (self._k, self._v, self._v_scale, self._v_zero)
+        if source is self and part.slots is None:
+            for mine, x in zip(held, new, strict=True):
+                mine[:, heads, part.old : part.tokens].copy_(x)
+            return
+        old: tuple[Tensor | None, ...] = (None,) * 4
+        if source is not None:
+            assert isinstance(source, Quantised), type(source)
+            old = (source._k, source._v, source._v_scale, source._v_zero)
+        for mine, before, x in zip(held, old, new, strict=True):
+            together = x.to(mine.device)
+            if before is not None:
+                together = torch.cat((_of(before, part.rows)[:, :, : part.old], together), dim=2)
+            into = mine[:, heads, : part.tokens]
+            if part.slots is None:
+                into.copy_(together)
+            else:
+                pick(together, part.slots.to(mine.device), into)
+
+
+def picked(x: Tensor, slots: Tensor) -> Tensor:
+    """(B, H, n, D): the slots (B, H, n) of x (B, H, T, D), a copy."""
+    batch, heads, tokens, dim = x.shape
+    # Whole rows are copied at once; gather along the token axis would go element by element.
+    return x.reshape(-1, dim).index_select(0, _rows(x, slots)).view(batch, heads, -1, dim)
+
+
+def pick(x: Tensor, slots: Tensor, into: Tensor) -> None:
+    """Writes the slots (B, H, n) of x (B, H, T, D) into `into` (B, H, n, D), directly if it can."""
+    direct = into.is_contiguous() and (into.dtype, into.device) == (x.dtype, x.device)
+    if not direct:
+        into.copy_(picked(x, slots), non_blocking=True)
+        return
+    flat = x.reshape(-1, x.shape[3])
+    torch.index_select(flat, 0, _rows(x, slots), out=into.view(-1, x.shape[3]))
+
+
+def _rows(x: Tensor, slots: Tensor) -> Tensor:
+    batch, heads, tokens, _ = x.shape
+    first = torch.arange(batch * heads, device=x.device).view(batch, heads, 1) * tokens
+    return (first + slots).flatten()
+
+
+def _of(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x.index_select(1, rows.to(x.device))
+
+
+def storage_bytes(*tensors: Tensor | None) -> int:
+    """Bytes of memory that tensors occupy, with whatever else is in their storages."""
+    return sum(0 if x is None else x.untyped_storage().nbytes() for x in tensors)
+
+
+def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
+    pinned = device.type == "cpu" and torch.cuda.is_available()
+    return torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)
