@@ -19,6 +19,10 @@ from scalekv.kv.workspace import Workspace
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(q (B, H, L, D), k (B, H, T, D), v (B, H, T, D)) -> a new tensor, no view of k or v."""
 
+Observer = Callable[[int, int, Schedule, Tensor, Tensor], None]
+"""(layer, scale, schedule, q (B, H, L, D), k (B, H, T, D)) of an attention call about to be made,
+the last scale's too; under a policy that keeps everything, key t is token t of the picture."""
+
 RawQueries = Callable[[Tensor], Tensor]
 """(W,) tokens of the newest map -> (B, H, W, D); see `Step.raw_queries`."""
 
@@ -34,6 +38,7 @@ class Caches:
         policy: chooses what stays.
         budget: of the current picture, as the policy plans it; None where it takes none.
         ledger: of the current or the last picture; None before the first.
+        observer: told of every attention call; None tells nobody. To be set from outside.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Caches:
         self.policy = policy
         self.budget: Budget | None = None
         self.ledger: CacheLedger | None = None
+        self.observer: Observer | None = None
         self._budget_for = budget_for
         self._only = schedule
         self._schedule: Schedule | None = None
@@ -136,6 +142,8 @@ class Caches:
         with torch.no_grad():
             k_all, v_all = self._workspace.joined(cache, k, v)
         ledger.record_transient(self.transient_nbytes)
+        if self.observer is not None:
+            self.observer(layer, scale, schedule, q, k_all)
         out = attention(q, k_all, v_all)
         self._next_scale[layer] = scale + 1
         if scale + 1 < len(schedule):  # the last scale's k and v are never read again

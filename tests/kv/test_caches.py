@@ -69,6 +69,21 @@ def test_the_last_scale_is_not_kept() -> None:
     assert caches.ledger.ratio_history == 1.0
 
 
+def test_an_observer_sees_every_call_with_all_its_keys_and_changes_nothing() -> None:
+    inputs, caches = Inputs(), full_caches()
+    seen: list[tuple[int, int]] = []
+
+    def observe(layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor) -> None:
+        seen.append((layer, scale))
+        given = [inputs.at(layer, s, schedule.tokens[s]) for s in range(scale + 1)]
+        assert torch.equal(q, given[-1][0])
+        assert torch.equal(k, torch.cat([keys for _, keys, _ in given], dim=2))
+
+    caches.observer = observe
+    assert_same_bits(play(caches, SEVEN, inputs), play_by_concatenation(SEVEN, inputs))
+    assert seen == [(layer, scale) for scale in range(7) for layer in range(2)]
+
+
 @pytest.mark.parametrize("name", BUDGETED)
 @pytest.mark.parametrize("schedule", [SEVEN, PORTRAIT], ids=["square", "portrait"])
 @pytest.mark.parametrize("text", ["10%", "20%", "50%", "1", "17"])
