@@ -18,7 +18,7 @@ class Group:
     """Heads of a layer that hold equally many tokens.
 
     Attributes:
-        heads: their numbers, ascending.
+        heads: their numbers, in the order in which they lie.
         tokens: held per head.
         held: the tokens; None where there are none.
         positions: (B, h, tokens) int32 place of each in the picture, ascending; None: 0 to
@@ -96,6 +96,7 @@ class LayerCache:
         self._sequences = 0
         self._seen = 0
         self._ends: Tensor | None = None
+        self._rows: dict[tuple[int, ...], Tensor] = {}
 
     def begin(self, like: Tensor, schedule: Schedule, form: HeldFormat) -> None:
         """Ready for a picture whose keys are like (B, H, L, D); nothing is held yet."""
@@ -116,6 +117,15 @@ class LayerCache:
     def tokens(self) -> int:
         """Held tokens of the head that holds most."""
         return max((group.tokens for group in self.groups), default=0)
+
+    @property
+    def positions(self) -> Tensor | None:
+        """(B, H, tokens) int32 place of each held token in the picture; None: 0 to tokens - 1.
+
+        For a layer whose heads all hold equally many; else see each group's.
+        """
+        assert self.all_together or not self.groups, "heads hold unequally many tokens"
+        return self.groups[0].positions if self.groups else None
 
     @property
     def kept(self) -> Tensor:
@@ -140,6 +150,24 @@ class LayerCache:
         """Writes what a group holds into two (B, h, tokens, D) tensors, in their dtype."""
         assert group.held is not None, "nothing is held"
         group.held.copy_to(k_out, v_out, self._sources(group))
+
+    def of(self, group: Group, x: Tensor) -> Tensor:
+        """A group's heads of (B, H, ...), in the group's order."""
+        if self.all_together:
+            return x
+        return x.index_select(1, self.rows(group.heads, x.device))
+
+    @property
+    def all_together(self) -> bool:
+        """Whether all heads are one group, in the order of their numbers."""
+        first = self.groups[0].heads
+        return len(self.groups) == 1 and first == tuple(range(len(first)))
+
+    def rows(self, heads: tuple[int, ...], device: torch.device) -> Tensor:
+        """(h,) int64 of some heads' numbers or places, made once, so that nothing waits."""
+        if heads not in self._rows:
+            self._rows[heads] = torch.tensor(heads, device=device)
+        return self._rows[heads]
 
     def keep(self, choices: Sequence[Choice]) -> None:
         """Holds what was chosen instead of what was held, in place where its room is the same.

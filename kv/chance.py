@@ -35,8 +35,9 @@ class RandomPolicy:
         if tokens <= step.capacity:
             return None
         seed = mixed(step.layer * len(step.schedule) + step.scale + 1)
-        draws = mixed(torch.arange(heads * tokens, device=step.k.device) ^ seed)
-        return best_slots(draws.view(1, heads, tokens), step.capacity).expand(batch, -1, -1)
+        numbers = torch.tensor(step.heads, device=step.k.device).view(1, heads, 1)
+        draws = mixed((numbers * tokens + torch.arange(tokens, device=step.k.device)) ^ seed)
+        return best_slots(draws, step.capacity).expand(batch, -1, -1)
 
 
 def mixed(x: Number) -> Number:

@@ -148,53 +148,60 @@ class Quantised:
     @property
     def nbytes(self) -> int:
         """See `Held`."""
-        return storage_bytes(
-            self._k, self._v, self._k_scale, self._k_zero, self._v_scale, self._v_zero
-        )
+        return storage_bytes(*self._tokens, *self._channels)
 
     def copy_to(self, k_out: Tensor, v_out: Tensor, sources: Tensor) -> None:
         """See `Held`."""
-        device = self._k.device
-        sources = sources.to(device).expand(*self._k.shape[:2], -1)
+        there = k_out.device  # codes move, not what they stand for
+        sources = sources.expand(*self._k.shape[:2], -1)
+        k_scale, k_zero = (x.to(there, non_blocking=True) for x in (self._k_scale, self._k_zero))
         for start in range(0, k_out.shape[2], _CHUNK):
             span = slice(start, min(start + _CHUNK, k_out.shape[2]))
-            scale, zero = (
-                picked(x, sources[..., span]) for x in (self._k_scale, self._k_zero)
+            k, v, v_scale, v_zero = (
+                x[:, :, span].to(there, non_blocking=True)
+                for x in (self._k, self._v, self._v_scale, self._v_zero)
             )
-            k_out[:, :, span] = restore(self._k[:, :, span], self._bits, scale, zero)
-            scale, zero = self._v_scale[:, :, span], self._v_zero[:, :, span]
-            v_out[:, :, span] = restore(self._v[:, :, span], self._bits, scale, zero)
+            scale, zero = (picked(x, sources[..., span]) for x in (k_scale, k_zero))
+            k_out[:, :, span] = restore(k, self._bits, scale, zero)
+            v_out[:, :, span] = restore(v, self._bits, v_scale, v_zero)
 
     def write(self, first: int, part: Part, source: Held | None) -> None:
         """See `Held`."""
+        assert source is None or isinstance(source, Quantised), type(source)
         heads = slice(first, first + part.k.shape[1])
         k_codes, (k_scale, k_zero) = quantise(part.k[:, :, part.old :], self._bits, dim=2)
         v_codes, (v_scale, v_zero) = quantise(part.v[:, :, part.old :], self._bits, dim=3)
-        new = (k_codes, v_codes, v_scale, v_zero)
-        if source is not None and source is not self:
-            assert isinstance(source, Quantised), type(source)
-            for mine, theirs in ((self._k_scale, source._k_scale), (self._k_zero, source._k_zero)):
-                mine[:, heads] = _of(theirs, part.rows)
-        self._k_scale[:, heads, part.scale] = k_scale.squeeze(2).to(self._k.device)
-        self._k_zero[:, heads, part.scale] = k_zero.squeeze(2).to(self._k.device)
-        held = (self._k, self._v, self._v_scale, self._v_zero)
-        if source is self and part.slots is None:
-            for mine, x in zip(held, new, strict=True):
-                mine[:, heads, part.old : part.tokens].copy_(x)
-            return
-        old: tuple[Tensor | None, ...] = (None,) * 4
-        if source is not None:
-            assert isinstance(source, Quantised), type(source)
-            old = (source._k, source._v, source._v_scale, source._v_zero)
-        for mine, before, x in zip(held, old, new, strict=True):
-            together = x.to(mine.device)
-            if before is not None:
-                together = torch.cat((_of(before, part.rows)[:, :, : part.old], together), dim=2)
+        for mine, theirs, new in zip(
+            self._channels, source._channels if source else (None, None), (k_scale, k_zero),
+            strict=True,
+        ):
+            if theirs is not None and theirs is not mine:
+                mine[:, heads].copy_(_of(theirs, part.rows))
+            mine[:, heads, part.scale].copy_(new.squeeze(2))
+        for mine, theirs, new in zip(
+            self._tokens, source._tokens if source else (None,) * 4,
+            (k_codes, v_codes, v_scale, v_zero), strict=True,
+        ):
+            if theirs is mine and part.slots is None:
+                mine[:, heads, part.old : part.tokens].copy_(new)
+                continue
+            together = new
+            if theirs is not None:
+                old = _of(theirs, part.rows)[:, :, : part.old].to(new.device, non_blocking=True)
+                together = torch.cat((old, new), dim=2)
             into = mine[:, heads, : part.tokens]
             if part.slots is None:
-                into.copy_(together)
+                into.copy_(together, non_blocking=True)
             else:
-                pick(together, part.slots.to(mine.device), into)
+                pick(together, part.slots, into)
+
+    @property
+    def _channels(self) -> tuple[Tensor, Tensor]:
+        return self._k_scale, self._k_zero
+
+    @property
+    def _tokens(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self._k, self._v, self._v_scale, self._v_zero
 
 
 def picked(x: Tensor, slots: Tensor) -> Tensor:

@@ -18,13 +18,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, eq=False)
 class Step:
-    """One layer, just after it attended with the queries of one scale.
+    """Some heads of a layer, just after they attended with the queries of one scale.
+
+    They are all heads of the layer, unless heads have capacities of their own: then a policy is
+    asked once for those that hold and may keep equally many tokens.
 
     Attributes:
         scale: the scale just generated, from 0; never the last one.
         layer: the layer, from 0.
+        heads: the heads' numbers; H below is how many they are.
         schedule: the picture's scales.
-        capacity: the most tokens each head may keep for the next scale.
+        capacity: the most tokens each head may keep for the next scale; at least 1.
         window: the most tokens of the newest map to observe with.
         q: (B, H, L, D) queries of this scale as attention uses them: normalised, scaled and
             rotated, so that the softmax scale is 1. B counts both guidance halves.
@@ -32,15 +36,17 @@ class Step:
         v: (B, H, T, D) values, likewise.
         positions: (B, H, T) place of each cached token among all tokens of the picture,
             ascending; None where nothing was ever dropped, so that slot t is token t.
-        notes: what the policy wrote here after earlier scales of this picture, for this layer;
-            empty at the first. The tensors are counted with the positions' bytes.
+        notes: what the policy wrote here after earlier scales of this picture, for these heads;
+            empty at the first. Tensors (B, H, ...), counted with the positions' bytes.
         raw_queries: the queries of some of this scale's tokens, (W,) int64 -> (B, H, W, D), as
             the projection alone gives them: without bias, normalisation, scale and rotation.
             Computed when called; None where nobody can compute them.
+        budget: of the picture, as planned; None where nothing has to be dropped.
     """
 
     scale: int
     layer: int
+    heads: tuple[int, ...]
     schedule: Schedule
     capacity: int
     window: int
@@ -50,6 +56,7 @@ class Step:
     positions: Tensor | None
     notes: dict[str, Tensor] = field(default_factory=dict)
     raw_queries: Callable[[Tensor], Tensor] | None = None
+    budget: Budget | None = None
 
     @property
     def observers(self) -> int:

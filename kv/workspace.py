@@ -11,13 +11,14 @@ from scalekv.kv.cache import LayerCache
 class Workspace:
     """Two flat buffers, one for k and one for v, shared by all layers and scales.
 
-    Attention kernels want one contiguous (B, H, T, D) tensor of each; viewing the start of a
-    shared buffer as such costs one buffer in all instead of a concatenation per layer.
+    Attention kernels want contiguous (B, H, T, D) tensors; viewing the start of a shared buffer as
+    such costs one buffer in all instead of a concatenation per layer.
     """
 
     def __init__(self) -> None:
         self._k = _Buffer()
         self._v = _Buffer()
+        self.ahead = False
 
     @property
     def nbytes(self) -> int:
@@ -29,21 +30,35 @@ class Workspace:
         self._k.release()
         self._v.release()
 
-    def joined(self, cache: LayerCache, k: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Held tokens followed by the new ones, contiguous (B, H, T, D).
+    def fetch(self, cache: LayerCache, k: Tensor, v: Tensor) -> None:
+        pass
 
-        The result is overwritten by the next call. Where nothing is held it is the new tokens
-        themselves (or a contiguous copy of them).
+    def joined(self, cache: LayerCache, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """For each group of heads the held tokens followed by the new ones, contiguous
+        (B, h, T, D); the groups lie one behind the other.
+
+        The results are overwritten by the next call. Where nothing is held in any head they are
+        the new tokens themselves (or a contiguous copy of them).
         """
-        held = cache.tokens
-        if held == 0:
-            return k.contiguous(), v.contiguous()
-        k_all = self._k.view(k, held + k.shape[2])
-        v_all = self._v.view(v, held + v.shape[2])
-        cache.copy_to(k_all[:, :, :held], v_all[:, :, :held])
-        k_all[:, :, held:].copy_(k)
-        v_all[:, :, held:].copy_(v)
-        return k_all, v_all
+        groups, new = cache.groups, k.shape[2]
+        if cache.all_together and not groups[0].tokens:
+            return [(k.contiguous(), v.contiguous())]
+        rows = [k.shape[0] * len(group.heads) * (group.tokens + new) for group in groups]
+        flat_k, flat_v = self._k.rows(k, sum(rows)), self._v.rows(v, sum(rows))
+        found = []
+        for group, k_all, v_all in zip(groups, flat_k.split(rows), flat_v.split(rows), strict=True):
+            held = group.tokens
+            shape = (len(group.heads), held + new)
+            k_all, v_all = (
+                x.view(k.shape[0], *shape, k.shape[3])
+                for x in (k_all, v_all)
+            )
+            if held:
+                cache.copy_to(group, k_all[:, :, :held], v_all[:, :, :held])
+            k_all[:, :, held:].copy_(cache.of(group, k))
+            v_all[:, :, held:].copy_(cache.of(group, v))
+            found.append((k_all, v_all))
+        return found
 
 
 class _Buffer:
@@ -57,22 +72,15 @@ class _Buffer:
     def release(self) -> None:
         self._flat = None
 
-    def view(self, like: Tensor, tokens: int) -> Tensor:
-        """(B, H, tokens, D) at the buffer's start, grown first if too small or of another kind."""
-        batch, heads, _, dim = like.shape
-        size = batch * heads * tokens * dim
+    def rows(self, like: Tensor, count: int) -> Tensor:
+        """(count, D) at the buffer's start, grown first if too small or of another kind."""
+        dim = like.shape[3]
+        size = count * dim
         flat = self._flat
-        if (
-            flat is None
-            or flat.numel() < size
-            or (flat.dtype, flat.device)
-            != (
-                like.dtype,
-                like.device,
-            )
-        ):
+        kind = (like.dtype, like.device)
+        if flat is None or flat.numel() < size or (flat.dtype, flat.device) != kind:
             self._flat = flat = None  # freed before the larger one is made
             # An ordinary tensor even under inference mode: a later call outside must write to it.
             with torch.inference_mode(False):
                 self._flat = flat = torch.empty(size, dtype=like.dtype, device=like.device)
-        return flat[:size].view(batch, heads, tokens, dim)
+        return flat[:size].view(-1, dim)

@@ -115,6 +115,7 @@ def step_of(
     return Step(
         scale=scale,
         layer=0,
+        heads=tuple(range(heads)),
         schedule=schedule,
         capacity=capacity,
         window=16,
