@@ -150,7 +150,14 @@ def _caches(
     if outer is not None:
         yield outer
         return
-    with patched(pipeline.model, request.policy or DEFAULT_POLICY, budget, schedule) as caches:
+    with patched(
+        pipeline.model,
+        request.policy or DEFAULT_POLICY,
+        budget,
+        schedule,
+        kv_dtype=request.kv_dtype,
+        kv_device=request.kv_device,
+    ) as caches:
         yield caches
 
 

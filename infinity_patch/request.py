@@ -10,10 +10,12 @@ from pathlib import Path
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.budgeting import BudgetLike, budget_maker
 from scalekv.infinity_patch.hub import model_files
+from scalekv.infinity_patch.policies import calibration_of
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.kv.budget import Budget, Drafters
 from scalekv.kv.errors import UserError
-from scalekv.kv.policy import Policy, check_policy_name
+from scalekv.kv.policy import Policy, plan_named, planned, policy_and_file, takes_budget
+from scalekv.kv.precision import check_kv_device, check_kv_dtype
 from scalekv.kv.schedule import Schedule
 
 PerScale = float | Sequence[float]
@@ -30,7 +32,7 @@ class Request:
     prompts: one or more; num_images: pictures of each. Picture i of all (prompts outermost) has
     the seed `seed` + i. policy and budget are "scalekv" and "10%" unless given, or those of the
     `with patched(...)` block the pictures are generated in. cfg, tau: one number, or one per
-    scale; None takes the preset's. ratio is width:height. reproducible: pictures run one at a
+    scale; None takes the preset's. kv_dtype and kv_device: as of `patched`. ratio is width:height. reproducible: pictures run one at a
     time, so that a seed gives the same bits alone and among others (on a CPU they always do).
     """
 
@@ -48,6 +50,8 @@ class Request:
     truncate: bool = False
     reproducible: bool = False
     drafters: Drafters | None = None
+    kv_dtype: str = "auto"
+    kv_device: str = "auto"
 
 
 def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
@@ -78,6 +82,20 @@ def budget_of(request: Request, preset: ModelPreset, schedule: Schedule) -> Budg
     return budget_maker(asked, layers, preset.name, request.drafters)(schedule)
 
 
+def planned_budget_of(request: Request, preset: ModelPreset, schedule: Schedule) -> Budget | None:
+    """The budget as the policy plans it; None where the policy takes none.
+
+    Raises:
+        UserError: unknown policy, no calibration for it, or a budget it cannot work with.
+    """
+    asked = budget_of(request, preset, schedule)
+    policy = DEFAULT_POLICY if request.policy is None else request.policy
+    if not isinstance(policy, str):
+        return planned(policy, asked) if takes_budget(policy) else None
+    calibration = calibration_of(policy, preset.name)
+    return plan_named(policy_and_file(policy)[0], asked, calibration)
+
+
 def per_scale(value: PerScale, scales: int, where: str) -> tuple[float, ...]:
     """One value per scale from one number or a list.
 
@@ -103,10 +121,10 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None = None
         UserError: the first thing found wrong, with the rule and the fix.
     """
     _check_prompts(request)
-    if isinstance(request.policy, str):
-        check_policy_name(request.policy)
+    check_kv_dtype(request.kv_dtype)
+    check_kv_device(request.kv_device)
     schedule = schedule_of(request, preset)
-    budget_of(request, preset, schedule)
+    planned_budget_of(request, preset, schedule)
     scales = len(schedule)
     per_scale(preset.sampling.cfg if request.cfg is None else request.cfg, scales, "--cfg")
     taus = per_scale(preset.sampling.tau if request.tau is None else request.tau, scales, "--tau")

@@ -14,7 +14,7 @@ from scalekv.kv.errors import UserError
 from scalekv.kv.held import COMPUTE, HeldFormat, Part
 from scalekv.kv.memory import CacheLedger, CacheShape, LayerRecord, rooms
 from scalekv.kv.policy import Policy, Step, planned, takes_budget
-from scalekv.kv.precision import check_kv_dtype, precision_of
+from scalekv.kv.precision import check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
 from scalekv.kv.transitions import within
 from scalekv.kv.workspace import Workspace
@@ -339,21 +339,6 @@ class Caches:
         )
         room = max(part.tokens, self._rooms[scale + 1][layer][heads[0]])
         return Choice(number, heads, rows, part, room, positions, notes)
-
-
-def check_kv_device(name: str) -> None:
-    """Refuses a place for the held cache that does not exist.
-
-    Raises:
-        UserError: not "auto" or "cpu".
-    """
-    if name not in ("auto", "cpu"):
-        raise UserError(
-            f"no place {name!r} for the held cache",
-            where="--kv-device",
-            rule="auto (where attention computes) or cpu (in the host's memory)",
-            fix="auto",
-        )
 
 
 def _attended(cache: LayerCache, q: Tensor, joined: Joined, attention: Attention) -> Tensor:

@@ -7,10 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from scalekv.kv.budget import Budget
 from scalekv.kv.policy import Step
 from scalekv.kv.selection import best_slots
-from scalekv.kv.shapes import uniform
 
 Number = TypeVar("Number", int, Tensor)
 
@@ -24,10 +22,6 @@ class RandomPolicy:
     """
 
     name = "random"
-
-    def plan(self, asked: Budget) -> Budget:
-        """The same capacity for every layer."""
-        return uniform(asked)
 
     def select(self, step: Step) -> Tensor | None:
         """See `Policy.select`; None where everything fits."""

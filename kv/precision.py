@@ -1,4 +1,5 @@
-"""How the elements of held keys and values are stored, as arithmetic: knows no tensors."""
+"""How and where the elements of held keys and values are stored, as names and arithmetic: knows no
+tensors."""
 
 from __future__ import annotations
 
@@ -66,6 +67,21 @@ def check_kv_dtype(name: str) -> None:
             where="--kv-dtype",
             rule="one of " + ", ".join(KV_DTYPES),
             fix=close_matches(name, KV_DTYPES) or "auto",
+        )
+
+
+def check_kv_device(name: str) -> None:
+    """Refuses a place for the held cache that does not exist.
+
+    Raises:
+        UserError: not "auto" or "cpu".
+    """
+    if name not in ("auto", "cpu"):
+        raise UserError(
+            f"no place {name!r} for the held cache",
+            where="--kv-device",
+            rule="auto (where attention computes) or cpu (in the host's memory)",
+            fix="auto",
         )
 
 
