@@ -27,6 +27,8 @@ DEFAULTS: dict[str, str] = {
     "dtype": "auto",
     "policy": "scalekv",
     "budget": "10%",
+    "kv_dtype": "auto",
+    "kv_device": "auto",
     "seed": "0",
     "num_images": "1",
     "cfg": "",

@@ -31,9 +31,10 @@ class Request:
 
     prompts: one or more; num_images: pictures of each. Picture i of all (prompts outermost) has
     the seed `seed` + i. policy and budget are "scalekv" and "10%" unless given, or those of the
-    `with patched(...)` block the pictures are generated in. cfg, tau: one number, or one per
-    scale; None takes the preset's. kv_dtype and kv_device: as of `patched`. ratio is width:height. reproducible: pictures run one at a
-    time, so that a seed gives the same bits alone and among others (on a CPU they always do).
+    `with patched(...)` block the pictures are generated in; kv_dtype and kv_device are as there.
+    cfg, tau: one number, or one per scale; None takes the preset's. ratio is width:height.
+    reproducible: pictures run one at a time, so that a seed gives the same bits alone and among
+    others (on a CPU they always do).
     """
 
     prompts: tuple[str, ...]

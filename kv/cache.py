@@ -124,8 +124,10 @@ class LayerCache:
 
         For a layer whose heads all hold equally many; else see each group's.
         """
-        assert self.all_together or not self.groups, "heads hold unequally many tokens"
-        return self.groups[0].positions if self.groups else None
+        if not self.groups:
+            return None
+        assert self.all_together, "heads hold unequally many tokens"
+        return self.groups[0].positions
 
     @property
     def kept(self) -> Tensor:
@@ -142,9 +144,7 @@ class LayerCache:
     @property
     def index_nbytes(self) -> int:
         """Bytes of memory that the positions and the notes occupy."""
-        return sum(
-            storage_bytes(group.positions, *group.notes.values()) for group in self.groups
-        )
+        return sum(storage_bytes(group.positions, *group.notes.values()) for group in self.groups)
 
     def copy_to(self, group: Group, k_out: Tensor, v_out: Tensor) -> None:
         """Writes what a group holds into two (B, h, tokens, D) tensors, in their dtype."""
@@ -160,8 +160,9 @@ class LayerCache:
     @property
     def all_together(self) -> bool:
         """Whether all heads are one group, in the order of their numbers."""
-        first = self.groups[0].heads
-        return len(self.groups) == 1 and first == tuple(range(len(first)))
+        return len(self.groups) == 1 and self.groups[0].heads == tuple(
+            range(len(self.groups[0].heads))
+        )
 
     def rows(self, heads: tuple[int, ...], device: torch.device) -> Tensor:
         """(h,) int64 of some heads' numbers or places, made once, so that nothing waits."""
@@ -184,9 +185,7 @@ class LayerCache:
         for (tokens, room), members in alike.items():
             self.groups.append(self._grouped(before, tokens, room, members))
 
-    def _grouped(
-        self, before: list[Group], tokens: int, room: int, members: list[Choice]
-    ) -> Group:
+    def _grouped(self, before: list[Group], tokens: int, room: int, members: list[Choice]) -> Group:
         heads = tuple(head for choice in members for head in choice.heads)
         if not tokens:
             return Group(heads)

@@ -197,10 +197,11 @@ class Caches:
         batch, heads, _, dim = k.shape
         self._rooms = rooms(schedule, len(self.layers), heads, self._limits)
         precision = precision_of(self._kv_dtype, COMPUTE[k.dtype])
-        form = HeldFormat(precision, len(schedule) - 1, self._held_device(k.device))
+        on_host = self._kv_device == "cpu" and k.device.type != "cpu"
+        form = HeldFormat(precision, len(schedule) - 1, on_host)
         for cache in self.layers:
             cache.begin(k, schedule, form)
-        self._workspace.ahead = form.device is not None
+        self._workspace.ahead = on_host
         shape = CacheShape(
             layers=len(self.layers),
             sequences=batch,
@@ -239,11 +240,6 @@ class Caches:
         assert k.shape[2] == schedule.tokens[scale], (k.shape, schedule.scales[scale])
         return self.ledger
 
-    def _held_device(self, compute: torch.device) -> torch.device | None:
-        """Where held tokens go; None: where attention computes."""
-        host = torch.device("cpu")
-        return None if self._kv_device == "auto" or compute == host else host
-
     def _keep(
         self,
         ledger: CacheLedger,
@@ -253,7 +249,7 @@ class Caches:
         joined: Joined,
         raw_queries: RawQueries | None,
     ) -> None:
-        cache, following = self.layers[layer], scale + 1
+        cache, budget, following = self.layers[layer], self.budget, scale + 1
         heads = q.shape[1]
         if self._limits is None:
             limits = (ledger.schedule.before(following),) * heads
@@ -272,7 +268,7 @@ class Caches:
             following,
             layer,
             LayerRecord(
-                capacity=max(limits) if self.budget is None else self.budget.capacity(following, layer),
+                capacity=max(limits) if budget is None else budget.capacity(following, layer),
                 held_min=int(counts.min()),
                 held_max=int(counts.max()),
                 held_mean=float(counts.double().mean()),
@@ -313,7 +309,9 @@ class Caches:
             if raw_queries is not None:
                 raw_queries = _for_heads(raw_queries, numbers)
         if capacity == 0:
-            slots: Tensor | None = torch.empty((*k.shape[:2], 0), dtype=torch.int64, device=k.device)
+            slots: Tensor | None = torch.empty(
+                (*k.shape[:2], 0), dtype=torch.int64, device=k.device
+            )
         else:
             slots = self.policy.select(
                 Step(
@@ -345,11 +343,13 @@ def _attended(cache: LayerCache, q: Tensor, joined: Joined, attention: Attention
     """Attention of all heads: one call for those that hold equally many tokens."""
     if cache.all_together:
         return attention(q, *joined[0])
-    out = torch.empty_like(q)
-    for group, (k, v) in zip(cache.groups, joined, strict=True):
-        numbers = cache.rows(group.heads, q.device)
-        out.index_copy_(1, numbers, attention(q.index_select(1, numbers), k, v))
-    return out
+    answers = [
+        attention(cache.of(group, q), k, v)
+        for group, (k, v) in zip(cache.groups, joined, strict=True)
+    ]
+    order = [head for group in cache.groups for head in group.heads]
+    places = tuple(sorted(range(len(order)), key=order.__getitem__))
+    return torch.cat(answers, dim=1).index_select(1, cache.rows(places, q.device))
 
 
 def _alike(heads: tuple[int, ...], limits: tuple[int, ...]) -> list[tuple[int, ...]]:

@@ -3,7 +3,9 @@ nothing of policies, budgets or what a scale is."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Protocol
 
 import torch
@@ -14,7 +16,10 @@ from scalekv.kv.quantise import quantise, restore
 
 _CHUNK = 512  # tokens turned back from codes at a time, which bounds the float32 copy
 _FLOATING = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Empty = Callable[..., Tensor]
+"""`torch.empty` with the place settled."""
 COMPUTE = {dtype: name for name, dtype in _FLOATING.items()}
+"""Names of the dtypes that attention may compute in."""
 
 
 @dataclass(frozen=True)
@@ -24,21 +29,23 @@ class HeldFormat:
     Attributes:
         precision: of the elements.
         scales: how many scales of the schedule can be held.
-        device: where; None is where attention computes.
+        on_host: in the host's pinned memory, instead of where attention computes.
     """
 
     precision: Precision
     scales: int
-    device: torch.device | None = None
+    on_host: bool = False
 
     def make(self, like: Tensor, heads: int, room: int) -> Held:
         """Room for `room` tokens in each of `heads` heads; `like` is (B, H, L, D) keys."""
-        device = self.device or like.device
+        device = torch.device("cpu") if self.on_host else like.device
+        empty = partial(torch.empty, device=device, pin_memory=self.on_host)
+        batch, _, _, dim = like.shape
         # Ordinary tensors even under inference mode: a later call outside must write to them.
         with torch.inference_mode(False):
             if self.precision.quantised:
-                return Quantised(like, heads, room, self.precision.bits, self.scales, device)
-            return Plain(like, heads, room, _FLOATING[self.precision.name], device)
+                return Quantised(empty, (batch, heads, room, dim), self.precision.bits, self.scales)
+            return Plain(empty, (batch, heads, room, dim), _FLOATING[self.precision.name])
 
 
 @dataclass(frozen=True)
@@ -96,12 +103,10 @@ class Held(Protocol):
 class Plain:
     """Tokens as they are, or cast to another floating dtype."""
 
-    def __init__(
-        self, like: Tensor, heads: int, room: int, dtype: torch.dtype, device: torch.device
-    ) -> None:
-        shape = (like.shape[0], heads, room, like.shape[3])
-        self.room = room
-        self._k, self._v = (_empty(shape, dtype, device) for _ in range(2))
+    def __init__(self, empty: Empty, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+        """`shape` is (B, h, room, D)."""
+        self.room = shape[2]
+        self._k, self._v = (empty(shape, dtype=dtype) for _ in range(2))
 
     @property
     def nbytes(self) -> int:
@@ -130,19 +135,16 @@ class Quantised:
     it came with, v per token (the axes on which each varies least, arXiv 2402.02750)."""
 
     def __init__(
-        self, like: Tensor, heads: int, room: int, bits: int, scales: int, device: torch.device
+        self, empty: Empty, shape: tuple[int, int, int, int], bits: int, scales: int
     ) -> None:
-        batch, dim = like.shape[0], like.shape[3]
-        self.room = room
+        """`shape` is (B, h, room, D); tokens may come from as many as `scales` maps."""
+        batch, heads, self.room, dim = shape
         self._bits = bits
-        codes = (batch, heads, room, dim * bits // 8)
-        self._k, self._v = (_empty(codes, torch.uint8, device) for _ in range(2))
+        codes, half = (*shape[:3], dim * bits // 8), torch.float16
+        self._k, self._v = (empty(codes, dtype=torch.uint8) for _ in range(2))
+        self._v_scale, self._v_zero = (empty((*shape[:3], 1), dtype=half) for _ in range(2))
         self._k_scale, self._k_zero = (
-            torch.zeros((batch, heads, scales, dim), dtype=torch.float16, device=device)
-            for _ in range(2)
-        )
-        self._v_scale, self._v_zero = (
-            _empty((batch, heads, room, 1), torch.float16, device) for _ in range(2)
+            empty((batch, heads, scales, dim), dtype=half).zero_() for _ in range(2)
         )
 
     @property
@@ -172,15 +174,19 @@ class Quantised:
         k_codes, (k_scale, k_zero) = quantise(part.k[:, :, part.old :], self._bits, dim=2)
         v_codes, (v_scale, v_zero) = quantise(part.v[:, :, part.old :], self._bits, dim=3)
         for mine, theirs, new in zip(
-            self._channels, source._channels if source else (None, None), (k_scale, k_zero),
+            self._channels,
+            source._channels if source else (None, None),
+            (k_scale, k_zero),
             strict=True,
         ):
             if theirs is not None and theirs is not mine:
                 mine[:, heads].copy_(_of(theirs, part.rows))
             mine[:, heads, part.scale].copy_(new.squeeze(2))
         for mine, theirs, new in zip(
-            self._tokens, source._tokens if source else (None,) * 4,
-            (k_codes, v_codes, v_scale, v_zero), strict=True,
+            self._tokens,
+            source._tokens if source else (None,) * 4,
+            (k_codes, v_codes, v_scale, v_zero),
+            strict=True,
         ):
             if theirs is mine and part.slots is None:
                 mine[:, heads, part.old : part.tokens].copy_(new)
@@ -206,7 +212,7 @@ class Quantised:
 
 def picked(x: Tensor, slots: Tensor) -> Tensor:
     """(B, H, n, D): the slots (B, H, n) of x (B, H, T, D), a copy."""
-    batch, heads, tokens, dim = x.shape
+    batch, heads, _, dim = x.shape
     # Whole rows are copied at once; gather along the token axis would go element by element.
     return x.reshape(-1, dim).index_select(0, _rows(x, slots)).view(batch, heads, -1, dim)
 
@@ -234,8 +240,3 @@ def _of(x: Tensor, rows: Tensor | None) -> Tensor:
 def storage_bytes(*tensors: Tensor | None) -> int:
     """Bytes of memory that tensors occupy, with whatever else is in their storages."""
     return sum(0 if x is None else x.untyped_storage().nbytes() for x in tensors)
-
-
-def _empty(shape: tuple[int, ...], dtype: torch.dtype, device: torch.device) -> Tensor:
-    pinned = device.type == "cpu" and torch.cuda.is_available()
-    return torch.empty(shape, dtype=dtype, device=device, pin_memory=pinned)

@@ -12,6 +12,8 @@ from scalekv.kv.precision import Precision
 from scalekv.kv.schedule import Schedule
 from scalekv.kv.transitions import within
 
+POSITION_BYTES = 4  # of a held token's place in the picture, where any was dropped
+
 
 @dataclass(frozen=True)
 class CacheShape:
@@ -153,30 +155,28 @@ def predicted(
         precision: how held tokens are stored; None: as attention computes.
     """
     limits = None if budget is None else within(budget)
-    scales = len(schedule) - 1
-    plain = shape.head_dim * (shape.k_bytes + shape.v_bytes)
-    total = peak = index = index_peak = transient = 0
-    layers, by_scale = [0] * shape.layers, []
-    indices = [0] * shape.layers
-    planned = rooms(schedule, shape.layers, shape.heads, limits)
+    compute = shape.head_dim * (shape.k_bytes + shape.v_bytes)  # of one token in one head
+    held, indices = [0] * shape.layers, [0] * shape.layers
     tokens = [(0,) * shape.heads] * shape.layers
-    for scale, row in enumerate(planned):
+    by_scale, peak, index_peak, transient = [], 0, 0, 0
+    for scale, row in enumerate(rooms(schedule, shape.layers, shape.heads, limits)):
         for layer, room in enumerate(row):
-            kept = tuple(min(r, t + schedule.tokens[scale - 1]) for r, t in zip(room, tokens[layer]))
-            kept = kept if scale else tokens[layer]
-            nbytes = sum(room) * plain
-            if precision is not None:
-                nbytes = precision.held_bytes(shape.head_dim, scales, room)
-            places = 4 * sum(n for n in kept if n < schedule.before(scale))
-            total += shape.sequences * nbytes - layers[layer]
-            index += shape.sequences * places - indices[layer]
-            layers[layer], indices[layer] = shape.sequences * nbytes, shape.sequences * places
-            peak, index_peak = max(peak, total), max(index_peak, index)
-            tokens[layer] = kept
-            if any(kept) or 0 < scale:
-                joined = sum(kept) + shape.heads * schedule.tokens[scale]
-                transient = max(transient, shape.sequences * joined * plain)
-        by_scale.append(total)
+            new = schedule.tokens[scale - 1] if scale else 0
+            tokens[layer] = tuple(
+                min(most, has + new) for most, has in zip(room, tokens[layer], strict=True)
+            )
+            if precision is None:
+                nbytes = sum(room) * compute
+            else:
+                nbytes = precision.held_bytes(shape.head_dim, len(schedule) - 1, room)
+            held[layer] = shape.sequences * nbytes
+            dropped_from = (n for n in tokens[layer] if n < schedule.before(scale))
+            indices[layer] = shape.sequences * sum(dropped_from) * POSITION_BYTES
+            peak, index_peak = max(peak, sum(held)), max(index_peak, sum(indices))
+            if scale:
+                joined = sum(tokens[layer]) + shape.heads * schedule.tokens[scale]
+                transient = max(transient, shape.sequences * joined * compute)
+        by_scale.append(sum(held))
     return CachePrediction(tuple(by_scale), peak, index_peak, transient)
 
 

@@ -5,33 +5,38 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scalekv.kv.cache import LayerCache
+from scalekv.kv.cache import Group, LayerCache
 
 
 class Workspace:
-    """Two flat buffers, one for k and one for v, shared by all layers and scales.
+    """Flat buffers for k and v, shared by all layers and scales.
 
     Attention kernels want contiguous (B, H, T, D) tensors; viewing the start of a shared buffer as
     such costs one buffer in all instead of a concatenation per layer.
+
+    Attributes:
+        ahead: the next layer's held tokens are brought over while a layer computes, into a second
+            pair of buffers that takes turns with the first.
     """
 
     def __init__(self) -> None:
-        self._k = _Buffer()
-        self._v = _Buffer()
         self.ahead = False
+        self._pairs = [(_Buffer(), _Buffer()), (_Buffer(), _Buffer())]
+        self._fetched: LayerCache | None = None
+        self._arrived: torch.cuda.Event | None = None
+        self._side: torch.cuda.Stream | None = None
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that the buffers occupy."""
-        return self._k.nbytes + self._v.nbytes
+        return sum(buffer.nbytes for pair in self._pairs for buffer in pair)
 
     def release(self) -> None:
         """Frees the buffers."""
-        self._k.release()
-        self._v.release()
-
-    def fetch(self, cache: LayerCache, k: Tensor, v: Tensor) -> None:
-        pass
+        self._fetched = None
+        for pair in self._pairs:
+            for buffer in pair:
+                buffer.release()
 
     def joined(self, cache: LayerCache, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]]:
         """For each group of heads the held tokens followed by the new ones, contiguous
@@ -40,25 +45,70 @@ class Workspace:
         The results are overwritten by the next call. Where nothing is held in any head they are
         the new tokens themselves (or a contiguous copy of them).
         """
-        groups, new = cache.groups, k.shape[2]
-        if cache.all_together and not groups[0].tokens:
+        if cache.all_together and not cache.groups[0].tokens:
             return [(k.contiguous(), v.contiguous())]
-        rows = [k.shape[0] * len(group.heads) * (group.tokens + new) for group in groups]
-        flat_k, flat_v = self._k.rows(k, sum(rows)), self._v.rows(v, sum(rows))
-        found = []
-        for group, k_all, v_all in zip(groups, flat_k.split(rows), flat_v.split(rows), strict=True):
-            held = group.tokens
-            shape = (len(group.heads), held + new)
-            k_all, v_all = (
-                x.view(k.shape[0], *shape, k.shape[3])
-                for x in (k_all, v_all)
-            )
-            if held:
-                cache.copy_to(group, k_all[:, :, :held], v_all[:, :, :held])
-            k_all[:, :, held:].copy_(cache.of(group, k))
-            v_all[:, :, held:].copy_(cache.of(group, v))
-            found.append((k_all, v_all))
-        return found
+        brought = self._fetched is cache
+        if brought:
+            self._pairs.reverse()
+            if self._arrived is not None:
+                torch.cuda.current_stream(k.device).wait_event(self._arrived)
+        self._fetched = None
+        joined = self._views(cache, k, v)
+        for group, (k_all, v_all) in zip(cache.groups, joined, strict=True):
+            if group.tokens and not brought:
+                _fill(cache, group, k_all, v_all)
+            k_all[:, :, group.tokens :].copy_(cache.of(group, k))
+            v_all[:, :, group.tokens :].copy_(cache.of(group, v))
+        return joined
+
+    def fetch(self, cache: LayerCache, k: Tensor, v: Tensor) -> None:
+        """Begins to bring over what the next layer holds, if that is to be done `ahead`.
+
+        k and v are (B, H, L, D) of this layer: the next one's new tokens will be like them.
+        """
+        if not self.ahead or not cache.tokens:
+            return
+        self._pairs.reverse()
+        joined = self._views(cache, k, v)
+        self._pairs.reverse()
+        self._fetched, self._arrived = cache, None
+        if not k.is_cuda:
+            self._fill_all(cache, joined)
+            return
+        if self._side is None:
+            self._side = torch.cuda.Stream(k.device)
+        # The buffer's last reader, and whoever wrote what is held, came before on this stream.
+        self._side.wait_stream(torch.cuda.current_stream(k.device))
+        with torch.cuda.stream(self._side):
+            self._fill_all(cache, joined)
+            self._arrived = self._side.record_event()
+        for pair in joined:
+            for x in pair:
+                x.record_stream(self._side)
+
+    def _fill_all(self, cache: LayerCache, joined: list[tuple[Tensor, Tensor]]) -> None:
+        for group, (k_all, v_all) in zip(cache.groups, joined, strict=True):
+            if group.tokens:
+                _fill(cache, group, k_all, v_all)
+
+    def _views(self, cache: LayerCache, k: Tensor, v: Tensor) -> list[tuple[Tensor, Tensor]]:
+        """The first pair of buffers as (B, h, T, D) tensors of each group."""
+        batch, _, new, dim = k.shape
+        shapes = [(batch, len(g.heads), g.tokens + new, dim) for g in cache.groups]
+        rows = [batch * heads * tokens for _, heads, tokens, _ in shapes]
+        flat = (
+            buffer.rows(like, sum(rows)).split(rows)
+            for buffer, like in zip(self._pairs[0], (k, v), strict=True)
+        )
+        return [
+            (k_rows.view(shape), v_rows.view(shape))
+            for shape, k_rows, v_rows in zip(shapes, *flat, strict=True)
+        ]
+
+
+def _fill(cache: LayerCache, group: Group, k_all: Tensor, v_all: Tensor) -> None:
+    held = group.tokens
+    cache.copy_to(group, k_all[:, :, :held], v_all[:, :, :held])
 
 
 class _Buffer:
