@@ -8,11 +8,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scalekv.kv.budget import WINDOW, Budget
+from scalekv.kv.budget import WINDOW, Budget, BytesOf
 from scalekv.kv.cache import Choice, LayerCache
 from scalekv.kv.errors import UserError
 from scalekv.kv.held import COMPUTE, HeldFormat, Part
-from scalekv.kv.memory import CacheLedger, CacheShape, LayerRecord, rooms
+from scalekv.kv.memory import CacheLedger, CacheShape, LayerRecord, rooms, stored_bytes_of
 from scalekv.kv.policy import Policy, Step, planned, takes_budget
 from scalekv.kv.precision import check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
@@ -42,7 +42,8 @@ class Caches:
     Attributes:
         layers: one `LayerCache` per layer.
         policy: chooses what stays.
-        budget: of the current picture, as the policy plans it; None where it takes none.
+        budget: of the current picture, as the policy plans it; None where it takes none, and where
+            it depends on the bytes of tokens that are yet to come.
         ledger: of the current or the last picture; None before the first.
         observer: told of every attention call of all heads together; None tells nobody. To be set
             from outside.
@@ -52,7 +53,7 @@ class Caches:
         self,
         layers: int,
         policy: Policy,
-        budget_for: Callable[[Schedule], Budget | None],
+        budget_for: Callable[[Schedule], Budget | Callable[[BytesOf], Budget] | None],
         schedule: Schedule | None = None,
         *,
         kv_dtype: str = "auto",
@@ -62,8 +63,9 @@ class Caches:
         Args:
             layers: number of self-attention layers.
             policy: see `scalekv.kv.policy`.
-            budget_for: makes the budget of a schedule; None holds everything. Not asked when the
-                policy takes no budget.
+            budget_for: makes the budget of a schedule, or what makes it once it is known how many
+                bytes a token takes; None holds everything. Not asked when the policy takes no
+                budget.
             schedule: the only schedule to expect, and to make the budget for at once; None takes
                 each picture's own from its first call.
             kv_dtype: how held tokens are stored: "auto" (as attention computes), "fp32", "bf16",
@@ -89,6 +91,7 @@ class Caches:
         self._rooms: list[list[tuple[int, ...]]] = []
         self._kv_dtype = kv_dtype
         self._kv_device = kv_device
+        self._made_of_bytes: Callable[[BytesOf], Budget] | None = None
         self._next_scale = [0] * layers
         self._workspace = Workspace()
         self._peak = 0
@@ -174,14 +177,18 @@ class Caches:
         return out
 
     def _plan(self, schedule: Schedule) -> None:
-        budget = self._budget_for(schedule) if takes_budget(self.policy) else None
+        made = self._budget_for(schedule) if takes_budget(self.policy) else None
+        self._made_of_bytes = made if callable(made) else None
+        self._take(None if callable(made) else made, schedule)
+        self._schedule = schedule
+
+    def _take(self, budget: Budget | None, schedule: Schedule) -> None:
         if budget is not None:
             assert budget.schedule == schedule, f"budget for {budget.schedule}, not {schedule}"
             assert budget.layers == len(self.layers), f"budget for {budget.layers} layers"
             budget = planned(self.policy, budget)
         self.budget = budget
         self._limits = None if budget is None else within(budget)
-        self._schedule = schedule
 
     def _begin(self, schedule: Schedule, k: Tensor, v: Tensor) -> None:
         if self._only is not None and schedule != self._only:
@@ -195,13 +202,6 @@ class Caches:
         if schedule != self._schedule:
             self._plan(schedule)
         batch, heads, _, dim = k.shape
-        self._rooms = rooms(schedule, len(self.layers), heads, self._limits)
-        precision = precision_of(self._kv_dtype, COMPUTE[k.dtype])
-        on_host = self._kv_device == "cpu" and k.device.type != "cpu"
-        form = HeldFormat(precision, len(schedule) - 1, on_host)
-        for cache in self.layers:
-            cache.begin(k, schedule, form)
-        self._workspace.ahead = on_host
         shape = CacheShape(
             layers=len(self.layers),
             sequences=batch,
@@ -210,6 +210,15 @@ class Caches:
             k_bytes=k.element_size(),
             v_bytes=v.element_size(),
         )
+        precision = precision_of(self._kv_dtype, COMPUTE[k.dtype])
+        if self._made_of_bytes is not None:
+            self._take(self._made_of_bytes(stored_bytes_of(shape, precision, schedule)), schedule)
+        self._rooms = rooms(schedule, len(self.layers), heads, self._limits)
+        on_host = self._kv_device == "cpu" and k.device.type != "cpu"
+        form = HeldFormat(precision, len(schedule) - 1, on_host)
+        for cache in self.layers:
+            cache.begin(k, schedule, form)
+        self._workspace.ahead = on_host
         self.ledger = CacheLedger(schedule, shape, self.policy.name, self.budget, precision)
         for layer in range(len(self.layers)):
             self.ledger.record(0, layer, LayerRecord(0, 0, 0, 0.0, 0, 0))

@@ -3,7 +3,7 @@ knows no tensors; what it records was read off them by others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -94,6 +94,19 @@ def peak_held_tokens(schedule: Schedule, layers: int, budget: Budget | None, hea
             held[layer] = kept
             peak = max(peak, total)
     return peak
+
+
+def stored_bytes_of(
+    shape: CacheShape, precision: Precision, schedule: Schedule
+) -> Callable[[int], int]:
+    """From tokens in every head of every layer to the bytes they take as they are held."""
+
+    def bytes_of(tokens: int) -> int:
+        row = [tokens] * shape.heads
+        one = precision.held_bytes(shape.head_dim, len(schedule) - 1, row)
+        return shape.layers * shape.sequences * one
+
+    return bytes_of
 
 
 def rooms(

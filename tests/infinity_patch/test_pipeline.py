@@ -53,9 +53,13 @@ def test_ten_percent_is_what_is_held_while_each_scale_is_generated(pipeline: Pip
     assert picture.settings["budget_tokens"] == 26  # floor of a tenth of 265
     token = picture.cache["full_bytes"] // 265
     held = [row["held_bytes"] for row in picture.cache["scales"]]
-    assert held == [0, token, 5 * token, 21 * token] + [26 * token] * 3
-    # between two scales drafters have grown before refiners shrink
-    assert 26 * token <= picture.cache["held_peak_bytes"] < 33 * token
+    # Drafters come first and grow a scale late, so that no moment sees more than is asked for.
+    rows = [sum(row["layers"]["held_max"]) for row in picture.cache["scales"]]
+    assert rows[:4] == [0, 8, 40, 168]
+    assert 168 < rows[4] <= 208
+    assert rows[5:] == [208, 208]
+    assert held[3:] == [rows[3] * token // 8, rows[4] * token // 8] + [26 * token] * 2
+    assert picture.cache["held_peak_bytes"] == 26 * token
     assert picture.truncated is None
 
 
@@ -102,3 +106,14 @@ def test_inside_a_patch_its_caches_are_used(pipeline: Pipeline) -> None:
 def test_inside_a_patch_another_budget_is_refused(pipeline: Pipeline) -> None:
     with patched(pipeline.model), pytest.raises(UserError, match="patched already"):
         generate(pipeline, Request(("a cat",), budget="20%"))
+
+
+def test_seeds_of_ones_own(pipeline: Pipeline) -> None:
+    asked = Request(("an octopus", "a red apple"), seeds=(6, 1))
+    pictures = list(generate(pipeline, asked))
+    assert [p.seed for p in pictures] == [6, 1]
+    assert same(pictures[0].image, next(generate(pipeline, Request(("an octopus",), seed=6))).image)
+    with pytest.raises(UserError, match="1 seeds for 2 pictures"):
+        generate(pipeline, Request(("a", "b"), seeds=(1,)))
+    with pytest.raises(UserError, match="seed -1"):
+        generate(pipeline, Request(("a",), seeds=(-1,)))
