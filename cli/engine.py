@@ -7,15 +7,15 @@ small stand-in behind the door.
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
+    from scalekv.infinity_patch.placement import Placement
+    from scalekv.kv.budget import Budget
 
 
 def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype: str) -> None:
@@ -29,7 +29,20 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype
     check_request(request, preset, weights_dir, dtype)
 
 
-def load(preset: ModelPreset, device: str, dtype: str, weights_dir: Path | None) -> Pipeline:
+def idle_budget(request: Request, preset: ModelPreset, dtype: str) -> Budget | None:
+    """The budget, where it drops nothing although it was not asked to; imports no torch."""
+    from scalekv.infinity_patch.request import idle_budget as idle
+
+    return idle(request, preset, dtype)
+
+
+def load(
+    preset: ModelPreset,
+    device: str,
+    dtype: str,
+    weights_dir: Path | None,
+    placement: Placement | None = None,
+) -> Pipeline:
     """Reads the model; imports torch, which takes seconds.
 
     Raises:
@@ -39,9 +52,13 @@ def load(preset: ModelPreset, device: str, dtype: str, weights_dir: Path | None)
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # What MPS lacks (interpolation in three dimensions) then runs on the CPU; read at the import.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     from scalekv.infinity_patch import load as load_pipeline
 
-    return load_pipeline(preset, device=device, dtype=dtype, weights_dir=weights_dir)
+    return load_pipeline(
+        preset, device=device, dtype=dtype, weights_dir=weights_dir, placement=placement
+    )
 
 
 def generate(
@@ -58,19 +75,25 @@ def generate(
     )
 
 
-def peak_memory(pipeline: Pipeline) -> dict[str, int]:
-    """Peaks in bytes: of this process in memory, and of the device's allocations where it is CUDA.
+def one_at_a_time(pipeline: Pipeline, request: Request) -> bool:
+    """Whether pictures are never made together, whatever batch size was asked for."""
+    from scalekv.infinity_patch.request import one_at_a_time
 
-    `process_peak_bytes` is the highest resident size since the start, whatever for.
-    """
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
-    peaks = {"process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    return one_at_a_time(request, pipeline.device.type)
+
+
+def machine(pipeline: Pipeline) -> dict[str, Any]:
+    """What the run happens on: `cli.machine` and, where it is CUDA, the device."""
+    from scalekv.cli.machine import machine as this_machine
+
+    facts = this_machine()
     if pipeline.device.type == "cuda":
         import torch
 
-        peaks["device_peak_bytes"] = torch.cuda.max_memory_allocated(pipeline.device)
-        peaks["device_reserved_peak_bytes"] = torch.cuda.max_memory_reserved(pipeline.device)
-    return peaks
+        properties = torch.cuda.get_device_properties(pipeline.device)
+        facts["device_name"] = properties.name
+        facts["device_memory_bytes"] = properties.total_memory
+    return facts
 
 
 def release(pictures: Iterator[Picture]) -> None:

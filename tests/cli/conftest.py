@@ -19,8 +19,9 @@ from scalekv.cli.main import main
 from scalekv.infinity_patch import Request
 from scalekv.infinity_patch import request as request_module
 from scalekv.infinity_patch.hub import ModelPaths
+from scalekv.infinity_patch.placement import Placement
 from scalekv.infinity_patch.request import budget_of, schedule_of
-from scalekv.kv.memory import CacheLedger, CacheShape
+from scalekv.kv.memory import CacheLedger, CacheShape, LayerRecord
 
 
 @pytest.fixture(autouse=True)
@@ -33,22 +34,40 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @dataclass
 class StandIn:
-    """What was asked of the heavy half. Before the picture `fail_at`, `error` is raised."""
+    """What was asked of the heavy half. Before the picture `fail_at`, `error` is raised, and in
+    place of one with a prompt in `failing` always."""
 
     loaded: list[tuple[Any, ...]] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     fail_at: int | None = None
+    failing: tuple[str, ...] = ()
     error: BaseException | None = None
     truncated: str | None = None
     closed: bool = False
+    placement: Placement | None = None
 
-    def load(self, preset: Any, device: str, dtype: str, weights_dir: Path | None) -> Any:
+    def load(
+        self,
+        preset: Any,
+        device: str,
+        dtype: str,
+        weights_dir: Path | None,
+        placement: Placement | None = None,
+    ) -> Any:
+        self.placement = placement
         self.loaded.append((preset.name, device, dtype, weights_dir))
         return SimpleNamespace(
             preset=preset,
             device=SimpleNamespace(type="cpu", __str__=lambda _: "cpu"),
             dtype="torch.float32",
             weights_bytes={"transformer": 20_000_000, "vae": 10_000_000, "text_encoder": 5_000},
+            stages=SimpleNamespace(
+                peaks=lambda: {
+                    "load": {"resident_peak_bytes": 40_000_000},
+                    "scales": {"resident_peak_bytes": 60_000_000},
+                },
+                sources=["process: a stand-in"],
+            ),
         )
 
     def generate(
@@ -70,7 +89,8 @@ class StandIn:
         schedule = schedule_of(request, pipeline.preset)
         pictures = len(request.prompts) * request.num_images
         for index in range(pictures):
-            if index == self.fail_at and self.error is not None:
+            prompt = request.prompts[index // request.num_images]
+            if self.error is not None and (index == self.fail_at or prompt in self.failing):
                 raise self.error
             for scale in range(len(schedule)):
                 on_progress(
@@ -90,15 +110,26 @@ class StandIn:
         full = request.policy == "full"
         budget = None if full else budget_of(request, pipeline.preset, schedule, 4)
         ledger = CacheLedger(schedule, CacheShape(8, 2, 4, 64, 4, 4), str(request.policy), budget)
+        for scale in range(len(schedule)):
+            for layer in range(8):
+                held = schedule.before(scale)
+                capacity = held if budget is None else budget.capacity(scale, layer)
+                record = LayerRecord(capacity, capacity, capacity, capacity, 4096 * capacity, 0)
+                ledger.record(scale, layer, record)
         ledger.record_held(ledger.full_bytes // 10, 0)
         ledger.record_transient(5000)
-        prompt, seed = request.prompts[index // request.num_images], request.seed + index
+        prompt, seed = request.prompts[index // request.num_images], request.seed_of(index)
         return SimpleNamespace(
-            image=Image.new("RGB", (8, 8), (index, 0, 0)),
+            image=Image.new("RGB", (8, 8), (seed % 256, len(prompt) % 256, 0)),
             prompt=prompt,
             seed=seed,
             index=index,
-            settings={"model": pipeline.preset.name, "prompt": prompt, "seed": seed},
+            settings={
+                "model": pipeline.preset.name,
+                "prompt": prompt,
+                "seed": seed,
+                "policy": request.policy,
+            },
             cache=ledger.to_dict(),
             truncated=self.truncated,
             seconds=0.5,
