@@ -75,6 +75,13 @@ def generate(
     )
 
 
+def one_at_a_time(pipeline: Pipeline, request: Request) -> bool:
+    """Whether pictures are never made together, whatever batch size was asked for."""
+    from scalekv.infinity_patch.request import one_at_a_time
+
+    return one_at_a_time(request, pipeline.device.type)
+
+
 def machine(pipeline: Pipeline) -> dict[str, Any]:
     """What the run happens on: `cli.machine` and, where it is CUDA, the device."""
     from scalekv.cli.machine import machine as this_machine

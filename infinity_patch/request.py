@@ -96,7 +96,7 @@ def fixed_batch(request: Request, device: str) -> int | None:
     if request.batch_size == AUTO:
         return 1 if in_bytes(request.budget) else None
     assert isinstance(request.batch_size, int), request.batch_size
-    return min(request.batch_size, request.pictures)
+    return request.batch_size
 
 
 def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
@@ -225,11 +225,19 @@ def check(
     Raises:
         UserError: the first thing found wrong, with the rule and the fix.
     """
+    check_values(request, preset, dtype)
+    check_lengths(request, tokenizer_of(preset, weights_dir))
+
+
+def tokenizer_of(preset: ModelPreset, weights_dir: Path | None = None) -> Tokenizer:
+    """What counts a prompt's tokens, found with the model's other files.
+
+    Raises:
+        UserError: files are missing or damaged.
+    """
     from scalekv.infinity_patch.tokens import read_tokenizer
 
-    check_values(request, preset, dtype)
-    found = model_files(preset, weights_dir)
-    check_lengths(request, read_tokenizer(found.text_encoder / "tokenizer.json"))
+    return read_tokenizer(model_files(preset, weights_dir).text_encoder / "tokenizer.json")
 
 
 def check_values(request: Request, preset: ModelPreset, dtype: str = "auto") -> None:
