@@ -140,6 +140,34 @@ class OutputFolder:
                 return path
         raise AssertionError("unreachable: names do not run out")
 
+    def save(self, stem: str, suffix: str, content: bytes) -> Path:
+        """Writes a file under the first free name of stem.suffix, stem-2.suffix and so on.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        for name in _numbered(stem):
+            path = self.path / f"{name}{suffix}"
+            if not path.exists() and self._put(path, content):
+                return path
+        raise AssertionError("unreachable: names do not run out")
+
+    def create(self, name: str, content: bytes) -> Path:
+        """Writes a file under this name and no other.
+
+        Raises:
+            UserError: the name is taken, or the folder cannot be written to.
+        """
+        path = self.path / name
+        if path.exists() or not self._put(path, content):
+            raise UserError(
+                f"{path} exists already",
+                where=str(path),
+                rule="nothing is overwritten",
+                fix="choose another name",
+            )
+        return path
+
     def _put(self, path: Path, content: bytes) -> bool:
         """Makes a whole new file; False: the name is taken."""
         try:

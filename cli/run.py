@@ -5,8 +5,6 @@ Knows the order of things and what is told to whom; how each is done is others' 
 
 from __future__ import annotations
 
-import os
-import sys
 import time
 from dataclasses import dataclass, field
 from importlib.metadata import version
@@ -22,6 +20,7 @@ from scalekv.cli.interrupts import interrupts_wait
 from scalekv.cli.output import OutputFolder, to_json
 from scalekv.cli.progress import Display
 from scalekv.cli.report import largest_cache, memory_report, print_table
+from scalekv.cli.results import say
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
@@ -171,22 +170,9 @@ class Run:
         if self._pipe_closed:
             return
         try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except BrokenPipeError:
+            say(text)
+        except PipeClosed:
             self._pipe_closed = True
-            silence_stdout()
-
-
-def silence_stdout() -> None:
-    """Lets what is still buffered for a closed pipe go nowhere, at the interpreter's end too."""
-    try:
-        descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
 
 
 def _names(picture: dict[str, Any]) -> dict[str, str]:
