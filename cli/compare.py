@@ -118,6 +118,7 @@ def compare(
         dtype=dtype,
         device=device,
         weights_dir=weights_dir,
+        reproducible=True,  # each picture as it is alone, so that --from and generate repeat it
         quiet=quiet,
     )
     Comparison(

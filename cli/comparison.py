@@ -118,7 +118,7 @@ class Comparison:
         try:
             for variant in self.variants:
                 c = variant.choices
-                engine.check(c.request, c.preset, c.weights_dir)
+                engine.check(c.request, c.preset, c.weights_dir, c.dtype)
             with Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
@@ -163,7 +163,8 @@ class Comparison:
                     place = progress.picture * many + number
                     display.scale_done(replace(progress, picture=place, pictures=wanted * many))
 
-                pictures = engine.generate(pipeline, variant.choices.request, show)
+                request = variant.choices.request
+                pictures = engine.generate(pipeline, request, show, display.smaller_batch)
                 stack.callback(engine.release, pictures)
                 drawn.append(pictures)
             for number in range(wanted):

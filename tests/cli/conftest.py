@@ -64,7 +64,11 @@ class StandIn:
         )
 
     def generate(
-        self, pipeline: Any, request: Request, on_progress: Callable[[Any], None]
+        self,
+        pipeline: Any,
+        request: Request,
+        on_progress: Callable[[Any], None],
+        on_smaller_batch: Callable[[int], None],
     ) -> Iterator[Any]:
         self.requests.append(request)
         try:
@@ -88,6 +92,7 @@ class StandIn:
                         scale=scale,
                         scales=len(schedule),
                         held_bytes=1000 * scale,
+                        together=1,
                     )
                 )
             yield self._picture(pipeline, request, index)
@@ -95,7 +100,7 @@ class StandIn:
     def _picture(self, pipeline: Any, request: Request, index: int) -> Any:
         schedule = schedule_of(request, pipeline.preset)
         full = request.policy == "full"
-        budget = None if full else budget_of(request, pipeline.preset, schedule)
+        budget = None if full else budget_of(request, pipeline.preset, schedule, 4)
         ledger = CacheLedger(schedule, CacheShape(8, 2, 4, 64, 4, 4), str(request.policy), budget)
         ledger.record_held(ledger.full_bytes // 10, 0)
         ledger.record_transient(5000)
@@ -109,6 +114,7 @@ class StandIn:
             cache=ledger.to_dict(),
             truncated=self.truncated,
             seconds=0.5,
+            together=1,
         )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import importlib
 import shutil
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -101,11 +100,8 @@ def test_folders_that_cannot_be_written_to(tmp_path: Path, own_cache: Path) -> N
 
 
 def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(
-        health.shutil,
-        "disk_usage",
-        lambda _: shutil._ntuple_diskusage(10, 9, 1),  # type: ignore[attr-defined]
-    )
+    nearly_full = SimpleNamespace(free=1)
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: nearly_full)
     assert [p.name for p in problems(out=tmp_path)] == ["cache folder", "output folder"]
 
 
