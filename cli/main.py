@@ -28,6 +28,9 @@ from scalekv.cli.grid import EPILOG as GRID_EPILOG
 from scalekv.cli.grid import HELP as GRID_HELP
 from scalekv.cli.grid import grid
 from scalekv.cli.models import models
+from scalekv.cli.report_command import EPILOG as REPORT_EPILOG
+from scalekv.cli.report_command import HELP as REPORT_HELP
+from scalekv.cli.report_command import report
 from scalekv.kv.errors import UserError
 
 _USAGE: Any = typer.BadParameter.__base__
@@ -69,6 +72,7 @@ app.command(help=HELP, epilog=EPILOG, no_args_is_help=True)(generate)
 app.command(help=COMPARE_HELP, epilog=COMPARE_EPILOG, no_args_is_help=True)(compare)
 app.command(help=GRID_HELP, epilog=GRID_EPILOG, no_args_is_help=True)(grid)
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
+app.command(help=REPORT_HELP, epilog=REPORT_EPILOG, no_args_is_help=True)(report)
 app.add_typer(models)
 app.command(help=CONFIG_HELP, epilog=CONFIG_EPILOG)(config)
 app.command(help=DOCTOR_HELP, epilog=DOCTOR_EPILOG)(doctor)
