@@ -23,7 +23,7 @@ from scalekv.cli.interrupts import interrupts_wait
 from scalekv.cli.output import FORMAT, OutputFolder, slug, to_json
 from scalekv.cli.progress import Display
 from scalekv.cli.report import human_bytes
-from scalekv.cli.results import say
+from scalekv.cli.stdout import say
 from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
@@ -195,8 +195,10 @@ class Comparison:
             "variants": [self._figures(number) for number in range(len(self.variants))],
             "pictures": [self._scores(row) for row in self.rows],
         }
-        sheet = folder.save("compare", ".png", self._sheet(facts))
-        report = folder.save("compare", ".json", to_json({"format": FORMAT, **facts}).encode())
+        sheet = folder.save_numbered("compare", ".png", self._sheet(facts))
+        report = folder.save_numbered(
+            "compare", ".json", to_json({"format": FORMAT, **facts}).encode()
+        )
         if not self.choices.quiet:
             self._print_table(facts["variants"])
         if self.json:

@@ -22,7 +22,7 @@ Examples:
 def config(json: given.Json = False) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.output import to_json
-    from scalekv.cli.results import say
+    from scalekv.cli.stdout import say
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import DEFAULTS, Settings, variable_name
 

@@ -47,7 +47,7 @@ def doctor(
     """The command; its help is `HELP`."""
     from scalekv.cli.errors import Unsuccessful
     from scalekv.cli.output import to_json
-    from scalekv.cli.results import say
+    from scalekv.cli.stdout import say
     from scalekv.infinity_patch.health import Level
 
     findings = []

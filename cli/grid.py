@@ -70,7 +70,7 @@ def grid(
     """The command; its help is `HELP`."""
     from scalekv.cli.errors import Interrupted, stderr
     from scalekv.cli.output import OutputFolder, to_json
-    from scalekv.cli.results import say
+    from scalekv.cli.stdout import say
     from scalekv.configs.settings import Settings
     from scalekv.kv.errors import UserError
 
@@ -84,7 +84,7 @@ def grid(
     try:
         pages = _pages(files, per_page, skipped)
         for page in pages:
-            sheets.append(str(to.save("grid", ".png", _sheet(page, across, side, label))))
+            sheets.append(str(to.save_numbered("grid", ".png", _sheet(page, across, side, label))))
             drawn += len(page)
             if not json:
                 say(f"{sheets[-1]}\n")

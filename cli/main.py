@@ -11,6 +11,9 @@ import typer
 from rich.console import Console
 
 from scalekv.cli import errors
+from scalekv.cli.batch import EPILOG as BATCH_EPILOG
+from scalekv.cli.batch import HELP as BATCH_HELP
+from scalekv.cli.batch import batch
 from scalekv.cli.compare import EPILOG as COMPARE_EPILOG
 from scalekv.cli.compare import HELP as COMPARE_HELP
 from scalekv.cli.compare import compare
@@ -71,6 +74,7 @@ def _program(
 app.command(help=HELP, epilog=EPILOG, no_args_is_help=True)(generate)
 app.command(help=COMPARE_HELP, epilog=COMPARE_EPILOG, no_args_is_help=True)(compare)
 app.command(help=GRID_HELP, epilog=GRID_EPILOG, no_args_is_help=True)(grid)
+app.command(help=BATCH_HELP, epilog=BATCH_EPILOG, no_args_is_help=True)(batch)
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
 app.command(help=REPORT_HELP, epilog=REPORT_EPILOG, no_args_is_help=True)(report)
 app.add_typer(models)
@@ -88,7 +92,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        from scalekv.cli.results import silence_stdout
+        from scalekv.cli.stdout import silence_stdout
 
         silence_stdout()
         return errors.PIPE_CLOSED

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
+from scalekv.cli.embedded import read_picture
 from scalekv.cli.sheet import GAP, LINE, Group, contact_sheet
 from tests.cli.conftest import Outcome, StandIn
 
@@ -38,9 +39,12 @@ def test_a_run(scalekv: Program, run_folder: Path) -> None:
     assert done.err == "not drawn: cannot read out/broken.png: it is no picture\n"
     with Image.open("out/grid.png") as sheet:
         assert sheet.size == (3 * (8 + 2 * GAP), 2 * (8 + LINE + 2 * GAP))
-        assert sheet.getpixel((GAP + 4, GAP // 2 + 4)) == (0, 0, 0)
-        assert sheet.getpixel((GAP + 8 + 2 * GAP + 4, GAP // 2 + 4)) == (1, 0, 0)
-    assert listed("out/grid.png") == ["0-an-owl.png", "1-an-owl.png", "2-a-fox.png", "3-a-fox.png"]
+        places = [GAP + 4 + number * (8 + 2 * GAP) for number in range(3)]
+        shown = [sheet.getpixel((x, GAP // 2 + 4)) for x in places]
+    names = ["0-an-owl.png", "1-an-owl.png", "2-a-fox.png", "3-a-fox.png"]
+    assert shown == [read_picture(run_folder / name).image.getpixel((4, 4)) for name in names[:3]]
+    assert len(set(shown)) == 3
+    assert listed("out/grid.png") == names
 
 
 def test_sheets_are_not_drawn_again(scalekv: Program, run_folder: Path) -> None:
