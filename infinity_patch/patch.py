@@ -12,7 +12,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scalekv.infinity_patch.attention import attend, project, queries_keys_values, raw_queries
+from scalekv.infinity_patch.attention import (
+    attend,
+    attend_ragged,
+    attends_raggedly,
+    project,
+    queries_keys_values,
+    raw_queries,
+)
 from scalekv.infinity_patch.budgeting import BudgetLike, budget_maker, preset_like
 from scalekv.infinity_patch.policies import policy_for
 from scalekv.infinity_patch.rotary import Scales3
@@ -141,6 +148,7 @@ def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
             v,
             attend,
             raw_queries=lambda tokens: raw_queries(module, x, tokens),
+            ragged=attend_ragged if attends_raggedly(q) else None,
         )
         return project(module, out)
 

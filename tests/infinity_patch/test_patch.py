@@ -9,7 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scalekv.infinity_patch.attention import raw_queries
+from scalekv.infinity_patch.attention import (
+    attend,
+    attend_ragged,
+    attends_raggedly,
+    raw_queries,
+)
 from scalekv.infinity_patch.patch import patched, self_attentions
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.infinity_patch.transformer import SelfAttention
@@ -248,3 +253,17 @@ def test_every_policy_works_under_a_model(policy: str) -> None:
         for layer, cache in enumerate(caches.layers):
             limits = held.limits(last, layer, SPEC.heads)
             assert cache.kept.tolist() == [list(limits)] * 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, torch sees none")
+def test_unequal_heads_attend_in_one_kernel_as_they_do_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(3)
+    lengths, length = (5, 130, 64, 1), 36
+    q = torch.randn(len(lengths) * length, 64, generator=generator).to("cuda", torch.bfloat16)
+    k, v = torch.randn(2, sum(lengths), 64, generator=generator).to("cuda", torch.bfloat16)
+    assert attends_raggedly(q)
+    ours = attend_ragged(q, k, v, length, lengths)
+    parts = zip(q.split(length), k.split(list(lengths)), v.split(list(lengths)), strict=True)
+    theirs = torch.cat([attend(*(x[None, None] for x in part))[0, 0] for part in parts])
+    torch.testing.assert_close(ours, theirs, atol=2e-2, rtol=2e-2)
