@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -39,14 +39,20 @@ class Counting(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: Any = None
     ) -> Any:
         out = func(*args, **(kwargs or {}))
+        given = {_storage(leaf) for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)}
         for leaf in tree_leaves(out):
-            if isinstance(leaf, Tensor) and leaf.device.type == self._device:
+            # what shares memory with something given is no new memory
+            if (
+                isinstance(leaf, Tensor)
+                and leaf.device.type == self._device
+                and _storage(leaf) not in given
+            ):
                 self._count(leaf, str(func))
         return out
 
     def _count(self, tensor: Tensor, where: str) -> None:
         storage = tensor.untyped_storage()
-        key = storage._cdata
+        key = _storage(tensor)
         if key in self._seen and self._seen[key]() is not None:
             return
         size = storage.nbytes()
@@ -65,16 +71,23 @@ class Counting(TorchDispatchMode):
         self.peak = self.live
 
 
+def _storage(tensor: Tensor) -> int:
+    return int(tensor.untyped_storage()._cdata)
+
+
 @contextmanager
-def fused_attention() -> Iterator[None]:
-    """Attention as a fused kernel has it: an answer, and no matrix of scores."""
-    real = F.scaled_dot_product_attention
+def shapes_only() -> Iterator[None]:
+    """Makes what has no rule for the meta device go through it: attention as a fused kernel has
+    it, an answer and no matrix of scores; and autocast, which there is nothing to do for."""
 
     def fused(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
         return torch.empty_like(q)
 
+    real, real_autocast = F.scaled_dot_product_attention, torch.autocast
     F.scaled_dot_product_attention = fused
+    torch.autocast = lambda *_, **__: nullcontext()  # type: ignore[assignment,misc]
     try:
         yield
     finally:
         F.scaled_dot_product_attention = real
+        torch.autocast = real_autocast  # type: ignore[misc]
