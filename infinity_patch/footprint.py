@@ -7,7 +7,7 @@ formulas; a test counts the tensors of the real code, on shapes alone, and holds
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 
 from scalekv.configs.models import ModelPreset
@@ -64,7 +64,7 @@ class Work:
     dtype: str = "bf16"
     kv_dtype: str = "auto"
     kv_on_host: bool = False
-    placement: Placement = Placement()
+    placement: Placement = field(default_factory=Placement)
     text_tokens: int = TEXT_TOKENS
 
     @property
@@ -76,9 +76,7 @@ class Work:
     def shape(self) -> CacheShape:
         """Of the caches."""
         spec, element = self.preset.transformer, BYTES[self.dtype]
-        return CacheShape(
-            spec.depth, self.sequences, spec.heads, spec.head_dim, element, element
-        )
+        return CacheShape(spec.depth, self.sequences, spec.heads, spec.head_dim, element, element)
 
     def of(self, pictures: int) -> Work:
         """The same with another number of pictures at once."""
@@ -275,5 +273,3 @@ def _decoding(work: Work) -> int:
             most = max(most, size * (before + 2 * 4 * before))
             size *= 4
     return 4 * (latent + most)
-
-

@@ -1,4 +1,4 @@
-"""How many weights a model has, from its sizes alone: the arithmetic of its parts' shapes. No torch.
+"""How many weights a model has, from its sizes alone: arithmetic of its parts' shapes. No torch.
 
 Each function mirrors one part's module; tests hold them to the modules' own tensors.
 """
