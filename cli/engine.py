@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
+    from scalekv.infinity_patch.placement import Placement
 
 
 def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype: str) -> None:
@@ -27,7 +28,13 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype
     check_request(request, preset, weights_dir, dtype)
 
 
-def load(preset: ModelPreset, device: str, dtype: str, weights_dir: Path | None) -> Pipeline:
+def load(
+    preset: ModelPreset,
+    device: str,
+    dtype: str,
+    weights_dir: Path | None,
+    placement: Placement | None = None,
+) -> Pipeline:
     """Reads the model; imports torch, which takes seconds.
 
     Raises:
@@ -37,9 +44,13 @@ def load(preset: ModelPreset, device: str, dtype: str, weights_dir: Path | None)
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # What MPS lacks (interpolation in three dimensions) then runs on the CPU; read at the import.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     from scalekv.infinity_patch import load as load_pipeline
 
-    return load_pipeline(preset, device=device, dtype=dtype, weights_dir=weights_dir)
+    return load_pipeline(
+        preset, device=device, dtype=dtype, weights_dir=weights_dir, placement=placement
+    )
 
 
 def generate(

@@ -19,9 +19,12 @@ DEFAULTS_NOTE = (
 )
 
 
+_OF_THE_MODEL = ("cfg", "cfg_layer", "tau", "top_p", "pixels")
+
+
 def _help(text: str, name: str) -> str:
     """The help of an option with the default that holds where nobody sets one."""
-    default = DEFAULTS[name] or ("the model's" if name in ("cfg", "tau", "top_p", "pixels") else "")
+    default = DEFAULTS[name] or ("the model's" if name in _OF_THE_MODEL else "")
     if default in ("", "false"):
         return text
     return f"{text} [dim]\\[default: {default}][/dim]"
@@ -98,9 +101,30 @@ TopP = Annotated[
         rich_help_panel=SAMPLING,
     ),
 ]
+CfgLayer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N[,N...]",
+        help=_help(
+            "Where guidance mixes: 0 in the logits, -1 in the hidden states after the last block, "
+            "-2 after the one before it, and so on.",
+            "cfg_layer",
+        ),
+        rich_help_panel=SAMPLING,
+    ),
+]
 Negative = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help="What to keep away from.", rich_help_panel=SAMPLING),
+]
+PositivePrompt = Annotated[
+    bool | None,
+    typer.Option(
+        "--positive-prompt/--no-positive-prompt",
+        help="Add words for better faces to prompts that mention people.",
+        show_default=False,
+        rich_help_panel=SAMPLING,
+    ),
 ]
 Truncate = Annotated[
     bool | None,
@@ -120,6 +144,14 @@ Pixels = Annotated[
     typer.Option(
         metavar="CLASS",
         help=_help("Size: 0.06M, 0.25M, 0.60M or 1M pixels at stride 16.", "pixels"),
+        rich_help_panel=SAMPLING,
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WxH",
+        help="Width and height in pixels, instead of --ratio and --pixels.",
         rich_help_panel=SAMPLING,
     ),
 ]
@@ -170,6 +202,46 @@ Dtype = Annotated[
     typer.Option(
         metavar="NAME",
         help=_help("Precision: auto, fp32, bf16 or fp16.", "dtype"),
+        rich_help_panel=MACHINE,
+    ),
+]
+Offload = Annotated[
+    bool | None,
+    typer.Option(
+        "--offload/--no-offload",
+        help="Keep the transformer's blocks in host memory and send them to the device one after "
+        "another: slower, for cards that the model does not fit.",
+        show_default=False,
+        rich_help_panel=MACHINE,
+    ),
+]
+TextDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=_help("Where prompts are encoded: auto is --device's, or cpu, cuda.", "text_device"),
+        rich_help_panel=MACHINE,
+    ),
+]
+TextDtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=_help(
+            "Precision of the text encoder: fp32, bf16 or fp16; auto is fp16 on CUDA, as "
+            "published, and fp32 elsewhere.",
+            "text_dtype",
+        ),
+        rich_help_panel=MACHINE,
+    ),
+]
+KeepTextEncoder = Annotated[
+    bool | None,
+    typer.Option(
+        "--keep-text-encoder/--free-text-encoder",
+        help="Keep the text encoder in memory while pictures are made, or free it and read it "
+        "again when more prompts come. [dim]\\[default: free][/dim]",
+        show_default=False,
         rich_help_panel=MACHINE,
     ),
 ]

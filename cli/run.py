@@ -67,7 +67,11 @@ class Run:
                 display.note(self._headline())
                 display.stage(f"loading {choices.preset.name}")
                 pipeline = engine.load(
-                    choices.preset, choices.device, choices.dtype, choices.weights_dir
+                    choices.preset,
+                    choices.device,
+                    choices.dtype,
+                    choices.weights_dir,
+                    choices.placement,
                 )
                 tell_of_batches(choices.request, pipeline, display)
                 self.load_seconds = time.perf_counter() - self._started
@@ -181,7 +185,11 @@ class Run:
                 "all": round(time.perf_counter() - self._started, 3),
             },
             **memory_report(
-                largest_cache(self.caches), pipeline.weights_bytes, stages.peaks(), stages.sources
+                largest_cache(self.caches),
+                pipeline.weights_bytes,
+                stages.peaks(),
+                stages.weights(),
+                stages.sources,
             ),
         }
 

@@ -18,6 +18,7 @@ from scalekv.infinity_patch.autoencoder import Autoencoder
 from scalekv.infinity_patch.checkpoint import Checkpoint, open_checkpoint
 from scalekv.infinity_patch.fitting import UNCONDITIONAL, check_fits, skeletons, unconditional_rows
 from scalekv.infinity_patch.hub import model_files
+from scalekv.infinity_patch.offload import BlockStream
 from scalekv.infinity_patch.placement import Placement, check_device, check_dtype
 from scalekv.infinity_patch.stages import Stages
 from scalekv.infinity_patch.text import TextEncoder, check_text_encoder
@@ -44,6 +45,17 @@ class Pipeline:
     weights_dir: Path | None
     weights_bytes: dict[str, int]
     stages: Stages
+
+    def weights_there(self) -> dict[str, int]:
+        """Bytes of each part's tensors that are on the device now."""
+        stream = self.model.stream
+        parameters = (p for p in self.model.parameters() if p.device.type == self.device.type)
+        transformer = sum(p.nbytes for p in parameters)
+        return {
+            "transformer": transformer if stream is None else transformer + stream.nbytes,
+            "vae": self.weights_bytes["vae"],
+            "text_encoder": self.text.bytes_on(self.device),
+        }
 
 
 def load(
@@ -105,6 +117,8 @@ def load(
             _set(transformer, name, _read(transformer_file, name, wanted, where, parameter))
         for name, parameter in vae.named_parameters():
             _set(vae, name, _read(vae_file, name, torch.float32, place, parameter))
+        if choice.offload:
+            transformer.stream = BlockStream(transformer.blocks, place)
         text = TextEncoder(
             paths.text_encoder,
             text_place,
@@ -112,21 +126,23 @@ def load(
             features_on=place,
             keep=choice.keep_text_encoder,
         )
-    return Pipeline(
-        preset=preset,
-        model=transformer.eval().requires_grad_(False),
-        vae=vae.eval().requires_grad_(False),
-        text=text,
-        device=place,
-        dtype=precision,
-        weights_dir=folder,
-        weights_bytes={
-            "transformer": sum(p.nbytes for p in transformer.parameters()),
-            "vae": sum(p.nbytes for p in vae.parameters()),
-            "text_encoder": text.nbytes,
-        },
-        stages=stages,
-    )
+        pipeline = Pipeline(
+            preset=preset,
+            model=transformer.eval().requires_grad_(False),
+            vae=vae.eval().requires_grad_(False),
+            text=text,
+            device=place,
+            dtype=precision,
+            weights_dir=folder,
+            weights_bytes={
+                "transformer": sum(p.nbytes for p in transformer.parameters()),
+                "vae": sum(p.nbytes for p in vae.parameters()),
+                "text_encoder": text.nbytes,
+            },
+            stages=stages,
+        )
+        stages.inventory = pipeline.weights_there
+    return pipeline
 
 
 def _read(

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.budgeting import BudgetLike, budget_maker, in_bytes
 from scalekv.infinity_patch.hub import model_files
+from scalekv.infinity_patch.positive import with_suffix
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.kv.budget import Budget, Drafters
 from scalekv.kv.errors import UserError
@@ -38,7 +39,9 @@ class Request:
     prompts: one or more; num_images: pictures of each. Picture i of all (prompts outermost) has
     the seed `seed` + i, or `seeds[i]` where seeds are given. policy and budget are "scalekv" and
     "10%" unless given, or those of the `with patched(...)` block the pictures are generated in.
-    cfg, tau: one number, or one per scale; None takes the preset's. ratio is width:height.
+    cfg, tau: one number, or one per scale; None takes the preset's. cfg_layer: where guidance
+    mixes, 0 for the logits, or one or several -n for the hidden states after block depth - n.
+    ratio is width:height. positive_prompt: add words for faces to prompts that mention people.
     batch_size: the most pictures that go through the model together, or "auto", as many as free
     memory takes. reproducible: pictures run one at a time whatever batch_size says, so that a seed
     gives the same bits alone and among others; None: on a CPU they do, elsewhere not.
@@ -58,6 +61,8 @@ class Request:
     truncate: bool = False
     batch_size: int | str = 1
     reproducible: bool | None = None
+    cfg_layer: int | Sequence[int] | None = None
+    positive_prompt: bool = False
     drafters: Drafters | None = None
     seeds: tuple[int, ...] | None = None
 
@@ -69,6 +74,10 @@ class Request:
     def seed_of(self, index: int) -> int:
         """The seed of picture `index`, from 0."""
         return self.seed + index if self.seeds is None else self.seeds[index]
+
+    def text_of(self, prompt: str) -> str:
+        """What is encoded for a prompt."""
+        return with_suffix(prompt) if self.positive_prompt else prompt
 
 
 def one_at_a_time(request: Request, device: str) -> bool:
@@ -177,6 +186,30 @@ def per_scale(value: PerScale, scales: int, where: str) -> tuple[float, ...]:
     return tuple(float(v) for v in values)
 
 
+def guidance_layers(value: int | Sequence[int], depth: int) -> tuple[int, ...]:
+    """The layers guidance mixes at, as `Guidance` takes them.
+
+    Raises:
+        UserError: positive ones, beyond the first block, or logits and hidden states together.
+    """
+    layers = (value,) if isinstance(value, int) else tuple(value)
+    if not layers or not all(-depth <= layer <= 0 for layer in layers):
+        raise UserError(
+            "guidance layer " + ",".join(map(str, layers)),
+            where="--cfg-layer",
+            rule=f"0 for the logits, or from -1 (after the last block) to -{depth} (the first)",
+            fix="--cfg-layer 0",
+        )
+    if 0 in layers and len(set(layers)) > 1:
+        raise UserError(
+            "guidance in the logits and in hidden states at once",
+            where="--cfg-layer",
+            rule="0 alone, or negative numbers alone",
+            fix="--cfg-layer 0",
+        )
+    return tuple(dict.fromkeys(layers))
+
+
 def check(
     request: Request,
     preset: ModelPreset,
@@ -233,6 +266,8 @@ def check_settings(request: Request, preset: ModelPreset, dtype: str = "auto") -
     taus = per_scale(preset.sampling.tau if request.tau is None else request.tau, scales, "--tau")
     if min(taus) < LEAST_TAU:
         raise UserError(f"temperature {min(taus):g}", where="--tau", rule=f"at least {LEAST_TAU:g}")
+    if request.cfg_layer is not None:
+        guidance_layers(request.cfg_layer, preset.transformer.depth)
     if request.top_p is not None and not 0 <= request.top_p <= 1:
         raise UserError(
             f"top-p {request.top_p:g}", where="--top-p", rule="between 0 and 1; 0 turns it off"
@@ -288,6 +323,6 @@ def check_lengths(request: Request, tokenizer: Tokenizer) -> None:
     from scalekv.infinity_patch.tokens import cut_prompt
 
     for number, prompt in enumerate(request.prompts, start=1):
-        cut_prompt(tokenizer, prompt, f"prompt {number}", request.truncate)
+        cut_prompt(tokenizer, request.text_of(prompt), f"prompt {number}", request.truncate)
     if request.negative is not None:
         cut_prompt(tokenizer, request.negative, "--negative", request.truncate)

@@ -8,7 +8,7 @@ residual stream, norms, modulation and head in float32, matrix products in the w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from scalekv.configs.spec import TransformerSpec
 from scalekv.infinity_patch.attention import attend, project, queries_keys_values
+from scalekv.infinity_patch.offload import BlockStream
 from scalekv.infinity_patch.parameters import LEVELS, mlp_width
 from scalekv.infinity_patch.processor import row_slices
 from scalekv.infinity_patch.products import apply, linear
@@ -302,6 +303,7 @@ class Infinity(nn.Module):
         super().__init__()
         self.spec = spec
         self.token_bits = token_bits
+        self.stream: BlockStream[Block] | None = None  # set where blocks stay in host memory
         width = spec.width
         self.cfg_uncond = nn.Parameter(torch.zeros(spec.text_max, spec.text_width))
         self.pos_start = nn.Parameter(torch.zeros(1, 1, width))
@@ -322,6 +324,10 @@ class Infinity(nn.Module):
     def blocks(self) -> list[Block]:
         """All blocks in order."""
         return [block for chunk in self.block_chunks for block in chunk.module]  # type: ignore[union-attr]
+
+    def in_turn(self) -> Iterator[Block]:
+        """All blocks in order, each on the model's device until the next one is asked for."""
+        return iter(self.blocks) if self.stream is None else self.stream.in_turn()
 
     @property
     def compute_dtype(self) -> torch.dtype:
@@ -347,13 +353,11 @@ class Infinity(nn.Module):
         head = apply(self.head_nm.ada_lin[1], F.silu(start), torch.float32)  # type: ignore[arg-type]
         scale, shift = head[:, None].chunk(2, dim=-1)
         shared = table.unflatten(-1, (1, 6, self.spec.width))
-        return Condition(
-            start=start,
-            modulation=[block.modulation(shared) for block in self.blocks],
-            head=(1 + scale, shift),
-            memory=[b.ca.keys_values(rows, self.spec.heads) for b in self.blocks],
-            mask=text.mask,
-        )
+        modulation, memory = [], []
+        for block in self.in_turn():
+            modulation.append(block.modulation(shared))
+            memory.append(block.ca.keys_values(rows, self.spec.heads))
+        return Condition(start, modulation, (1 + scale, shift), memory, text.mask)
 
     def embed_start(self, condition: Condition) -> Tensor:
         """Input of the first scale, (G, 1, C) float32."""
@@ -379,7 +383,7 @@ class Infinity(nn.Module):
         """
         level = self.lvl_embed.weight[scale].float()
         per_chunk = len(self.block_chunks[0].module)  # type: ignore[arg-type]
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.in_turn()):
             if i == 0 or (self.spec.level_embed_every_chunk and i % per_chunk == 0):
                 x = x + level
             x = block(

@@ -19,6 +19,7 @@ from scalekv.cli.main import main
 from scalekv.infinity_patch import Request
 from scalekv.infinity_patch import request as request_module
 from scalekv.infinity_patch.hub import ModelPaths
+from scalekv.infinity_patch.placement import Placement
 from scalekv.infinity_patch.request import budget_of, schedule_of
 from scalekv.kv.memory import CacheLedger, CacheShape, LayerRecord
 
@@ -41,8 +42,17 @@ class StandIn:
     error: BaseException | None = None
     truncated: str | None = None
     closed: bool = False
+    placement: Placement | None = None
 
-    def load(self, preset: Any, device: str, dtype: str, weights_dir: Path | None) -> Any:
+    def load(
+        self,
+        preset: Any,
+        device: str,
+        dtype: str,
+        weights_dir: Path | None,
+        placement: Placement | None = None,
+    ) -> Any:
+        self.placement = placement
         self.loaded.append((preset.name, device, dtype, weights_dir))
         return SimpleNamespace(
             preset=preset,
@@ -53,6 +63,10 @@ class StandIn:
                 peaks=lambda: {
                     "load": {"resident_peak_bytes": 40_000_000},
                     "scales": {"resident_peak_bytes": 60_000_000},
+                },
+                weights=lambda: {
+                    "load": {"transformer": 20_000_000, "vae": 10_000_000, "text_encoder": 5_000},
+                    "scales": {"transformer": 20_000_000, "vae": 10_000_000, "text_encoder": 0},
                 },
                 sources=["process: a stand-in"],
             ),

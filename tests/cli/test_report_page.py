@@ -82,6 +82,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 name: {"allocated_peak_bytes": peak * gib, "reserved_peak_bytes": peak * gib}
                 for name, peak in (("load", 7), ("encode", 7), ("scales", 9), ("decode", 8))
             },
+            {
+                name: {"transformer": 4 * gib, "vae": gib // 2, "text_encoder": 2 * gib}
+                for name in ("load", "encode", "scales", "decode")
+            },
             ["device: counters"],
         ),
     }

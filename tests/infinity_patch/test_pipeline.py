@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 from PIL import Image
 
 from scalekv.infinity_patch import Pipeline, Progress, Request, generate, load
 from scalekv.infinity_patch.patch import patched, self_attentions
+from scalekv.infinity_patch.placement import Placement
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory import full_cache_bytes
 from scalekv.kv.schedule import Schedule
@@ -113,3 +116,31 @@ def test_seeds_of_ones_own(pipeline: Pipeline) -> None:
         generate(pipeline, Request(("a", "b"), seeds=(1,)))
     with pytest.raises(UserError, match="seed -1"):
         generate(pipeline, Request(("a",), seeds=(-1,)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"cfg_layer": -1}, {"cfg_layer": (-1, -5)}, {"positive_prompt": True}],
+)
+def test_what_changes_a_picture_is_recorded_with_it(
+    pipeline: Pipeline, change: dict[str, Any]
+) -> None:
+    usual = next(generate(pipeline, Request(("a woman",))))
+    other = next(generate(pipeline, Request(("a woman",), **change)))
+    assert not same(usual.image, other.image)
+    differing = {k for k, v in usual.settings.items() if other.settings[k] != v}
+    assert differing == set(change)
+    assert usual.settings["cfg_layer"] == [0]
+
+
+def test_a_freed_text_encoder_comes_back_for_other_prompts() -> None:
+    placement = Placement(keep_text_encoder=False)
+    pipeline = load("emoji", device="cpu", placement=placement)
+    first = next(generate(pipeline, Request(("a cat",))))
+    assert pipeline.text.model is None
+    again = next(generate(pipeline, Request(("a cat",))))
+    assert pipeline.text.model is None  # its features are known
+    assert same(first.image, again.image)
+    other = next(generate(pipeline, Request(("a dog",))))
+    assert not same(first.image, other.image)
+    assert pipeline.text.model is None
