@@ -40,7 +40,7 @@ from scalekv.kv.caches import Caches
 from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
 
-AHEAD = 64  # pictures whose prompts are encoded in one go; the features of thousands need memory
+AHEAD = 256  # pictures whose prompts are encoded in one go; the features of thousands need memory
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from scalekv.infinity_patch.budgeting import BudgetLike, budget_maker, in_bytes
 from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.positive import with_suffix
 from scalekv.infinity_patch.schedules import schedule_for
-from scalekv.kv.budget import Budget, Drafters
+from scalekv.kv.budget import FULL, Budget, Drafters
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory import CacheShape
 from scalekv.kv.policy import Policy, check_policy_name
@@ -96,7 +96,7 @@ def fixed_batch(request: Request, device: str) -> int | None:
     if request.batch_size == AUTO:
         return 1 if in_bytes(request.budget) else None
     assert isinstance(request.batch_size, int), request.batch_size
-    return min(request.batch_size, request.pictures)
+    return request.batch_size
 
 
 def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
@@ -225,11 +225,19 @@ def check(
     Raises:
         UserError: the first thing found wrong, with the rule and the fix.
     """
+    check_values(request, preset, dtype)
+    check_lengths(request, tokenizer_of(preset, weights_dir))
+
+
+def tokenizer_of(preset: ModelPreset, weights_dir: Path | None = None) -> Tokenizer:
+    """What counts a prompt's tokens, found with the model's other files.
+
+    Raises:
+        UserError: files are missing or damaged.
+    """
     from scalekv.infinity_patch.tokens import read_tokenizer
 
-    check_values(request, preset, dtype)
-    found = model_files(preset, weights_dir)
-    check_lengths(request, read_tokenizer(found.text_encoder / "tokenizer.json"))
+    return read_tokenizer(model_files(preset, weights_dir).text_encoder / "tokenizer.json")
 
 
 def check_values(request: Request, preset: ModelPreset, dtype: str = "auto") -> None:
@@ -272,6 +280,21 @@ def check_settings(request: Request, preset: ModelPreset, dtype: str = "auto") -
         raise UserError(
             f"top-p {request.top_p:g}", where="--top-p", rule="between 0 and 1; 0 turns it off"
         )
+
+
+def idle_budget(request: Request, preset: ModelPreset, dtype: str = "auto") -> Budget | None:
+    """The budget, where it is certain to drop nothing from pictures of this size although it was
+    not asked to hold everything; else None.
+
+    Args:
+        dtype: as for `check`.
+    """
+    if request.policy == FULL or request.budget == FULL:
+        return None
+    schedule = schedule_of(request, preset)
+    element = ELEMENT_BYTES.get(dtype, max(ELEMENT_BYTES.values()))
+    budget = budget_of(request, preset, schedule, element, fixed_batch(request, "cuda") or 1)
+    return None if budget.evicts else budget
 
 
 def _check_budget(request: Request, preset: ModelPreset, schedule: Schedule, dtype: str) -> None:

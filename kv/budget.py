@@ -18,6 +18,9 @@ from scalekv.kv.schedule import Schedule
 
 WINDOW = 16  # observation window in tokens; arXiv 2505.19602
 
+FULL = "full"
+"""The budget that asks for nothing to be dropped, and the policy that drops nothing."""
+
 BytesOf = Callable[[int], int]
 """Bytes of k and v that a picture's caches take when every head of every layer holds that many
 tokens; never less for more tokens."""
@@ -259,7 +262,7 @@ def parse_budget(text: str | int) -> BudgetRequest:
     """
     label = str(text).strip()
     where = f"budget {label!r}"
-    if label == "full":
+    if label == FULL:
         return BudgetRequest(label, full=True)
     if match := re.fullmatch(r"([+-]?[\d.,]+)\s*%", label):
         percent = _decimal(match[1])
