@@ -25,7 +25,7 @@ def ledger(policy: str = "scalekv") -> CacheLedger:
     for scale in range(3):
         made.record(scale, 0, LayerRecord(4, 4, 4, 4.0, 2048, 0))
     made.record_held(4096, 0)
-    made.record_transient(8192)
+    made.record_transient(2, 8192)
     return made
 
 

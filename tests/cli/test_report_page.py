@@ -42,7 +42,7 @@ def ledger(policy: str = "scalekv") -> dict[str, Any]:
             held = tokens * shape.bytes_per_token
             made.record(scale, layer, LayerRecord(tokens, tokens, tokens, tokens, held, 0))
     made.record_held(650 * spec.depth * shape.bytes_per_token, 4_000_000)
-    made.record_transient(200_000_000)
+    made.record_transient(2, 200_000_000)
     return made.to_dict()
 
 
