@@ -159,7 +159,7 @@ def attend_ragged(q: Tensor, k: Tensor, v: Tensor, length: int, lengths: tuple[i
 
     ends_q, ends_k = _ends((length,) * len(lengths), q.device), _ends(lengths, q.device)
     # One head per sequence: what is a head of a batch elsewhere is a sequence here.
-    out: Tensor = varlen_attn(
+    out = varlen_attn(
         q.unsqueeze(1),
         k.unsqueeze(1),
         v.unsqueeze(1),
@@ -169,6 +169,7 @@ def attend_ragged(q: Tensor, k: Tensor, v: Tensor, length: int, lengths: tuple[i
         max(lengths),
         scale=1.0,
     )
+    assert isinstance(out, Tensor), "nothing else was asked for"
     return out.squeeze(1)
 
 
