@@ -93,7 +93,7 @@ def patched(
             rule="patches do not nest",
             fix="leave the first `with patched(...)` block before entering another",
         )
-    layers, preset = len(modules), _preset_of(modules)
+    layers, preset = len(modules), _preset_of(model, modules)
     caches = Caches(
         layers,
         policy_for(policy, preset),
@@ -121,8 +121,12 @@ def patched(
         caches.release()
 
 
-def _preset_of(modules: list[nn.Module]) -> str | None:
-    """The name of the preset with modules like these, or None."""
+def _preset_of(model: nn.Module, modules: list[nn.Module]) -> str | None:
+    """The name of the preset whose weights the model was given or, where nothing says so, of the
+    first with modules like these; None: there is none."""
+    named = getattr(model, "preset_name", None)
+    if isinstance(named, str):
+        return named
     first: Any = modules[0]
     preset = preset_like(len(modules), first.mat_qkv.weight.shape[1], first.scale_mul_1H11.shape[1])
     return None if preset is None else preset.name
