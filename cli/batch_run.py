@@ -35,6 +35,7 @@ from scalekv.cli.run import (
     show_report,
     sidecar_of,
     tell_of_batches,
+    tell_of_idle_budget,
     with_names,
     write_report,
 )
@@ -204,7 +205,11 @@ class BatchRun:
             f"({choices.model.origin}), policy {choices.request.policy}"
         )
         self._display.stage(f"loading {choices.preset.name}")
-        pipeline = engine.load(choices.preset, choices.device, choices.dtype, choices.weights_dir)
+        for settings in dict.fromkeys(job.settings for job in self.jobs):
+            tell_of_idle_budget(replace(choices, request=settings), self._display)
+        pipeline = engine.load(
+            choices.preset, choices.device, choices.dtype, choices.weights_dir, choices.placement
+        )
         tell_of_batches(choices.request, pipeline, self._display)
         self._load_seconds = time.perf_counter() - self._started
         return pipeline
