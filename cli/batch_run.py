@@ -182,8 +182,6 @@ class BatchRun:
             outcome = "failed" if self.failures else "complete"
         except KeyboardInterrupt:
             outcome = "interrupted"
-            if pipeline is not None:
-                self._display.note("the same command with --resume makes the rest")
             raise
         except _FailedFast:
             pass
@@ -367,6 +365,8 @@ class BatchRun:
             took = human_time(time.perf_counter() - self._started)
             said = f"{tally.done} of {tally.wanted} pictures in {self.choices.out}"
             lines = [f"{said}, {tally.made} made in {took}" + (f" at {rate}" if rate else "")]
+            if tally.done < tally.wanted:
+                lines.append("the same command with --resume makes the rest")
         for job, error in self.failures[:MOST_LISTED]:
             lines.append(f"failed: line {job.line}, seed {job.seed}, {shown(job.prompt)}: {error}")
         if len(self.failures) > MOST_LISTED:
