@@ -33,20 +33,21 @@ class Options:
     budget: str | None = None
     policy: str | None = None
     model: str | None = None
-    seed: int = 0
-    num_images: int = 1
+    seed: int | None = None
+    num_images: int | None = None
     out: str | None = None
     cfg: str | None = None
     tau: str | None = None
     top_p: float | None = None
-    ratio: str = "1:1"
+    ratio: str | None = None
     pixels: str | None = None
     negative: str | None = None
-    truncate: bool = False
+    truncate: bool | None = None
     dtype: str | None = None
     device: str | None = None
     weights_dir: str | None = None
-    reproducible: bool = False
+    reproducible: bool | None = None
+    quiet: bool | None = None
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,7 @@ class Choices:
     device: str
     dtype: str
     weights_dir: Path | None
+    quiet: bool = False
 
 
 def choose(options: Options, environment: Mapping[str, str] | None = None) -> Choices:
@@ -98,23 +100,24 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
         raise UserError(
             "the output folder has no name", where=out.origin, fix="name one, or leave it out"
         )
-    for prompt in (*options.prompts, options.negative or ""):
+    negative = settings.get("negative", options.negative).value or None
+    for prompt in (*options.prompts, negative or ""):
         _check_readable(prompt)
     return Choices(
         request=Request(
             prompts=options.prompts,
             policy=policy,
             budget=budget,
-            seed=options.seed,
-            num_images=options.num_images,
-            cfg=numbers(options.cfg, "--cfg"),
-            tau=numbers(options.tau, "--tau"),
-            top_p=options.top_p,
-            ratio=options.ratio,
-            pixels=options.pixels,
-            negative=options.negative,
-            truncate=options.truncate,
-            reproducible=options.reproducible,
+            seed=settings.get("seed", options.seed).count(),
+            num_images=settings.get("num_images", options.num_images).count(least=1),
+            cfg=_numbers(settings.get("cfg", options.cfg)),
+            tau=_numbers(settings.get("tau", options.tau)),
+            top_p=_number(settings.get("top_p", options.top_p)),
+            ratio=settings.get("ratio", options.ratio).value,
+            pixels=settings.get("pixels", options.pixels).value or None,
+            negative=negative,
+            truncate=settings.get("truncate", options.truncate).flag(),
+            reproducible=settings.get("reproducible", options.reproducible).flag(),
         ),
         preset=preset,
         model=model,
@@ -122,27 +125,37 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
         device=device.value,
         dtype=dtype.value,
         weights_dir=Path(folder).expanduser() if folder else None,
+        quiet=settings.get("quiet", options.quiet).flag(),
     )
 
 
-def numbers(text: str | None, where: str) -> float | tuple[float, ...] | None:
-    """One number, or the numbers of a comma-separated list, one per scale.
+def _numbers(setting: Setting) -> float | tuple[float, ...] | None:
+    """One number, or the numbers of a comma-separated list, one per scale; None for "".
 
     Raises:
         UserError: something in it is no number.
     """
-    if text is None:
+    if not setting.value:
         return None
     try:
-        values = tuple(float(part) for part in text.split(","))
+        values = tuple(float(part) for part in setting.value.split(","))
     except ValueError:
         raise UserError(
-            f"cannot read {text!r}",
-            where=where,
+            f"cannot read {setting.value!r}",
+            where=setting.origin,
             rule="one number, or one per scale with commas between",
-            fix=f"{where} 3, or {where} 1,2,3,3,3,3,3",
+            fix="3, or 1,2,3,3,3,3,3",
         ) from None
     return values[0] if len(values) == 1 else values
+
+
+def _number(setting: Setting) -> float | None:
+    value = _numbers(setting)
+    if isinstance(value, tuple):
+        raise UserError(
+            f"{setting.name} is {setting.value!r}", where=setting.origin, rule="one number"
+        )
+    return value
 
 
 def _policy_and_budget(policy: Setting, budget: Setting) -> tuple[str, str]:

@@ -1,12 +1,15 @@
-"""How failures end a command: exit codes, and the words people see.
+"""How failures end a command: exit codes, the words people see, and the line programs read.
 
 Knows nothing of what failed. Only the boundary in `scalekv.cli.main` shows failures.
 """
 
 from __future__ import annotations
 
+import json
 import os
+import sys
 import traceback
+from collections.abc import Sequence
 
 from rich.console import Console
 from rich.text import Text
@@ -25,20 +28,65 @@ PIPE_CLOSED = 141
 
 DEBUG_VARIABLE = "SCALEKV_DEBUG"
 
+KINDS = {
+    "usage": "an option or argument that the command does not have, or not so",
+    "refused": "what was asked for cannot be done as it was asked",
+    "weights-missing": "a file of the model is not on this machine",
+    "weights-damaged": "a file of the model is not whole, or belongs to another model",
+    "download-refused": "the hub does not have it, does not give it, or there is no room for it",
+    "not-repeatable": "a picture cannot be made again here: something it needs is not the same",
+    "busy": "the machine is too busy to measure on",
+    "problems": "a check found problems; they are listed in the result",
+    "different": "a picture that was made again differs from the original",
+    "out-of-memory": "memory ran out, of the machine or of the device",
+    "failed": "something broke that nobody could have avoided: a bug, a driver",
+    "interrupted": "Ctrl-C",
+}
+"""What a program may find as `kind`, and what it means; the words stay as they are."""
 
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # by name: torch is not imported here
+
+
+class Unsuccessful(Exception):
+    """The command did what it was asked and found that something is not right: exit code 1."""
+
+    def __init__(self, what: str, kind: str) -> None:
+        super().__init__(what)
+        self.kind = kind
 
 
 class Interrupted(Exception):
     """The user pressed Ctrl-C; says what they still have."""
 
-    def __init__(self, kept: int, where: str) -> None:
+    def __init__(self, kept: int | None = None, where: str = "") -> None:
         pictures = "1 picture" if kept == 1 else f"{kept} pictures"
-        super().__init__(f"interrupted; {pictures} kept" + (f" in {where}" if kept else ""))
+        said = "" if kept is None else f"; {pictures} kept" + (f" in {where}" if kept else "")
+        super().__init__(f"interrupted{said}")
 
 
 class PipeClosed(Exception):
     """Nobody reads stdout any more; everything else was done."""
+
+
+def json_wanted(arguments: Sequence[str]) -> bool:
+    """Whether a command line asks for JSON, so that its failure is for a program too."""
+    options = arguments[: arguments.index("--")] if "--" in arguments else arguments
+    return "--json" in options
+
+
+def kind_of(error: BaseException) -> str:
+    """The word of `KINDS` for a failure."""
+    if isinstance(error, UserError | Unsuccessful):
+        return error.kind
+    if isinstance(error, Interrupted):
+        return "interrupted"
+    return "out-of-memory" if type(error).__name__ in _OUT_OF_MEMORY else "failed"
+
+
+def show_for_programs(kind: str, code: int, what: str, **details: str) -> None:
+    """A failure as one line of JSON on stderr, the last one there."""
+    said = {"kind": kind, "code": code, "what": what, **{k: v for k, v in details.items() if v}}
+    print(json.dumps({"error": said}, ensure_ascii=False), file=sys.stderr, flush=True)
 
 
 def debugging() -> bool:
@@ -68,15 +116,22 @@ def show_refusal(error: UserError, console: Console) -> None:
 
 
 def show_failure(error: BaseException, console: Console) -> None:
-    """One line and a hint; with the traceback where it was asked for."""
-    if debugging():
-        lines = "".join(traceback.format_exception(error))
-        console.print(Text(lines.rstrip()), soft_wrap=True)
-    first = (str(error).strip().splitlines() or [""])[0]
+    """One line and a hint."""
     text = Text("failed: ", style="bold red")
-    text.append(type(error).__name__ + (f": {first}" if first else ""), style="bold")
-    if type(error).__name__ in _OUT_OF_MEMORY:
+    text.append(one_line(error), style="bold")
+    if kind_of(error) == "out-of-memory":
         text.append("\n  memory ran out: a smaller --budget or --pixels needs less", style="dim")
     elif not debugging():
         text.append(f"\n  --verbose (or {DEBUG_VARIABLE}=1) shows where it happened", style="dim")
     console.print(text, soft_wrap=True)
+
+
+def one_line(error: BaseException) -> str:
+    """What a failure is called, and the first line of what it says."""
+    first = (str(error).strip().splitlines() or [""])[0]
+    return type(error).__name__ + (f": {first}" if first else "")
+
+
+def show_trace(error: BaseException, console: Console) -> None:
+    """Where a failure happened."""
+    console.print(Text("".join(traceback.format_exception(error)).rstrip()), soft_wrap=True)

@@ -5,17 +5,21 @@ from __future__ import annotations
 import sys
 from collections.abc import Sequence
 from importlib.metadata import version
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
+from rich.console import Console
 
 from scalekv.cli import errors
 from scalekv.cli.download import EPILOG as DOWNLOAD_EPILOG
 from scalekv.cli.download import HELP as DOWNLOAD_HELP
 from scalekv.cli.download import download
-from scalekv.cli.generate import DEFAULTS_NOTE, EPILOG, HELP, generate
+from scalekv.cli.generate import EPILOG, HELP, generate
 from scalekv.cli.models import models
 from scalekv.kv.errors import UserError
+
+_USAGE: Any = typer.BadParameter.__base__
+"""What typer raises for options and arguments it does not know."""
 
 PROGRAM_HELP = """Text-to-image generation with Infinity and a compressed key-value cache.
 
@@ -49,7 +53,7 @@ def _program(
     pass
 
 
-app.command(help=HELP, epilog=EPILOG + DEFAULTS_NOTE, no_args_is_help=True)(generate)
+app.command(help=HELP, epilog=EPILOG, no_args_is_help=True)(generate)
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
 app.add_typer(models)
 
@@ -60,7 +64,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; None takes the process's.
     """
-    code = _run(arguments)
+    code = _run(sys.argv[1:] if arguments is None else arguments)
     try:
         sys.stdout.flush()
     except BrokenPipeError:
@@ -71,22 +75,50 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return code
 
 
-def _run(arguments: Sequence[str] | None) -> int:
+def _run(arguments: Sequence[str]) -> int:
+    for_programs = errors.json_wanted(arguments)
+    console = errors.stderr()
     try:
-        app(args=None if arguments is None else list(arguments), prog_name="scalekv")
+        # For programs typer hands its own refusals on instead of printing them.
+        ended = app(args=list(arguments), prog_name="scalekv", standalone_mode=not for_programs)
+        code = ended if isinstance(ended, int) else errors.OK
     except SystemExit as exit_:  # typer's own way to end, having said what it had to say
-        if exit_.code == errors.INTERRUPTED:
-            errors.stderr().print("interrupted", style="bold")
-        return exit_.code if isinstance(exit_.code, int) else errors.OK
+        code = exit_.code if isinstance(exit_.code, int) else errors.OK
     except errors.PipeClosed:
         return errors.PIPE_CLOSED
-    except errors.Interrupted as interruption:
-        errors.stderr().print(str(interruption), style="bold", soft_wrap=True)
-        return errors.INTERRUPTED
-    except UserError as error:
-        errors.show_refusal(error, errors.stderr())
-        return errors.REFUSED
     except Exception as error:
-        errors.show_failure(error, errors.stderr())
-        return errors.FAILED
-    return errors.OK
+        return _show(error, console, for_programs)
+    if code == errors.INTERRUPTED:
+        return _show(errors.Interrupted(), console, for_programs)
+    return code
+
+
+def _show(error: Exception, console: Console, for_programs: bool) -> int:
+    """Tells a person or a program what went wrong; returns the exit code."""
+    kind = errors.kind_of(error)
+    match error:
+        case UserError():
+            if for_programs:
+                details = {"where": error.where, "rule": error.rule, "fix": error.fix}
+                errors.show_for_programs(kind, errors.REFUSED, error.what, **details)
+            else:
+                errors.show_refusal(error, console)
+            return errors.REFUSED
+        case _USAGE():
+            errors.show_for_programs("usage", errors.REFUSED, error.format_message())
+            return errors.REFUSED
+        case errors.Interrupted() | errors.Unsuccessful():
+            stopped = isinstance(error, errors.Interrupted)
+            code = errors.INTERRUPTED if stopped else errors.FAILED
+            if for_programs:
+                errors.show_for_programs(kind, code, str(error))
+            else:
+                console.print(str(error), style="bold", markup=False, soft_wrap=True)
+            return code
+    if errors.debugging():
+        errors.show_trace(error, console)
+    if for_programs:
+        errors.show_for_programs(kind, errors.FAILED, errors.one_line(error))
+    else:
+        errors.show_failure(error, console)
+    return errors.FAILED

@@ -33,13 +33,11 @@ class Run:
 
     Args:
         json: one object on stdout at the end instead of a path for every picture.
-        quiet: nothing on stderr but errors.
     """
 
     choices: Choices
     console: Console
     json: bool = False
-    quiet: bool = False
     pictures: list[dict[str, Any]] = field(default_factory=list)
     caches: list[dict[str, Any]] = field(default_factory=list)
     load_seconds: float = 0.0
@@ -61,7 +59,7 @@ class Run:
             raise Interrupted(0, "") from None
         folder = OutputFolder(choices.out)
         try:
-            with Display(self.console, quiet=self.quiet) as display:
+            with Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
                 display.stage(f"loading {choices.preset.name}")
@@ -147,7 +145,7 @@ class Run:
             **memory,
         }
         path = folder.save_report(report)
-        if not self.quiet:
+        if not self.choices.quiet:
             print_table(memory, self.console)
             self.console.print(f"report: {path}", markup=False, soft_wrap=True, style="dim")
         if self.json:

@@ -22,15 +22,29 @@ PATH_VARIABLE = "SCALEKV_CONFIG"
 
 DEFAULTS: dict[str, str] = {
     "model": "emoji",
-    "policy": "scalekv",
-    "budget": "10%",
-    "out": "out",
+    "weights_dir": "",
     "device": "auto",
     "dtype": "auto",
-    "weights_dir": "",
+    "policy": "scalekv",
+    "budget": "10%",
+    "seed": "0",
+    "num_images": "1",
+    "cfg": "",
+    "tau": "",
+    "top_p": "",
+    "negative": "",
+    "truncate": "false",
+    "ratio": "1:1",
+    "pixels": "",
+    "reproducible": "false",
+    "out": "out",
+    "quiet": "false",
 }
-"""What can be set, and what holds where nobody sets it ("": nothing). Other defaults, such as the
-guidance, belong to the model's preset."""
+"""What can be set, and what holds where nobody sets it. "" is nothing, or for guidance,
+temperature, nucleus and size what the model's preset says."""
+
+_FLAGS = {"true": True, "yes": True, "on": True, "1": True}
+_FLAGS |= {"false": False, "no": False, "off": False, "0": False}
 
 
 class Source(Enum):
@@ -51,6 +65,39 @@ class Setting:
     source: Source
     origin: str
 
+    def flag(self) -> bool:
+        """The value as yes or no.
+
+        Raises:
+            UserError: it is neither.
+        """
+        if self.value.casefold() not in _FLAGS:
+            raise UserError(
+                f"{self.name} is {self.value!r}",
+                where=self.origin,
+                rule="true or false",
+                fix=f"{self.name}: true" if self.source is Source.FILE else "1, or leave it out",
+            )
+        return _FLAGS[self.value.casefold()]
+
+    def count(self, least: int = 0) -> int:
+        """The value as a whole number.
+
+        Raises:
+            UserError: it is none, or below `least`.
+        """
+        try:
+            number = int(self.value)
+        except ValueError:
+            number = least - 1
+        if number < least:
+            raise UserError(
+                f"{self.name} is {self.value!r}",
+                where=self.origin,
+                rule=f"a whole number, at least {least}",
+            )
+        return number
+
 
 class Settings:
     """All settings but the options, read once.
@@ -68,10 +115,15 @@ class Settings:
         named = bool(self._environment.get(PATH_VARIABLE))
         self._file = _read(self.path, must_exist=named)
 
-    def get(self, name: str, option: str | None = None) -> Setting:
-        """The setting, from the first of: option, environment, file, default."""
+    def get(self, name: str, option: object = None) -> Setting:
+        """The setting, from the first of: option, environment, file, default.
+
+        Args:
+            option: what was typed, as text, number or flag; None where nothing was.
+        """
         if option is not None:
-            return Setting(name, option, Source.OPTION, option_name(name))
+            text = str(option).lower() if isinstance(option, bool) else str(option)
+            return Setting(name, text, Source.OPTION, option_name(name))
         variable = variable_name(name)
         if value := self._environment.get(variable):
             return Setting(name, value, Source.ENVIRONMENT, variable)
@@ -110,7 +162,7 @@ def save_setting(name: str, value: str, environment: Mapping[str, str] | None = 
     others = _read(path, must_exist=False)
     _checked(name, value, path)
     wanted = {**others, name: value}
-    line = yaml.safe_dump({name: value}, allow_unicode=True)
+    line = yaml.safe_dump({name: value}, allow_unicode=True, width=10_000)
     try:
         old = path.read_text(encoding="utf-8") if path.exists() else ""
         lines = [row for row in old.splitlines(keepends=True) if not row.startswith(f"{name}:")]
@@ -133,15 +185,20 @@ def save_setting(name: str, value: str, environment: Mapping[str, str] | None = 
 
 def _says(text: str, wanted: Mapping[str, str]) -> bool:
     try:
-        content = yaml.safe_load(text)
+        content = _parsed(text)
     except yaml.YAMLError:
         return False
-    return isinstance(content, Mapping) and {k: str(v) for k, v in content.items()} == wanted
+    return isinstance(content, Mapping) and dict(content) == wanted
+
+
+def _parsed(text: str) -> object:
+    """YAML with every value as the text it is written as: 1:1 is a ratio and no time of day."""
+    return yaml.load(text, yaml.BaseLoader)
 
 
 def _read(path: Path, *, must_exist: bool) -> dict[str, str]:
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = _parsed(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         if not must_exist:
             return {}
@@ -162,7 +219,7 @@ def _read(path: Path, *, must_exist: bool) -> dict[str, str]:
         raise UserError(
             f"the config file is no YAML: {text}", where=str(path), rule=_RULE
         ) from None
-    if content is None:
+    if not content:
         return {}
     if not isinstance(content, Mapping):
         raise UserError("the config file is no mapping", where=str(path), rule=_RULE)
@@ -177,14 +234,16 @@ def _checked(key: object, value: object, path: Path) -> str:
             rule="keys are " + ", ".join(DEFAULTS),
             fix=close_matches(str(key), DEFAULTS),
         )
-    if isinstance(value, bool) or not isinstance(value, str | int) or not str(value).strip():
+    if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
+        value = ",".join(value)  # one number per scale
+    if not isinstance(value, str) or not value.strip():
         raise UserError(
             f"{key} is {value!r}",
             where=f"{path}, key {key}",
-            rule="a setting is one word or number",
-            fix=f"{key}: {DEFAULTS[key] or 'weights/infinity-2b'}",
+            rule="a setting is one word, number or line of text",
+            fix=f"{key}: {DEFAULTS[key] or '...'}, or take the line out",
         )
-    return str(value)
+    return value
 
 
 _RULE = f"lines such as model: emoji; keys are {', '.join(DEFAULTS)}"

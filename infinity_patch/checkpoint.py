@@ -27,6 +27,8 @@ NESTED = (("vae",), ("trainer", "gpt_fsdp"))
 class WeightsDamaged(UserError):
     """A weights file is not what the model needs."""
 
+    kind = "weights-damaged"
+
 
 @dataclass(frozen=True)
 class Checkpoint:

@@ -23,6 +23,8 @@ TEXT_NEEDS = ("config.json", "tokenizer.json")
 class WeightsMissing(UserError):
     """A file of the model is not on this machine; the fix names the command that fetches it."""
 
+    kind = "weights-missing"
+
 
 @dataclass(frozen=True)
 class ModelPaths:

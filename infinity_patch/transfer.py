@@ -27,6 +27,8 @@ _REPORT_SECONDS = 0.1
 class DownloadRefused(UserError):
     """A download cannot be done; what had arrived before is kept where it can be of use."""
 
+    kind = "download-refused"
+
 
 class Damaged(Exception):
     """A file that arrived is not what the hub said it is; it is gone again."""

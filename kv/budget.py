@@ -4,7 +4,7 @@ knows no tensors, no files, no model."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from math import floor
@@ -25,17 +25,21 @@ class Budget:
     Attributes:
         schedule: the scales it is for.
         layers: number of layers.
-        capacities: [scale][layer], scales from 0. As long as the history is no longer than the
-            mean, the capacity is the history (so 0 at scale 0); at every later scale the layers
-            average exactly the mean.
-        mean: tokens per layer where tokens must be dropped.
+        capacities: [scale][layer], scales from 0; at every scale the layers average at most the
+            mean. The capacities made here are the history as long as that is no longer than the
+            mean (so 0 at scale 0), and average exactly the mean at every later scale.
+        mean: tokens per layer that are paid for.
         window: the most tokens of the newest map that observe, and are kept, when selecting.
         label: as it was asked for, such as "10%".
         drafters: per scale, the layers that were given more.
         origin: one line saying where drafters or capacities come from.
+        head_capacities: [scale][layer][head]; empty: all heads of a layer alike. Where given, a
+            head may hold nothing, `capacities` says what the head of most may hold, and it is all
+            heads of all layers that average at most the mean.
 
     Raises:
-        UserError: wrong shape, a capacity below 1 or above the history, or a mean not as stated.
+        UserError: wrong shape, a capacity below 1 (a head's: below 0) or above the history, or
+            more than the mean.
     """
 
     schedule: Schedule
@@ -46,65 +50,129 @@ class Budget:
     label: str = ""
     drafters: tuple[tuple[int, ...], ...] = ()
     origin: str = ""
+    head_capacities: tuple[tuple[tuple[int, ...], ...], ...] = ()
 
     def __post_init__(self) -> None:
         where = f"budget {self.label}".strip()
         _check_counts(where, layers=self.layers, mean=self.mean, window=self.window)
-        if len(self.capacities) != len(self.schedule):
-            raise UserError(
-                f"capacities for {len(self.capacities)} scales, the schedule has "
-                f"{len(self.schedule)}",
-                where=where,
-                rule="one row of capacities per scale",
-            )
+        for rows in (self.capacities, self.head_capacities or self.capacities):
+            if len(rows) != len(self.schedule):
+                raise UserError(
+                    f"capacities for {len(rows)} scales, the schedule has {len(self.schedule)}",
+                    where=where,
+                    rule="one row of capacities per scale",
+                )
         for scale, row in enumerate(self.capacities):
-            self._check_row(row, self.schedule.before(scale), f"{where}, scale {scale + 1}")
+            at = f"{where}, scale {scale + 1}"
+            if self.head_capacities:
+                self._check_heads(scale, at)
+            else:
+                self._check_row(row, self.schedule.before(scale), at)
 
     def _check_row(self, row: tuple[int, ...], history: int, where: str) -> None:
-        if len(row) != self.layers:
-            raise UserError(
-                f"{len(row)} capacities for {self.layers} layers",
-                where=where,
-                rule="one capacity per layer",
-            )
-        if history <= self.mean:
-            if any(capacity != history for capacity in row):
-                raise UserError(
-                    f"capacities differ from the {history} tokens there are",
-                    where=where,
-                    rule=f"all tokens are kept while they are no more than the mean, {self.mean}",
-                )
-            return
+        _check_length(row, self.layers, where)
         for layer, capacity in enumerate(row):
-            if not 1 <= capacity <= history:
+            if not min(1, history) <= capacity <= history:
                 raise UserError(
                     f"capacity {capacity} for layer {layer}",
                     where=where,
                     rule=f"at least 1 and at most the {history} tokens that exist by then",
                 )
-        if sum(row) != self.mean * self.layers:
+        if sum(row) > self.mean * self.layers:
             raise UserError(
-                f"capacities average {sum(row) / self.layers:g} per layer, expected {self.mean}",
+                f"capacities average {sum(row) / self.layers:g} per layer, more than {self.mean}",
                 where=where,
-                rule="the layers average exactly the mean wherever tokens are dropped",
+                rule="the layers average at most the mean",
             )
 
+    def _check_heads(self, scale: int, where: str) -> None:
+        rows, history = self.head_capacities[scale], self.schedule.before(scale)
+        for row in (rows, self.capacities[scale]):
+            _check_length(row, self.layers, where)
+        for layer, row in enumerate(rows):
+            if len(row) != self.heads or not row:
+                raise UserError(
+                    f"capacities for {len(row)} heads in layer {layer}, {self.heads} elsewhere",
+                    where=where,
+                    rule="one capacity per head, as many heads in every layer",
+                )
+            for head, capacity in enumerate(row):
+                if not 0 <= capacity <= history:
+                    raise UserError(
+                        f"capacity {capacity} for head {head} of layer {layer}",
+                        where=where,
+                        rule=f"at least 0 and at most the {history} tokens that exist by then",
+                    )
+            if max(row) != self.capacities[scale][layer]:
+                raise UserError(
+                    f"capacity {self.capacities[scale][layer]} for layer {layer}, "
+                    f"{max(row)} for its largest head",
+                    where=where,
+                    rule="a layer's capacity is that of the head that may hold most",
+                )
+        heads = self.layers * self.heads
+        if (total := sum(map(sum, rows))) > self.mean * heads:
+            raise UserError(
+                f"capacities average {total / heads:g} per head, more than {self.mean}",
+                where=where,
+                rule="the heads of all layers average at most the mean",
+            )
+
+    @property
+    def heads(self) -> int:
+        """Heads per layer that have capacities of their own; 0: all heads alike."""
+        return len(self.head_capacities[0][0]) if self.head_capacities else 0
+
     def capacity(self, scale: int, layer: int) -> int:
-        """The most tokens `layer` may hold per head while `scale` (from 0) is generated."""
+        """The most tokens any head of `layer` may hold while `scale` (from 0) is generated."""
         return self.capacities[scale][layer]
+
+    def limits(self, scale: int, layer: int, heads: int) -> tuple[int, ...]:
+        """The most tokens each of the layer's `heads` may hold while `scale` is generated.
+
+        Raises:
+            UserError: the budget was made for another number of heads.
+        """
+        if not self.head_capacities:
+            return (self.capacities[scale][layer],) * heads
+        if heads != self.heads:
+            raise UserError(
+                f"made for {self.heads} heads, the model has {heads}",
+                where=f"budget {self.label}".strip(),
+                rule="a budget by head fits models of as many heads",
+                fix="ask for a percentage, or for a budget made for this model",
+            )
+        return self.head_capacities[scale][layer]
 
     @property
     def evicts(self) -> bool:
         """Whether any token is ever dropped at this schedule."""
-        return self.schedule.history > self.mean
+        return any(
+            capacity < self.schedule.before(scale)
+            for scale, row in enumerate(self.capacities)
+            for layer, most in enumerate(row)
+            for capacity in (
+                self.head_capacities[scale][layer] if self.head_capacities else (most,)
+            )
+        )
+
+    def held_by_head(self, scale: int, layer: int, heads: int) -> tuple[int, ...]:
+        """Tokens that each of the layer's `heads` holds while `scale` is generated, by a policy
+        that fills its capacities: less than the capacity where a head dropped tokens earlier.
+
+        Raises:
+            UserError: as `limits`.
+        """
+        held = (0,) * heads
+        for k in range(1, scale + 1):
+            new = self.schedule.tokens[k - 1]
+            limits = self.limits(k, layer, heads)
+            held = tuple(min(most, has + new) for most, has in zip(limits, held, strict=True))
+        return held
 
     def held_tokens(self, scale: int, layer: int) -> int:
-        """Tokens per head that `layer` holds while `scale` is generated, by a policy that fills
-        its capacity: less than the capacity where the layer dropped tokens earlier."""
-        held = 0
-        for k in range(1, scale + 1):
-            held = min(self.capacities[k][layer], held + self.schedule.tokens[k - 1])
-        return held
+        """The same for the head of `layer` that holds most."""
+        return max(self.held_by_head(scale, layer, self.heads or 1))
 
 
 @dataclass(frozen=True)
@@ -347,6 +415,15 @@ def _decimal(text: str) -> Fraction | None:
         return Fraction(text)
     except ValueError:
         return None
+
+
+def _check_length(row: Sequence[object], layers: int, where: str) -> None:
+    if len(row) != layers:
+        raise UserError(
+            f"{len(row)} capacities for {layers} layers",
+            where=where,
+            rule="one capacity per layer",
+        )
 
 
 def _check_counts(where: str, **counts: int) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from typing import ClassVar
 
 
 class UserError(Exception):
@@ -15,7 +16,10 @@ class UserError(Exception):
         where: the file, key, option or argument it is in, or "".
         rule: what would be allowed, or "".
         fix: what to do next, or "".
+        kind: a word for programs, which stays when the wording of a message changes.
     """
+
+    kind: ClassVar[str] = "refused"
 
     def __init__(self, what: str, *, where: str = "", rule: str = "", fix: str = "") -> None:
         super().__init__(what)

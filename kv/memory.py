@@ -65,22 +65,28 @@ def full_cache_bytes(
     return cache_bytes(layers, sequences, heads, head_dim, tokens, bytes_per_element)
 
 
-def peak_held_tokens(schedule: Schedule, layers: int, budget: Budget | None) -> int:
-    """The most tokens (summed over the layers) held at any moment of one picture, by a policy that
-    fills its capacities; None: nothing is dropped.
+def peak_held_tokens(schedule: Schedule, layers: int, budget: Budget | None, heads: int = 1) -> int:
+    """The most tokens, summed over the layers and their `heads`, held at any moment of one
+    picture, by a policy that fills its capacities; None: nothing is dropped.
 
     Layers are rewritten one after the other, so between two scales some hold the new scale's
     capacity while the others still hold the last one's.
+
+    Raises:
+        UserError: the budget has capacities by head, for another number of heads.
     """
     if budget is None:
-        return schedule.history * layers
-    held = [0] * layers
+        return schedule.history * layers * heads
+    held = [(0,) * heads] * layers
     total = peak = 0
     for scale in range(1, len(schedule)):
+        new = schedule.tokens[scale - 1]
         for layer in range(layers):
-            grown = held[layer] + schedule.tokens[scale - 1]
-            kept = min(budget.capacity(scale, layer), grown)
-            total += kept - held[layer]
+            limits = budget.limits(scale, layer, heads)
+            kept = tuple(
+                min(most, has + new) for most, has in zip(limits, held[layer], strict=True)
+            )
+            total += sum(kept) - sum(held[layer])
             held[layer] = kept
             peak = max(peak, total)
     return peak

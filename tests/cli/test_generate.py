@@ -183,12 +183,13 @@ def test_a_failure_keeps_what_is_done(
     scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in.fail_at, stand_in.error = 1, ValueError("boom\nand more")
-    done = scalekv("generate", "a", "b", "--json")
-    assert done.code == 1
+    done = scalekv("generate", "a", "b")
+    assert (done.code, done.out) == (1, "out/0-a.png\n")
     assert "failed: ValueError: boom\n" in done.err
     assert "--verbose" in done.err
     assert "Traceback" not in done.err
-    assert json.loads(done.out)["paths"] == ["out/0-a.png"]
+    done = scalekv("generate", "a", "b", "--json", "--out", "again")
+    assert json.loads(done.out)["paths"] == ["again/0-a.png"]
     assert json.loads(done.out)["report"]["outcome"] == "failed"
     monkeypatch.setenv("SCALEKV_DEBUG", "1")
     assert "Traceback" in scalekv("generate", "a", "b").err
@@ -229,6 +230,52 @@ def test_the_model_and_who_chose_it(
     done = scalekv("generate", "a")
     assert done.code == 2
     assert "where: SCALEKV_MODEL" in done.err
+
+
+def test_every_default_can_be_set(
+    scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "settings.yaml"
+    file.write_text(
+        "cfg: [1, 2, 3, 3, 3, 3, 3]\ntop_p: 0.9\nratio: 1:1\nseed: 40\nnum_images: 2\n"
+        "truncate: yes\nnegative: blur, dark\nquiet: true\n"
+    )
+    monkeypatch.setenv("SCALEKV_CONFIG", str(file))
+    monkeypatch.setenv("SCALEKV_TAU", "0.5")
+    monkeypatch.setenv("SCALEKV_NUM_IMAGES", "3")
+    done = scalekv("generate", "x", "--seed", "7", "--no-truncate")
+    assert (done.code, done.err) == (0, "")
+    request = stand_in.requests[0]
+    assert (request.cfg, request.top_p, request.tau) == ((1, 2, 3, 3, 3, 3, 3), 0.9, 0.5)
+    assert (request.seed, request.num_images, request.ratio) == (7, 3, "1:1")
+    assert (request.truncate, request.negative) == (False, "blur, dark")
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("SEED", "-1", ["at least 0"]),
+        ("NUM_IMAGES", "many", ["at least 1"]),
+        ("TOP_P", "0.1,0.2", ["one number"]),
+        ("CFG", "x", ["one number, or one per scale"]),
+        ("TRUNCATE", "maybe", ["true or false"]),
+        ("QUIET", "maybe", ["true or false"]),
+        ("RATIO", "round", ["'round'"]),
+    ],
+)
+def test_bad_variables(
+    scalekv: Program,
+    stand_in: StandIn,
+    monkeypatch: pytest.MonkeyPatch,
+    name: str,
+    value: str,
+    words: list[str],
+) -> None:
+    monkeypatch.setenv(f"SCALEKV_{name}", value)
+    done = scalekv("generate", "x")
+    assert (done.code, stand_in.loaded) == (2, [])
+    for word in words:
+        assert word in done.err
 
 
 def test_pictures_are_whole_files(scalekv: Program, stand_in: StandIn) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import resource
 import signal
@@ -11,8 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from scalekv.cli import errors
 from scalekv.cli import main as main_module
 from scalekv.cli.main import main
+from scalekv.kv.errors import UserError
 
 PROGRAM = [sys.executable, "-c", "import sys; from scalekv.cli.main import main; sys.exit(main())"]
 
@@ -105,6 +108,69 @@ def test_a_bug_is_one_line(
     monkeypatch.setattr(main_module, "app", broken)
     assert main(["generate", "x"]) == 1
     assert capsys.readouterr().err.startswith("failed: KeyError: 'what'\n  --verbose")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "kind"),
+    [
+        (["generate", "x", "--nothing", "--json"], 2, "usage"),
+        (["generate", "x", "--seed", "-1", "--json"], 2, "usage"),
+        (["no-such-command", "--json"], 2, "usage"),
+        (["generate", "x", "--budget", "150%", "--json"], 2, "refused"),
+        (["generate", "x", "--model", "infinity-2b", "--json"], 2, "weights-missing"),
+    ],
+)
+def test_errors_for_programs(
+    capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, kind: str
+) -> None:
+    assert main(arguments) == code
+    said = capsys.readouterr()
+    assert said.out == ""
+    error = json.loads(said.err.splitlines()[-1])["error"]
+    assert (error["code"], error["kind"]) == (code, kind)
+    assert kind in errors.KINDS
+    assert error["what"]
+
+
+@pytest.mark.parametrize(
+    ("error", "code", "kind"),
+    [
+        (MemoryError(), 1, "out-of-memory"),
+        (KeyError("what"), 1, "failed"),
+        (errors.Interrupted(1, "out"), 130, "interrupted"),
+        (errors.Unsuccessful("2 problems", "problems"), 1, "problems"),
+    ],
+)
+def test_failures_for_programs(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    error: Exception,
+    code: int,
+    kind: str,
+) -> None:
+    def broken(**_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(main_module, "app", broken)
+    assert main(["generate", "x", "--json"]) == code
+    said = json.loads(capsys.readouterr().err)["error"]
+    assert (said["code"], said["kind"]) == (code, kind)
+    assert main(["generate", "x"]) == code
+    assert "{" not in capsys.readouterr().err
+    assert kind in errors.KINDS
+
+
+def test_a_prompt_that_looks_like_an_option_asks_for_nothing() -> None:
+    assert not errors.json_wanted(["generate", "--", "--json"])
+
+
+def test_every_kind_of_refusal_is_listed() -> None:
+    from scalekv.infinity_patch.checkpoint import WeightsDamaged
+    from scalekv.infinity_patch.hub import WeightsMissing
+    from scalekv.infinity_patch.transfer import DownloadRefused
+
+    for error in (UserError, WeightsDamaged, WeightsMissing, DownloadRefused):
+        assert error.kind in errors.KINDS
 
 
 def test_a_config_file_that_is_not_there() -> None:

@@ -133,7 +133,7 @@ def test_a_file_may_list_capacities(tmp_path: Path) -> None:
         ({"capacities": {3: [5, 3], 4: [6, 2]}}, "schedule", "capacities without schedule"),
         ({**LISTED, "mean": None, "percent": 10}, "mean", "capacities without mean"),
         ({**LISTED, "layers": 3}, "capacities", "2 capacities for 3 layers"),
-        ({**LISTED, "mean": 3}, "capacities", "average 4 per layer, expected 3"),
+        ({**LISTED, "mean": 3}, "capacities", "average 4 per layer, more than 3"),
         ({**LISTED, "capacities": {3: [5, 4], 4: [6, 2]}}, "capacities", "average 4.5 per layer"),
         ({**LISTED, "capacities": {3: [8, 0], 4: [6, 2]}}, "capacities", "capacity 8 for layer 0"),
         ({**LISTED, "capacities": {3: [5, 3]}}, "capacities", "average 14 per layer"),

@@ -62,10 +62,10 @@ def test_an_empty_file(tmp_path: Path, text: str) -> None:
     ("text", "words"),
     [
         ("modle: emoji", ["unknown key 'modle'", "did you mean model"]),
-        ("1: emoji", ["unknown key 1"]),
-        ("model: [emoji]", ["key model", "one word"]),
+        ("1: emoji", ["unknown key '1'"]),
+        ("model: {name: emoji}", ["key model", "one word"]),
         ("model: ", ["key model"]),
-        ("budget: true", ["key budget"]),
+        ("cfg: [1, [2, 3]]", ["key cfg"]),
         ("- model", ["no mapping", "model: emoji"]),
         ("model: [", ["no YAML"]),
         ("model: \x00", ["no YAML"]),

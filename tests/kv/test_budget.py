@@ -300,11 +300,11 @@ def test_capacity_and_use_differ_where_a_file_gives_tokens_back() -> None:
     ("changes", "says"),
     [
         ({"capacities": {3: (5, 3, 4), 4: (6, 2)}}, "3 capacities for 2 layers"),
-        ({"capacities": {3: (5, 4), 4: (6, 2)}}, "average 4.5 per layer, expected 4"),
+        ({"capacities": {3: (5, 4), 4: (6, 2)}}, "average 4.5 per layer, more than 4"),
         ({"capacities": {3: (5, 3), 4: (8, 0)}}, "capacity 0 for layer 1"),
         ({"capacities": {3: (7, 1), 4: (6, 2)}}, "capacity 7 for layer 0"),
-        ({"capacities": {4: (6, 2)}}, "average 5 per layer, expected 4"),
-        ({"capacities": {**CAPACITIES, 2: (1, 0)}}, "differ from the 1 tokens"),
+        ({"capacities": {4: (6, 2)}}, "average 5 per layer, more than 4"),
+        ({"capacities": {**CAPACITIES, 2: (1, 0)}}, "capacity 0 for layer 1"),
         ({"capacities": {**CAPACITIES, 5: (4, 4)}}, "capacities for scale 5"),
         ({"layers": 3}, "made for 3 layers, the model has 2"),
         ({"schedule": SEVEN}, "made for the schedule"),
@@ -334,3 +334,68 @@ def test_a_file_may_state_a_percentage() -> None:
 def test_the_wrong_number_of_rows_is_refused() -> None:
     with pytest.raises(UserError, match="capacities for 1 scales"):
         Budget(SMALL, 2, ((0, 0),), 4)
+
+
+HEADS = (((0, 0), (0, 0)), ((1, 1), (1, 0)), ((5, 4), (2, 5)), ((14, 0), (0, 2)))
+MOST = ((0, 0), (1, 1), (5, 5), (14, 2))
+
+
+def by_head(head_capacities: object = HEADS, capacities: object = MOST, mean: int = 4) -> Budget:
+    return Budget(SMALL, 2, capacities, mean, head_capacities=head_capacities)  # type: ignore[arg-type]
+
+
+def test_heads_may_differ_and_hold_nothing() -> None:
+    budget = by_head()
+    assert budget.heads == 2
+    assert budget.limits(2, 1, 2) == (2, 5)
+    assert budget.capacity(3, 0) == 14
+    assert budget.held_by_head(3, 0, 2) == (14, 0)
+    assert budget.held_by_head(3, 1, 2) == (0, 2)
+    assert budget.held_tokens(2, 1) == 4  # head 1 held nothing before, so 5 are not to be had
+    assert budget.evicts
+
+
+def test_heads_alike_share_the_layers_capacity() -> None:
+    budget = generate(SMALL, 2, [0], 4)
+    assert budget.heads == 0
+    assert budget.limits(3, 0, 5) == (budget.capacity(3, 0),) * 5
+    assert budget.held_by_head(3, 1, 2) == (budget.held_tokens(3, 1),) * 2
+
+
+def test_one_head_that_keeps_less_is_eviction() -> None:
+    whole = tuple(((SMALL.before(scale),) * 2,) for scale in range(4))
+    most = tuple((SMALL.before(scale),) for scale in range(4))
+    assert not Budget(SMALL, 1, most, 14, head_capacities=whole).evicts
+    less = (*whole[:3], ((14, 13),))
+    assert Budget(SMALL, 1, most, 14, head_capacities=less).evicts
+
+
+def test_a_budget_by_head_fits_no_other_number_of_heads() -> None:
+    with pytest.raises(UserError, match="made for 2 heads, the model has 3"):
+        by_head().limits(1, 0, 3)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"head_capacities": HEADS[:3]}, "capacities for 3 scales"),
+        ({"head_capacities": (*HEADS[:3], HEADS[3][:1])}, "1 capacities for 2 layers"),
+        ({"capacities": (*MOST[:3], (14,))}, "1 capacities for 2 layers"),
+        ({"head_capacities": (*HEADS[:3], ((14, 0), (2,)))}, "1 heads in layer 1, 2 elsewhere"),
+        ({"head_capacities": (((), ()),) * 4}, "0 heads in layer 0"),
+        ({"head_capacities": (*HEADS[:3], ((14, -1), (0, 2)))}, "-1 for head 1 of layer 0"),
+        ({"head_capacities": (*HEADS[:3], ((15, 0), (0, 2)))}, "15 for head 0 of layer 0"),
+        ({"capacities": (*MOST[:3], (14, 3))}, "capacity 3 for layer 1, 2 for its largest"),
+        ({"mean": 3}, "average 4 per head, more than 3"),
+    ],
+)
+def test_impossible_capacities_by_head_are_refused(changes: dict[str, object], says: str) -> None:
+    with pytest.raises(UserError) as caught:
+        by_head(**changes)  # type: ignore[arg-type]
+    assert says in caught.value.what
+    assert caught.value.rule
+
+
+def test_less_than_the_mean_is_allowed() -> None:
+    budget = resolve(spec(capacities={2: (1, 1), 3: (3, 3), 4: (1, 2)}), SMALL, 2)
+    assert budget.capacities[3] == (1, 2)

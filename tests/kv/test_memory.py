@@ -6,7 +6,7 @@ import json
 
 import pytest
 
-from scalekv.kv.budget import generate
+from scalekv.kv.budget import Budget, generate
 from scalekv.kv.memory import (
     CacheLedger,
     CacheShape,
@@ -106,3 +106,14 @@ def test_no_history_gives_no_division_by_zero() -> None:
     ledger = CacheLedger(schedule, CacheShape(1, 1, 1, 1, 4, 4), "full", None)
     assert ledger.ratio_history == 0.0
     assert ledger.to_dict()["budget"] is None
+
+
+def test_heads_are_counted_one_by_one() -> None:
+    schedule = type(SEVEN).parse("1x1 2x2 3x3 4x4")
+    heads = (((0, 0),), ((1, 0),), ((5, 4),), ((0, 9),))
+    most = ((0,), (1,), (5,), (9,))
+    budget = Budget(schedule, 1, most, 5, head_capacities=heads)
+    assert peak_held_tokens(schedule, 1, budget, heads=2) == 9
+    alike = generate(schedule, 3, [0], 5)
+    assert peak_held_tokens(schedule, 3, alike, heads=4) == 4 * peak_held_tokens(schedule, 3, alike)
+    assert peak_held_tokens(schedule, 3, None, heads=4) == 14 * 12

@@ -1,0 +1,197 @@
+"""Options that several commands share, written once. Knows their names, help and panels; what they
+come to is settled in `choices`."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from scalekv.configs.settings import DEFAULTS
+from scalekv.kv.policy import policy_names
+
+CACHE, SAMPLING, OUTPUT, MACHINE = "Cache", "Sampling", "Output", "Model and machine"
+
+DEFAULTS_NOTE = (
+    "Every default can be set as SCALEKV_MODEL, SCALEKV_NUM_IMAGES and so on, or in a config file "
+    "(lines such as model: emoji; SCALEKV_CONFIG names another one). Options come first, then "
+    "variables, then the file, then the model's preset. scalekv config shows which one holds."
+)
+
+
+def _help(text: str, name: str) -> str:
+    """The help of an option with the default that holds where nobody sets one."""
+    default = DEFAULTS[name] or ("the model's" if name in ("cfg", "tau", "top_p", "pixels") else "")
+    if default in ("", "false"):
+        return text
+    return f"{text} [dim]\\[default: {default}][/dim]"
+
+
+Budget = Annotated[
+    str | None,
+    typer.Option(
+        metavar="BUDGET",
+        help=_help(
+            "What the cache may hold: 10% of the history, 650 tokens per layer, a named "
+            "budget, a .yaml file, or full.",
+            "budget",
+        ),
+        rich_help_panel=CACHE,
+    ),
+]
+Policy = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=_help("What chooses the tokens to keep: " + ", ".join(policy_names()) + ".", "policy"),
+        rich_help_panel=CACHE,
+    ),
+]
+Seed = Annotated[
+    int | None,
+    typer.Option(
+        min=0,
+        metavar="N",
+        help=_help("Seed of the first picture; each further one has the next.", "seed"),
+        rich_help_panel=SAMPLING,
+    ),
+]
+NumImages = Annotated[
+    int | None,
+    typer.Option(
+        "--num-images",
+        "-n",
+        min=1,
+        metavar="N",
+        help=_help("Pictures of each prompt.", "num_images"),
+        rich_help_panel=SAMPLING,
+    ),
+]
+Cfg = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X[,X...]",
+        help=_help(
+            "Guidance: how closely to follow the prompt; one number, or one per scale.", "cfg"
+        ),
+        rich_help_panel=SAMPLING,
+    ),
+]
+Tau = Annotated[
+    str | None,
+    typer.Option(
+        metavar="X[,X...]",
+        help=_help(
+            "Temperature: lower is tidier, higher more varied; one number, or one per scale.",
+            "tau",
+        ),
+        rich_help_panel=SAMPLING,
+    ),
+]
+TopP = Annotated[
+    float | None,
+    typer.Option(
+        min=0.0,
+        max=1.0,
+        metavar="X",
+        help=_help("Nucleus: unlikely bits outside this share are not drawn; 0 is off.", "top_p"),
+        rich_help_panel=SAMPLING,
+    ),
+]
+Negative = Annotated[
+    str | None,
+    typer.Option(metavar="TEXT", help="What to keep away from.", rich_help_panel=SAMPLING),
+]
+Truncate = Annotated[
+    bool | None,
+    typer.Option(
+        "--truncate/--no-truncate",
+        help="Cut prompts beyond 512 tokens instead of refusing them; says what was cut.",
+        show_default=False,
+        rich_help_panel=SAMPLING,
+    ),
+]
+Ratio = Annotated[
+    str | None,
+    typer.Option(metavar="W:H", help=_help("Width to height.", "ratio"), rich_help_panel=SAMPLING),
+]
+Pixels = Annotated[
+    str | None,
+    typer.Option(
+        metavar="CLASS",
+        help=_help("Size: 0.06M, 0.25M, 0.60M or 1M pixels at stride 16.", "pixels"),
+        rich_help_panel=SAMPLING,
+    ),
+]
+Reproducible = Annotated[
+    bool | None,
+    typer.Option(
+        "--reproducible/--no-reproducible",
+        help="The same bits for a seed alone and among others on a GPU too, at the price of "
+        "speed; on a CPU it is always so.",
+        show_default=False,
+        rich_help_panel=SAMPLING,
+    ),
+]
+Model = Annotated[
+    str | None,
+    typer.Option(metavar="NAME", help=_help("Which model.", "model"), rich_help_panel=MACHINE),
+]
+WeightsDir = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help="Folder with the model's files instead of the usual place.",
+        rich_help_panel=MACHINE,
+    ),
+]
+Device = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=_help("auto, cpu, cuda, cuda:1 or mps.", "device"),
+        rich_help_panel=MACHINE,
+    ),
+]
+Dtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=_help("Precision: auto, fp32, bf16 or fp16.", "dtype"),
+        rich_help_panel=MACHINE,
+    ),
+]
+Out = Annotated[
+    str | None,
+    typer.Option(
+        metavar="DIR",
+        help=_help("Folder for pictures and report; nothing in it is overwritten.", "out"),
+        rich_help_panel=OUTPUT,
+    ),
+]
+Json = Annotated[
+    bool,
+    typer.Option(
+        "--json",
+        help="One JSON object on stdout instead of lines; an error is one on stderr.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+Quiet = Annotated[
+    bool | None,
+    typer.Option(
+        "--quiet/--no-quiet",
+        "-q",
+        help="Nothing on stderr but errors.",
+        show_default=False,
+        rich_help_panel=OUTPUT,
+    ),
+]
+Verbose = Annotated[
+    bool,
+    typer.Option(
+        "--verbose",
+        help="Show where a failure happened. [dim]\\[env: SCALEKV_DEBUG][/dim]",
+        rich_help_panel=OUTPUT,
+    ),
+]
