@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
+    from scalekv.infinity_patch.calibrate import Calibration
+    from scalekv.infinity_patch.calibration_plan import CalibrationRequest
 
 
 def check(request: Request, preset: ModelPreset, weights_dir: Path | None) -> None:
@@ -51,6 +53,31 @@ def generate(
     from scalekv.infinity_patch import generate as generate_pictures
 
     return generate_pictures(pipeline, request, on_progress=on_progress)
+
+
+def check_calibration(
+    request: CalibrationRequest, preset: ModelPreset, weights_dir: Path | None
+) -> None:
+    """Refuses a calibration that can be known to fail without reading weights; imports no torch.
+
+    Raises:
+        UserError: the first thing found wrong.
+    """
+    from scalekv.infinity_patch.calibration_plan import check_calibration as check_request
+
+    check_request(request, preset, weights_dir)
+
+
+def calibrate(
+    pipeline: Pipeline,
+    request: CalibrationRequest,
+    on_progress: Callable[[Progress], None],
+    on_picture: Callable[[Picture], None],
+) -> Calibration:
+    """What attention looks like on the request's prompts, and what follows."""
+    from scalekv.infinity_patch.calibrate import calibrate as measure
+
+    return measure(pipeline, request, on_progress=on_progress, on_picture=on_picture)
 
 
 def peak_memory(pipeline: Pipeline) -> dict[str, int]:

@@ -11,6 +11,9 @@ import typer
 from rich.console import Console
 
 from scalekv.cli import errors
+from scalekv.cli.calibrate import EPILOG as CALIBRATE_EPILOG
+from scalekv.cli.calibrate import HELP as CALIBRATE_HELP
+from scalekv.cli.calibrate import calibrate
 from scalekv.cli.download import EPILOG as DOWNLOAD_EPILOG
 from scalekv.cli.download import HELP as DOWNLOAD_HELP
 from scalekv.cli.download import download
@@ -55,6 +58,7 @@ def _program(
 
 app.command(help=HELP, epilog=EPILOG, no_args_is_help=True)(generate)
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
+app.command(help=CALIBRATE_HELP, epilog=CALIBRATE_EPILOG)(calibrate)
 app.add_typer(models)
 
 

@@ -73,5 +73,7 @@ def _plain(drafters: Drafters) -> object:
 
 
 def _line(key: str, value: object) -> str:
-    text = yaml.safe_dump({key: value}, default_flow_style=None, width=10**6, allow_unicode=True)
-    return text.rstrip("\n")
+    """One line of YAML; collections within brackets."""
+    flow = isinstance(value, list | dict)
+    text = yaml.safe_dump(value, default_flow_style=flow, width=10**6, allow_unicode=True)
+    return f"{key}: " + text.removesuffix("\n").removesuffix("\n...")

@@ -116,25 +116,27 @@ class AttentionStatistics:
     that keeps everything.
 
     Holds a few numbers per layer, head and pair of scales, whatever the size of the pictures. A
-    picture that was broken off does not count.
+    picture that was broken off does not count; pictures generated in one batch count as one.
 
     Args:
         schedule: of all pictures.
+        layers: of the model.
         top: K', see `layer_attention`.
         halves: guidance halves in a call, 2 or 1.
         conditional: measure the first half of the sequences alone.
     """
 
-    def __init__(self, schedule: Schedule, top: int, *, halves: int, conditional: bool) -> None:
+    def __init__(
+        self, schedule: Schedule, layers: int, top: int, *, halves: int, conditional: bool
+    ) -> None:
         self.schedule = schedule
+        self.layers = layers
         self.top = top
         self._parts = halves if conditional else 1
         self._now: dict[tuple[int, int], LayerAttention] = {}
-        self._mass: Numbers | None = None
+        self._mass: Numbers | None = None  # sums over the pictures
         self._entropy: Numbers | None = None
-        self._own: list[Numbers] = []
-        self._top: list[Numbers] = []
-        self._focus: list[Numbers] = []
+        self._each: list[Numbers] = []  # own, top, focus of each picture: (3, K, N, H)
 
     def __call__(self, layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor) -> None:
         """Measures one attention call; see `scalekv.kv.caches.Observer`."""
@@ -143,37 +145,34 @@ class AttentionStatistics:
             self._now.clear()
         count = len(q) // self._parts
         self._now[scale, layer] = layer_attention(q[:count], k[:count], schedule, scale, self.top)
+        if len(self._now) == len(schedule) * self.layers:
+            self._end_picture()
 
-    def end_picture(self) -> None:
-        """Counts the picture that was just generated."""
-        scales = len(self.schedule)
-        layers = len(self._now) // scales
-        heads = len(self._now[0, 0].top)
-        assert len(self._now) == scales * layers, "the picture is not whole"
-        mass = np.zeros((scales, scales, layers, heads))
-        top, focus, entropy = np.zeros((3, scales, layers, heads))
+    def means(self) -> AttentionMeans:
+        """Of all whole pictures so far; at least one."""
+        assert self._mass is not None, "no picture was measured"
+        assert self._entropy is not None
+        own, top, focus = np.stack(self._each, axis=1)
+        return AttentionMeans(
+            schedule=self.schedule,
+            mass=self._mass / len(self._each),
+            own=own,
+            top=top,
+            focus=focus,
+            entropy=self._entropy / len(self._each),
+        )
+
+    def _end_picture(self) -> None:
+        scales, heads = len(self.schedule), len(self._now[0, 0].top)
+        mass = np.zeros((scales, scales, self.layers, heads))
+        own, top, focus, entropy = np.zeros((4, scales, self.layers, heads))
         for (scale, layer), seen in self._now.items():
             mass[scale, : scale + 1, layer] = seen.mass.T.cpu().numpy()
+            own[scale, layer] = mass[scale, scale, layer]
             top[scale, layer] = seen.top.cpu().numpy()
             focus[scale, layer] = seen.focus.cpu().numpy()
             entropy[scale, layer] = seen.entropy.cpu().numpy()
         self._now.clear()
         self._mass = mass if self._mass is None else self._mass + mass
         self._entropy = entropy if self._entropy is None else self._entropy + entropy
-        self._own.append(np.stack([mass[scale, scale] for scale in range(scales)]))
-        self._top.append(top)
-        self._focus.append(focus)
-
-    def means(self) -> AttentionMeans:
-        """Of all pictures so far; at least one."""
-        assert self._mass is not None, "no picture was measured"
-        assert self._entropy is not None
-        pictures = len(self._own)
-        return AttentionMeans(
-            schedule=self.schedule,
-            mass=self._mass / pictures,
-            own=np.stack(self._own),
-            top=np.stack(self._top),
-            focus=np.stack(self._focus),
-            entropy=self._entropy / pictures,
-        )
+        self._each.append(np.stack((own, top, focus)))

@@ -22,6 +22,11 @@ def selectivity(own: Numbers, top: Numbers) -> Numbers:
     each a mean over queries first. High: a refiner. Low: a drafter, which spreads its attention.
     NaN at scale 0, before which there is nothing.
 
+    As the attention on all scales is 1, the product is at most 1/4 and falls towards 0 where a
+    head looks at the current map alone: the index takes the most decided refiners for drafters.
+    With that sum as a share of the attention on earlier scales (`AttentionMeans.focus` for `top`)
+    it rises with both factors.
+
     Args:
         own, top: (P, K, N, H) means over the queries of each of P pictures.
     """
