@@ -47,6 +47,7 @@ class Options:
     device: str | None = None
     weights_dir: str | None = None
     reproducible: bool | None = None
+    batch_size: str | None = None
     quiet: bool | None = None
 
 
@@ -100,6 +101,7 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
         raise UserError(
             "the output folder has no name", where=out.origin, fix="name one, or leave it out"
         )
+    reproducible = settings.get("reproducible", options.reproducible)
     negative = settings.get("negative", options.negative).value or None
     for prompt in (*options.prompts, negative or ""):
         _check_readable(prompt)
@@ -117,7 +119,8 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
             pixels=settings.get("pixels", options.pixels).value or None,
             negative=negative,
             truncate=settings.get("truncate", options.truncate).flag(),
-            reproducible=settings.get("reproducible", options.reproducible).flag(),
+            batch_size=_batch_size(settings.get("batch_size", options.batch_size)),
+            reproducible=reproducible.flag() if reproducible.value else None,
         ),
         preset=preset,
         model=model,
@@ -147,6 +150,12 @@ def _numbers(setting: Setting) -> float | tuple[float, ...] | None:
             fix="3, or 1,2,3,3,3,3,3",
         ) from None
     return values[0] if len(values) == 1 else values
+
+
+def _batch_size(setting: Setting) -> int | str:
+    from scalekv.infinity_patch.request import AUTO
+
+    return AUTO if setting.value == AUTO else setting.count(least=1)
 
 
 def _number(setting: Setting) -> float | None:

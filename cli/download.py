@@ -76,7 +76,7 @@ def download(
         display.say(
             f"{preset.name}: {human_bytes(to_fetch)} of {human_bytes(plan.total)} to fetch"
             if to_fetch
-            else f"{preset.name}: everything is here already"
+            else f"{preset.name}: everything is here already" + _unasked()
         )
         try:
             paths = fetch(plan, on_progress=display.show)
@@ -109,6 +109,12 @@ def _absolute(name: str) -> object:
     return Path(name).expanduser().absolute()
 
 
+def _unasked() -> str:
+    from huggingface_hub import constants
+
+    return " (offline mode: the hub was not asked)" if constants.HF_HUB_OFFLINE else ""
+
+
 def _facts(plan: Plan) -> dict[str, Any]:
     return {
         "model": plan.preset.name,
@@ -138,7 +144,7 @@ def _print_plan(plan: Plan) -> None:
         print(f"{human_bytes(file.size):>10}  {file.part.repo}/{file.name}{here}")
     print(
         f"{human_bytes(plan.total):>10}  in all, {human_bytes(plan.to_fetch)} to fetch "
-        f"into {plan.cache}"
+        f"into {plan.cache}{_unasked()}"
     )
 
 

@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from scalekv.infinity_patch.calibration_plan import CalibrationRequest
 
 
-def check(request: Request, preset: ModelPreset, weights_dir: Path | None) -> None:
+def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype: str) -> None:
     """Refuses what can be known to fail without reading weights; imports no torch.
 
     Raises:
@@ -28,7 +28,7 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None) -> No
     """
     from scalekv.infinity_patch import check as check_request
 
-    check_request(request, preset, weights_dir)
+    check_request(request, preset, weights_dir, dtype)
 
 
 def load(preset: ModelPreset, device: str, dtype: str, weights_dir: Path | None) -> Pipeline:
@@ -47,12 +47,17 @@ def load(preset: ModelPreset, device: str, dtype: str, weights_dir: Path | None)
 
 
 def generate(
-    pipeline: Pipeline, request: Request, on_progress: Callable[[Progress], None]
+    pipeline: Pipeline,
+    request: Request,
+    on_progress: Callable[[Progress], None],
+    on_smaller_batch: Callable[[int], None],
 ) -> Iterator[Picture]:
     """The pictures, each as soon as it is done."""
     from scalekv.infinity_patch import generate as generate_pictures
 
-    return generate_pictures(pipeline, request, on_progress=on_progress)
+    return generate_pictures(
+        pipeline, request, on_progress=on_progress, on_smaller_batch=on_smaller_batch
+    )
 
 
 def check_calibration(

@@ -49,6 +49,7 @@ def generate(
     ratio: given.Ratio = None,
     pixels: given.Pixels = None,
     reproducible: given.Reproducible = None,
+    batch_size: given.BatchSize = None,
     model: given.Model = None,
     weights_dir: given.WeightsDir = None,
     device: given.Device = None,
@@ -84,6 +85,7 @@ def generate(
         device=device,
         weights_dir=weights_dir,
         reproducible=reproducible,
+        batch_size=batch_size,
         quiet=quiet,
     )
     Run(choose(options), stderr(), json=json).execute()

@@ -78,7 +78,7 @@ def show(name: Name, json: Json = False) -> None:
         print(f"  {label:13} {text}")
 
 
-@models.command("verify", help="Read the files of NAME and compare them with the hub's hashes.")
+@models.command("verify", help="Read the files of NAME and compare them with their hashes.")
 def verify(name: Name, json: Json = False) -> None:
     """Refused, with exit code 2, where a file is damaged."""
     from scalekv.cli.errors import stderr
@@ -104,11 +104,16 @@ def verify(name: Name, json: Json = False) -> None:
             print(f"{verdict.value:11}  {path}")
     damaged = [path for path, verdict in verdicts if verdict is Verdict.DAMAGED]
     if damaged:
+        fix = "put a whole copy in its place"
+        if preset.downloadable:
+            fix = f"scalekv models remove {name} --yes, then scalekv download {name}"
+        elif preset.built_in:
+            fix = "install scalekv again: this model comes with it"
         raise UserError(
             f"{preset.name}: {damaged[0].name} is damaged",
             where=str(damaged[0]),
-            rule="a file has the hash it is kept under",
-            fix=f"scalekv models remove {name} --yes, then scalekv download {name}",
+            rule="a file has the hash it is kept or listed under",
+            fix=fix,
         )
 
 

@@ -32,8 +32,8 @@ Budget = Annotated[
     typer.Option(
         metavar="BUDGET",
         help=_help(
-            "What the cache may hold: 10% of the history, 650 tokens per layer, a named "
-            "budget, a .yaml file, or full.",
+            "What the cache may hold: 10% of the history, 650 tokens per layer, 1.5GiB, a "
+            "named budget, a .yaml file, or full.",
             "budget",
         ),
         rich_help_panel=CACHE,
@@ -127,10 +127,22 @@ Reproducible = Annotated[
     bool | None,
     typer.Option(
         "--reproducible/--no-reproducible",
-        help="The same bits for a seed alone and among others on a GPU too, at the price of "
-        "speed; on a CPU it is always so.",
+        help="One picture at a time, so that a seed gives the same bits alone and among others "
+        "whatever --batch-size says. [dim]\\[default: on a CPU][/dim]",
         show_default=False,
         rich_help_panel=SAMPLING,
+    ),
+]
+BatchSize = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        help=_help(
+            "Pictures that go through the model together; auto is what free GPU memory takes, "
+            "and 1 on a CPU. Halved where memory runs out.",
+            "batch_size",
+        ),
+        rich_help_panel=MACHINE,
     ),
 ]
 Model = Annotated[

@@ -66,8 +66,10 @@ class Display:
             self.note(text)
 
     def scale_done(self, progress: Progress) -> None:
-        """One more scale of a picture."""
-        picture = f"picture {progress.picture + 1}/{progress.pictures}"
+        """One more scale of a picture, or of several that are made together."""
+        first, last = progress.picture + 1, progress.picture + progress.together
+        which = f"picture {first}" if first == last else f"pictures {first}-{last}"
+        picture = f"{which}/{progress.pictures}"
         done = progress.scale + 1
         scale = f"scale {done}/{progress.scales}"
         held = f"cache {human_bytes(progress.held_bytes)}"
@@ -82,6 +84,10 @@ class Display:
         said = prompt if len(prompt) <= 60 else prompt[:59] + "…"
         self.note(f"picture {index + 1}/{pictures}  {seconds:.1f} s  {' '.join(said.split())}")
         self._said = time.monotonic()
+
+    def smaller_batch(self, size: int) -> None:
+        """Memory ran out with more pictures at once than `size`."""
+        self.note(f"memory ran out: {size} at a time from now on")
 
     def clear(self) -> None:
         """Takes the moving line away."""

@@ -24,7 +24,7 @@ from scalekv.cli.progress import Display
 from scalekv.cli.report import largest_cache, memory_report, print_table
 
 if TYPE_CHECKING:
-    from scalekv.infinity_patch import Picture, Pipeline
+    from scalekv.infinity_patch import Picture, Pipeline, Request
 
 
 @dataclass
@@ -54,7 +54,7 @@ class Run:
         """
         choices = self.choices
         try:
-            engine.check(choices.request, choices.preset, choices.weights_dir)
+            engine.check(choices.request, choices.preset, choices.weights_dir, choices.dtype)
         except KeyboardInterrupt:
             raise Interrupted(0, "") from None
         folder = OutputFolder(choices.out)
@@ -66,6 +66,7 @@ class Run:
                 pipeline = engine.load(
                     choices.preset, choices.device, choices.dtype, choices.weights_dir
                 )
+                tell_of_batches(choices.request, pipeline, display)
                 self.load_seconds = time.perf_counter() - self._started
                 self._generate(pipeline, folder, display)
         except KeyboardInterrupt:
@@ -77,7 +78,9 @@ class Run:
 
     def _generate(self, pipeline: Pipeline, folder: OutputFolder, display: Display) -> None:
         outcome = "failed"
-        pictures = engine.generate(pipeline, self.choices.request, display.scale_done)
+        pictures = engine.generate(
+            pipeline, self.choices.request, display.scale_done, display.smaller_batch
+        )
         try:
             for picture in pictures:
                 with interrupts_wait():
@@ -176,6 +179,16 @@ class Run:
         except BrokenPipeError:
             self._pipe_closed = True
             silence_stdout()
+
+
+def tell_of_batches(request: Request, pipeline: Pipeline, display: Display) -> None:
+    """Says so where a batch size was asked for that is not used."""
+    from scalekv.infinity_patch.request import one_at_a_time
+
+    asked = request.batch_size
+    if isinstance(asked, int) and asked > 1 and one_at_a_time(request, pipeline.device.type):
+        why = "--reproducible" if request.reproducible else "on a CPU --no-reproducible changes it"
+        display.note(f"one picture at a time, for the same bits as alone ({why})")
 
 
 def silence_stdout() -> None:

@@ -10,7 +10,7 @@ from typing import Any
 
 import yaml
 
-from scalekv.kv.budget import WINDOW, BudgetSpec, resolve
+from scalekv.kv.budget import WAYS, WINDOW, BudgetSpec, resolve
 from scalekv.kv.drafters import Drafters, drafters_by_scale
 from scalekv.kv.errors import UserError, close_matches
 from scalekv.kv.schedule import Schedule
@@ -86,8 +86,7 @@ def _named(name: str, model: str | None) -> Path:
     raise UserError(
         f"there is no budget named {name!r}" + (f" for {model}" if model else ""),
         where="budget",
-        rule="full, a percentage (10%), mean tokens per layer (650), a name or a .yaml file"
-        + (f"; {name} was made for {' and '.join(made_for)}" if made_for else ""),
+        rule=WAYS + (f"; {name} was made for {' and '.join(made_for)}" if made_for else ""),
         fix=fix,
     )
 

@@ -24,6 +24,9 @@ FOLDER = Path(__file__).parent / "models"
 NO_REPO = "none"
 """`repo` of a size that was described but never released: its weights can only be one's own."""
 
+DTYPES = ("auto", "fp32", "bf16", "fp16")
+"""Precisions a preset may name."""
+
 PIXELS = ("0.06M", "0.25M", "0.60M", "1M")
 """Pixel classes a preset may name."""
 
@@ -73,7 +76,8 @@ class ModelPreset:
     """One model: its parts belong together and are never mixed with another preset's.
 
     pixels: pixel class it was trained for; ratios: width:height it was trained for, () for all;
-    sizes: None where nothing is to be fetched.
+    sizes: None where nothing is to be fetched; dtype: precision of the blocks, "auto" for the
+    device's usual one.
     """
 
     name: str
@@ -86,6 +90,7 @@ class ModelPreset:
     ratios: tuple[str, ...]
     files: ModelFiles
     sizes: Sizes | None = None
+    dtype: str = "auto"
 
     @property
     def built_in(self) -> bool:
@@ -181,6 +186,13 @@ def _check(preset: ModelPreset, where: str) -> None:
             where=f"{where}, key pixels",
             rule="one of " + ", ".join(PIXELS),
             fix=close_matches(preset.pixels, PIXELS),
+        )
+    if preset.dtype not in DTYPES:
+        raise UserError(
+            f"no dtype {preset.dtype!r}",
+            where=f"{where}, key dtype",
+            rule="one of " + ", ".join(DTYPES),
+            fix=close_matches(preset.dtype, DTYPES),
         )
     for key, fine, rule in (
         ("tau", sampling.tau > 0, "above 0"),

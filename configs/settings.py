@@ -36,7 +36,8 @@ DEFAULTS: dict[str, str] = {
     "truncate": "false",
     "ratio": "1:1",
     "pixels": "",
-    "reproducible": "false",
+    "reproducible": "",
+    "batch_size": "auto",
     "out": "out",
     "quiet": "false",
 }

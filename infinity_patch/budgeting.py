@@ -9,12 +9,23 @@ from collections.abc import Callable
 
 from scalekv.configs.budgets import default_budget, load_budget
 from scalekv.configs.models import ModelPreset, list_models, model_named
-from scalekv.kv.budget import Budget, BudgetRequest, BudgetSpec, Drafters, parse_budget, resolve
+from scalekv.kv.budget import (
+    Budget,
+    BudgetRequest,
+    BudgetSpec,
+    BytesOf,
+    Drafters,
+    parse_budget,
+    resolve,
+)
 from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
 
 BudgetLike = str | int | Budget | BudgetSpec | BudgetRequest
-"""A budget as people give it: "10%", "650", "full", a name, a file; or an object."""
+"""A budget as people give it: "10%", "650", "1.5GiB", "full", a name, a file; or an object."""
+
+Made = Budget | Callable[[BytesOf], Budget]
+"""A budget; or, where it depends on the bytes that tokens take, what makes it of those."""
 
 
 def preset_like(depth: int, width: int, heads: int) -> ModelPreset | None:
@@ -26,10 +37,16 @@ def preset_like(depth: int, width: int, heads: int) -> ModelPreset | None:
     return None
 
 
+def in_bytes(budget: BudgetLike | None) -> bool:
+    """Whether a budget says how many bytes, so that batch and dtype decide how many tokens."""
+    asked = parse_budget(budget) if isinstance(budget, str | int) else budget
+    return isinstance(asked, BudgetRequest) and asked.nbytes is not None
+
+
 def budget_maker(
     budget: BudgetLike, layers: int, model: str | None, drafters: Drafters | None
-) -> Callable[[Schedule], Budget]:
-    """What turns a schedule into its budget.
+) -> Callable[[Schedule], Made]:
+    """What turns a schedule into its budget, or into what makes the budget of a token's bytes.
 
     `model` is the preset's name, whose drafters are used where neither `drafters` nor the budget
     names any; an unknown model gets a uniform budget, and the budget's origin says so.
@@ -54,7 +71,11 @@ def budget_maker(
         if known is not None:
             origin = f"drafters of {model}: {known.provenance}"
     request, given = asked, drafters
-    return lambda schedule: resolve(request, schedule, layers, given, origin=origin)
+    if request.nbytes is None:
+        return lambda schedule: resolve(request, schedule, layers, given, origin=origin)
+    return lambda schedule: (
+        lambda bytes_of: resolve(request, schedule, layers, given, origin=origin, bytes_of=bytes_of)
+    )
 
 
 def _checked(budget: Budget, schedule: Schedule, layers: int) -> Budget:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import errno
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -20,9 +20,11 @@ from scalekv.infinity_patch.hub import (
     ModelPaths,
     Part,
     hub_cache,
+    missing_files,
     model_files,
     parts_of,
     repo_folder,
+    snapshot,
 )
 from scalekv.infinity_patch.hub_files import Checksum, name_in_cache, partial_file, point_to
 from scalekv.infinity_patch.transfer import Damaged, DownloadRefused, listing, transfer
@@ -108,6 +110,8 @@ def plan_download(
 ) -> Plan:
     """Asks the hub what a preset's files are; fetches none of them.
 
+    In offline mode the hub is not asked: where everything is on this machine, that is the plan.
+
     Args:
         cache: folder of the hub's cache; None takes the one of HF_HOME and HF_HUB_CACHE.
         endpoint: address of the hub; None takes HF_ENDPOINT's.
@@ -121,6 +125,9 @@ def plan_download(
     if not preset.downloadable:
         _nothing_to_fetch(preset)
     endpoint = endpoint or constants.ENDPOINT
+    place = cache or hub_cache()
+    if constants.HF_HUB_OFFLINE and not any(missing_files(part, place) for part in parts):
+        return Plan(preset, place, endpoint, tuple(_files_here(parts, place)))
     listings: dict[tuple[str, str], tuple[str, list[HubFile]]] = {}
     files: list[HubFile] = []
     for part in parts:
@@ -136,7 +143,19 @@ def plan_download(
         ]
         _check_complete(part, chosen, [file.name for file in all_files])
         files += chosen
-    return Plan(preset, cache or hub_cache(), endpoint, tuple(files))
+    return Plan(preset, place, endpoint, tuple(files))
+
+
+def _files_here(parts: Iterable[Part], cache: Path) -> Iterator[HubFile]:
+    """The files of complete parts, as the cache has them."""
+    for part in parts:
+        root = snapshot(part.repo, part.revision, cache)
+        assert root is not None, "the part is complete"
+        for path in sorted(path for path in root.rglob("*") if path.is_file()):
+            name = path.relative_to(root).as_posix()
+            if part.wants(name):
+                checksum = Checksum.of_cached(path) or Checksum.of_content(path)
+                yield HubFile(part, root.name, name, path.stat().st_size, checksum)
 
 
 def download(

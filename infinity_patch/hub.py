@@ -16,6 +16,10 @@ from scalekv.kv.errors import UserError
 BUILT_IN = Path(__file__).parent / "weights"
 INDEX = ".safetensors.index.json"
 """How the name of a file ends that lists shards."""
+BIN_INDEX = ".bin.index.json"
+"""The same of shards in PyTorch's format, which are read and never fetched."""
+OWN_NAMES = ("transformer", "vae")
+"""What files in a folder of one's own may be called as well: NAME.safetensors or a folder NAME."""
 TEXT_NEEDS = ("config.json", "tokenizer.json")
 """What a text encoder's folder has besides its weights."""
 
@@ -138,8 +142,9 @@ def model_files(
 ) -> ModelPaths:
     """The files of a preset: in `weights_dir`, else in the package, else in the hub's cache.
 
-    A text encoder that is not in `weights_dir`, under its own name or its repository's, is taken
-    from the hub's cache where it has a repository of its own.
+    In `weights_dir` the transformer and the VAE may also be called transformer and vae, as
+    safetensors files or folders of shards. A text encoder that is not in it, under its own name or
+    its repository's, is taken from the hub's cache where it has a repository of its own.
 
     Raises:
         WeightsMissing: one is not there.
@@ -166,7 +171,11 @@ def model_files(
         assert repo is not None
         text_folder = repo / files.text_encoder if text is None else text
         return ModelPaths(repo / files.transformer, repo / files.vae, text_folder)
-    paths = ModelPaths(root / files.transformer, root / files.vae, _text(preset, root, cache))
+    named = [root / files.transformer, root / files.vae]
+    if weights_dir is not None:
+        named = [_own(weights_dir, path, own) for path, own in zip(named, OWN_NAMES, strict=True)]
+    transformer, vae = named
+    paths = ModelPaths(transformer, vae, _text(preset, root, cache))
     for path in (paths.transformer, paths.vae):
         if missing := _missing_weights(path):
             raise _missing(preset, [path.name + rest for rest in missing], weights_dir)
@@ -175,6 +184,14 @@ def model_files(
         names = [paths.text_encoder.name] if whole else missing
         raise _missing(preset, names, weights_dir)
     return paths
+
+
+def _own(folder: Path, path: Path, name: str) -> Path:
+    """A file in a folder as its preset calls it, or else as `scalekv convert` does."""
+    if not path.is_relative_to(folder):
+        path = folder / path.name  # of a preset whose own files have absolute names
+    there = (path, folder / f"{name}.safetensors", folder / name)
+    return next((candidate for candidate in there if candidate.exists()), path)
 
 
 def _text(preset: ModelPreset, root: Path, cache: Path | None) -> Path:
@@ -204,13 +221,13 @@ def _missing_weights(path: Path) -> list[str]:
         return []
     if not path.is_dir():
         return [""]
-    if any(path.glob("*" + INDEX)):
+    if any(path.glob("*" + INDEX)) or any(path.glob("*" + BIN_INDEX)):
         return [f"/{name}" for name in _missing_shards(path)]
     return [] if any(path.glob("*.safetensors")) else ["/model" + INDEX]
 
 
 def _missing_shards(folder: Path) -> Iterator[str]:
-    indexes = sorted(folder.glob("*" + INDEX))
+    indexes = sorted(folder.glob("*" + INDEX)) or sorted(folder.glob("*" + BIN_INDEX))
     if not indexes:
         yield "model" + INDEX
     for index in indexes:

@@ -54,6 +54,13 @@ class Checksum:
         return hasher.hexdigest() == self.digest
 
     @staticmethod
+    def of_content(path: Path) -> Checksum:
+        """The SHA-256 of a file; reads all of it."""
+        hasher = hashlib.sha256()
+        read_into(hasher, path)
+        return Checksum(hasher.hexdigest())
+
+    @staticmethod
     def of_cached(pointer: Path) -> Checksum | None:
         """The hash a file in the cache is kept under; None where links cannot be made."""
         name = pointer.resolve().name

@@ -1,30 +1,28 @@
-"""From a preset and its files to a pipeline, with no second copy of the weights in memory."""
+"""From a preset and its files to a pipeline, with no second copy of the weights in memory.
+
+All files are opened and checked by names and shapes before anything is allocated; then every
+tensor is read once, into the dtype and onto the device it is used in.
+"""
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.infinity_patch.autoencoder import Autoencoder
-from scalekv.infinity_patch.checkpoint import WeightsDamaged, open_checkpoint
+from scalekv.infinity_patch.checkpoint import Checkpoint, open_checkpoint
+from scalekv.infinity_patch.fitting import UNCONDITIONAL, check_fits, skeletons, unconditional_rows
 from scalekv.infinity_patch.hub import model_files
-from scalekv.infinity_patch.text import TextEncoder
+from scalekv.infinity_patch.placement import Placement, check_device, check_dtype
+from scalekv.infinity_patch.text import TextEncoder, check_text_encoder
 from scalekv.infinity_patch.transformer import Infinity
 from scalekv.kv.errors import UserError
 
-# buffers that published checkpoints may carry and that follow from the architecture
-NOT_NEEDED = (
-    "zero_k_bias",
-    "lfq.mask",
-    "lvl_1L",
-    "attn_bias_for_masking",
-    "Infinity_visible_kvlen",
-    "Infinity_invisible_qlen",
-)
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -48,36 +46,64 @@ def load(
     device: str = "auto",
     dtype: str = "auto",
     weights_dir: str | Path | None = None,
+    placement: Placement | None = None,
 ) -> Pipeline:
     """Load a model.
 
     Args:
         model: the name of a preset, or one.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
-        dtype: of the matrix products inside the blocks: "auto" (bf16 on CUDA, fp32 elsewhere),
-            "fp32", "bf16". What surrounds the blocks stays in float32.
+        dtype: of the matrix products inside the blocks: "auto" (the preset's own, else bf16 on
+            CUDA and fp32 elsewhere), "fp32", "bf16", "fp16". What surrounds the blocks stays in
+            float32.
         weights_dir: a folder with the preset's files instead of the usual place.
+        placement: what is kept off the device; by default everything is on it.
 
     Raises:
         UserError: missing, damaged or foreign weights, or a device that is not there.
     """
     preset = model if isinstance(model, ModelPreset) else model_named(model)
-    place = _device(device)
-    precision = _dtype(dtype, place)
+    choice = placement or Placement()
+    place = device_named(device, "--device")
+    precision = _precision(dtype, preset, place)
+    text_place = (
+        place if choice.text_device == "auto" else device_named(choice.text_device, "--text-device")
+    )
+    text_precision = _text_precision(choice.text_dtype, text_place)
+    if choice.offload and place.type == "cpu":
+        raise UserError(
+            "nothing can be kept off a device that is the host itself",
+            where="--offload",
+            rule="the blocks stay in host memory and are sent to a device with its own",
+            fix="leave --offload out, or name a device: --device cuda",
+        )
     folder = None if weights_dir is None else Path(weights_dir)
     paths = model_files(preset, folder)
-    with torch.device("meta"):
-        transformer = Infinity(preset.transformer, preset.tokenizer.token_bits)
-        vae = Autoencoder(preset.tokenizer)
-    inside = {id(p) for p in transformer.block_chunks.parameters()}
-    dtypes = {
-        name: precision if id(p) in inside else torch.float32
-        for name, p in transformer.named_parameters()
-    }
-    _fill(transformer, paths.transformer, dtypes, place, preset.name)
-    _fill(vae, paths.vae, {}, place, preset.name)
+    # 1. what the files should hold, without a byte of it
+    transformer, vae = skeletons(preset)
+    with ExitStack() as stack:
+        # 2. whether they do
+        transformer_file = stack.enter_context(open_checkpoint(paths.transformer))
+        vae_file = stack.enter_context(open_checkpoint(paths.vae))
+        check_fits(transformer, transformer_file, preset, "transformer")
+        check_fits(vae, vae_file, preset, "VAE")
+        check_text_encoder(paths.text_encoder, preset)
+        # 3. the tensors
+        inside = {id(p) for p in transformer.block_chunks.parameters()}
+        host = torch.device("cpu")
+        for name, parameter in transformer.named_parameters():
+            block = id(parameter) in inside
+            wanted = precision if block else torch.float32
+            where = host if block and choice.offload else place
+            _set(transformer, name, _read(transformer_file, name, wanted, where, parameter))
+        for name, parameter in vae.named_parameters():
+            _set(vae, name, _read(vae_file, name, torch.float32, place, parameter))
     text = TextEncoder(
-        paths.text_encoder, place, torch.float16 if place.type == "cuda" else torch.float32
+        paths.text_encoder,
+        text_place,
+        text_precision,
+        features_on=place,
+        keep=choice.keep_text_encoder,
     )
     return Pipeline(
         preset=preset,
@@ -95,46 +121,29 @@ def load(
     )
 
 
-def _fill(
-    module: nn.Module,
-    path: Path,
-    dtypes: dict[str, torch.dtype],
-    device: torch.device,
-    name: str,
-) -> None:
-    """Give a module on the meta device its tensors, each read once in its final dtype."""
-    expected = {n: tuple(p.shape) for n, p in module.named_parameters()}
-    with open_checkpoint(path) as checkpoint:
-        _check_shapes(expected, checkpoint.shapes, path, name)
-        state = {n: checkpoint.read(n).to(device, dtypes.get(n, torch.float32)) for n in expected}
-    module.load_state_dict(state, assign=True, strict=True)
+def _read(
+    file: Checkpoint, name: str, dtype: torch.dtype, device: torch.device, like: Tensor
+) -> Tensor:
+    tensor = file.take(name, dtype, device)
+    if name == UNCONDITIONAL:
+        return unconditional_rows(tensor, len(like))
+    return tensor
 
 
-def _check_shapes(
-    expected: dict[str, tuple[int, ...]],
-    found: dict[str, tuple[int, ...]],
-    path: Path,
-    name: str,
-) -> None:
-    problems = []
-    for tensor, shape in expected.items():
-        if tensor not in found:
-            problems.append(f"{tensor} is missing, {name} needs {shape}")
-        elif found[tensor] != shape:
-            problems.append(f"{tensor} has shape {found[tensor]}, {name} needs {shape}")
-    for tensor in found:
-        if tensor not in expected and not tensor.endswith(NOT_NEEDED):
-            problems.append(f"{tensor} is in the file and not in {name}")
-    if problems:
-        raise WeightsDamaged(
-            problems[0],
-            where=str(path),
-            rule="a preset's transformer, VAE and text encoder belong together",
-            fix=f"use the files of {name}, or name the model these files belong to",
-        )
+def _set(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Puts a tensor in the place of a parameter on the meta device."""
+    owner, _, last = name.rpartition(".")
+    parameter = nn.Parameter(tensor, requires_grad=False)
+    module.get_submodule(owner).register_parameter(last, parameter)
 
 
-def _device(name: str) -> torch.device:
+def device_named(name: str, where: str) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        UserError: it is not, or torch was built without it.
+    """
+    check_device(name, where)
     if name == "auto":
         name = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -143,18 +152,46 @@ def _device(name: str) -> torch.device:
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         raise UserError(
             f"there is no device {name!r} here",
-            where="--device",
+            where=where,
             rule="auto, cpu, cuda, cuda:N or mps, as this machine and this torch have it",
-            fix="--device cpu",
+            fix=f"{where} cpu",
         ) from error
     return device
 
 
-def _dtype(name: str, device: torch.device) -> torch.dtype:
+def _precision(name: str, preset: ModelPreset, device: torch.device) -> torch.dtype:
+    check_dtype(name, "--dtype")
     if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in DTYPES:
+        name = preset.dtype
+    if name == "auto":
+        name = "bf16" if device.type == "cuda" else "fp32"
+    return _usable(DTYPES[name], device, "--dtype")
+
+
+def _text_precision(name: str, device: torch.device) -> torch.dtype:
+    check_dtype(name, "--text-dtype")
+    if name == "auto":
+        name = "fp16" if device.type == "cuda" else "fp32"  # fp16: as published
+    if name == "fp16" and device.type == "cpu":
         raise UserError(
-            f"no dtype {name!r}", where="--dtype", rule="auto, " + ", ".join(DTYPES), fix="auto"
+            "the text encoder does not run in fp16 on a CPU",
+            where="--text-dtype",
+            rule="fp32 or bf16 on a CPU",
+            fix="--text-dtype bf16",
         )
-    return DTYPES[name]
+    return _usable(DTYPES[name], device, "--text-dtype")
+
+
+def _usable(dtype: torch.dtype, device: torch.device, where: str) -> torch.dtype:
+    """The dtype, if the device multiplies matrices in it."""
+    try:
+        square = torch.ones(2, 2, dtype=dtype, device=device)
+        torch.mm(square, square)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise UserError(
+            f"{device} does not compute in {str(dtype).removeprefix('torch.')}",
+            where=where,
+            rule=(str(error).splitlines() or [""])[0],
+            fix=f"{where} fp32",
+        ) from error
+    return dtype

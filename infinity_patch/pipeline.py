@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import version
@@ -13,13 +13,16 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from scalekv.infinity_patch.batching import batch_size_of, free_memory, out_of_memory
 from scalekv.infinity_patch.loader import Pipeline
 from scalekv.infinity_patch.patch import caches_of, patched
 from scalekv.infinity_patch.request import (
     DEFAULT_POLICY,
     Request,
     budget_of,
-    check,
+    check_lengths,
+    check_values,
+    fixed_batch,
     per_scale,
     schedule_of,
 )
@@ -36,24 +39,32 @@ from scalekv.kv.caches import Caches
 from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
 
+AHEAD = 64  # pictures whose prompts are encoded in one go; the features of thousands need memory
+
 
 @dataclass(frozen=True)
 class Progress:
-    """How far a generation is: picture and scale from 0, the latter just done."""
+    """How far a generation is: picture and scale from 0, the latter just done.
+
+    together: pictures from `picture` on that go through the scales at once.
+    """
 
     picture: int
     pictures: int
     scale: int
     scales: int
     held_bytes: int
+    together: int = 1
 
 
 @dataclass(frozen=True)
 class Picture:
     """A finished picture.
 
-    settings: everything that is needed to make it again; cache: the ledger of its caches;
-    truncated: what was cut off the prompt, or None; seconds: first scale to decoded picture.
+    settings: everything that is needed to make it again; cache: the ledger of its batch's caches,
+    whose shape counts the sequences of all pictures in it; truncated: what was cut off the prompt,
+    or None; seconds: its share of its batch's scales, and its decoding; together: pictures that
+    were in its batch.
     """
 
     image: Image.Image
@@ -64,6 +75,36 @@ class Picture:
     cache: dict[str, Any]
     truncated: str | None
     seconds: float
+    together: int = 1
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A picture to come."""
+
+    index: int
+    prompt: str
+    seed: int
+
+
+class _Texts:
+    """Features of the prompts of a request, encoded a stretch ahead and then let go."""
+
+    def __init__(self, pipeline: Pipeline, request: Request, ahead: int):
+        self._text = pipeline.text
+        self._prompts = request.prompts
+        self._per_prompt = request.num_images
+        self._ahead = ahead
+        self._features: dict[str, Tensor] = {}
+
+    def of(self, batch: Sequence[_Wanted]) -> list[Tensor]:
+        """(len, Ct) of each picture's prompt."""
+        if any(wanted.prompt not in self._features for wanted in batch):
+            first = batch[0].index // self._per_prompt
+            last = (batch[0].index + self._ahead) // self._per_prompt
+            coming = list(dict.fromkeys(self._prompts[first : last + 1]))
+            self._features = dict(zip(coming, self._text.encode(coming), strict=True))
+        return [self._features[wanted.prompt] for wanted in batch]
 
 
 def generate(
@@ -71,12 +112,15 @@ def generate(
     request: Request | str,
     *,
     on_progress: Callable[[Progress], None] | None = None,
+    on_smaller_batch: Callable[[int], None] | None = None,
 ) -> Iterator[Picture]:
-    """Generate pictures one after another, each with a random stream of its own.
+    """Generate pictures one batch after another, each picture with a random stream of its own.
 
     Args:
         request: what to generate; a string is a prompt with everything else as by default.
             Inside a `with patched(pipeline.model, ...)` block the block's caches are used.
+        on_smaller_batch: told the new size where memory ran out with a batch and the pictures go
+            on in smaller ones.
 
     Yields:
         Each picture as soon as it is done.
@@ -85,7 +129,8 @@ def generate(
         UserError: a request that cannot be fulfilled, before the first picture.
     """
     asked = Request((request,)) if isinstance(request, str) else request
-    check(asked, pipeline.preset, pipeline.weights_dir)
+    check_values(asked, pipeline.preset)
+    check_lengths(asked, pipeline.text.counter)
     given = asked.policy is not None or asked.budget is not None or asked.drafters is not None
     if given and caches_of(pipeline.model) is not None:
         raise UserError(
@@ -94,51 +139,77 @@ def generate(
             rule="inside a `with patched(...)` block pictures use the caches of that block",
             fix="leave policy, budget and drafters out of the request, or leave the block",
         )
-    return _pictures(pipeline, asked, on_progress)
+    return _pictures(pipeline, asked, on_progress, on_smaller_batch)
 
 
 def _pictures(
-    pipeline: Pipeline, request: Request, on_progress: Callable[[Progress], None] | None
+    pipeline: Pipeline,
+    request: Request,
+    on_progress: Callable[[Progress], None] | None,
+    on_smaller_batch: Callable[[int], None] | None,
 ) -> Iterator[Picture]:
-    # 1. text, once for all pictures
-    prompts = dict.fromkeys(request.prompts)
-    cut = {p: cut_prompt(pipeline.text.counter, p, "prompt", request.truncate) for p in prompts}
-    features = dict(zip(prompts, pipeline.text.encode(list(prompts)), strict=True))
+    # 1. schedule, budget, guidance, and how many pictures at once
+    schedule = schedule_of(request, pipeline.preset)
+    together = fixed_batch(request, pipeline.device.type) or 1
+    budget = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize, together)
+    guidance = guidance_of(request, pipeline, schedule)
+    settings = settings_of(request, pipeline, schedule, guidance)
+    size = batch_size_of(request, pipeline, schedule, budget, guidance)
+    # 2. text, some pictures ahead
+    texts = _Texts(pipeline, request, max(AHEAD, size))
     negative = None
     if request.negative is not None:
         negative = pipeline.text.encode([request.negative])[0]
-    # 2. schedule, budget, guidance
-    schedule = schedule_of(request, pipeline.preset)
-    budget = budget_of(request, pipeline.preset, schedule)
-    guidance = guidance_of(request, pipeline, schedule)
-    settings = settings_of(request, pipeline, schedule, guidance)
-    pictures = len(request.prompts) * request.num_images
-    for index in range(pictures):
-        prompt = request.prompts[index // request.num_images]
-        seed = request.seed + index
+    done = 0
+    while done < request.pictures:
+        batch = [_wanted(request, i) for i in range(done, min(done + size, request.pictures))]
         start = time.perf_counter()
 
-        def report(scale: int, held: int, index: int = index) -> None:
+        def report(scale: int, held: int, first: int = done, together: int = len(batch)) -> None:
             if on_progress is not None:
-                on_progress(Progress(index, pictures, scale, len(schedule), held))
+                scales = len(schedule)
+                on_progress(Progress(first, request.pictures, scale, scales, held, together))
 
-        # 3. scales, with the caches patched in for this picture alone
-        codes, cache = _codes(
-            pipeline, request, budget, schedule, guidance, features[prompt], negative, seed, report
-        )
-        # 4. decoding, when the caches are gone
-        with torch.inference_mode():
-            pixels = to_uint8(pipeline.vae.decode(codes))[0].cpu().numpy()
-        yield Picture(
-            image=Image.fromarray(pixels),
-            prompt=prompt,
-            seed=seed,
-            index=index,
-            settings={"prompt": prompt, "seed": seed, **_cache_settings(cache), **settings},
-            cache=cache,
-            truncated=cut[prompt] or None,
-            seconds=time.perf_counter() - start,
-        )
+        # 3. scales, with the caches patched in for this batch alone
+        try:
+            features = texts.of(batch)
+            codes, cache = _codes(
+                pipeline, request, budget, schedule, guidance, batch, features, negative, report
+            )
+        except Exception as error:
+            if len(batch) == 1 or not out_of_memory(error):
+                raise
+            size = len(batch) // 2
+        if size < len(batch):  # told here, where nothing refers to what the batch had allocated
+            free_memory(pipeline.device)
+            if on_smaller_batch is not None:
+                on_smaller_batch(size)
+            continue
+        # 4. decoding, one by one, when the caches are gone
+        share = (time.perf_counter() - start) / len(batch)
+        for wanted, code in zip(batch, codes.split(1), strict=True):
+            start = time.perf_counter()
+            with torch.inference_mode():
+                pixels = to_uint8(pipeline.vae.decode(code))[0].cpu().numpy()
+            cut = cut_prompt(pipeline.text.counter, wanted.prompt, "prompt", request.truncate)
+            of_picture = {"prompt": wanted.prompt, "seed": wanted.seed, "batch": len(batch)}
+            yield Picture(
+                image=Image.fromarray(pixels),
+                prompt=wanted.prompt,
+                seed=wanted.seed,
+                index=wanted.index,
+                settings={**of_picture, **_cache_settings(cache), **settings},
+                cache=cache,
+                truncated=cut or None,
+                seconds=share + time.perf_counter() - start,
+                together=len(batch),
+            )
+        done += len(batch)
+
+
+def _wanted(request: Request, index: int) -> _Wanted:
+    prompt = request.prompts[index // request.num_images]
+    return _Wanted(index, prompt, request.seed_of(index))
 
 
 @contextmanager
@@ -160,17 +231,17 @@ def _codes(
     budget: Budget,
     schedule: Schedule,
     guidance: Guidance,
-    text: Tensor,
+    batch: Sequence[_Wanted],
+    texts: Sequence[Tensor],
     negative: Tensor | None,
-    seed: int,
     report: Callable[[int, int], None],
 ) -> tuple[Tensor, dict[str, Any]]:
-    """The summed codes (1, b, H, W) of one picture and the ledger of its caches."""
-    sampler = BitSampler([seed], request_top_p(request, pipeline))
+    """The summed codes (B, b, H, W) of a batch of pictures and the ledger of its caches."""
+    sampler = BitSampler([wanted.seed for wanted in batch], request_top_p(request, pipeline))
     with torch.inference_mode(), _caches(pipeline, request, budget, schedule) as caches:
         codes = generate_codes(
             pipeline.model,
-            conditions(pipeline.model, [text], negative, guidance),
+            conditions(pipeline.model, texts, negative, guidance),
             schedule,
             pipeline.preset.tokenizer.patchify,
             guidance,

@@ -6,20 +6,28 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from scalekv.configs.models import ModelPreset
-from scalekv.infinity_patch.budgeting import BudgetLike, budget_maker
+from scalekv.infinity_patch.budgeting import BudgetLike, budget_maker, in_bytes
 from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.kv.budget import Budget, Drafters
 from scalekv.kv.errors import UserError
+from scalekv.kv.memory import CacheShape
 from scalekv.kv.policy import Policy, check_policy_name
 from scalekv.kv.schedule import Schedule
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
 
 PerScale = float | Sequence[float]
 DEFAULT_POLICY = "scalekv"
 DEFAULT_BUDGET = "10%"
 MOST_SEED = 2**63 - 1
+AUTO = "auto"
+"""The batch size that free memory decides."""
+ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 LEAST_TAU = 1e-3  # far below it, logits over temperature overflow
 
 
@@ -28,10 +36,12 @@ class Request:
     """Pictures to generate.
 
     prompts: one or more; num_images: pictures of each. Picture i of all (prompts outermost) has
-    the seed `seed` + i. policy and budget are "scalekv" and "10%" unless given, or those of the
-    `with patched(...)` block the pictures are generated in. cfg, tau: one number, or one per
-    scale; None takes the preset's. ratio is width:height. reproducible: pictures run one at a
-    time, so that a seed gives the same bits alone and among others (on a CPU they always do).
+    the seed `seed` + i, or `seeds[i]` where seeds are given. policy and budget are "scalekv" and
+    "10%" unless given, or those of the `with patched(...)` block the pictures are generated in.
+    cfg, tau: one number, or one per scale; None takes the preset's. ratio is width:height.
+    batch_size: the most pictures that go through the model together, or "auto", as many as free
+    memory takes. reproducible: pictures run one at a time whatever batch_size says, so that a seed
+    gives the same bits alone and among others; None: on a CPU they do, elsewhere not.
     """
 
     prompts: tuple[str, ...]
@@ -46,8 +56,38 @@ class Request:
     pixels: str | None = None
     negative: str | None = None
     truncate: bool = False
-    reproducible: bool = False
+    batch_size: int | str = 1
+    reproducible: bool | None = None
     drafters: Drafters | None = None
+    seeds: tuple[int, ...] | None = None
+
+    @property
+    def pictures(self) -> int:
+        """How many there are of all prompts."""
+        return len(self.prompts) * self.num_images
+
+    def seed_of(self, index: int) -> int:
+        """The seed of picture `index`, from 0."""
+        return self.seed + index if self.seeds is None else self.seeds[index]
+
+
+def one_at_a_time(request: Request, device: str) -> bool:
+    """Whether every picture is a batch of its own on a device of this type ("cpu", "cuda")."""
+    return device == "cpu" if request.reproducible is None else request.reproducible
+
+
+def fixed_batch(request: Request, device: str) -> int | None:
+    """The most pictures at once on a device of this type; None: as many as free memory takes.
+
+    A budget in bytes is for all pictures of a batch together, so that with no size given each
+    picture has it to itself.
+    """
+    if one_at_a_time(request, device):
+        return 1
+    if request.batch_size == AUTO:
+        return 1 if in_bytes(request.budget) else None
+    assert isinstance(request.batch_size, int), request.batch_size
+    return min(request.batch_size, request.pictures)
 
 
 def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
@@ -71,11 +111,52 @@ def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
     return schedule_for(request.ratio, request.pixels or preset.pixels)
 
 
-def budget_of(request: Request, preset: ModelPreset, schedule: Schedule) -> Budget:
-    """The budget the caches are held to (of a policy that takes one)."""
+def budget_of(
+    request: Request,
+    preset: ModelPreset,
+    schedule: Schedule,
+    element_bytes: int,
+    together: int = 1,
+) -> Budget:
+    """The budget the caches are held to (of a policy that takes one).
+
+    Args:
+        element_bytes: of one element of k and v, on which a budget in bytes depends.
+        together: pictures that are generated at once, likewise.
+
+    Raises:
+        UserError: a budget that cannot be.
+    """
     layers = preset.transformer.depth
     asked = DEFAULT_BUDGET if request.budget is None else request.budget
-    return budget_maker(asked, layers, preset.name, request.drafters)(schedule)
+    made = budget_maker(asked, layers, preset.name, request.drafters)(schedule)
+    if isinstance(made, Budget):
+        return made
+    return made(cache_shape(request, preset, schedule, element_bytes, together).bytes_of)
+
+
+def cache_shape(
+    request: Request,
+    preset: ModelPreset,
+    schedule: Schedule,
+    element_bytes: int,
+    together: int = 1,
+) -> CacheShape:
+    """The shape of the caches of `together` pictures."""
+    spec = preset.transformer
+    cfg = per_scale(_cfg(request, preset), len(schedule), "--cfg")
+    return CacheShape(
+        layers=spec.depth,
+        sequences=together * (2 if any(strength != 1 for strength in cfg) else 1),
+        heads=spec.heads,
+        head_dim=spec.head_dim,
+        k_bytes=element_bytes,
+        v_bytes=element_bytes,
+    )
+
+
+def _cfg(request: Request, preset: ModelPreset) -> PerScale:
+    return preset.sampling.cfg if request.cfg is None else request.cfg
 
 
 def per_scale(value: PerScale, scales: int, where: str) -> tuple[float, ...]:
@@ -96,19 +177,59 @@ def per_scale(value: PerScale, scales: int, where: str) -> tuple[float, ...]:
     return tuple(float(v) for v in values)
 
 
-def check(request: Request, preset: ModelPreset, weights_dir: Path | None = None) -> None:
+def check(
+    request: Request,
+    preset: ModelPreset,
+    weights_dir: Path | None = None,
+    dtype: str = "auto",
+) -> None:
     """Refuse what cannot work, before anything heavy is loaded.
+
+    Args:
+        dtype: as for `load`; what "auto" will come to is not known here, so only what fits no dtype
+            is refused.
 
     Raises:
         UserError: the first thing found wrong, with the rule and the fix.
     """
+    from scalekv.infinity_patch.tokens import read_tokenizer
+
+    check_values(request, preset, dtype)
+    found = model_files(preset, weights_dir)
+    check_lengths(request, read_tokenizer(found.text_encoder / "tokenizer.json"))
+
+
+def check_values(request: Request, preset: ModelPreset, dtype: str = "auto") -> None:
+    """The part of `check` that reads no file of the model's.
+
+    Raises:
+        UserError: likewise.
+    """
     _check_prompts(request)
+    _check_seeds(request)
+    check_settings(request, preset, dtype)
+
+
+def check_settings(request: Request, preset: ModelPreset, dtype: str = "auto") -> None:
+    """The part of `check` that all pictures of a request have in common: all but prompts and seeds.
+
+    Raises:
+        UserError: likewise.
+    """
     if isinstance(request.policy, str):
         check_policy_name(request.policy)
     schedule = schedule_of(request, preset)
-    budget_of(request, preset, schedule)
     scales = len(schedule)
-    per_scale(preset.sampling.cfg if request.cfg is None else request.cfg, scales, "--cfg")
+    if request.batch_size != AUTO and not (
+        isinstance(request.batch_size, int) and request.batch_size >= 1
+    ):
+        raise UserError(
+            f"batch size {request.batch_size!r}",
+            where="--batch-size",
+            rule="a whole number of at least 1, or auto",
+        )
+    per_scale(_cfg(request, preset), scales, "--cfg")
+    _check_budget(request, preset, schedule, dtype)
     taus = per_scale(preset.sampling.tau if request.tau is None else request.tau, scales, "--tau")
     if min(taus) < LEAST_TAU:
         raise UserError(f"temperature {min(taus):g}", where="--tau", rule=f"at least {LEAST_TAU:g}")
@@ -116,8 +237,16 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None = None
         raise UserError(
             f"top-p {request.top_p:g}", where="--top-p", rule="between 0 and 1; 0 turns it off"
         )
-    found = model_files(preset, weights_dir)
-    _check_lengths(request, found.text_encoder / "tokenizer.json")
+
+
+def _check_budget(request: Request, preset: ModelPreset, schedule: Schedule, dtype: str) -> None:
+    sizes = [ELEMENT_BYTES[dtype]] if dtype in ELEMENT_BYTES else sorted(ELEMENT_BYTES.values())
+    try:
+        budget_of(request, preset, schedule, sizes[0])
+    except UserError:
+        # The least that this one names is enough whatever dtype and batch will be.
+        budget_of(request, preset, schedule, sizes[-1], fixed_batch(request, "cuda") or 1)
+        raise
 
 
 def _check_prompts(request: Request) -> None:
@@ -133,17 +262,31 @@ def _check_prompts(request: Request) -> None:
             )
     if request.num_images < 1:
         raise UserError(f"{request.num_images} pictures", where="--num-images", rule="at least 1")
-    last = request.seed + len(request.prompts) * request.num_images - 1
-    if request.seed < 0 or last > MOST_SEED:
+
+
+def _check_seeds(request: Request) -> None:
+    if request.seeds is not None and len(request.seeds) != request.pictures:
         raise UserError(
-            f"seed {request.seed}", where="--seed", rule=f"from 0 to {MOST_SEED}, for all pictures"
+            f"{len(request.seeds)} seeds for {request.pictures} pictures",
+            where="seeds",
+            rule="one for every picture, or none and `seed` for the first",
         )
+    seeds = request.seeds or (request.seed, request.seed_of(request.pictures - 1))
+    for seed in seeds:
+        if not 0 <= seed <= MOST_SEED:
+            raise UserError(
+                f"seed {seed}", where="--seed", rule=f"from 0 to {MOST_SEED}, for all pictures"
+            )
 
 
-def _check_lengths(request: Request, tokenizer_file: Path) -> None:
-    from scalekv.infinity_patch.tokens import cut_prompt, read_tokenizer
+def check_lengths(request: Request, tokenizer: Tokenizer) -> None:
+    """Refuse prompts that are too long and may not be cut.
 
-    tokenizer = read_tokenizer(tokenizer_file)
+    Raises:
+        UserError: the first of them.
+    """
+    from scalekv.infinity_patch.tokens import cut_prompt
+
     for number, prompt in enumerate(request.prompts, start=1):
         cut_prompt(tokenizer, prompt, f"prompt {number}", request.truncate)
     if request.negative is not None:

@@ -22,6 +22,7 @@ from scalekv.infinity_patch.hub import (
 )
 from scalekv.infinity_patch.hub_files import PARTIALS, Checksum
 from scalekv.infinity_patch.schedules import schedule_for
+from scalekv.infinity_patch.sums import read_sums
 from scalekv.kv.memory import full_cache_bytes
 
 
@@ -43,7 +44,7 @@ class Verdict(StrEnum):
     WHOLE = "whole"
     DAMAGED = "damaged"
     UNCHECKED = "not checked"
-    """Kept without its hash (a cache without links): nothing to compare with."""
+    """Kept without its hash (a file of one's own, a cache without links)."""
 
 
 @dataclass(frozen=True)
@@ -107,19 +108,26 @@ def verify(
     cache: Path | None = None,
     on_file: Callable[[Path], None] | None = None,
 ) -> list[tuple[Path, Verdict]]:
-    """Reads all files of a downloaded preset and compares them with the hashes they are kept under.
+    """Reads all files of a preset and compares them with what is known of them.
+
+    That is the hash a downloaded file is kept under, and for local files the list of sums beside
+    them, which the built-in model has.
 
     Raises:
         WeightsMissing: files are missing, so there is no whole preset to check.
     """
-    model_files(preset, cache=cache)
+    root = model_files(preset, cache=cache).transformer.parent
+    sums = {root / name: checksum for name, checksum in read_sums(root).items()}
     verdicts = []
-    for path in stored(preset, cache).files:
+    files = stored(preset, cache).files
+    for path in (*files, *(listed for listed in sums if listed not in files)):
         if on_file is not None:
             on_file(path)
-        checksum = Checksum.of_cached(path)
+        checksum = sums.get(path) or Checksum.of_cached(path)
         verdict = Verdict.UNCHECKED
-        if checksum is not None:
+        if not path.is_file():
+            verdict = Verdict.DAMAGED
+        elif checksum is not None:
             whole = checksum.fits(path, path.stat().st_size)
             verdict = Verdict.WHOLE if whole else Verdict.DAMAGED
         verdicts.append((path, verdict))

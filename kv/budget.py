@@ -4,10 +4,11 @@ knows no tensors, no files, no model."""
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import floor
+from math import ceil, floor
 
 from scalekv.kv.allotment import allot
 from scalekv.kv.drafters import Drafters as Drafters
@@ -16,6 +17,29 @@ from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
 
 WINDOW = 16  # observation window in tokens; arXiv 2505.19602
+
+BytesOf = Callable[[int], int]
+"""Bytes of k and v that a picture's caches take when every head of every layer holds that many
+tokens; never less for more tokens."""
+
+UNITS = {
+    "B": 1,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+}
+"""Bytes in a unit, as people write it, in capitals or not."""
+
+
+WAYS = (
+    "full, a percentage (10%), mean tokens per layer (650), bytes (1.5GiB), a name or a .yaml file"
+)
+"""The ways to ask for a budget, for messages."""
 
 
 @dataclass(frozen=True)
@@ -177,13 +201,14 @@ class Budget:
 
 @dataclass(frozen=True)
 class BudgetRequest:
-    """What a person asked for; exactly one of `full`, `percent`, `mean` and `name` is set.
+    """What a person asked for; exactly one of all but the label is set.
 
     Attributes:
         label: as typed.
         full: nothing is to be dropped.
         percent: of the history tokens of the schedule, above 0 and at most 100.
         mean: tokens per layer.
+        nbytes: of k and v, all layers together, at any moment.
         name: a named budget or the path of a budget file, to be read elsewhere.
     """
 
@@ -191,6 +216,7 @@ class BudgetRequest:
     full: bool = False
     percent: Fraction | None = None
     mean: int | None = None
+    nbytes: int | None = None
     name: str | None = None
 
 
@@ -223,10 +249,10 @@ class BudgetSpec:
 
 
 def parse_budget(text: str | int) -> BudgetRequest:
-    """Reads "full", "10%", "650" (mean tokens per layer), or a name or path.
+    """Reads "full", "10%", "650" (mean tokens per layer), "1.5GiB", or a name or path.
 
     Raises:
-        UserError: empty, or a number or percentage out of range.
+        UserError: empty, or a number, percentage or size out of range.
     """
     label = str(text).strip()
     where = f"budget {label!r}"
@@ -250,12 +276,10 @@ def parse_budget(text: str | int) -> BudgetRequest:
                 rule="tokens per layer are a whole number of at least 1",
             )
         return BudgetRequest(label, mean=int(number))
+    if match := re.fullmatch(r"([+-]?[\d.,]+)\s*([kmgt]i?b?|b|bytes?)", label, re.IGNORECASE):
+        return BudgetRequest(label, nbytes=_size(match[1], match[2], where))
     if not label or label.endswith("%"):
-        raise UserError(
-            f"cannot read the budget {label!r}",
-            where=where,
-            rule="full, a percentage (10%), mean tokens per layer (650), a name or a file",
-        )
+        raise UserError(f"cannot read the budget {label!r}", where=where, rule=WAYS)
     return BudgetRequest(label, name=label)
 
 
@@ -275,6 +299,34 @@ def percent_tokens(schedule: Schedule, percent: Fraction | int) -> int:
             fix=f"ask for at least {floor(least * 100 + 1) / 100:g}%",
         )
     return mean
+
+
+def fitting_mean(schedule: Schedule, nbytes: int, bytes_of: BytesOf, label: str = "") -> int:
+    """The most tokens per layer with which the caches take no more than `nbytes`; no more than the
+    history, where nothing is dropped.
+
+    Raises:
+        UserError: not one token fits.
+    """
+    if bytes_of(1) > nbytes:
+        raise UserError(
+            f"{label or size_text(nbytes)} is less than one token in every layer takes",
+            where="budget",
+            rule=f"a layer holds at least 1 token; in all layers that is {bytes_of(1)} bytes here",
+            fix=f"ask for at least {size_text(bytes_of(1))}, or use a smaller batch or dtype",
+        )
+    # The key is monotonous: from some number of tokens on it is True.
+    tokens = range(1, max(schedule.history, 1) + 1)
+    return bisect_left(tokens, True, key=lambda mean: bytes_of(mean) > nbytes)
+
+
+def size_text(nbytes: int) -> str:
+    """A size as `parse_budget` reads it: never less than `nbytes`, and less than 1 % more."""
+    for unit in ("GiB", "MiB", "KiB"):
+        tenths = ceil(Fraction(10 * nbytes, UNITS[unit]))
+        if tenths >= 100:
+            return f"{tenths // 10}.{tenths % 10}{unit}".replace(".0", "")
+    return f"{nbytes}B"
 
 
 def generate(
@@ -329,6 +381,7 @@ def resolve(
     drafters: Drafters | None = None,
     *,
     origin: str = "",
+    bytes_of: BytesOf | None = None,
 ) -> Budget:
     """Turns what was asked for, or what a file says, into capacities.
 
@@ -336,6 +389,7 @@ def resolve(
         drafters: for a request, the model's drafters (None: none, a uniform budget). For a file,
             None takes the file's own, anything else replaces them.
         origin: where `drafters` come from, one line.
+        bytes_of: needed for a request in bytes.
 
     Raises:
         UserError: made for another depth or schedule, or capacities that break `Budget`'s rules.
@@ -343,8 +397,12 @@ def resolve(
     if isinstance(asked, BudgetSpec):
         return _resolve_spec(asked, schedule, layers, drafters, origin)
     assert asked.name is None, f"named budget {asked.name} must be read before it is resolved"
-    percent = Fraction(100) if asked.full else asked.percent
-    mean = _mean_tokens(schedule, percent, asked.mean)
+    if asked.nbytes is not None:
+        assert bytes_of is not None, f"{asked.label} needs to know what a token takes"
+        mean = fitting_mean(schedule, asked.nbytes, bytes_of, asked.label)
+    else:
+        percent = Fraction(100) if asked.full else asked.percent
+        mean = _mean_tokens(schedule, percent, asked.mean)
     return generate(schedule, layers, drafters or (), mean, label=asked.label, origin=origin)
 
 
@@ -408,6 +466,27 @@ def _mean_tokens(schedule: Schedule, percent: Fraction | None, mean: int | None)
         return max(percent_tokens(schedule, percent), 1)
     assert mean is not None, "neither a percentage nor a mean"
     return mean
+
+
+def _size(number: str, unit: str, where: str) -> int:
+    """Whole bytes of "1.5" and "GiB"."""
+    size = _decimal(number)
+    known = {name.lower(): count for name, count in UNITS.items()} | {"byte": 1, "bytes": 1}
+    count = known.get(unit.lower())
+    if count is None:
+        raise UserError(
+            f"{number}{unit} may be meant in thousands or in 1024s",
+            where=where,
+            rule="units of bytes are " + ", ".join(UNITS),
+            fix=f"{number}{unit[0].upper()}iB or {number}{unit[0].upper()}B",
+        )
+    if size is None or size * count < 1:
+        raise UserError(
+            f"{number}{unit} is not a size",
+            where=where,
+            rule="a size is a number above 0 with its unit, such as 1.5GiB or 200MB",
+        )
+    return floor(size * count)
 
 
 def _decimal(text: str) -> Fraction | None:

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from scalekv.kv.budget import WINDOW, Budget
+from scalekv.kv.budget import WINDOW, Budget, BytesOf
 from scalekv.kv.cache import LayerCache
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory import CacheLedger, CacheShape, LayerRecord
@@ -36,7 +36,8 @@ class Caches:
     Attributes:
         layers: one `LayerCache` per layer.
         policy: chooses what stays.
-        budget: of the current picture, as the policy plans it; None where it takes none.
+        budget: of the current picture, as the policy plans it; None where it takes none, and where
+            it depends on the bytes of tokens that are yet to come.
         ledger: of the current or the last picture; None before the first.
         observer: told of every attention call; None tells nobody. To be set from outside.
     """
@@ -45,15 +46,16 @@ class Caches:
         self,
         layers: int,
         policy: Policy,
-        budget_for: Callable[[Schedule], Budget | None],
+        budget_for: Callable[[Schedule], Budget | Callable[[BytesOf], Budget] | None],
         schedule: Schedule | None = None,
     ) -> None:
         """
         Args:
             layers: number of self-attention layers.
             policy: see `scalekv.kv.policy`.
-            budget_for: makes the budget of a schedule; None holds everything. Not asked when the
-                policy takes no budget.
+            budget_for: makes the budget of a schedule, or what makes it once it is known how many
+                bytes a token takes; None holds everything. Not asked when the policy takes no
+                budget.
             schedule: the only schedule to expect, and to make the budget for at once; None takes
                 each picture's own from its first call.
 
@@ -68,6 +70,7 @@ class Caches:
         self._budget_for = budget_for
         self._only = schedule
         self._schedule: Schedule | None = None
+        self._made_of_bytes: Callable[[BytesOf], Budget] | None = None
         self._next_scale = [0] * layers
         self._workspace = Workspace()
         self._peak = 0
@@ -151,13 +154,17 @@ class Caches:
         return out
 
     def _plan(self, schedule: Schedule) -> None:
-        budget = self._budget_for(schedule) if takes_budget(self.policy) else None
+        made = self._budget_for(schedule) if takes_budget(self.policy) else None
+        self._made_of_bytes = made if callable(made) else None
+        self._take(None if callable(made) else made, schedule)
+        self._schedule = schedule
+
+    def _take(self, budget: Budget | None, schedule: Schedule) -> None:
         if budget is not None:
             assert budget.schedule == schedule, f"budget for {budget.schedule}, not {schedule}"
             assert budget.layers == len(self.layers), f"budget for {budget.layers} layers"
             budget = planned(self.policy, budget)
         self.budget = budget
-        self._schedule = schedule
 
     def _begin(self, schedule: Schedule, k: Tensor, v: Tensor) -> None:
         if self._only is not None and schedule != self._only:
@@ -181,6 +188,8 @@ class Caches:
             k_bytes=k.element_size(),
             v_bytes=v.element_size(),
         )
+        if self._made_of_bytes is not None:
+            self._take(self._made_of_bytes(shape.bytes_of), schedule)
         self.ledger = CacheLedger(schedule, shape, self.policy.name, self.budget)
         for layer in range(len(self.layers)):
             self.ledger.record(0, layer, LayerRecord(0, 0, 0, 0.0, 0, 0))

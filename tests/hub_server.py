@@ -6,7 +6,9 @@ import hashlib
 import json
 import re
 import threading
+import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import dataclass, field
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import unquote, urlsplit
@@ -24,7 +26,8 @@ class Hub:
 
     repos: contents by repository and path; large: suffixes of files kept in LFS; token: required
     if set; corrupt: paths sent with a changed byte; cut: path to the bytes after which the
-    connection closes, once per entry of the list; requests: GETs of contents by path.
+    connection closes, once per entry of the list; slow: path to the seconds before every 64 KiB;
+    requests: GETs of contents by path.
     """
 
     repos: dict[str, dict[str, bytes]]
@@ -34,6 +37,7 @@ class Hub:
     cut: dict[str, list[int]] = field(default_factory=dict)
     statuses: dict[str, int] = field(default_factory=dict)
     gone: set[str] = field(default_factory=set)
+    slow: dict[str, float] = field(default_factory=dict)
     requests: Counter[str] = field(default_factory=Counter)
     ranges: list[str] = field(default_factory=list)
     url: str = ""
@@ -116,7 +120,8 @@ class _Handler(BaseHTTPRequestHandler):
         if body:
             self.hub.requests[name] += 1
         cuts = self.hub.cut.get(name, [])
-        self._send(status, content, headers, cuts.pop(0) if body and cuts else None, body)
+        cut = cuts.pop(0) if body and cuts else None
+        self._send(status, content, headers, cut, body, self.hub.slow.get(name, 0.0))
 
     def _refuse(self, status: int, code: str) -> None:
         headers = {"X-Error-Code": code, "X-Repo-Commit": self.hub.commit} if code else {}
@@ -129,13 +134,19 @@ class _Handler(BaseHTTPRequestHandler):
         headers: dict[str, str],
         cut: int | None = None,
         body: bool = True,
+        pause: float = 0.0,
     ) -> None:
         self.send_response(status)
         for name, value in {**headers, "Content-Length": str(len(content))}.items():
             self.send_header(name, value)
         self.end_headers()
-        if body:
+        if body and not pause:
             self.wfile.write(content[:cut])
+        elif body:
+            with suppress(ConnectionError):  # whoever asked went away
+                for start in range(0, len(content), 1 << 16):
+                    time.sleep(pause)
+                    self.wfile.write(content[start : start + (1 << 16)])
         if cut is not None:
             self.close_connection = True
 

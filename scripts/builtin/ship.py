@@ -11,6 +11,7 @@ import shutil
 from pathlib import Path
 
 from scalekv.infinity_patch.hub import BUILT_IN
+from scalekv.infinity_patch.sums import write_sums
 
 PARTS = {
     "transformer.safetensors": "transformer/transformer.safetensors",
@@ -33,6 +34,7 @@ def ship(data: Path, target: Path) -> int:
         shutil.copyfile(data / source, temporary)
         temporary.chmod(0o644)
         os.replace(temporary, target / name)
+    write_sums(target, sorted(PARTS))
     return total
 
 

@@ -52,7 +52,11 @@ class StandIn:
         )
 
     def generate(
-        self, pipeline: Any, request: Request, on_progress: Callable[[Any], None]
+        self,
+        pipeline: Any,
+        request: Request,
+        on_progress: Callable[[Any], None],
+        on_smaller_batch: Callable[[int], None],
     ) -> Iterator[Any]:
         self.requests.append(request)
         try:
@@ -76,6 +80,7 @@ class StandIn:
                         scale=scale,
                         scales=len(schedule),
                         held_bytes=1000 * scale,
+                        together=1,
                     )
                 )
             yield self._picture(pipeline, request, index)
@@ -83,7 +88,7 @@ class StandIn:
     def _picture(self, pipeline: Any, request: Request, index: int) -> Any:
         schedule = schedule_of(request, pipeline.preset)
         full = request.policy == "full"
-        budget = None if full else budget_of(request, pipeline.preset, schedule)
+        budget = None if full else budget_of(request, pipeline.preset, schedule, 4)
         ledger = CacheLedger(schedule, CacheShape(8, 2, 4, 64, 4, 4), str(request.policy), budget)
         ledger.record_held(ledger.full_bytes // 10, 0)
         ledger.record_transient(5000)
@@ -97,6 +102,7 @@ class StandIn:
             cache=ledger.to_dict(),
             truncated=self.truncated,
             seconds=0.5,
+            together=1,
         )
 
 

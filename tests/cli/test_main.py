@@ -38,12 +38,13 @@ ROOT = Path(__file__).parents[2]
 
 
 def start(*arguments: str, pause: float, stdout: int = subprocess.PIPE) -> subprocess.Popen[str]:
+    paths = [os.environ.get("PYTHONPATH", ""), str(ROOT)]  # the same scalekv as in this process
     return subprocess.Popen(
         [sys.executable, "-c", SLOW.format(pause=pause), *arguments],
         stdout=stdout,
         stderr=subprocess.PIPE,
         text=True,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))},
     )
 
 

@@ -92,7 +92,9 @@ def test_full_says_so() -> None:
 
 
 def scale(number: int) -> Progress:
-    made: Any = SimpleNamespace(picture=0, pictures=2, scale=number, scales=7, held_bytes=2048)
+    made: Any = SimpleNamespace(
+        picture=0, pictures=2, scale=number, scales=7, held_bytes=2048, together=1
+    )
     return cast(Progress, made)
 
 

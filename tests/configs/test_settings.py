@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from scalekv.configs.settings import DEFAULTS, Settings, Source, config_path
+from scalekv.configs.settings import DEFAULTS, Settings, Source, config_path, save_setting
 from scalekv.kv.errors import UserError
 
 
@@ -86,3 +86,63 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         with pytest.raises(UserError) as caught:
             Settings({"SCALEKV_CONFIG": str(path)})
         assert str(path) in str(caught.value)
+
+
+def saved(tmp_path: Path, text: str | None, name: str = "model", value: str = "x") -> Path:
+    """The config file after a setting was saved over `text` (None: there was no file)."""
+    file = tmp_path / "folder" / "config.yaml"
+    if text is not None:
+        file.parent.mkdir()
+        file.write_text(text)
+    assert save_setting(name, value, {"XDG_CONFIG_HOME": "", "SCALEKV_CONFIG": str(file)}) == file
+    assert Settings({"SCALEKV_CONFIG": str(file)}).get(name).value == value
+    assert [path.name for path in file.parent.iterdir()] == ["config.yaml"]
+    return file
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        (None, "model: x\n"),
+        ("", "model: x\n"),
+        ("# mine\nbudget: 650  # tokens\n", "# mine\nbudget: 650  # tokens\nmodel: x\n"),
+        ("model: emoji # old\nout: pictures\n", "out: pictures\nmodel: x\n"),
+        ("out: pictures", "out: pictures\nmodel: x\n"),
+        ("model: a\nout: b\nmodel: c\n", "out: b\nmodel: x\n"),
+    ],
+)
+def test_saving_leaves_other_lines_alone(tmp_path: Path, before: str | None, after: str) -> None:
+    assert saved(tmp_path, before).read_text() == after
+
+
+def test_saving_into_another_style_keeps_the_values(tmp_path: Path) -> None:
+    file = saved(tmp_path, "{model: emoji, out: pictures}\n")
+    assert Settings({"SCALEKV_CONFIG": str(file)}).get("out").value == "pictures"
+
+
+@pytest.mark.parametrize("value", ["650", "10%", "true", "a: b", "my models/x.yaml", "# no", "ä"])
+def test_whatever_is_saved_is_read_again(tmp_path: Path, value: str) -> None:
+    saved(tmp_path, "out: pictures\n", "budget", value)
+
+
+@pytest.mark.parametrize(("name", "value"), [("modle", "x"), ("model", ""), ("model", "  ")])
+def test_bad_settings_are_not_saved(tmp_path: Path, name: str, value: str) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("out: pictures\n")
+    with pytest.raises(UserError):
+        save_setting(name, value, {"SCALEKV_CONFIG": str(file)})
+    assert file.read_text() == "out: pictures\n"
+
+
+def test_a_bad_file_is_not_overwritten(tmp_path: Path) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("modle: emoji\n")
+    with pytest.raises(UserError, match="unknown key"):
+        save_setting("model", "emoji", {"SCALEKV_CONFIG": str(file)})
+    assert file.read_text() == "modle: emoji\n"
+
+
+def test_a_file_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(UserError, match="config file"):
+        save_setting("model", "emoji", {"SCALEKV_CONFIG": str(tmp_path / "file" / "config.yaml")})

@@ -246,12 +246,20 @@ def test_offline_mode_is_heeded_and_finds_what_is_there(
 ) -> None:
     from huggingface_hub import constants
 
+    asked = plan_download(preset)
     paths = download(preset)
+    hub.requests.clear()
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(constants, "ENDPOINT", "http://127.0.0.1:1")
+    plan = plan_download(preset)
+    assert (plan.to_fetch, plan.total) == (0, asked.total)
+    assert {(f.name, f.checksum) for f in plan.files} == {(f.name, f.checksum) for f in asked.files}
+    assert download(preset) == model_files(preset) == paths
+    paths.vae.unlink()
     with pytest.raises(DownloadRefused, match="offline mode is on") as error:
         download(preset)
     assert "HF_HUB_OFFLINE" in error.value.fix
-    assert model_files(preset) == paths
+    assert not hub.requests
 
 
 def test_nobody_listens(cache: Path, hub: Hub, preset: ModelPreset) -> None:

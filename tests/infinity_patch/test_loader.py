@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,11 +12,15 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scalekv.configs.models import model_named
-from scalekv.infinity_patch.checkpoint import WeightsDamaged, open_checkpoint
+from scalekv.infinity_patch.checkpoint import Checkpoint, Entry, WeightsDamaged
+from scalekv.infinity_patch.fitting import check_fits, shapes_of, skeletons, unconditional_rows
 from scalekv.infinity_patch.hub import BUILT_IN, WeightsMissing
 from scalekv.infinity_patch.loader import load
+from scalekv.infinity_patch.placement import Placement
 from scalekv.infinity_patch.request import Request, check
 from scalekv.kv.errors import UserError
+
+KEYS = Path(__file__).parents[1] / "golden" / "keys"
 
 
 @pytest.fixture
@@ -61,7 +66,8 @@ def test_swapped_files_name_a_tensor_and_the_likely_cause(folder: Path) -> None:
     shutil.copy(folder / "vae.safetensors", folder / "transformer.safetensors")
     with pytest.raises(WeightsDamaged, match="cfg_uncond is missing") as error:
         load("emoji", weights_dir=folder)
-    assert "belong together" in error.value.rule
+    assert error.value.rule == "this is the VAE of emoji"
+    assert "its own transformer, transformer.safetensors" in error.value.fix
 
 
 def test_another_shape_is_refused(folder: Path) -> None:
@@ -98,77 +104,7 @@ def test_a_damaged_tokenizer_is_refused(folder: Path) -> None:
 @pytest.mark.parametrize(("option", "value"), [("device", "toaster"), ("dtype", "fp7")])
 def test_unknown_devices_and_dtypes_are_refused(option: str, value: str) -> None:
     with pytest.raises(UserError, match=value):
-        load("emoji", **{option: value})
-
-
-TENSORS = {"a.weight": torch.arange(6.0).reshape(2, 3), "b.bias": torch.ones(4)}
-
-
-@pytest.mark.parametrize(
-    "layout",
-    [TENSORS, {"vae": TENSORS}, {"trainer": {"gpt_fsdp": TENSORS}, "epoch": 3}],
-    ids=["plain", "vae", "training"],
-)
-def test_pytorch_files_of_every_layout(layout: dict[str, object], tmp_path: Path) -> None:
-    path = tmp_path / "model.pth"
-    torch.save(layout, path)
-    with open_checkpoint(path) as checkpoint:
-        assert checkpoint.shapes == {"a.weight": (2, 3), "b.bias": (4,)}
-        assert torch.equal(checkpoint.read("a.weight"), TENSORS["a.weight"])
-
-
-def shards(folder: Path) -> Path:
-    """TENSORS in two shards with their index."""
-    folder.mkdir()
-    places = {}
-    for number, (name, tensor) in enumerate(TENSORS.items(), start=1):
-        places[name] = f"model-0000{number}-of-00002.safetensors"
-        save_file({name: tensor}, folder / places[name])
-    index = {"metadata": {}, "weight_map": places}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index), encoding="utf-8")
-    return folder
-
-
-def test_shards_are_read_through_their_index(tmp_path: Path) -> None:
-    with open_checkpoint(shards(tmp_path / "weights")) as checkpoint:
-        for name, tensor in TENSORS.items():
-            assert torch.equal(checkpoint.read(name), tensor)
-
-
-def test_a_missing_shard_is_named(tmp_path: Path) -> None:
-    folder = shards(tmp_path / "weights")
-    (folder / "model-00002-of-00002.safetensors").unlink()
-    with (
-        pytest.raises(WeightsDamaged, match="model-00002-of-00002"),
-        open_checkpoint(folder),
-    ):
-        pass
-
-
-class Bomb:
-    """Unpickling it would create a file."""
-
-    def __init__(self, path: Path) -> None:
-        self.path = path
-
-    def __reduce__(self) -> tuple[object, tuple[str, ...]]:
-        return Path.touch, (self.path,)  # type: ignore[return-value]
-
-
-def test_code_in_a_checkpoint_is_not_run(tmp_path: Path) -> None:
-    path, mark = tmp_path / "model.pth", tmp_path / "mark"
-    torch.save({"a.weight": Bomb(mark)}, path)
-    with pytest.raises(WeightsDamaged, match="cannot be read"), open_checkpoint(path):
-        pass
-    assert not mark.exists()
-
-
-@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04 cut"])
-def test_other_files_are_refused(content: bytes, tmp_path: Path) -> None:
-    path = tmp_path / "model.pth"
-    path.write_bytes(content)
-    with pytest.raises(WeightsDamaged), open_checkpoint(path):
-        pass
+        load("emoji", **{option: value})  # type: ignore[arg-type]
 
 
 def test_a_tensor_too_many_is_refused(folder: Path) -> None:
@@ -176,3 +112,141 @@ def test_a_tensor_too_many_is_refused(folder: Path) -> None:
     save_file(load_file(path) | {"decoder.up.9.conv.weight": torch.ones(1)}, path)
     with pytest.raises(WeightsDamaged, match=r"up\.9\.conv\.weight is in the file"):
         load("emoji", weights_dir=folder)
+
+
+def test_nothing_is_allocated_before_all_files_are_checked(
+    folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = folder / "vae.safetensors"
+    save_file({"a": torch.ones(1)}, path)
+
+    def read(*_: object) -> None:
+        pytest.fail("a tensor was read before the VAE was refused")
+
+    monkeypatch.setattr(Checkpoint, "take", read)
+    with pytest.raises(WeightsDamaged, match="is missing"):
+        load("emoji", weights_dir=folder)
+
+
+@pytest.mark.parametrize("rows", [1, 300, 512, 700])
+def test_more_or_fewer_unconditional_rows(folder: Path, rows: int) -> None:
+    path = folder / "transformer.safetensors"
+    tensors = load_file(path)
+    width = tensors["cfg_uncond"].shape[1]
+    tensors["cfg_uncond"] = torch.arange(rows * width).reshape(rows, width) / width
+    save_file(tensors, path)
+    got = load("emoji", weights_dir=folder).model.cfg_uncond
+    assert got.shape == (512, width)
+    kept = min(rows, 512)
+    assert torch.equal(got[:kept], tensors["cfg_uncond"][:kept])
+    if rows < 512:
+        initial = unconditional_rows(torch.empty(0, width), 512)
+        assert torch.equal(got[rows:], initial[rows:])
+        # truncated normal of 1.2 / sqrt(Ct), as the published code starts these rows
+        assert initial.std() == pytest.approx(1.2 / width**0.5, rel=0.25)
+        assert initial.abs().max() <= 2 / width**0.5
+
+
+def test_buffers_that_are_not_needed_are_ignored(folder: Path) -> None:
+    path = folder / "transformer.safetensors"
+    extra = {
+        "lvl_1L": torch.zeros(1, 9, dtype=torch.int64),
+        "attn_bias_for_masking": torch.zeros(1, 1, 9, 9),
+        "block_chunks.0.module.0.sa.zero_k_bias": torch.zeros(256),
+    }
+    save_file(load_file(path) | extra, path)
+    load("emoji", weights_dir=folder)
+
+
+@pytest.mark.parametrize("name", ["infinity-2b", "infinity-8b"])
+def test_a_published_checkpoint_fits_its_own_preset_alone(name: str) -> None:
+    parts = json.loads((KEYS / f"{name}.json").read_text())
+    other = model_named("infinity-125m")
+    for part, module in zip(("transformer", "vae"), skeletons(model_named(name)), strict=True):
+        entries = {n: Entry(tuple(shape), "F32") for n, shape in parts[part].items()}
+        file = Checkpoint(Path("own.pth"), entries, lambda _: pytest.fail("nothing is read"))
+        label = "VAE" if part == "vae" else part
+        check_fits(module, file, model_named(name), label)
+        with pytest.raises(WeightsDamaged) as error:
+            check_fits(skeletons(other)[part == "vae"], file, other, label)
+        assert f"this is the {label} of {name}" in error.value.rule
+
+
+def test_a_transformer_of_another_size_is_described() -> None:
+    preset = model_named("infinity-2b")
+    transformer, _ = skeletons(preset)
+    spec = replace(preset.transformer, depth=24, width=1024, heads=8)
+    odd, _ = skeletons(replace(preset, transformer=spec))
+    entries = {name: Entry(shape, "F32") for name, shape in shapes_of(odd).items()}
+    file = Checkpoint(Path("own.pth"), entries, lambda _: torch.zeros(0))
+    with pytest.raises(WeightsDamaged) as error:
+        check_fits(transformer, file, preset, "transformer")
+    assert (
+        error.value.rule == "this is a transformer of 24 layers of width 1024, which no preset has"
+    )
+
+
+def test_numbers_that_are_no_weights_are_refused(folder: Path) -> None:
+    path = folder / "vae.safetensors"
+    tensors = load_file(path)
+    save_file({name: t.to(torch.int32) for name, t in tensors.items()}, path)
+    with pytest.raises(WeightsDamaged, match="holds I32 numbers") as error:
+        load("emoji", weights_dir=folder)
+    assert "this is the VAE of emoji, with numbers of another kind" in error.value.rule
+
+
+def test_a_text_encoder_of_another_width_is_refused(folder: Path) -> None:
+    path = folder / "text_encoder" / "config.json"
+    config = json.loads(path.read_text())
+    path.write_text(json.dumps(config | {"d_model": 2048}))
+    with pytest.raises(UserError, match="width 2048, emoji reads 256"):
+        load("emoji", weights_dir=folder)
+
+
+def test_a_text_encoder_without_a_tensor_is_refused(folder: Path) -> None:
+    path = folder / "text_encoder" / "model.safetensors"
+    tensors = load_file(path)
+    del tensors["encoder.final_layer_norm.weight"]
+    save_file(tensors, path, {"format": "pt"})
+    with pytest.raises(UserError, match="text encoder") as error:
+        load("emoji", weights_dir=folder)
+    assert "final_layer_norm.weight is missing" in error.value.rule
+
+
+def test_text_encoder_by_choice(folder: Path) -> None:
+    kept = load("emoji", weights_dir=folder).text
+    freed = load("emoji", weights_dir=folder, placement=Placement(keep_text_encoder=False)).text
+    assert freed.nbytes == kept.nbytes
+    (expected,) = kept.encode(["a red apple"])
+    (features,) = freed.encode(["a red apple"])
+    assert torch.equal(features, expected)
+    assert kept.model is not None
+    assert freed.model is None
+    (again,) = freed.encode(["a red apple"])
+    assert again is features  # known: nothing is read
+    assert freed.model is None
+    freed.encode(["a fox"])  # read again
+    assert freed.model is None
+
+
+def test_text_encoder_in_bf16(folder: Path) -> None:
+    pipeline = load("emoji", weights_dir=folder, placement=Placement(text_dtype="bf16"))
+    (features,) = pipeline.text.encode(["a red apple"])
+    assert features.dtype == torch.float32
+    (exact,) = load("emoji", weights_dir=folder).text.encode(["a red apple"])
+    assert not torch.equal(features, exact)
+    torch.testing.assert_close(features, exact, atol=0.1, rtol=0.1)
+
+
+@pytest.mark.parametrize(
+    ("placement", "words"),
+    [
+        (Placement(text_dtype="fp16"), "fp16 on a CPU"),
+        (Placement(text_dtype="fp7"), "fp7"),
+        (Placement(text_device="toaster"), "toaster"),
+        (Placement(offload=True), "kept off a device"),
+    ],
+)
+def test_placements_that_cannot_be(placement: Placement, words: str) -> None:
+    with pytest.raises(UserError, match=words):
+        load("emoji", device="cpu", placement=placement)

@@ -74,6 +74,34 @@ def test_held_bytes_are_the_formula(budget: Any, drafters: tuple[int, ...]) -> N
         assert caches.peak_nbytes >= expected
 
 
+def test_bytes_are_for_the_batch_and_the_dtype_that_come() -> None:
+    means: list[int] = []
+    for dtype, cfg in ((torch.float32, 3.0), (torch.bfloat16, 3.0), (torch.float32, 1.0)):
+        model = small_model(dtype)
+        with patched(model, budget="100KiB") as caches:
+            assert caches.budget is None  # nothing is known yet of what a token takes
+            run(model, cfg=(cfg,) * len(SHORT))  # without guidance half as many sequences
+            assert caches.budget is not None
+            assert caches.ledger is not None
+            token = caches.ledger.shape.bytes_of(1)
+            assert caches.budget.mean == 100 * 1024 // token
+            assert caches.budget.label == "100KiB"
+            assert 100 * 1024 - token < caches.nbytes <= 100 * 1024
+            means.append(caches.budget.mean)
+    assert means[1] // 2 == means[2] // 2 == means[0]
+
+
+def test_too_few_bytes_are_refused_with_what_works() -> None:
+    model = small_model()
+    with pytest.raises(UserError) as caught:
+        run(model, inside=patched(model, budget="1KiB"))
+    offered = caught.value.fix.split()[4].rstrip(",")
+    with patched(model, budget=offered) as caches:
+        run(model)
+        assert caches.budget is not None
+        assert caches.budget.mean == 1
+
+
 def test_full_holds_the_history_and_not_the_last_scale() -> None:
     model = small_model()
     with patched(model, policy="full") as caches:

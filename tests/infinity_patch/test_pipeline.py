@@ -102,3 +102,14 @@ def test_inside_a_patch_its_caches_are_used(pipeline: Pipeline) -> None:
 def test_inside_a_patch_another_budget_is_refused(pipeline: Pipeline) -> None:
     with patched(pipeline.model), pytest.raises(UserError, match="patched already"):
         generate(pipeline, Request(("a cat",), budget="20%"))
+
+
+def test_seeds_of_ones_own(pipeline: Pipeline) -> None:
+    asked = Request(("an octopus", "a red apple"), seeds=(6, 1))
+    pictures = list(generate(pipeline, asked))
+    assert [p.seed for p in pictures] == [6, 1]
+    assert same(pictures[0].image, next(generate(pipeline, Request(("an octopus",), seed=6))).image)
+    with pytest.raises(UserError, match="1 seeds for 2 pictures"):
+        generate(pipeline, Request(("a", "b"), seeds=(1,)))
+    with pytest.raises(UserError, match="seed -1"):
+        generate(pipeline, Request(("a",), seeds=(-1,)))

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from scalekv.configs.models import model_named
-from scalekv.infinity_patch.request import Request, check
+from scalekv.infinity_patch.request import Request, budget_of, cache_shape, check, schedule_of
 from scalekv.kv.errors import UserError
 
 GOOD = Request(("a red apple",))
@@ -28,6 +28,8 @@ GOOD = Request(("a red apple",))
         ({"budget": "0%"}, "0%"),
         ({"budget": "paper-10"}, "paper-10"),
         ({"budget": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"budget": "1.5G"}, "1.5G may be meant"),
+        ({"budget": "5KB"}, "5KB is less than one token"),
         ({"ratio": "16:9"}, "no scale schedule"),
         ({"ratio": "3:2"}, "not made for the ratio"),
         ({"pixels": "2M"}, "no pixel class"),
@@ -50,6 +52,7 @@ def test_refused(change: dict[str, Any], says: str) -> None:
         {},
         {"budget": 40},
         {"budget": "full"},
+        {"budget": "1.5GiB"},
         {"cfg": [1.0] * 7},
         {"tau": 1, "top_p": 0},
         {"prompts": ("word " * 600,), "truncate": True},
@@ -57,3 +60,26 @@ def test_refused(change: dict[str, Any], says: str) -> None:
 )
 def test_accepted(change: dict[str, Any]) -> None:
     check(replace(GOOD, **change), model_named("emoji"))
+
+
+def test_bytes_are_checked_for_the_dtype_and_guidance_that_are_known() -> None:
+    preset = model_named("emoji")
+    spec = preset.transformer
+    token = spec.depth * spec.heads * spec.head_dim * 2  # k and v of one sequence, a byte each
+    least = replace(GOOD, budget=f"{4 * token}B")
+    check(least, preset, dtype="bf16")
+    check(least, preset)  # auto may come to bf16
+    with pytest.raises(UserError, match="less than one token"):
+        check(least, preset, dtype="fp32")
+    check(replace(least, cfg=1.0), preset, dtype="fp32")  # no second half
+    with pytest.raises(UserError) as caught:
+        check(replace(least, budget=f"{4 * token - 1}B"), preset)
+    assert f"{8 * token // 1024}KiB" in caught.value.fix  # enough whatever auto comes to
+
+
+def test_bytes_come_to_a_mean() -> None:
+    preset = model_named("emoji")
+    schedule = schedule_of(GOOD, preset)
+    tenth = cache_shape(GOOD, preset, schedule, 4).bytes_of(26)
+    assert budget_of(replace(GOOD, budget=f"{tenth}B"), preset, schedule, 4).mean == 26
+    assert budget_of(replace(GOOD, budget=f"{tenth}B"), preset, schedule, 2).mean == 52

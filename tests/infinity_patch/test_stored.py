@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
 
 from scalekv.configs.models import model_named
+from scalekv.infinity_patch import hub as hub_module
 from scalekv.infinity_patch.download import download, plan_download
 from scalekv.infinity_patch.hub import WeightsMissing, model_files
 from scalekv.infinity_patch.stored import (
@@ -19,6 +21,7 @@ from scalekv.infinity_patch.stored import (
     verify,
 )
 from scalekv.infinity_patch.transfer import DownloadRefused
+from scalekv.kv.errors import UserError
 from tests.hub_server import Hub
 
 TRANSFORMER = "infinity_2b_reg.pth"
@@ -98,3 +101,27 @@ def test_the_built_in_model_cannot_be_removed(cache: Path) -> None:
 def test_full_cache_is_the_arithmetic() -> None:
     # 6425 tokens of history, 32 layers, two sequences, width 2048, k and v, two bytes each
     assert full_cache(model_named("infinity-2b")) == 6425 * 32 * 2 * 2048 * 2 * 2
+
+
+def test_the_built_in_model_is_verified_by_its_list(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    preset = model_named("emoji")
+    assert {verdict for _, verdict in verify(preset)} == {Verdict.WHOLE}
+    copy = Path(shutil.copytree(hub_module.BUILT_IN / "emoji", tmp_path / "emoji"))
+    monkeypatch.setattr(hub_module, "BUILT_IN", tmp_path)
+    vae = copy / "vae.safetensors"
+    content = vae.read_bytes()
+    vae.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    (copy / "text_encoder" / "tokenizer_config.json").unlink()
+    (copy / "text_encoder" / "more.json").write_text("{}")
+    verdicts = {path.relative_to(copy).as_posix(): verdict for path, verdict in verify(preset)}
+    odd = {name: verdict for name, verdict in verdicts.items() if verdict is not Verdict.WHOLE}
+    assert odd == {
+        "vae.safetensors": Verdict.DAMAGED,
+        "text_encoder/tokenizer_config.json": Verdict.DAMAGED,
+        "text_encoder/more.json": Verdict.UNCHECKED,
+    }
+    (copy / "SHA256SUMS").write_text("no list")
+    with pytest.raises(UserError, match="SHA256SUMS is damaged"):
+        verify(preset)

@@ -190,6 +190,13 @@ def test_constant_drafters_follow_the_published_rule(
         (" 12.5 % ", BudgetRequest("12.5 %", percent=Fraction(25, 2))),
         ("650", BudgetRequest("650", mean=650)),
         (650, BudgetRequest("650", mean=650)),
+        ("1.5GiB", BudgetRequest("1.5GiB", nbytes=3 * 2**29)),
+        ("0.1 KiB", BudgetRequest("0.1 KiB", nbytes=102)),
+        ("200mb", BudgetRequest("200mb", nbytes=200_000_000)),
+        ("1kB", BudgetRequest("1kB", nbytes=1000)),
+        ("3TB", BudgetRequest("3TB", nbytes=3 * 10**12)),
+        ("24576 bytes", BudgetRequest("24576 bytes", nbytes=24576)),
+        ("7B", BudgetRequest("7B", nbytes=7)),
         ("paper-10", BudgetRequest("paper-10", name="paper-10")),
         ("a/b.yaml", BudgetRequest("a/b.yaml", name="a/b.yaml")),
     ],
@@ -200,7 +207,10 @@ def test_budgets_are_read(text: str | int, request_: BudgetRequest) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "0", "-1", "6.5", "1,000", "0%", "-5%", "101%", "1.2.3%", "%", "ten%", ".", 0, -3],
+    [
+        *("", "0", "-1", "6.5", "1,000", "0%", "-5%", "101%", "1.2.3%", "%", "ten%", ".", 0, -3),
+        *("0GiB", "-1MiB", "1.2.3KB", "0.4B", "1,5GiB", "2G", "512m", "1.5Gi"),
+    ],
 )
 def test_impossible_budgets_are_refused(text: str | int) -> None:
     with pytest.raises(UserError) as caught:
@@ -220,6 +230,39 @@ def test_less_than_a_token_is_refused_and_the_fix_works() -> None:
         resolve(parse_budget("0.1%"), SEVEN, 8)
     offered = caught.value.fix.split()[-1]
     assert resolve(parse_budget(offered), SEVEN, 8).mean == 1
+
+
+@settings(max_examples=100, deadline=None)
+@given(requests(), st.integers(1, 10**7), st.integers(1, 10**5), st.integers(0, 10**4))
+def test_bytes_buy_the_largest_mean_that_fits(
+    asked: tuple[Schedule, int, list[list[int]], int, int], nbytes: int, each: int, more: int
+) -> None:
+    schedule, layers, drafters, _, _ = asked
+    request = BudgetRequest("so much", nbytes=nbytes)
+
+    def bytes_of(tokens: int) -> int:
+        return layers * (tokens * each + more)
+
+    if bytes_of(1) > nbytes:
+        with pytest.raises(UserError, match="so much is less than one token") as caught:
+            resolve(request, schedule, layers, drafters, bytes_of=bytes_of)
+        offered = parse_budget(caught.value.fix.split()[4].rstrip(","))
+        assert offered.nbytes is not None
+        assert bytes_of(1) <= offered.nbytes <= bytes_of(1) * 1.011
+        resolve(offered, schedule, layers, bytes_of=bytes_of)
+        return
+    budget = resolve(request, schedule, layers, drafters, bytes_of=bytes_of)
+    assert budget.label == "so much"
+    assert bytes_of(budget.mean) <= nbytes
+    assert budget.mean >= schedule.history or bytes_of(budget.mean + 1) > nbytes
+    assert budget.mean <= max(schedule.history, 1)
+    check_generated(budget)
+
+
+def test_a_unit_of_unclear_size_is_asked_about() -> None:
+    with pytest.raises(UserError) as caught:
+        parse_budget("2g")
+    assert caught.value.fix == "2GiB or 2GB"
 
 
 def test_full_drops_nothing() -> None:

@@ -6,7 +6,8 @@ import json
 
 import pytest
 
-from scalekv.kv.budget import Budget, generate
+from scalekv.configs.budgets import load_budget
+from scalekv.kv.budget import Budget, generate, parse_budget, resolve
 from scalekv.kv.memory import (
     CacheLedger,
     CacheShape,
@@ -15,6 +16,7 @@ from scalekv.kv.memory import (
     full_cache_bytes,
     peak_held_tokens,
 )
+from scalekv.kv.transitions import within
 from tests.kv.stand_in import SEVEN, THIRTEEN
 
 MIB = 2**20
@@ -40,6 +42,27 @@ def test_the_papers_memory_column(model: str, tokens: int, mib: int) -> None:
     layers, heads, head_dim = MODELS[model]
     shape = CacheShape(layers, 16, heads, head_dim, k_bytes=4, v_bytes=2)
     assert int(shape.bytes_of(tokens) / MIB) == mib
+
+
+@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("name", ["paper-4", "paper-10", "paper-20"])
+def test_the_papers_bytes_buy_the_papers_means(model: str, name: str) -> None:
+    """The named budgets hold what the paper's memory column says, and that much buys them."""
+    layers, heads, head_dim = MODELS[model]
+    shape = CacheShape(layers, 16, heads, head_dim, k_bytes=4, v_bytes=2)
+    named = resolve(load_budget(name, f"infinity-{model.lower()}"), THIRTEEN, layers)
+    use = within(named)
+    peak = peak_held_tokens(THIRTEEN, layers, use)
+    assert peak == named.mean * layers
+    held = peak * shape.bytes_per_token
+    column = {265: (1590, 3478), 650: (3900, 8531), 1300: (7800, 17062)}[named.mean]
+    assert int(held / MIB) == column[model == "8B"]
+    bought = resolve(parse_budget(f"{held}B"), THIRTEEN, layers, bytes_of=shape.bytes_of)
+    assert bought.mean == named.mean
+    assert (
+        resolve(parse_budget(f"{held - 1}B"), THIRTEEN, layers, bytes_of=shape.bytes_of).mean
+        == named.mean - 1
+    )
 
 
 @pytest.mark.parametrize(("model", "gib"), [("2B", 3.14), ("8B", 6.86)])

@@ -1,0 +1,57 @@
+"""Where the parts of a model go and in which precision, as far as names tell. No torch."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+from scalekv.configs.models import DTYPES
+from scalekv.kv.errors import UserError, close_matches
+
+DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
+
+
+@dataclass(frozen=True)
+class Placement:
+    """What of a model need not be on its device, and the text encoder's own precision.
+
+    offload: the transformer's blocks stay in host memory and are sent over one after another.
+    text_device: "auto" is the model's. text_dtype: "auto" is fp16 on CUDA, as published, and fp32
+    elsewhere. keep_text_encoder: keep it after the prompts are encoded; it is read again if more
+    come.
+    """
+
+    offload: bool = False
+    text_device: str = "auto"
+    text_dtype: str = "auto"
+    keep_text_encoder: bool = True
+
+
+def check_device(name: str, where: str) -> None:
+    """Refuses what is no name of a device.
+
+    Raises:
+        UserError: with the names there are.
+    """
+    if not DEVICES.fullmatch(name):
+        raise UserError(
+            f"no device {name!r}",
+            where=where,
+            rule="auto, cpu, mps, cuda, or cuda:1 and so on",
+            fix="leave it out to use the best device there is",
+        )
+
+
+def check_dtype(name: str, where: str) -> None:
+    """Refuses what is no name of a precision.
+
+    Raises:
+        UserError: with the names there are.
+    """
+    if name not in DTYPES:
+        raise UserError(
+            f"no dtype {name!r}",
+            where=where,
+            rule="one of " + ", ".join(DTYPES),
+            fix=close_matches(name, DTYPES),
+        )
