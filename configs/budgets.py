@@ -10,6 +10,7 @@ from typing import Any
 
 import yaml
 
+from scalekv.kv.allotment import Linear
 from scalekv.kv.budget import WAYS, WINDOW, BudgetSpec, resolve
 from scalekv.kv.drafters import Drafters, drafters_by_scale
 from scalekv.kv.errors import UserError, close_matches
@@ -23,7 +24,9 @@ DEFAULT = "default"
 
 _REQUIRED = ("model", "layers", "provenance")
 _AMOUNTS = ("mean", "percent", "capacities")
-_KEYS = (*_REQUIRED, "drafters", *_AMOUNTS, "schedule", "window")
+_LINEAR = ("refiner_start", "delta")
+_KEYS = (*_REQUIRED, "drafters", *_AMOUNTS, "schedule", "rule", *_LINEAR, "window")
+_RULES = ("released", "linear")
 
 
 def list_budgets(model: str | None = None) -> tuple[BudgetSpec, ...]:
@@ -49,14 +52,23 @@ def load_budget(name_or_path: str | Path, model: str | None = None) -> BudgetSpe
     else:
         path = _named(text, model)
         spec = _read(path, path.stem)
+    check_model(spec, model, text)
+    return spec
+
+
+def check_model(spec: BudgetSpec, model: str | None, name: str) -> None:
+    """Refuses a budget, known to the caller as `name`, that was made for another model.
+
+    Raises:
+        UserError: it was, and `model` is known.
+    """
     if model is not None and spec.model != model:
         raise UserError(
             f"this budget was made for {spec.model}, not for {model}",
-            where=f"budget {text}",
+            where=f"budget {name}",
             rule="drafters and capacities belong to one model",
             fix=f"ask for a percentage such as 10%, or {_offer(model)}",
         )
-    return spec
 
 
 def default_budget(model: str) -> BudgetSpec | None:
@@ -144,6 +156,7 @@ class _Reader:
             percent=self._percent() if "percent" in self.content else None,
             capacities=capacities,
             schedule=self._schedule(),
+            linear=self._linear(),
             window=self._count("window") if "window" in self.content else WINDOW,
             provenance=self._text("provenance"),
         )
@@ -196,11 +209,11 @@ class _Reader:
             raise self._refusal(key, f"{key} is {value!r}", f"{key} is text")
         return " ".join(value.split())
 
-    def _count(self, key: str) -> int:
+    def _count(self, key: str, least: int = 1) -> int:
         value = self.content[key]
-        if type(value) is not int or value < 1:
+        if type(value) is not int or value < least:
             raise self._refusal(
-                key, f"{key} is {value!r}", f"{key} is a whole number of at least 1"
+                key, f"{key} is {value!r}", f"{key} is a whole number of at least {least}"
             )
         return value
 
@@ -232,6 +245,35 @@ class _Reader:
         # Any schedule will do: the layers named are checked for every scale there is an entry for.
         drafters_by_scale(drafters, Schedule(((1, 1),)), layers, f"{self.path}, key drafters")
         return drafters
+
+    def _linear(self) -> Linear | None:
+        given = [key for key in _LINEAR if key in self.content]
+        rule = self.content.get("rule", "released")
+        if rule not in _RULES:
+            raise self._refusal("rule", f"rule is {rule!r}", f"one of {', '.join(_RULES)}")
+        if rule != "linear":
+            if given:
+                raise self._refusal(
+                    given[0], f"{given[0]} without rule: linear", f"{given[0]} is of that rule"
+                )
+            return None
+        if "capacities" in self.content:
+            raise self._refusal(
+                "rule", "both a rule and capacities are given", "a rule makes the capacities"
+            )
+        if not self.content.get("drafters"):
+            raise self._refusal(
+                "drafters", "rule: linear without drafters", "drafters get what others do not"
+            )
+        if missing := [key for key in _LINEAR if key not in self.content]:
+            raise self._refusal(
+                missing[0],
+                f"rule: linear without {missing[0]}",
+                "it needs refiner_start, tokens of a layer that is no drafter at the first scale "
+                "that drops any, and delta, how many fewer at every scale after it",
+            )
+        start, delta = self._count("refiner_start"), self._count("delta", least=0)
+        return Linear(start, delta)
 
     def _capacities(self) -> dict[int, tuple[int, ...]] | None:
         value = self.content.get("capacities")

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from scalekv.configs.budgets import default_budget, load_budget
+from scalekv.configs.budgets import check_model, default_budget, load_budget
 from scalekv.configs.models import ModelPreset, list_models, model_named
 from scalekv.kv.budget import (
     Budget,
@@ -61,6 +61,7 @@ def budget_maker(
     if isinstance(asked, BudgetRequest) and asked.name is not None:
         asked = load_budget(asked.name, model)
     if isinstance(asked, BudgetSpec):
+        check_model(asked, model, asked.name)
         made = asked
         return lambda schedule: resolve(made, schedule, layers, drafters)
     origin = "drafters as given"

@@ -3,9 +3,73 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from math import gcd
 
+from scalekv.kv.errors import UserError
+from scalekv.kv.schedule import Schedule
+
 LEAST = 200  # tokens left to a layer that is no drafter, in the budgets released with ScaleKV
+
+
+@dataclass(frozen=True)
+class Linear:
+    """The paper's rule (arXiv 2505.19602): at the k-th scale that drops tokens, from 0, a layer
+    that is no drafter keeps `start` - `delta` k tokens, and the drafters share the rest.
+
+    The paper does not say where k starts. Counted from the first of all scales, its own figures
+    (start 600, delta 70, 13 scales) would leave layers with less than nothing.
+
+    Attributes:
+        start: tokens, at least 1.
+        delta: tokens fewer per scale, at least 0.
+
+    Raises:
+        UserError: a number below these.
+    """
+
+    start: int
+    delta: int
+
+    def __post_init__(self) -> None:
+        for name, value, least in (("start", self.start, 1), ("delta", self.delta, 0)):
+            if type(value) is not int or value < least:
+                raise UserError(
+                    f"{name} is {value!r}",
+                    where="linear rule",
+                    rule=f"{name} is a whole number, at least {least}",
+                )
+
+    def __str__(self) -> str:
+        return f"the linear rule, {self.start} - {self.delta} k for layers that are no drafters"
+
+    def shares(self, schedule: Schedule, mean: int, window: int, where: str) -> dict[int, int]:
+        """What a layer that is no drafter keeps, by scale, wherever the history exceeds the mean.
+
+        Raises:
+            UserError: it begins above the mean, or falls below the window.
+        """
+        dropping = [scale for scale in range(len(schedule)) if schedule.before(scale) > mean]
+        kept = {scale: self.start - self.delta * k for k, scale in enumerate(dropping)}
+        if not kept:
+            return {}
+        least = min(window, mean)
+        last = kept[dropping[-1]]
+        if self.start > mean or self.start < least:
+            raise UserError(
+                f"layers that are no drafters would start with {self.start} tokens",
+                where=where,
+                rule=f"at least {least} and at most the mean, {mean}",
+                fix=f"start with {mean if self.start > mean else least} tokens",
+            )
+        if last < least:
+            raise UserError(
+                f"layers that are no drafters would keep {last} tokens at scale {len(schedule)}",
+                where=where,
+                rule=f"at least {least}; {len(dropping)} scales drop tokens here",
+                fix=f"a delta of at most {(self.start - least) // (len(dropping) - 1)}",
+            )
+        return kept
 
 
 def allot(
@@ -30,6 +94,32 @@ def allot(
     assert sum(available) >= total, (available, mean)
     others = [layer for layer in range(len(available)) if layer not in set(drafters)]
     return fitted(_shares(available, drafters, mean, window), available, (drafters, others))
+
+
+def allot_rest(
+    available: Sequence[int], drafters: Sequence[int], mean: int, refiner: int
+) -> tuple[int, ...]:
+    """Capacities of all layers at one scale, averaging exactly `mean`: the layers that are no
+    drafters get `refiner` tokens each and the drafters share the rest evenly, the first of them
+    what does not divide. What drafters cannot fill goes back to the others.
+
+    Without drafters, or with drafters only, every layer gets the mean.
+
+    Args:
+        available, drafters, mean: as for `allot`.
+        refiner: at most the mean.
+    """
+    layers = len(available)
+    assert sum(available) >= mean * layers, (available, mean)
+    assert refiner <= mean, (refiner, mean)
+    others = [layer for layer in range(layers) if layer not in set(drafters)]
+    if not drafters:
+        refiner = mean
+    shares = [refiner] * layers
+    each, odd = divmod(mean * layers - refiner * len(others), len(drafters) or 1)
+    for place, layer in enumerate(sorted(drafters)):
+        shares[layer] = each + (place < odd)
+    return fitted(shares, available, (drafters, others))
 
 
 def fitted(

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 from math import ceil, floor
 
-from scalekv.kv.allotment import allot
+from scalekv.kv.allotment import Linear, allot, allot_rest
 from scalekv.kv.drafters import Drafters as Drafters
 from scalekv.kv.drafters import drafters_by_scale
 from scalekv.kv.errors import UserError
@@ -232,6 +232,8 @@ class BudgetSpec:
         mean, percent, capacities: exactly one way to say how much: tokens per layer; percent of
             the history; or mean together with {scale number from 1: capacity of each layer}.
         schedule: the only schedule it is for; needed with capacities.
+        linear: how drafters and others share, instead of the released budgets' rule; not with
+            capacities.
         window: as in `Budget`.
         provenance: where it comes from, one line.
     """
@@ -244,6 +246,7 @@ class BudgetSpec:
     percent: Fraction | None = None
     capacities: Mapping[int, tuple[int, ...]] | None = None
     schedule: Schedule | None = None
+    linear: Linear | None = None
     window: int = WINDOW
     provenance: str = ""
 
@@ -338,8 +341,10 @@ def generate(
     *,
     label: str = "",
     origin: str = "",
+    linear: Linear | None = None,
 ) -> Budget:
-    """Capacities for any schedule, depth and mean: the rule behind the released budgets.
+    """Capacities for any schedule, depth and mean: the rule behind the released budgets, or the
+    paper's linear one.
 
     Drafters share what the others give up; no drafters means the mean for every layer. What a
     layer cannot use, because it dropped tokens at an earlier scale, goes to the others, so every
@@ -349,19 +354,23 @@ def generate(
         mean: tokens per layer, at least 1; nothing is dropped where the history is no longer.
 
     Raises:
-        UserError: a number below 1, or drafters that are not layers.
+        UserError: a number below 1, drafters that are not layers, or a linear rule that asks for
+            more than the mean or, in the end, for less than the window.
     """
-    _check_counts(f"budget {label}".strip(), layers=layers, mean=mean, window=window)
+    where = f"budget {label}".strip()
+    _check_counts(where, layers=layers, mean=mean, window=window)
     by_scale = drafters_by_scale(drafters, schedule, layers)
+    shares = {} if linear is None else linear.shares(schedule, mean, window, where)
     capacities = [(0,) * layers]
     for scale in range(1, len(schedule)):
         history = schedule.before(scale)
-        held, new = capacities[-1], schedule.tokens[scale - 1]
-        capacities.append(
-            (history,) * layers
-            if history <= mean
-            else allot([tokens + new for tokens in held], by_scale[scale], mean, window)
-        )
+        available = [held + schedule.tokens[scale - 1] for held in capacities[-1]]
+        if history <= mean:
+            capacities.append((history,) * layers)
+        elif scale in shares:
+            capacities.append(allot_rest(available, by_scale[scale], mean, shares[scale]))
+        else:
+            capacities.append(allot(available, by_scale[scale], mean, window))
     return Budget(
         schedule=schedule,
         layers=layers,
@@ -428,8 +437,17 @@ def _resolve_spec(
         mean = _mean_tokens(schedule, spec.percent, spec.mean)
         if drafters is None:
             drafters, origin = spec.drafters, spec.provenance
+        if spec.linear is not None:
+            origin = f"{origin}; {spec.linear}".removeprefix("; ")
         return generate(
-            schedule, layers, drafters, mean, spec.window, label=spec.name, origin=origin
+            schedule,
+            layers,
+            drafters,
+            mean,
+            spec.window,
+            label=spec.name,
+            origin=origin,
+            linear=spec.linear,
         )
     if drafters is not None:
         raise UserError(

@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from scalekv.configs.budgets import FOLDER, default_budget, list_budgets, load_budget
+from scalekv.kv.allotment import Linear
 from scalekv.kv.budget import resolve
 from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
@@ -84,7 +85,7 @@ def write(folder: Path, **changes: object) -> Path:
     return path
 
 
-LISTED = {
+LISTED: dict[str, object] = {
     "schedule": "1x1 2x2 3x3 4x4",
     "capacities": {3: [5, 3], 4: [6, 2]},
 }
@@ -107,6 +108,38 @@ def test_a_file_may_list_capacities(tmp_path: Path) -> None:
     assert budget.label.endswith("mine.yaml")
 
 
+def test_a_file_may_ask_for_the_papers_linear_rule(tmp_path: Path) -> None:
+    spec = load_budget(
+        write(
+            tmp_path,
+            layers=32,
+            mean=650,
+            drafters=[0, 23],
+            rule="linear",
+            refiner_start=600,
+            delta=70,
+        )
+    )
+    assert spec.linear == Linear(600, 70)
+    budget = resolve(spec, THIRTEEN, 32)
+    assert budget.capacities[12] == (5600, *[320] * 22, 5600, *[320] * 8)
+    assert budget.origin == "by hand; the linear rule, 600 - 70 k for layers that are no drafters"
+    assert load_budget(write(tmp_path, rule="released")).linear is None
+
+
+def test_a_linear_rule_that_a_size_cannot_keep_is_refused_when_used(tmp_path: Path) -> None:
+    path = write(tmp_path, mean=100, rule="linear", refiner_start=90, delta=40)
+    spec = load_budget(path)
+    assert resolve(spec, SEVEN, 2).mean == 100
+    with pytest.raises(UserError) as caught:
+        resolve(spec, THIRTEEN, 2)
+    assert str(path) in caught.value.where
+    assert "at most 10" in caught.value.fix
+
+
+LINEAR = {"rule": "linear", "refiner_start": 3, "delta": 1}
+
+
 @pytest.mark.parametrize(
     ("changes", "key", "says"),
     [
@@ -123,6 +156,15 @@ def test_a_file_may_list_capacities(tmp_path: Path) -> None:
         ({"mean": None, "percent": 0}, "percent", "percent is 0"),
         ({"mean": None, "percent": 101}, "percent", "percent is 101"),
         ({"mean": None, "percent": "10%"}, "percent", "percent is '10%'"),
+        ({"rule": "quadratic"}, "rule", "rule is 'quadratic'"),
+        ({"rule": ["linear"]}, "rule", "rule is ['linear']"),
+        ({"delta": 1}, "delta", "delta without rule: linear"),
+        ({**LINEAR, "rule": "released"}, "refiner_start", "without rule: linear"),
+        ({**LINEAR, "delta": None}, "delta", "rule: linear without delta"),
+        ({**LINEAR, "delta": -1}, "delta", "delta is -1"),
+        ({**LINEAR, "refiner_start": 0}, "refiner_start", "refiner_start is 0"),
+        ({**LINEAR, "drafters": []}, "drafters", "rule: linear without drafters"),
+        ({**LINEAR, **LISTED}, "rule", "both a rule and capacities"),
         ({"drafters": 0}, "drafters", "drafters hold 0"),
         ({"drafters": [2]}, "drafters", "drafter 2 is not a layer"),
         ({"drafters": [0, 0]}, "drafters", "twice"),
