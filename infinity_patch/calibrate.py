@@ -107,9 +107,7 @@ class Calibration:
     @property
     def halves_agree(self) -> float | None:
         """Share of the drafter pairs that either half of the prompts alone would choose."""
-        return agreement(
-            self.means.own, self._concentration, self.plan.scales, self.plan.pairs
-        )
+        return agreement(self.means.own, self._concentration, self.plan.scales, self.plan.pairs)
 
     @cached_property
     def later_mass(self) -> Numbers:

@@ -154,7 +154,8 @@ def test_maps_of_a_deep_model() -> None:
     row = [0.1] * heads
     numbers = {
         "provenance": {"model": "m", "prompts": 10},
-        "index": [[None] * layers] + [[scale / layers for _ in range(layers)] for scale in range(12)],
+        "index": [[None] * layers]
+        + [[scale / layers for _ in range(layers)] for scale in range(12)],
         "drafters": {"9": [0, 1], "10": [0]},
         "s_cas": [[[row] * layers for _ in range(scales)] for _ in range(scales)],
     }

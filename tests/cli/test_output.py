@@ -160,7 +160,7 @@ def test_files_that_belong_together(tmp_path: Path) -> None:
     folder = OutputFolder(tmp_path)
     folder.save_together({"a.yaml": b"1", "b.json": b"2"}, replace=False)
     assert names(tmp_path) == ["a.yaml", "b.json"]
-    with pytest.raises(UserError, match="b.json is there already"):
+    with pytest.raises(UserError, match=r"b\.json is there already"):
         folder.save_together({"c.yaml": b"3", "b.json": b"4"}, replace=False)
     assert names(tmp_path) == ["a.yaml", "b.json"], "all of them or none"
     folder.save_together({"c.yaml": b"3", "b.json": b"4"}, replace=True)

@@ -196,7 +196,7 @@ def test_plans_by_hand() -> None:
     plan = plan_of(CalibrationRequest(Request(PROMPTS), "650"), model_named("infinity-2b"))
     assert (plan.scales, plan.pairs, plan.asked.mean) == ((8, 9, 10, 11, 12), 10, 650)
     plan = plan_of(CalibrationRequest(Request(PROMPTS), "20%", drafters=1.8), EMOJI)
-    assert (plan.scales, plan.pairs, plan.asked.percent) == ((4, 5, 6), 5, 20)
+    assert (plan.scales, plan.pairs, plan.asked.label) == ((4, 5, 6), 5, "20%")
 
 
 def test_fingerprints(tmp_path: Path) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from itertools import product
+from itertools import pairwise, product
 
 import numpy as np
 import pytest
@@ -58,11 +58,11 @@ def test_drafters_are_nested_and_the_best_such(case: tuple[np.ndarray, list[int]
     rows = [set(drafters[scale]) for scale in scales]
     assert list(drafters) == scales
     assert sum(map(len, rows)) == pairs
-    for earlier, later in zip(rows, rows[1:], strict=False):
+    for earlier, later in pairwise(rows):
         assert later <= earlier, "a refiner has dropped its tokens and cannot be a drafter again"
 
     def total(kept: tuple[int, ...]) -> float:
-        return sum(scores[s, layer] for layer, n in enumerate(kept) for s in scales[:n])
+        return sum(float(scores[s, layer]) for layer, n in enumerate(kept) for s in scales[:n])
 
     all_nested = product(range(len(scales) + 1), repeat=layers)
     best = min(total(kept) for kept in all_nested if sum(kept) == pairs)
