@@ -22,6 +22,7 @@ FULL = "full"
 """The policy that drops nothing, and the budget that asks for it."""
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
+FORMS = ("json", "html", "table")
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
@@ -49,6 +50,7 @@ class Options:
     reproducible: bool | None = None
     batch_size: str | None = None
     quiet: bool | None = None
+    memory_report: str | None = None
 
 
 @dataclass(frozen=True)
@@ -63,6 +65,7 @@ class Choices:
     dtype: str
     weights_dir: Path | None
     quiet: bool = False
+    memory_report: tuple[str, ...] = ("json", "table")
 
 
 def choose(options: Options, environment: Mapping[str, str] | None = None) -> Choices:
@@ -129,7 +132,22 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
         dtype=dtype.value,
         weights_dir=Path(folder).expanduser() if folder else None,
         quiet=settings.get("quiet", options.quiet).flag(),
+        memory_report=_forms(settings.get("memory_report", options.memory_report)),
     )
+
+
+def _forms(setting: Setting) -> tuple[str, ...]:
+    """The forms of the memory report asked for, each once."""
+    forms = tuple(dict.fromkeys(word.strip() for word in setting.value.split(",")))
+    for form in forms:
+        if form not in FORMS:
+            raise UserError(
+                f"no memory report of the form {form!r}",
+                where=setting.origin,
+                rule="one or several, with commas between, of " + ", ".join(FORMS),
+                fix=close_matches(form, FORMS),
+            )
+    return forms
 
 
 def _numbers(setting: Setting) -> float | tuple[float, ...] | None:

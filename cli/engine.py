@@ -7,11 +7,9 @@ small stand-in behind the door.
 from __future__ import annotations
 
 import os
-import resource
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
@@ -85,19 +83,18 @@ def calibrate(
     return measure(pipeline, request, on_progress=on_progress, on_picture=on_picture)
 
 
-def peak_memory(pipeline: Pipeline) -> dict[str, int]:
-    """Peaks in bytes: of this process in memory, and of the device's allocations where it is CUDA.
+def machine(pipeline: Pipeline) -> dict[str, Any]:
+    """What the run happens on: `cli.machine` and, where it is CUDA, the device."""
+    from scalekv.cli.machine import machine as this_machine
 
-    `process_peak_bytes` is the highest resident size since the start, whatever for.
-    """
-    unit = 1 if sys.platform == "darwin" else 1024  # ru_maxrss is in bytes there, in KiB on Linux
-    peaks = {"process_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
+    facts = this_machine()
     if pipeline.device.type == "cuda":
         import torch
 
-        peaks["device_peak_bytes"] = torch.cuda.max_memory_allocated(pipeline.device)
-        peaks["device_reserved_peak_bytes"] = torch.cuda.max_memory_reserved(pipeline.device)
-    return peaks
+        properties = torch.cuda.get_device_properties(pipeline.device)
+        facts["device_name"] = properties.name
+        facts["device_memory_bytes"] = properties.total_memory
+    return facts
 
 
 def release(pictures: Iterator[Picture]) -> None:

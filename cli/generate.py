@@ -55,6 +55,7 @@ def generate(
     device: given.Device = None,
     dtype: given.Dtype = None,
     out: given.Out = None,
+    memory_report: given.MemoryReport = None,
     json: given.Json = False,
     quiet: given.Quiet = None,
     verbose: given.Verbose = False,
@@ -87,5 +88,6 @@ def generate(
         reproducible=reproducible,
         batch_size=batch_size,
         quiet=quiet,
+        memory_report=memory_report,
     )
     Run(choose(options), stderr(), json=json).execute()

@@ -19,6 +19,9 @@ from scalekv.cli.download import HELP as DOWNLOAD_HELP
 from scalekv.cli.download import download
 from scalekv.cli.generate import EPILOG, HELP, generate
 from scalekv.cli.models import models
+from scalekv.cli.report_command import EPILOG as REPORT_EPILOG
+from scalekv.cli.report_command import HELP as REPORT_HELP
+from scalekv.cli.report_command import report
 from scalekv.kv.errors import UserError
 
 _USAGE: Any = typer.BadParameter.__base__
@@ -59,6 +62,7 @@ def _program(
 app.command(help=HELP, epilog=EPILOG, no_args_is_help=True)(generate)
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
 app.command(help=CALIBRATE_HELP, epilog=CALIBRATE_EPILOG)(calibrate)
+app.command(help=REPORT_HELP, epilog=REPORT_EPILOG, no_args_is_help=True)(report)
 app.add_typer(models)
 
 

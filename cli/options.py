@@ -181,6 +181,17 @@ Out = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+MemoryReport = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FORM[,FORM...]",
+        help=_help(
+            "Forms of the memory report: json (report.json), html (a page of its own), table.",
+            "memory_report",
+        ),
+        rich_help_panel=OUTPUT,
+    ),
+]
 Json = Annotated[
     bool,
     typer.Option(

@@ -60,6 +60,7 @@ class OutputFolder:
     def __init__(self, path: Path) -> None:
         self.path = path
         self._made: list[Path] = []
+        self._report: Path | None = None
 
     def prepare(self) -> None:
         """Makes the folder and proves that files can be made in it.
@@ -132,11 +133,20 @@ class OutputFolder:
         raise AssertionError("unreachable: names do not run out")
 
     def save_report(self, report: Mapping[str, Any]) -> Path:
-        """Writes report.json, or report-2.json where there is one already, and so on."""
-        content = to_json({"format": FORMAT, **report}).encode()
+        """Writes report.json, or report-2.json where there is one already, and so on; from the
+        second time on, in place of the one written before.
+
+        Raises:
+            UserError: the folder cannot be written to; what was written before is still whole.
+        """
+        content = to_json(report).encode()
+        if self._report is not None:
+            self.replace(self._report, content)
+            return self._report
         for name in _numbered("report"):
             path = self.path / f"{name}.json"
             if not path.exists() and self._put(path, content):
+                self._report = path
                 return path
         raise AssertionError("unreachable: names do not run out")
 
@@ -172,6 +182,38 @@ class OutputFolder:
         finally:
             for path in (*hidden.values(), *placed):
                 path.unlink(missing_ok=True)
+
+    def save_page(self, page: str) -> Path:
+        """Writes the page that goes with the report: its name with the ending .html.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        content = page.encode()
+        if self._report is not None:
+            path = self._report.with_suffix(".html")
+            self.replace(path, content)
+            return path
+        for name in _numbered("report"):
+            path = self.path / f"{name}.html"
+            if not path.exists() and self._put(path, content):
+                return path
+        raise AssertionError("unreachable: names do not run out")
+
+    def replace(self, path: Path, content: bytes) -> None:
+        """Writes a file of the folder whether it is there or not, whole at any moment.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        try:
+            hidden = self._write(content)
+            try:
+                os.replace(hidden, path)
+            finally:
+                hidden.unlink(missing_ok=True)
+        except OSError as error:
+            self._refuse(error)
 
     def _put(self, path: Path, content: bytes) -> bool:
         """Makes a whole new file; False: the name is taken."""

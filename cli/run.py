@@ -9,6 +9,7 @@ import os
 import sys
 import time
 from dataclasses import dataclass, field
+from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,7 +20,7 @@ from scalekv.cli import engine
 from scalekv.cli.choices import Choices
 from scalekv.cli.errors import Interrupted, PipeClosed
 from scalekv.cli.interrupts import interrupts_wait
-from scalekv.cli.output import OutputFolder, to_json
+from scalekv.cli.output import FORMAT, OutputFolder, to_json
 from scalekv.cli.progress import Display
 from scalekv.cli.report import largest_cache, memory_report, print_table
 
@@ -42,6 +43,8 @@ class Run:
     caches: list[dict[str, Any]] = field(default_factory=list)
     load_seconds: float = 0.0
     _started: float = field(default_factory=time.perf_counter)
+    _clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    _settings: dict[str, Any] = field(default_factory=dict)
     _pipe_closed: bool = False
 
     def execute(self) -> None:
@@ -84,7 +87,7 @@ class Run:
         try:
             for picture in pictures:
                 with interrupts_wait():
-                    self._keep(picture, folder, display)
+                    self._keep(pipeline, picture, folder, display)
             outcome = "complete"
         except KeyboardInterrupt:
             outcome = "interrupted"
@@ -96,7 +99,9 @@ class Run:
                 if outcome == "complete" or self.pictures:
                     self._report(pipeline, folder, outcome)
 
-    def _keep(self, picture: Picture, folder: OutputFolder, display: Display) -> None:
+    def _keep(
+        self, pipeline: Pipeline, picture: Picture, folder: OutputFolder, display: Display
+    ) -> None:
         """Saves a picture and tells where it is."""
         cache = {key: value for key, value in picture.cache.items() if key != "scales"}
         sidecar = {
@@ -109,6 +114,7 @@ class Run:
         image_path, sidecar_path = folder.save_picture(
             picture.image, picture.prompt, picture.seed, picture.settings, sidecar
         )
+        self._settings = {k: v for k, v in picture.settings.items() if k not in ("prompt", "seed")}
         self.caches.append(picture.cache)
         self.pictures.append(
             {
@@ -121,16 +127,42 @@ class Run:
             }
         )
         display.picture_done(picture.index, self._wanted, picture.seconds, picture.prompt)
+        if "json" in self.choices.memory_report:  # a run that is killed leaves what it had
+            folder.save_report(self._figures(pipeline, "running"))
         if picture.truncated:
             display.note(f"the prompt was too long; not used: {picture.truncated}")
         if not self.json:
             self._say(f"{image_path}\n")
 
     def _report(self, pipeline: Pipeline, folder: OutputFolder, outcome: str) -> None:
-        memory = memory_report(
-            largest_cache(self.caches), pipeline.weights_bytes, engine.peak_memory(pipeline)
-        )
-        report = {
+        """Says how the run ended, in every form asked for."""
+        report = self._figures(pipeline, outcome)
+        forms = self.choices.memory_report
+        written = []
+        if "json" in forms:
+            written.append(folder.save_report(report))
+        if "html" in forms:
+            from scalekv.cli.report_page import render
+
+            written.append(folder.save_page(render(report, folder.path)))
+        if not self.choices.quiet:
+            if "table" in forms:
+                print_table(report, self.console)
+            for path in written:
+                self.console.print(f"report: {path}", markup=False, soft_wrap=True, style="dim")
+        if self.json:
+            paths = [picture["file"] for picture in self.pictures]
+            said = {
+                "paths": paths,
+                "report_path": str(written[0]) if written else None,
+                "pictures": self.pictures,
+            }
+            self._say(to_json({**said, "report": report}))
+
+    def _figures(self, pipeline: Pipeline, outcome: str) -> dict[str, Any]:
+        stages = pipeline.stages
+        return {
+            "format": FORMAT,
             "version": version("scalekv"),
             "outcome": outcome,
             "model": {
@@ -139,22 +171,19 @@ class Run:
             },
             "device": str(pipeline.device),
             "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "started": self._clock,
+            "machine": engine.machine(pipeline),
+            "settings": self._settings,
             "pictures_wanted": self._wanted,
             "pictures": [{**p, **_names(p)} for p in self.pictures],
             "seconds": {
                 "load": round(self.load_seconds, 3),
                 "all": round(time.perf_counter() - self._started, 3),
             },
-            **memory,
+            **memory_report(
+                largest_cache(self.caches), pipeline.weights_bytes, stages.peaks(), stages.sources
+            ),
         }
-        path = folder.save_report(report)
-        if not self.choices.quiet:
-            print_table(memory, self.console)
-            self.console.print(f"report: {path}", markup=False, soft_wrap=True, style="dim")
-        if self.json:
-            paths = [picture["file"] for picture in self.pictures]
-            said = {"paths": paths, "report_path": str(path), "pictures": self.pictures}
-            self._say(to_json({**said, "report": report}))
 
     @property
     def _wanted(self) -> int:

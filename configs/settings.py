@@ -39,6 +39,7 @@ DEFAULTS: dict[str, str] = {
     "reproducible": "",
     "batch_size": "auto",
     "out": "out",
+    "memory_report": "json,table",
     "quiet": "false",
 }
 """What can be set, and what holds where nobody sets it. "" is nothing, or for guidance,

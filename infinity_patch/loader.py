@@ -19,6 +19,7 @@ from scalekv.infinity_patch.checkpoint import Checkpoint, open_checkpoint
 from scalekv.infinity_patch.fitting import UNCONDITIONAL, check_fits, skeletons, unconditional_rows
 from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.placement import Placement, check_device, check_dtype
+from scalekv.infinity_patch.stages import Stages
 from scalekv.infinity_patch.text import TextEncoder, check_text_encoder
 from scalekv.infinity_patch.transformer import Infinity
 from scalekv.kv.errors import UserError
@@ -28,7 +29,11 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 @dataclass
 class Pipeline:
-    """A model ready to generate. `weights_bytes` maps each part to the bytes of its tensors."""
+    """A model ready to generate.
+
+    `weights_bytes` maps each part to the bytes of its tensors; `stages` has the peaks of loading,
+    and of everything that is generated with it.
+    """
 
     preset: ModelPreset
     model: Infinity
@@ -38,6 +43,7 @@ class Pipeline:
     dtype: torch.dtype
     weights_dir: Path | None
     weights_bytes: dict[str, int]
+    stages: Stages
 
 
 def load(
@@ -81,7 +87,8 @@ def load(
     paths = model_files(preset, folder)
     # 1. what the files should hold, without a byte of it
     transformer, vae = skeletons(preset)
-    with ExitStack() as stack:
+    stages = Stages(place)
+    with stages.stage("load"), ExitStack() as stack:
         # 2. whether they do
         transformer_file = stack.enter_context(open_checkpoint(paths.transformer))
         vae_file = stack.enter_context(open_checkpoint(paths.vae))
@@ -98,13 +105,13 @@ def load(
             _set(transformer, name, _read(transformer_file, name, wanted, where, parameter))
         for name, parameter in vae.named_parameters():
             _set(vae, name, _read(vae_file, name, torch.float32, place, parameter))
-    text = TextEncoder(
-        paths.text_encoder,
-        text_place,
-        text_precision,
-        features_on=place,
-        keep=choice.keep_text_encoder,
-    )
+        text = TextEncoder(
+            paths.text_encoder,
+            text_place,
+            text_precision,
+            features_on=place,
+            keep=choice.keep_text_encoder,
+        )
     return Pipeline(
         preset=preset,
         model=transformer.eval().requires_grad_(False),
@@ -118,6 +125,7 @@ def load(
             "vae": sum(p.nbytes for p in vae.parameters()),
             "text_encoder": text.nbytes,
         },
+        stages=stages,
     )
 
 

@@ -92,6 +92,7 @@ class _Texts:
 
     def __init__(self, pipeline: Pipeline, request: Request, ahead: int):
         self._text = pipeline.text
+        self._stages = pipeline.stages
         self._prompts = request.prompts
         self._per_prompt = request.num_images
         self._ahead = ahead
@@ -103,7 +104,8 @@ class _Texts:
             first = batch[0].index // self._per_prompt
             last = (batch[0].index + self._ahead) // self._per_prompt
             coming = list(dict.fromkeys(self._prompts[first : last + 1]))
-            self._features = dict(zip(coming, self._text.encode(coming), strict=True))
+            with self._stages.stage("encode"):
+                self._features = dict(zip(coming, self._text.encode(coming), strict=True))
         return [self._features[wanted.prompt] for wanted in batch]
 
 
@@ -159,7 +161,8 @@ def _pictures(
     texts = _Texts(pipeline, request, max(AHEAD, size))
     negative = None
     if request.negative is not None:
-        negative = pipeline.text.encode([request.negative])[0]
+        with pipeline.stages.stage("encode"):
+            negative = pipeline.text.encode([request.negative])[0]
     done = 0
     while done < request.pictures:
         batch = [_wanted(request, i) for i in range(done, min(done + size, request.pictures))]
@@ -189,7 +192,7 @@ def _pictures(
         share = (time.perf_counter() - start) / len(batch)
         for wanted, code in zip(batch, codes.split(1), strict=True):
             start = time.perf_counter()
-            with torch.inference_mode():
+            with torch.inference_mode(), pipeline.stages.stage("decode"):
                 pixels = to_uint8(pipeline.vae.decode(code))[0].cpu().numpy()
             cut = cut_prompt(pipeline.text.counter, wanted.prompt, "prompt", request.truncate)
             of_picture = {"prompt": wanted.prompt, "seed": wanted.seed, "batch": len(batch)}
@@ -238,7 +241,11 @@ def _codes(
 ) -> tuple[Tensor, dict[str, Any]]:
     """The summed codes (B, b, H, W) of a batch of pictures and the ledger of its caches."""
     sampler = BitSampler([wanted.seed for wanted in batch], request_top_p(request, pipeline))
-    with torch.inference_mode(), _caches(pipeline, request, budget, schedule) as caches:
+    with (
+        torch.inference_mode(),
+        pipeline.stages.stage("scales"),
+        _caches(pipeline, request, budget, schedule) as caches,
+    ):
         codes = generate_codes(
             pipeline.model,
             conditions(pipeline.model, texts, negative, guidance),

@@ -20,7 +20,7 @@ from scalekv.infinity_patch import Request
 from scalekv.infinity_patch import request as request_module
 from scalekv.infinity_patch.hub import ModelPaths
 from scalekv.infinity_patch.request import budget_of, schedule_of
-from scalekv.kv.memory import CacheLedger, CacheShape
+from scalekv.kv.memory import CacheLedger, CacheShape, LayerRecord
 
 
 @pytest.fixture(autouse=True)
@@ -49,6 +49,13 @@ class StandIn:
             device=SimpleNamespace(type="cpu", __str__=lambda _: "cpu"),
             dtype="torch.float32",
             weights_bytes={"transformer": 20_000_000, "vae": 10_000_000, "text_encoder": 5_000},
+            stages=SimpleNamespace(
+                peaks=lambda: {
+                    "load": {"resident_peak_bytes": 40_000_000},
+                    "scales": {"resident_peak_bytes": 60_000_000},
+                },
+                sources=["process: a stand-in"],
+            ),
         )
 
     def generate(
@@ -90,6 +97,12 @@ class StandIn:
         full = request.policy == "full"
         budget = None if full else budget_of(request, pipeline.preset, schedule, 4)
         ledger = CacheLedger(schedule, CacheShape(8, 2, 4, 64, 4, 4), str(request.policy), budget)
+        for scale in range(len(schedule)):
+            for layer in range(8):
+                held = schedule.before(scale)
+                capacity = held if budget is None else budget.capacity(scale, layer)
+                record = LayerRecord(capacity, capacity, capacity, capacity, 4096 * capacity, 0)
+                ledger.record(scale, layer, record)
         ledger.record_held(ledger.full_bytes // 10, 0)
         ledger.record_transient(5000)
         prompt, seed = request.prompts[index // request.num_images], request.seed + index
@@ -98,7 +111,12 @@ class StandIn:
             prompt=prompt,
             seed=seed,
             index=index,
-            settings={"model": pipeline.preset.name, "prompt": prompt, "seed": seed},
+            settings={
+                "model": pipeline.preset.name,
+                "prompt": prompt,
+                "seed": seed,
+                "policy": request.policy,
+            },
             cache=ledger.to_dict(),
             truncated=self.truncated,
             seconds=0.5,

@@ -46,7 +46,15 @@ def test_the_report(scalekv: Program, stand_in: StandIn) -> None:
     assert report["ratio_history"] == cache["ratio_history"] == pytest.approx(0.1, abs=1e-6)
     assert report["ratio_all"] == pytest.approx(0.1 * 265 / 521, abs=1e-6)
     assert report["weights_bytes"]["all"] == 30_005_000
-    assert report["memory"]["process_peak_bytes"] > 1_000_000
+    assert report["memory"] == {"process_peak_bytes": 60_000_000}
+    parts = report["stages"]["scales"]["parts"]
+    assert sum(parts.values()) == 60_000_000
+    assert parts["cache_held"] == cache["held_peak_bytes"]
+    assert report["stages"]["load"]["parts"]["cache_held"] == 0
+    assert [full["ratio"] for full in report["full_caches"][:2]] == [
+        report["ratio_history"],
+        report["ratio_all"],
+    ]
 
 
 def test_runs_share_a_folder(scalekv: Program, stand_in: StandIn) -> None:

@@ -66,11 +66,40 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     assert [path.name for path in save(folder)] == ["7-a-red-apple-3.png", "7-a-red-apple-3.json"]
     assert (tmp_path / "7-a-red-apple.png").read_text() == "mine"
     assert (tmp_path / "7-a-red-apple-2.json").read_text() == "mine"
-    assert [folder.save_report({}).name for _ in range(3)] == [
+    runs = [OutputFolder(tmp_path) for _ in range(3)]
+    assert [run.save_report({"run": i}).name for i, run in enumerate(runs)] == [
         "report.json",
         "report-2.json",
         "report-3.json",
     ]
+
+
+def test_a_run_brings_its_own_report_up_to_date(tmp_path: Path) -> None:
+    first, second = OutputFolder(tmp_path), OutputFolder(tmp_path)
+    first.save_report({"run": 1})
+    second.save_report({"run": 2})
+    path = second.save_report({"run": 2, "more": True})
+    assert path.name == "report-2.json"
+    assert json.loads(path.read_text()) == {"run": 2, "more": True}
+    assert json.loads((tmp_path / "report.json").read_text()) == {"run": 1}
+    assert second.save_page("<p>").name == "report-2.html"
+    assert len(list(tmp_path.iterdir())) == 3
+
+
+def test_a_report_that_cannot_be_brought_up_to_date_stays_as_it_was(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = OutputFolder(tmp_path)
+    path = folder.save_report({"run": 1})
+
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(os, "replace", fail)
+    with pytest.raises(UserError, match="No space left"):
+        folder.save_report({"run": 2})
+    assert json.loads(path.read_text()) == {"run": 1}
+    assert list(tmp_path.iterdir()) == [path]
 
 
 @pytest.mark.parametrize("suffix", [".png", ".json"])
