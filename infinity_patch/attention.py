@@ -8,15 +8,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scalekv.infinity_patch.rotary import Scales3, rotate, table_of_scale
+from scalekv.infinity_patch.processor import row_slices
+from scalekv.infinity_patch.rotary import Scales3, rotate, table_of_scale, turns_of_scale
 
 MAX_LOG_SCALE = math.log(100)
+SHORTEST = 1e-12  # vectors shorter than this are not made longer; `F.normalize`'s default
 
 
 class SelfAttentionLike(Protocol):
@@ -34,6 +37,35 @@ class SelfAttentionLike(Protocol):
     def proj(self) -> nn.Linear: ...
 
 
+_prepared: WeakKeyDictionary[Any, tuple[Any, Tensor, Tensor]] = WeakKeyDictionary()
+"""Per module what its parameters were when prepared, its fused bias and its heads' gains."""
+
+
+def _bias_and_gain(sa: SelfAttentionLike) -> tuple[Tensor, Tensor]:
+    """(3 C,) bias of the fused projection, and (H, 1) float32 learned scales of the queries.
+
+    Made once per module, and again when a parameter was replaced or written to.
+    """
+    used = (sa.q_bias, sa.v_bias, sa.scale_mul_1H11)
+    if torch.is_grad_enabled() or any(t.is_inference() for t in used):  # nothing tells of writes
+        return _fused_bias(sa), _gain(sa)
+    state = [(id(t), t.data_ptr(), t._version, t.dtype, t.device) for t in used]
+    known = _prepared.get(sa)
+    if known is None or known[0] != state:
+        with torch.inference_mode(False), torch.no_grad():  # usable in and outside inference mode
+            known = state, _fused_bias(sa), _gain(sa)
+        _prepared[sa] = known
+    return known[1], known[2]
+
+
+def _fused_bias(sa: SelfAttentionLike) -> Tensor:
+    return torch.cat([sa.q_bias, torch.zeros_like(sa.v_bias), sa.v_bias])
+
+
+def _gain(sa: SelfAttentionLike) -> Tensor:
+    return sa.scale_mul_1H11.float().clamp_max(MAX_LOG_SCALE).exp().view(-1, 1)
+
+
 def queries_keys_values(
     sa: SelfAttentionLike,
     x: Tensor,
@@ -48,14 +80,39 @@ def queries_keys_values(
     """
     heads = sa.scale_mul_1H11.shape[1]
     weight = sa.mat_qkv.weight
-    bias = torch.cat([sa.q_bias, torch.zeros_like(sa.v_bias), sa.v_bias])
-    qkv = F.linear(x.to(weight.dtype), weight, bias)
-    q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-    gain = sa.scale_mul_1H11.float().clamp_max(MAX_LOG_SCALE).exp()
-    table = table_of_scale(tables, schedule, scale)
-    q = rotate(F.normalize(q.float(), dim=-1) * gain, table).to(qkv.dtype)
-    k = rotate(F.normalize(k.float(), dim=-1), table).to(qkv.dtype)
-    return q, k, v.contiguous()
+    bias, gain = _bias_and_gain(sa)
+    if torch.is_grad_enabled():
+        qkv = F.linear(x.to(weight.dtype), weight, bias)
+        q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        table = table_of_scale(tables, schedule, scale)
+        q = rotate(F.normalize(q.float(), dim=-1) * gain[:, None], table).to(qkv.dtype)
+        k = rotate(F.normalize(k.float(), dim=-1), table).to(qkv.dtype)
+        return q, k, v.contiguous()
+    batch, length, width = x.shape
+    shape = (batch, heads, length, width // heads)
+    q, k, v = (torch.empty(shape, dtype=weight.dtype, device=x.device) for _ in range(3))
+    turns = turns_of_scale(tables, schedule, scale)
+    for rows in row_slices(x):
+        # a bias is added within the product only where the rows lie together
+        qkv = F.linear(x[:, rows].to(weight.dtype).contiguous(), weight, bias)
+        parts = qkv.unflatten(-1, (3, heads, -1)).unbind(2)
+        for part, gains, out in ((parts[0], gain, q), (parts[1], None, k)):
+            out[:, :, rows] = _turned(part, gains, turns[rows]).transpose(1, 2)
+        v[:, :, rows] = parts[2].transpose(1, 2)
+    return q, k, v
+
+
+def _turned(x: Tensor, gain: Tensor | None, turns: Tensor) -> Tensor:
+    """x (B, L, H, D) made one long, multiplied by the gain (H, 1) and turned, in float32.
+
+    Turning keeps the length, so that length and gain are one factor a vector, applied last.
+    """
+    x = x.float()
+    factor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(SHORTEST).reciprocal_()
+    if gain is not None:
+        factor *= gain
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns).flatten(-2).mul_(factor)
 
 
 def raw_queries(sa: SelfAttentionLike, x: Tensor, tokens: Tensor) -> Tensor:

@@ -11,10 +11,14 @@ from fractions import Fraction
 
 import torch
 from torch import Tensor
+from torch.utils.weak import WeakIdKeyDictionary
 
 BASE = 10000.0
 Scales3 = Sequence[tuple[int, int, int]]
 """Scales as the published code passes them: (1, h, w)."""
+
+_turns: WeakIdKeyDictionary = WeakIdKeyDictionary()
+"""Per table the turns of the scale last asked for, which all layers of that scale share."""
 
 
 def positions(side: int, full: int) -> list[int]:
@@ -56,6 +60,14 @@ def rotary_tables(
 
 def table_of_scale(tables: Mapping[str, Tensor], schedule: Scales3, scale: int) -> Tensor:
     """The part of a table that belongs to the tokens of one scale, (2, 1, 1, 1, L_k, D / 2)."""
+    table, (start, end) = _found(tables, schedule, scale)
+    return table[:, :, :, :, start:end]
+
+
+def _found(
+    tables: Mapping[str, Tensor], schedule: Scales3, scale: int
+) -> tuple[Tensor, tuple[int, int]]:
+    """The table of a schedule, and the rows of one scale in it."""
     key = str(tuple(tuple(s) for s in schedule))
     table = tables.get(key)
     if table is None:  # a table of a longer schedule of the same ratio serves as well
@@ -65,7 +77,7 @@ def table_of_scale(tables: Mapping[str, Tensor], schedule: Scales3, scale: int) 
         raise KeyError(f"no rotary table for the schedule {key}")
     start = sum(h * w for _, h, w in schedule[:scale])
     _, h, w = schedule[scale]
-    return table[:, :, :, :, start : start + h * w]
+    return table, (start, start + h * w)
 
 
 def rotate(x: Tensor, table: Tensor) -> Tensor:
@@ -74,3 +86,18 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     first, second = x.unflatten(-1, (-1, 2)).unbind(-1)
     turned = torch.stack([cos * first - sin * second, sin * first + cos * second], dim=-1)
     return turned.flatten(-2)
+
+
+def turns_of_scale(tables: Mapping[str, Tensor], schedule: Scales3, scale: int) -> Tensor:
+    """The angles of one scale's tokens as complex numbers of length one, (L_k, 1, D / 2).
+
+    Multiplying by them is `rotate` in one pass; kept until another scale is asked for.
+    """
+    table, rows = _found(tables, schedule, scale)
+    known = _turns.get(table)
+    if known is None or known[0] != rows:
+        cos, sin = table[:, 0, 0, 0, rows[0] : rows[1]]
+        known = rows, torch.complex(cos, sin).unsqueeze(1)
+        _turns[table] = known
+    turns: Tensor = known[1]
+    return turns

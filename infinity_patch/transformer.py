@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from scalekv.configs.spec import TransformerSpec
 from scalekv.infinity_patch.attention import attend, project, queries_keys_values
+from scalekv.infinity_patch.processor import row_slices
 from scalekv.infinity_patch.rotary import Scales3
 
 NORM_EPS = 1e-6
@@ -186,13 +187,14 @@ class FeedForward(nn.Module):
 class Condition:
     """What a picture's text gives the model, computed once per picture.
 
-    start: (G, C) float32, the start-of-sequence vector; modulation: (G, 1, 6, C) float32, the
-    shared AdaLN table; head: (scale, shift), each (G, 1, C); memory: per block the cross-attention
-    keys and values, each (G, H, T, D); mask: (G, 1, 1, T) bool, or None where nothing is padded.
+    start: (G, C) float32, the start-of-sequence vector; modulation: per block its gains, factors
+    and shifts, see `Block.modulation`; head: (factor, shift), each (G, 1, C); memory: per block the
+    cross-attention keys and values, each (G, H, T, D); mask: (G, 1, 1, T) bool, or None where
+    nothing is padded.
     """
 
     start: Tensor
-    modulation: Tensor
+    modulation: list[Tensor]
     head: tuple[Tensor, Tensor]
     memory: list[tuple[Tensor, Tensor]]
     mask: Tensor | None
@@ -210,6 +212,17 @@ class Block(nn.Module):
         self.ca = CrossAttention(width, spec.heads)
         self.ffn = FeedForward(width)
 
+    def modulation(self, shared: Tensor) -> Tensor:
+        """What multiplies and shifts this block's hidden states, (6, G, 1, C) float32.
+
+        `shared` is the AdaLN table all blocks share, (G, 1, 6, C). In order: two gains, of what
+        attention and feed-forward add; two factors and two shifts, of what they are given.
+        """
+        table = (self.ada_gss + shared).float().permute(2, 0, 1, 3)
+        one = torch.zeros(6, 1, 1, 1, device=table.device)
+        one[2:4] = 1  # stored is by how much a factor differs from 1
+        return table + one
+
     def forward(
         self,
         x: Tensor,
@@ -220,9 +233,17 @@ class Block(nn.Module):
         tables: Mapping[str, Tensor],
         scale: int,
     ) -> Tensor:
-        """x (G, L, C) float32 to the same."""
-        g1, g2, s1, s2, b1, b2 = (self.ada_gss + modulation).unbind(2)
-        h = plain_norm(x) * (1 + s1) + b1
+        """x (G, L, C) float32 to the same; `modulation` as the method of that name gives it."""
+        dtype = self.ffn.fc1.weight.dtype
+        _, _, factor, _, shift, _ = modulation.unbind()
+        slices = list(row_slices(x))
+        whole = len(slices) == 1
+        if whole:
+            h = modulated_norm(x, factor, shift, dtype)
+        else:
+            h = torch.empty(x.shape, dtype=dtype, device=x.device)
+            for rows in slices:
+                h[:, rows] = modulated_norm(x[:, rows], factor, shift, dtype)
         h = self.sa(
             h,
             None,
@@ -231,17 +252,45 @@ class Block(nn.Module):
             rope2d_freqs_grid=tables,
             scale_ind=scale,
         )
-        x = x + g1 * h
-        norm = self.ca_norm
+        if whole:
+            return self.after_attention(x, h, modulation, memory, mask)
+        out = torch.empty_like(x)
+        for rows in slices:
+            out[:, rows] = self.after_attention(x[:, rows], h[:, rows], modulation, memory, mask)
+        return out
+
+    def after_attention(
+        self,
+        x: Tensor,
+        h: Tensor,
+        modulation: Tensor,
+        memory: tuple[Tensor, Tensor],
+        mask: Tensor | None,
+    ) -> Tensor:
+        """The rest of the block, in which no token sees another: h (G, L, C) is attention's."""
+        gain, gain_2, _, factor, _, shift = modulation.unbind()
+        dtype, norm = self.ffn.fc1.weight.dtype, self.ca_norm
+        x = torch.addcmul(x, gain, h.float())
         h = F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), NORM_EPS)
         x = x + self.ca(h, memory, mask)
-        out: Tensor = x + g2 * self.ffn(plain_norm(x) * (1 + s2) + b2)
-        return out
+        h = self.ffn(modulated_norm(x, factor, shift, dtype))
+        return torch.addcmul(x, gain_2, h.float())
 
 
 def plain_norm(x: Tensor) -> Tensor:
     """Layer norm over the last axis without gain or bias."""
     return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+
+
+def modulated_norm(x: Tensor, factor: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
+    """Layer norm of x (G, L, C) times `factor` plus `shift`, each (G, 1, C), cast to `dtype`."""
+    if x.device.type == "cpu" and not torch.is_grad_enabled():
+        # one pass a sequence, whose factor and shift serve as the norm's own weight and bias
+        parts = zip(x, factor.squeeze(1), shift.squeeze(1), strict=True)
+        return torch.stack(
+            [F.layer_norm(one, one.shape[-1:], f, s, NORM_EPS).to(dtype) for one, f, s in parts]
+        )
+    return (plain_norm(x) * factor + shift).to(dtype)
 
 
 class Chunk(nn.Module):
@@ -311,10 +360,11 @@ class Infinity(nn.Module):
         table = linear(self.shared_ada_lin[1], F.silu(start), torch.float32)  # type: ignore[arg-type]
         head = linear(self.head_nm.ada_lin[1], F.silu(start), torch.float32)  # type: ignore[arg-type]
         scale, shift = head[:, None].chunk(2, dim=-1)
+        shared = table.unflatten(-1, (1, 6, self.spec.width))
         return Condition(
             start=start,
-            modulation=table.unflatten(-1, (1, 6, self.spec.width)),
-            head=(scale, shift),
+            modulation=[block.modulation(shared) for block in self.blocks],
+            head=(1 + scale, shift),
             memory=[b.ca.keys_values(rows, self.spec.heads) for b in self.blocks],
             mask=text.mask,
         )
@@ -348,7 +398,7 @@ class Infinity(nn.Module):
                 x = x + level
             x = block(
                 x,
-                condition.modulation,
+                condition.modulation[i],
                 condition.memory[i],
                 condition.mask,
                 schedule,
@@ -361,8 +411,7 @@ class Infinity(nn.Module):
 
     def logits(self, x: Tensor, condition: Condition) -> Tensor:
         """Hidden states (G, L, C) to logits (G, L, d, 2), float32."""
-        scale, shift = condition.head
-        h = plain_norm(x) * (1 + scale) + shift
+        h = modulated_norm(x, *condition.head, torch.float32)
         out: Tensor = linear(self.head, h, torch.float32).unflatten(-1, (self.token_bits, 2))
         return out
 

@@ -85,6 +85,7 @@ class Teacher:
         x = x + model.lvl_embed(self.levels[:length])
         one = ((1, 1, length),)
         tables = {str(one): self.table[:, :, :, :, :length]}
-        for block, memory in zip(model.blocks, condition.memory, strict=True):
-            x = block(x, condition.modulation, memory, condition.mask, one, tables, 0)
+        parts = zip(model.blocks, condition.modulation, condition.memory, strict=True)
+        for block, modulation, memory in parts:
+            x = block(x, modulation, memory, condition.mask, one, tables, 0)
         return model.logits(x, condition)
