@@ -78,7 +78,6 @@ class Calibration:
     `scalekv.kv.attention_statistics.AttentionMeans` for the shapes."""
 
     plan: CalibrationPlan
-    index_name: str
     provenance: Provenance
     means: AttentionMeans
     layers: int
@@ -190,7 +189,7 @@ class Calibration:
 
     @property
     def _concentration(self) -> Numbers:
-        return self.means.top if self.index_name == "paper" else self.means.focus
+        return self.means.top if self.provenance.index == "paper" else self.means.focus
 
 
 def calibrate(
@@ -245,7 +244,7 @@ def calibrate(
         budget=plan.asked.label,
         settings={k: v for k, v in settings.items() if k not in _OF_ONE_PICTURE},
     )
-    return Calibration(plan, request.index, provenance, statistics.means(), layers)
+    return Calibration(plan, provenance, statistics.means(), layers)
 
 
 _OF_ONE_PICTURE = ("prompt", "seed", "policy", "budget", "budget_tokens", "budget_origin")
