@@ -111,12 +111,12 @@ def concluded(found: Calibration, index: str, per_scale: int) -> Calibration:
 
 def candidates(found: Calibration) -> list[Candidate]:
     """Sets tried out, then those of the calibration."""
-    made = [Candidate(f"tried, {list(layers)}", layers) for layers in TRIED]
+    made = [Candidate("tried" if layers else "uniform", layers) for layers in TRIED]
     for index in INDICES:
         for per_scale in DRAFTERS:
             calibration = concluded(found, index, per_scale)
             drafters = calibration.spec("").drafters
-            made.append(Candidate(f"{index}, {per_scale} per scale", drafters, calibration))
+            made.append(Candidate(f"index {index}, {per_scale} per scale", drafters, calibration))
     return made
 
 
@@ -154,6 +154,20 @@ def difference(a: NDArray[np.float64], b: NDArray[np.float64]) -> str:
     apart = (a - b).mean(0)
     half = 1.96 * apart.std(ddof=1) / len(apart) ** 0.5
     return f"{apart.mean():+.2f} ± {half:.2f} dB"
+
+
+def on_own_map(found: Calibration) -> str:
+    """How much of their attention drafters and the others keep on the current map, in words."""
+    own = found.means.own.mean((0, 3))  # (scale, layer)
+    chosen = np.zeros(own.shape, dtype=bool)
+    for scale, layers in found.drafters.items():
+        chosen[scale, list(layers)] = True
+    others = ~chosen
+    others[: found.plan.scales[0]] = False
+    return (
+        f"the drafters of index {found.provenance.index} keep {own[chosen].mean():.0%} of their "
+        f"attention on the current map, the others {own[others].mean():.0%}"
+    )
 
 
 def measured_text(
@@ -210,6 +224,7 @@ def measured_text(
                 for top, row in indices.items()
             ],
         ),
+        f"At K' {TOP}, " + "; ".join(on_own_map(one) for one in indices[TOP]) + ".",
         "### Which drafters keep pictures closest",
         f"PSNR against the full cache, mean over the {len(CHOOSING)} prompts of the contact sheet, "
         f"seed {SEED}; the best set of either kind goes on.",
@@ -220,15 +235,12 @@ def measured_text(
         f"On {len(COMPARING)} other prompts:",
         table(
             head,
-            [
-                [f"{kind}: {c.name}", said(c.drafters), *decibels(s)]
-                for kind, (c, s) in compared.items()
-            ],
+            [[c.name, said(c.drafters), *decibels(s)] for c, s in compared.values()],
         ),
         f"Calibrated against tried {difference(calibrated, tried)}, against uniform "
         f"{difference(calibrated, uniform)}; tried against uniform {difference(tried, uniform)} "
-        f"(95 % interval over prompts, mean of both budgets). So `default` is the set that was "
-        f"{default}, and `calibrated` the best calibrated one.",
+        f"(95 % interval over prompts, mean of both budgets). So `default` is the best set "
+        f"{default}, and `calibrated` the best one of a calibration.",
     ]
     return "\n\n".join(parts)
 
