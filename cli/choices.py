@@ -5,7 +5,6 @@ Knows options and settings; reads no weights and prints nothing.
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,17 +12,14 @@ from typing import TYPE_CHECKING
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.configs.settings import Setting, Settings, Source
+from scalekv.kv.budget import FULL as FULL
 from scalekv.kv.errors import UserError, close_matches
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Request
+    from scalekv.infinity_patch.placement import Placement
 
-FULL = "full"
-"""The policy that drops nothing, and the budget that asks for it."""
-
-DTYPES = ("auto", "fp32", "bf16", "fp16")
 FORMS = ("json", "html", "table")
-DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 
 @dataclass(frozen=True)
@@ -33,6 +29,8 @@ class Options:
     prompts: tuple[str, ...]
     budget: str | None = None
     policy: str | None = None
+    kv_dtype: str | None = None
+    kv_device: str | None = None
     model: str | None = None
     seed: int | None = None
     num_images: int | None = None
@@ -50,6 +48,13 @@ class Options:
     reproducible: bool | None = None
     batch_size: str | None = None
     quiet: bool | None = None
+    cfg_layer: str | None = None
+    positive_prompt: bool | None = None
+    size: str | None = None
+    offload: bool | None = None
+    text_device: str | None = None
+    text_dtype: str | None = None
+    keep_text_encoder: bool | None = None
     memory_report: str | None = None
 
 
@@ -64,6 +69,7 @@ class Choices:
     device: str
     dtype: str
     weights_dir: Path | None
+    placement: Placement
     quiet: bool = False
     memory_report: tuple[str, ...] = ("json", "table")
 
@@ -75,29 +81,23 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
         UserError: a value that cannot be read, an unknown model, or choices that contradict.
     """
     from scalekv.infinity_patch import Request
+    from scalekv.infinity_patch.placement import Placement, check_device, check_dtype
 
     settings = Settings(environment)
     model = settings.get("model", options.model)
     preset = model_named(model.value, model.origin)
-    policy, budget = _policy_and_budget(
+    policy, budget = policy_and_budget(
         settings.get("policy", options.policy), settings.get("budget", options.budget)
     )
     dtype = settings.get("dtype", options.dtype)
-    if dtype.value not in DTYPES:
-        raise UserError(
-            f"no dtype {dtype.value!r}",
-            where=dtype.origin,
-            rule="one of " + ", ".join(DTYPES),
-            fix=close_matches(dtype.value, DTYPES),
-        )
+    text_dtype = settings.get("text_dtype", options.text_dtype)
+    for precision in (dtype, text_dtype):
+        check_dtype(precision.value, precision.origin)
     device = settings.get("device", options.device)
-    if not DEVICES.fullmatch(device.value):
-        raise UserError(
-            f"no device {device.value!r}",
-            where=device.origin,
-            rule="auto, cpu, mps, cuda, or cuda:1 and so on",
-            fix="leave it out to use the best device there is",
-        )
+    text_device = settings.get("text_device", options.text_device)
+    for place in (device, text_device):
+        check_device(place.value, place.origin)
+    ratio, pixels = _ratio_and_pixels(settings, options, preset)
     folder = settings.get("weights_dir", options.weights_dir).value
     out = settings.get("out", options.out)
     if not out.value.strip():
@@ -113,14 +113,18 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
             prompts=options.prompts,
             policy=policy,
             budget=budget,
+            kv_dtype=settings.get("kv_dtype", options.kv_dtype).value,
+            kv_device=settings.get("kv_device", options.kv_device).value,
             seed=settings.get("seed", options.seed).count(),
             num_images=settings.get("num_images", options.num_images).count(least=1),
             cfg=_numbers(settings.get("cfg", options.cfg)),
             tau=_numbers(settings.get("tau", options.tau)),
             top_p=_number(settings.get("top_p", options.top_p)),
-            ratio=settings.get("ratio", options.ratio).value,
-            pixels=settings.get("pixels", options.pixels).value or None,
+            cfg_layer=_layers(settings.get("cfg_layer", options.cfg_layer)),
+            ratio=ratio,
+            pixels=pixels,
             negative=negative,
+            positive_prompt=settings.get("positive_prompt", options.positive_prompt).flag(),
             truncate=settings.get("truncate", options.truncate).flag(),
             batch_size=_batch_size(settings.get("batch_size", options.batch_size)),
             reproducible=reproducible.flag() if reproducible.value else None,
@@ -131,6 +135,12 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
         device=device.value,
         dtype=dtype.value,
         weights_dir=Path(folder).expanduser() if folder else None,
+        placement=Placement(
+            offload=settings.get("offload", options.offload).flag(),
+            text_device=text_device.value,
+            text_dtype=text_dtype.value,
+            keep_text_encoder=settings.get("keep_text_encoder", options.keep_text_encoder).flag(),
+        ),
         quiet=settings.get("quiet", options.quiet).flag(),
         memory_report=_forms(settings.get("memory_report", options.memory_report)),
     )
@@ -170,6 +180,51 @@ def _numbers(setting: Setting) -> float | tuple[float, ...] | None:
     return values[0] if len(values) == 1 else values
 
 
+def _layers(setting: Setting) -> int | tuple[int, ...] | None:
+    """One guidance layer or several; None for "".
+
+    Raises:
+        UserError: something in it is no whole number.
+    """
+    if not setting.value:
+        return None
+    try:
+        layers = tuple(int(part) for part in setting.value.split(","))
+    except ValueError:
+        raise UserError(
+            f"cannot read {setting.value!r}",
+            where=setting.origin,
+            rule="whole numbers with commas between: 0 for the logits, or negative ones",
+            fix="0, or -1, or -1,-5",
+        ) from None
+    return layers[0] if len(layers) == 1 else layers
+
+
+def _ratio_and_pixels(
+    settings: Settings, options: Options, preset: ModelPreset
+) -> tuple[str, str | None]:
+    """The size asked for, in whichever way was said last: by option, then variable, then file."""
+    from scalekv.infinity_patch.sizes import named_size
+
+    size = settings.get("size", options.size)
+    ratio = settings.get("ratio", options.ratio)
+    pixels = settings.get("pixels", options.pixels)
+    order = list(Source)
+    others = [s for s in (ratio, pixels) if s.source is not Source.DEFAULT]
+    strongest = min(others, key=lambda s: order.index(s.source), default=None)
+    if size.value and strongest is not None and strongest.source is size.source:
+        raise UserError(
+            f"the size is given twice: {size.value}, and {strongest.name} {strongest.value}",
+            where=f"{size.origin} and {strongest.origin}",
+            rule="a size has its ratio and its pixel class",
+            fix="leave one of them out",
+        )
+    stronger = strongest is None or order.index(size.source) < order.index(strongest.source)
+    if size.value and stronger:
+        return named_size(size.value, preset, size.origin)
+    return ratio.value, pixels.value or None
+
+
 def _batch_size(setting: Setting) -> int | str:
     from scalekv.infinity_patch.request import AUTO
 
@@ -185,7 +240,7 @@ def _number(setting: Setting) -> float | None:
     return value
 
 
-def _policy_and_budget(policy: Setting, budget: Setting) -> tuple[str, str]:
+def policy_and_budget(policy: Setting, budget: Setting) -> tuple[str, str]:
     """Policy and budget that go together; what was typed decides over what is configured."""
     typed_policy, typed_budget = (s.source is Source.OPTION for s in (policy, budget))
     if policy.value == FULL and budget.value != FULL:

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
     from scalekv.infinity_patch.calibrate import Calibration
     from scalekv.infinity_patch.calibration_plan import CalibrationRequest
+    from scalekv.infinity_patch.placement import Placement
+    from scalekv.kv.budget import Budget
 
 
 def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype: str) -> None:
@@ -29,7 +31,20 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype
     check_request(request, preset, weights_dir, dtype)
 
 
-def load(preset: ModelPreset, device: str, dtype: str, weights_dir: Path | None) -> Pipeline:
+def idle_budget(request: Request, preset: ModelPreset, dtype: str) -> Budget | None:
+    """The budget, where it drops nothing although it was not asked to; imports no torch."""
+    from scalekv.infinity_patch.request import idle_budget as idle
+
+    return idle(request, preset, dtype)
+
+
+def load(
+    preset: ModelPreset,
+    device: str,
+    dtype: str,
+    weights_dir: Path | None,
+    placement: Placement | None = None,
+) -> Pipeline:
     """Reads the model; imports torch, which takes seconds.
 
     Raises:
@@ -39,9 +54,13 @@ def load(preset: ModelPreset, device: str, dtype: str, weights_dir: Path | None)
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
+    # What MPS lacks (interpolation in three dimensions) then runs on the CPU; read at the import.
+    os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     from scalekv.infinity_patch import load as load_pipeline
 
-    return load_pipeline(preset, device=device, dtype=dtype, weights_dir=weights_dir)
+    return load_pipeline(
+        preset, device=device, dtype=dtype, weights_dir=weights_dir, placement=placement
+    )
 
 
 def generate(
@@ -81,6 +100,13 @@ def calibrate(
     from scalekv.infinity_patch.calibrate import calibrate as measure
 
     return measure(pipeline, request, on_progress=on_progress, on_picture=on_picture)
+
+
+def one_at_a_time(pipeline: Pipeline, request: Request) -> bool:
+    """Whether pictures are never made together, whatever batch size was asked for."""
+    from scalekv.infinity_patch.request import one_at_a_time
+
+    return one_at_a_time(request, pipeline.device.type)
 
 
 def machine(pipeline: Pipeline) -> dict[str, Any]:

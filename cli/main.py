@@ -11,6 +11,9 @@ import typer
 from rich.console import Console
 
 from scalekv.cli import errors
+from scalekv.cli.batch import EPILOG as BATCH_EPILOG
+from scalekv.cli.batch import HELP as BATCH_HELP
+from scalekv.cli.batch import batch
 from scalekv.cli.calibrate import EPILOG as CALIBRATE_EPILOG
 from scalekv.cli.calibrate import HELP as CALIBRATE_HELP
 from scalekv.cli.calibrate import calibrate
@@ -60,6 +63,7 @@ def _program(
 
 
 app.command(help=HELP, epilog=EPILOG, no_args_is_help=True)(generate)
+app.command(help=BATCH_HELP, epilog=BATCH_EPILOG, no_args_is_help=True)(batch)
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
 app.command(help=CALIBRATE_HELP, epilog=CALIBRATE_EPILOG)(calibrate)
 app.command(help=REPORT_HELP, epilog=REPORT_EPILOG, no_args_is_help=True)(report)
@@ -76,7 +80,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        from scalekv.cli.run import silence_stdout
+        from scalekv.cli.stdout import silence_stdout
 
         silence_stdout()
         return errors.PIPE_CLOSED

@@ -9,6 +9,7 @@ import typer
 
 from scalekv.configs.settings import DEFAULTS
 from scalekv.kv.policy import policy_names
+from scalekv.kv.precision import KV_DTYPES
 
 CACHE, SAMPLING, OUTPUT, MACHINE = "Cache", "Sampling", "Output", "Model and machine"
 
@@ -19,9 +20,12 @@ DEFAULTS_NOTE = (
 )
 
 
+_OF_THE_MODEL = ("cfg", "cfg_layer", "tau", "top_p", "pixels")
+
+
 def _help(text: str, name: str) -> str:
     """The help of an option with the default that holds where nobody sets one."""
-    default = DEFAULTS[name] or ("the model's" if name in ("cfg", "tau", "top_p", "pixels") else "")
+    default = DEFAULTS[name] or ("the model's" if name in _OF_THE_MODEL else "")
     if default in ("", "false"):
         return text
     return f"{text} [dim]\\[default: {default}][/dim]"
@@ -44,6 +48,30 @@ Policy = Annotated[
     typer.Option(
         metavar="NAME",
         help=_help("What chooses the tokens to keep: " + ", ".join(policy_names()) + ".", "policy"),
+        rich_help_panel=CACHE,
+    ),
+]
+KvDtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=_help(
+            "How held tokens are stored: " + ", ".join(KV_DTYPES) + ". int8 and int4 are quantised "
+            "once, when a token comes in; auto is as attention computes.",
+            "kv_dtype",
+        ),
+        rich_help_panel=CACHE,
+    ),
+]
+KvDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=_help(
+            "Where held tokens are: auto (where attention computes), or cpu (in the host's memory, "
+            "brought to the GPU a layer ahead).",
+            "kv_device",
+        ),
         rich_help_panel=CACHE,
     ),
 ]
@@ -98,9 +126,30 @@ TopP = Annotated[
         rich_help_panel=SAMPLING,
     ),
 ]
+CfgLayer = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N[,N...]",
+        help=_help(
+            "Where guidance mixes: 0 in the logits, -1 in the hidden states after the last block, "
+            "-2 after the one before it, and so on.",
+            "cfg_layer",
+        ),
+        rich_help_panel=SAMPLING,
+    ),
+]
 Negative = Annotated[
     str | None,
     typer.Option(metavar="TEXT", help="What to keep away from.", rich_help_panel=SAMPLING),
+]
+PositivePrompt = Annotated[
+    bool | None,
+    typer.Option(
+        "--positive-prompt/--no-positive-prompt",
+        help="Add words for better faces to prompts that mention people.",
+        show_default=False,
+        rich_help_panel=SAMPLING,
+    ),
 ]
 Truncate = Annotated[
     bool | None,
@@ -120,6 +169,14 @@ Pixels = Annotated[
     typer.Option(
         metavar="CLASS",
         help=_help("Size: 0.06M, 0.25M, 0.60M or 1M pixels at stride 16.", "pixels"),
+        rich_help_panel=SAMPLING,
+    ),
+]
+Size = Annotated[
+    str | None,
+    typer.Option(
+        metavar="WxH",
+        help="Width and height in pixels, instead of --ratio and --pixels.",
         rich_help_panel=SAMPLING,
     ),
 ]
@@ -170,6 +227,46 @@ Dtype = Annotated[
     typer.Option(
         metavar="NAME",
         help=_help("Precision: auto, fp32, bf16 or fp16.", "dtype"),
+        rich_help_panel=MACHINE,
+    ),
+]
+Offload = Annotated[
+    bool | None,
+    typer.Option(
+        "--offload/--no-offload",
+        help="Keep the transformer's blocks in host memory and send them to the device one after "
+        "another: slower, for cards that the model does not fit.",
+        show_default=False,
+        rich_help_panel=MACHINE,
+    ),
+]
+TextDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=_help("Where prompts are encoded: auto is --device's, or cpu, cuda.", "text_device"),
+        rich_help_panel=MACHINE,
+    ),
+]
+TextDtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=_help(
+            "Precision of the text encoder: fp32, bf16 or fp16; auto is fp16 on CUDA, as "
+            "published, and fp32 elsewhere.",
+            "text_dtype",
+        ),
+        rich_help_panel=MACHINE,
+    ),
+]
+KeepTextEncoder = Annotated[
+    bool | None,
+    typer.Option(
+        "--keep-text-encoder/--free-text-encoder",
+        help="Keep the text encoder in memory while pictures are made, or free it and read it "
+        "again when more prompts come. [dim]\\[default: free][/dim]",
+        show_default=False,
         rich_help_panel=MACHINE,
     ),
 ]

@@ -198,6 +198,7 @@ def _check(preset: ModelPreset, where: str) -> None:
         ("tau", sampling.tau > 0, "above 0"),
         ("top_p", 0 <= sampling.top_p <= 1, "between 0 and 1; 0 turns it off"),
         ("cfg", math.isfinite(sampling.cfg), "a finite number"),
+        ("cfg_layer", -spec.depth <= sampling.cfg_layer <= 0, f"from -{spec.depth} to 0"),
     ):
         if not fine:
             raise UserError(

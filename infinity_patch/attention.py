@@ -15,8 +15,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scalekv.infinity_patch.processor import row_slices
+from scalekv.infinity_patch.processor import fused_attention_is_fast, row_slices
+from scalekv.infinity_patch.products import apply, linear
 from scalekv.infinity_patch.rotary import Scales3, rotate, table_of_scale, turns_of_scale
+from scalekv.infinity_patch.tiled_attention import tiled_attention, worthwhile
 
 MAX_LOG_SCALE = math.log(100)
 SHORTEST = 1e-12  # vectors shorter than this are not made longer; `F.normalize`'s default
@@ -82,7 +84,7 @@ def queries_keys_values(
     weight = sa.mat_qkv.weight
     bias, gain = _bias_and_gain(sa)
     if torch.is_grad_enabled():
-        qkv = F.linear(x.to(weight.dtype), weight, bias)
+        qkv = linear(x, weight, bias)
         q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
         table = table_of_scale(tables, schedule, scale)
         q = rotate(F.normalize(q.float(), dim=-1) * gain[:, None], table).to(qkv.dtype)
@@ -93,8 +95,7 @@ def queries_keys_values(
     q, k, v = (torch.empty(shape, dtype=weight.dtype, device=x.device) for _ in range(3))
     turns = turns_of_scale(tables, schedule, scale)
     for rows in row_slices(x):
-        # a bias is added within the product only where the rows lie together
-        qkv = F.linear(x[:, rows].to(weight.dtype).contiguous(), weight, bias)
+        qkv = linear(x[:, rows], weight, bias)
         parts = qkv.unflatten(-1, (3, heads, -1)).unbind(2)
         for part, gains, out in ((parts[0], gain, q), (parts[1], None, k)):
             out[:, :, rows] = _turned(part, gains, turns[rows]).transpose(1, 2)
@@ -123,17 +124,18 @@ def raw_queries(sa: SelfAttentionLike, x: Tensor, tokens: Tensor) -> Tensor:
     """
     weight = sa.mat_qkv.weight
     width = weight.shape[0] // 3
-    q = F.linear(x.index_select(1, tokens).to(weight.dtype), weight[:width])
+    q = linear(x.index_select(1, tokens), weight[:width], None)
     queries: Tensor = q.unflatten(-1, (sa.scale_mul_1H11.shape[1], -1)).transpose(1, 2)
     return queries
 
 
 def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """Every query sees every key; softmax scale 1, since q carries the learned scale."""
+    if not fused_attention_is_fast() and worthwhile(q):
+        return tiled_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)
 
 
 def project(sa: SelfAttentionLike, out: Tensor) -> Tensor:
     """Attention output (B, H, L, D) through the output projection, (B, L, C), a fresh tensor."""
-    answer: Tensor = sa.proj(out.transpose(1, 2).flatten(2))
-    return answer
+    return apply(sa.proj, out.transpose(1, 2).flatten(2))

@@ -18,6 +18,7 @@ from scalekv.infinity_patch.autoencoder import Autoencoder
 from scalekv.infinity_patch.checkpoint import Checkpoint, open_checkpoint
 from scalekv.infinity_patch.fitting import UNCONDITIONAL, check_fits, skeletons, unconditional_rows
 from scalekv.infinity_patch.hub import model_files
+from scalekv.infinity_patch.offload import BlockStream
 from scalekv.infinity_patch.placement import Placement, check_device, check_dtype
 from scalekv.infinity_patch.stages import Stages
 from scalekv.infinity_patch.text import TextEncoder, check_text_encoder
@@ -105,6 +106,8 @@ def load(
             _set(transformer, name, _read(transformer_file, name, wanted, where, parameter))
         for name, parameter in vae.named_parameters():
             _set(vae, name, _read(vae_file, name, torch.float32, place, parameter))
+        if choice.offload:
+            transformer.stream = BlockStream(transformer.blocks, place)
         text = TextEncoder(
             paths.text_encoder,
             text_place,

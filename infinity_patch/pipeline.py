@@ -23,6 +23,7 @@ from scalekv.infinity_patch.request import (
     check_lengths,
     check_values,
     fixed_batch,
+    guidance_layers,
     per_scale,
     schedule_of,
 )
@@ -39,7 +40,7 @@ from scalekv.kv.caches import Caches
 from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
 
-AHEAD = 64  # pictures whose prompts are encoded in one go; the features of thousands need memory
+AHEAD = 256  # pictures whose prompts are encoded in one go; the features of thousands need memory
 
 
 @dataclass(frozen=True)
@@ -92,6 +93,7 @@ class _Texts:
 
     def __init__(self, pipeline: Pipeline, request: Request, ahead: int):
         self._text = pipeline.text
+        self._text_of = request.text_of
         self._stages = pipeline.stages
         self._prompts = request.prompts
         self._per_prompt = request.num_images
@@ -104,8 +106,9 @@ class _Texts:
             first = batch[0].index // self._per_prompt
             last = (batch[0].index + self._ahead) // self._per_prompt
             coming = list(dict.fromkeys(self._prompts[first : last + 1]))
+            texts = [self._text_of(prompt) for prompt in coming]
             with self._stages.stage("encode"):
-                self._features = dict(zip(coming, self._text.encode(coming), strict=True))
+                self._features = dict(zip(coming, self._text.encode(texts), strict=True))
         return [self._features[wanted.prompt] for wanted in batch]
 
 
@@ -176,6 +179,7 @@ def _pictures(
         # 3. scales, with the caches patched in for this batch alone
         try:
             features = texts.of(batch)
+            pipeline.text.rest()
             codes, cache = _codes(
                 pipeline, request, budget, schedule, guidance, batch, features, negative, report
             )
@@ -194,7 +198,8 @@ def _pictures(
             start = time.perf_counter()
             with torch.inference_mode(), pipeline.stages.stage("decode"):
                 pixels = to_uint8(pipeline.vae.decode(code))[0].cpu().numpy()
-            cut = cut_prompt(pipeline.text.counter, wanted.prompt, "prompt", request.truncate)
+            text = request.text_of(wanted.prompt)
+            cut = cut_prompt(pipeline.text.counter, text, "prompt", request.truncate)
             of_picture = {"prompt": wanted.prompt, "seed": wanted.seed, "batch": len(batch)}
             yield Picture(
                 image=Image.fromarray(pixels),
@@ -224,7 +229,14 @@ def _caches(
     if outer is not None:
         yield outer
         return
-    with patched(pipeline.model, request.policy or DEFAULT_POLICY, budget, schedule) as caches:
+    with patched(
+        pipeline.model,
+        request.policy or DEFAULT_POLICY,
+        budget,
+        schedule,
+        kv_dtype=request.kv_dtype,
+        kv_device=request.kv_device,
+    ) as caches:
         yield caches
 
 
@@ -270,8 +282,11 @@ def guidance_of(request: Request, pipeline: Pipeline, schedule: Schedule) -> Gui
     cfg = sampling.cfg if request.cfg is None else request.cfg
     tau = sampling.tau if request.tau is None else request.tau
     scales = len(schedule)
+    layer = sampling.cfg_layer if request.cfg_layer is None else request.cfg_layer
     return Guidance(
-        per_scale(cfg, scales, "--cfg"), per_scale(tau, scales, "--tau"), sampling.cfg_layer
+        per_scale(cfg, scales, "--cfg"),
+        per_scale(tau, scales, "--tau"),
+        guidance_layers(layer, pipeline.preset.transformer.depth),
     )
 
 
@@ -283,6 +298,7 @@ def _cache_settings(cache: dict[str, Any]) -> dict[str, Any]:
         "budget": "full" if budget is None else budget["label"],
         "budget_tokens": cache["history_tokens"] if budget is None else budget["mean"],
         "budget_origin": "" if budget is None else budget["origin"],
+        "kv_dtype": cache["kv_dtype"],
     }
 
 
@@ -294,14 +310,16 @@ def settings_of(
         "model": pipeline.preset.name,
         "cfg": list(guidance.cfg),
         "tau": list(guidance.tau),
-        "cfg_layer": guidance.layer,
+        "cfg_layer": list(guidance.layers),
         "top_p": request_top_p(request, pipeline),
         "ratio": request.ratio,
         "pixels": request.pixels or pipeline.preset.pixels,
         "schedule": str(schedule),
         "negative": request.negative,
+        "positive_prompt": request.positive_prompt,
         "truncate": request.truncate,
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "text_dtype": str(pipeline.text.dtype).removeprefix("torch."),
         "versions": {"scalekv": version("scalekv"), "torch": torch.__version__},
     }

@@ -6,6 +6,8 @@ Knows processors and shapes; nothing of models.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import cache
+from pathlib import Path
 
 import torch
 from torch import Tensor
@@ -27,3 +29,29 @@ def row_slices(x: Tensor) -> Iterator[slice]:
         step = max(ROWS // x.shape[0], 1)
     for start in range(0, length, step):
         yield slice(start, min(start + step, length))
+
+
+@cache
+def features() -> frozenset[str]:
+    """The processor's instruction sets, by the names Linux gives them."""
+    capabilities = getattr(torch.cpu, "get_capabilities", None)  # some versions of torch have none
+    if capabilities is not None:
+        return frozenset(name for name, has in capabilities().items() if has is True)
+    info = Path("/proc/cpuinfo")
+    if not info.exists():
+        return frozenset()
+    lines = info.read_text(encoding="utf-8").splitlines()
+    return frozenset(next((s.split(":")[1].split() for s in lines if s.startswith("flags")), ()))
+
+
+def fast_bf16() -> bool:
+    """Whether the processor multiplies bf16 matrices faster than float32 ones."""
+    return bool(features() & {"avx512_bf16", "amx_bf16"})
+
+
+def fused_attention_is_fast() -> bool:
+    """Whether torch's fused attention uses the processor's bf16 products.
+
+    With AVX512-BF16 alone it multiplies in float32; only with AMX it does not.
+    """
+    return not fast_bf16() or "amx_bf16" in features()

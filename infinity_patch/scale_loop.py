@@ -32,13 +32,13 @@ Chooser = Callable[[int, Tensor], Tensor]
 class Guidance:
     """How the conditional and unconditional halves are mixed, and how sharply bits are drawn.
 
-    cfg, tau: one value per scale. layer: 0 mixes the logits; -n mixes the hidden states after the
-    block with 0-based index depth - n, and both halves go on with the mixture.
+    cfg, tau: one value per scale. layers: (0,) mixes the logits; each -n mixes the hidden states
+    after the block with 0-based index depth - n, and both halves go on with the mixture.
     """
 
     cfg: tuple[float, ...]
     tau: tuple[float, ...]
-    layer: int = 0
+    layers: tuple[int, ...] = (0,)
 
     @property
     def needed(self) -> bool:
@@ -73,8 +73,8 @@ def generate_codes(
         total: Tensor | None = None
         for k, (h, w) in enumerate(schedule.scales):
             mix = None
-            if guidance.layer < 0 and halves == 2:
-                mix = {model.spec.depth + guidance.layer: guidance.cfg[k]}
+            if min(guidance.layers) < 0 and halves == 2:
+                mix = {model.spec.depth + layer: guidance.cfg[k] for layer in guidance.layers}
             hidden = model.forward_scale(x, k, condition, scales, tables, mix)
             logits = model.logits(hidden, condition).mul(1 / guidance.tau[k])
             if halves == 2:

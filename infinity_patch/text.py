@@ -64,7 +64,7 @@ class TextEncoder:
             folder: in the layout of transformers: config, safetensors, tokenizer files.
             dtype: of its weights, but what transformers keeps in float32.
             features_on: where features are wanted; None: where they are made.
-            keep: False frees the weights after prompts are encoded; they are read again for more.
+            keep: False lets `rest` free the weights; they are read again when a prompt comes.
 
         Raises:
             UserError: missing or damaged files.
@@ -92,9 +92,12 @@ class TextEncoder:
             features[prompt] = self._known[prompt]
             if len(self._known) > REMEMBERED:
                 self._known.popitem(last=False)
-        if not self.keep:
-            self.free()
         return [features[prompt] for prompt in prompts]
+
+    def rest(self) -> None:
+        """Says that no prompt comes for a while: frees the weights unless they are to be kept."""
+        if not self.keep and self.model is not None:
+            self.free()
 
     def free(self) -> None:
         """Lets go of the weights; they are read again when a new prompt comes."""

@@ -8,7 +8,7 @@ residual stream, norms, modulation and head in float32, matrix products in the w
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -17,17 +17,13 @@ from torch import Tensor, nn
 
 from scalekv.configs.spec import TransformerSpec
 from scalekv.infinity_patch.attention import attend, project, queries_keys_values
+from scalekv.infinity_patch.offload import BlockStream
 from scalekv.infinity_patch.processor import row_slices
+from scalekv.infinity_patch.products import apply, linear
 from scalekv.infinity_patch.rotary import Scales3
 
 NORM_EPS = 1e-6
 LEVELS = 15  # rows of the level embedding in every published checkpoint
-
-
-def linear(layer: nn.Linear, x: Tensor, dtype: torch.dtype) -> Tensor:
-    """`layer` computed in `dtype`, whatever dtype its parameters and x are stored in."""
-    bias = None if layer.bias is None else layer.bias.to(dtype)
-    return F.linear(x.to(dtype), layer.weight.to(dtype), bias)
 
 
 def mlp_width(width: int) -> int:
@@ -78,7 +74,7 @@ class TextKeysValues(nn.Module):
         """k and v of text rows (G, T, Ct), each (G, heads, T, width / heads)."""
         weight = self.mat_kv.weight
         bias = torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
-        kv = F.linear(rows.to(weight.dtype), weight, bias)
+        kv = linear(rows, weight, bias)
         k, v = kv.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
         return k.contiguous(), v.contiguous()
 
@@ -97,8 +93,7 @@ class PoolAttention(TextKeysValues):
         k, v = self.keys_values(text.rows, heads)
         q = self.mat_q.to(k.dtype)[:, :, None].expand(len(k), -1, -1, -1)
         out = F.scaled_dot_product_attention(q, k, v, attn_mask=text.mask)
-        answer: Tensor = self.proj(out.flatten(1))
-        return answer
+        return apply(self.proj, out.flatten(1))
 
 
 class TextPool(nn.Module):
@@ -123,11 +118,10 @@ class CrossAttention(TextKeysValues):
 
     def forward(self, x: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor | None) -> Tensor:
         """x (G, L, C) to (G, L, C)."""
-        q = self.mat_q(x.to(self.mat_q.weight.dtype))
+        q = apply(self.mat_q, x)
         q = q.unflatten(-1, (self.heads, -1)).transpose(1, 2)
         out = F.scaled_dot_product_attention(q, *memory, attn_mask=mask)
-        answer: Tensor = self.proj(out.transpose(1, 2).flatten(2))
-        return answer
+        return apply(self.proj, out.transpose(1, 2).flatten(2))
 
 
 class SelfAttention(nn.Module):
@@ -178,9 +172,7 @@ class FeedForward(nn.Module):
         self.fc2 = nn.Linear(mlp_width(width), width)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = self.fc1(x.to(self.fc1.weight.dtype))
-        out: Tensor = self.fc2(F.gelu(x, approximate="tanh"))
-        return out
+        return apply(self.fc2, apply(self.fc1, x, gelu=True))
 
 
 @dataclass
@@ -316,6 +308,7 @@ class Infinity(nn.Module):
         super().__init__()
         self.spec = spec
         self.token_bits = token_bits
+        self.stream: BlockStream[Block] | None = None  # set where blocks stay in host memory
         width = spec.width
         self.cfg_uncond = nn.Parameter(torch.zeros(spec.text_max, spec.text_width))
         self.pos_start = nn.Parameter(torch.zeros(1, 1, width))
@@ -337,6 +330,10 @@ class Infinity(nn.Module):
         """All blocks in order."""
         return [block for chunk in self.block_chunks for block in chunk.module]  # type: ignore[union-attr]
 
+    def in_turn(self) -> Iterator[Block]:
+        """All blocks in order, each on the model's device until the next one is asked for."""
+        return iter(self.blocks) if self.stream is None else self.stream.in_turn()
+
     @property
     def compute_dtype(self) -> torch.dtype:
         """The dtype of the matrix products, which is that of the blocks' weights."""
@@ -355,19 +352,17 @@ class Infinity(nn.Module):
         dtype = self.compute_dtype
         pool = self.text_proj_for_sos.ca
         start = pool(text).float()
-        up, act, down = self.text_proj_for_ca
-        rows = linear(down, act(linear(up, text.rows, dtype)), dtype)  # type: ignore[arg-type]
-        table = linear(self.shared_ada_lin[1], F.silu(start), torch.float32)  # type: ignore[arg-type]
-        head = linear(self.head_nm.ada_lin[1], F.silu(start), torch.float32)  # type: ignore[arg-type]
+        up, _, down = self.text_proj_for_ca
+        rows = apply(down, apply(up, text.rows, dtype, gelu=True), dtype)  # type: ignore[arg-type]
+        table = apply(self.shared_ada_lin[1], F.silu(start), torch.float32)  # type: ignore[arg-type]
+        head = apply(self.head_nm.ada_lin[1], F.silu(start), torch.float32)  # type: ignore[arg-type]
         scale, shift = head[:, None].chunk(2, dim=-1)
         shared = table.unflatten(-1, (1, 6, self.spec.width))
-        return Condition(
-            start=start,
-            modulation=[block.modulation(shared) for block in self.blocks],
-            head=(1 + scale, shift),
-            memory=[b.ca.keys_values(rows, self.spec.heads) for b in self.blocks],
-            mask=text.mask,
-        )
+        modulation, memory = [], []
+        for block in self.in_turn():
+            modulation.append(block.modulation(shared))
+            memory.append(block.ca.keys_values(rows, self.spec.heads))
+        return Condition(start, modulation, (1 + scale, shift), memory, text.mask)
 
     def embed_start(self, condition: Condition) -> Tensor:
         """Input of the first scale, (G, 1, C) float32."""
@@ -375,7 +370,7 @@ class Infinity(nn.Module):
 
     def embed_tokens(self, tokens: Tensor) -> Tensor:
         """Input of a later scale from the running sum at its size, (B, L, d) to (B, L, C)."""
-        return linear(self.word_embed, tokens, self.compute_dtype).float()
+        return apply(self.word_embed, tokens, self.compute_dtype).float()
 
     def forward_scale(
         self,
@@ -393,7 +388,7 @@ class Infinity(nn.Module):
         """
         level = self.lvl_embed.weight[scale].float()
         per_chunk = len(self.block_chunks[0].module)  # type: ignore[arg-type]
-        for i, block in enumerate(self.blocks):
+        for i, block in enumerate(self.in_turn()):
             if i == 0 or (self.spec.level_embed_every_chunk and i % per_chunk == 0):
                 x = x + level
             x = block(
@@ -412,7 +407,7 @@ class Infinity(nn.Module):
     def logits(self, x: Tensor, condition: Condition) -> Tensor:
         """Hidden states (G, L, C) to logits (G, L, d, 2), float32."""
         h = modulated_norm(x, *condition.head, torch.float32)
-        out: Tensor = linear(self.head, h, torch.float32).unflatten(-1, (self.token_bits, 2))
+        out: Tensor = apply(self.head, h, torch.float32).unflatten(-1, (self.token_bits, 2))
         return out
 
 

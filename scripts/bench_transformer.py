@@ -21,7 +21,7 @@ import torch
 import torch.nn.functional as F
 
 from scalekv.configs.models import ModelPreset, model_named
-from scalekv.infinity_patch import patch, transformer
+from scalekv.infinity_patch import attention, patch, products, transformer
 from scalekv.infinity_patch.budgeting import budget_maker
 from scalekv.infinity_patch.loader import DTYPES
 from scalekv.infinity_patch.sampling import BitSampler
@@ -117,7 +117,9 @@ def picture(side: Side, schedule: Schedule, device: torch.device, batch: int) ->
 def watched(policy: str) -> list[tuple[Any, str, str]]:
     """What is timed apart: the functions that do the work, by part."""
     kept: list[tuple[Any, str, str]] = [
-        (F, "linear", "linear"),
+        (products, "linear", "linear"),
+        (attention, "linear", "linear"),
+        (transformer, "linear", "linear"),
         (patch, "attend", "self-attention"),
         (transformer, "attend", "self-attention"),
         (F, "scaled_dot_product_attention", "cross-attention"),

@@ -136,6 +136,28 @@ def load_heldout(path: Path = HELD_OUT_FILE) -> HeldOut:
     )
 
 
+@dataclass(frozen=True)
+class Combinations:
+    """Compositions no training draws, of concepts it may see."""
+
+    pairs: frozenset[frozenset[str]]
+    backgrounds: frozenset[tuple[str, str]]  # (concept, colour)
+
+
+def compositions_held_out(
+    path: Path = HELD_OUT_FILE,
+) -> tuple[list[tuple[str, str]], list[tuple[str, str]]]:
+    """The committed list of held-out compositions: pairs of concepts, (concept, colour)."""
+    listed = yaml.safe_load(path.read_text(encoding="utf-8"))["combinations"]
+    return [(a, b) for a, b in listed["pairs"]], [(a, b) for a, b in listed["backgrounds"]]
+
+
+def load_combinations(path: Path = HELD_OUT_FILE) -> Combinations:
+    """The held-out compositions as a training asks for them."""
+    pairs, backgrounds = compositions_held_out(path)
+    return Combinations(frozenset(frozenset(pair) for pair in pairs), frozenset(backgrounds))
+
+
 def is_held_out(row: Row) -> bool:
     """Whether no training may see this row."""
     return bool(row["heldout_concept"] or row["heldout_style"])

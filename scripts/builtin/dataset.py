@@ -4,6 +4,7 @@ Knows which emoji become concepts, what they are called and how they are drawn; 
 captions or training. Writes into DIR
 
     images.npy    (N, 128, 128, 3) uint8, RGB on white
+    coverage.npy  (N, 128, 128) uint8, how much of each pixel the drawing covers
     index.jsonl   one row a picture, in the same order
     manifest.json sources, recipe and checksum; a complete folder is left as it is
 """
@@ -31,7 +32,9 @@ from scripts.builtin.fetch import EMOJIBASE, FLUENT_FLAT, NOTO, Package, fetch, 
 DEFAULT_FOLDER = Path("data/builtin")
 SIZE = 128  # pixels of a side
 SUPERSAMPLED = 512  # rendered at this many, then averaged down
-RECIPE = 1  # raise when the same sources would give other pictures
+RECIPE = 2  # raise when the same sources would give other pictures
+
+ARRAYS = ("images.npy", "coverage.npy")
 
 STYLES: dict[str, Package] = {"flat": FLUENT_FLAT, "noto": NOTO}
 
@@ -143,21 +146,29 @@ class Drawings:
         )
 
 
-def render(svg: str) -> Pixels:
-    """A drawing on white, (SIZE, SIZE, 3): drawn large, then averaged down."""
+def render(svg: str) -> tuple[Pixels, Pixels]:
+    """A drawing on white, (SIZE, SIZE, 3), and its coverage, (SIZE, SIZE).
+
+    Drawn large, then averaged down.
+    """
     import resvg_py  # here, so that reading a built data set does not need it
 
-    png = resvg_py.svg_to_bytes(
-        svg_string=svg,
-        width=SUPERSAMPLED,
-        height=SUPERSAMPLED,
-        dpi=96,
-        background="#ffffff",
-        skip_system_fonts=True,
-    )
-    picture = Image.open(io.BytesIO(png)).convert("RGB")
-    assert picture.size == (SUPERSAMPLED, SUPERSAMPLED), picture.size
-    return np.asarray(picture.resize((SIZE, SIZE), Image.Resampling.BOX))
+    def drawn(mode: str, background: str | None) -> Image.Image:
+        png = resvg_py.svg_to_bytes(
+            svg_string=svg,
+            width=SUPERSAMPLED,
+            height=SUPERSAMPLED,
+            dpi=96,
+            background=background,
+            skip_system_fonts=True,
+        )
+        picture = Image.open(io.BytesIO(png)).convert(mode)
+        assert picture.size == (SUPERSAMPLED, SUPERSAMPLED), picture.size
+        return picture
+
+    small = (SIZE, SIZE), Image.Resampling.BOX
+    on_white = np.asarray(drawn("RGB", "#ffffff").resize(*small))
+    return on_white, np.asarray(drawn("RGBA", None).getchannel("A").resize(*small))
 
 
 def index_rows(concepts: list[Concept], held_out: HeldOut) -> list[Row]:
@@ -175,13 +186,13 @@ def index_rows(concepts: list[Concept], held_out: HeldOut) -> list[Row]:
     ]
 
 
-def manifest_of(rows: list[Row], checksum: str) -> dict[str, Any]:
-    """What a folder was made from, and the checksum of its pictures."""
+def manifest_of(rows: list[Row], folder: Path) -> dict[str, Any]:
+    """What a folder was made from, and the checksums of its pictures."""
     return {
         "recipe": RECIPE,
         "packages": [f"{package.name}@{package.version}" for package in sources()],
         "pictures": [row["id"] for row in rows],
-        "images_sha256": checksum,
+        "sha256": {name: sha256_of(folder / name) for name in ARRAYS},
     }
 
 
@@ -198,10 +209,10 @@ def sha256_of(path: Path) -> str:
 
 def is_complete(folder: Path, rows: list[Row]) -> bool:
     """Whether the folder's pictures are exactly those of these rows."""
-    images, manifest = folder / "images.npy", folder / "manifest.json"
-    if not images.is_file() or not manifest.is_file():
+    manifest = folder / "manifest.json"
+    if not all((folder / name).is_file() for name in (manifest.name, *ARRAYS)):
         return False
-    return bool(json.loads(manifest.read_text()) == manifest_of(rows, sha256_of(images)))
+    return bool(json.loads(manifest.read_text()) == manifest_of(rows, folder))
 
 
 def write_text(path: Path, text: str) -> None:
@@ -238,16 +249,18 @@ def build(folder: Path) -> list[Row]:
         print(f"{folder}: complete, {len(rows)} pictures", file=sys.stderr)
         return rows
     images = np.empty((len(rows), SIZE, SIZE, 3), np.uint8)
+    coverage = np.empty((len(rows), SIZE, SIZE), np.uint8)
     for number, row in enumerate(rows):
-        images[number] = render(drawings[row["style"]].svg(row["hexcode"]))
+        svg = drawings[row["style"]].svg(row["hexcode"])
+        images[number], coverage[number] = render(svg)
         if (number + 1) % 200 == 0 or number + 1 == len(rows):
             print(f"rendered {number + 1} of {len(rows)}", file=sys.stderr)
-    partial = folder / "images.npy.partial"
-    with partial.open("wb") as stream:
-        np.save(stream, images)
-    os.replace(partial, folder / "images.npy")
-    manifest = manifest_of(rows, sha256_of(folder / "images.npy"))
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    for name, array in zip(ARRAYS, (images, coverage), strict=True):
+        partial = folder / f"{name}.partial"
+        with partial.open("wb") as stream:
+            np.save(stream, array)
+        os.replace(partial, folder / name)
+    write_text(folder / "manifest.json", json.dumps(manifest_of(rows, folder), indent=1) + "\n")
     return rows
 
 

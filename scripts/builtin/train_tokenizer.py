@@ -3,8 +3,7 @@
     python -m scripts.builtin.train_tokenizer --data data/builtin --out data/builtin/tokenizer
 
 Resumable: a second call goes on from the last checkpoint. Writes `vae.safetensors` (averaged
-weights, bfloat16). `--decoder-only` goes on with a frozen encoder, so that the bits of every
-picture stay what they are.
+weights, bfloat16).
 """
 
 from __future__ import annotations
@@ -56,7 +55,6 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=8e-4)
     parser.add_argument("--decay", type=float, default=0.998)
-    parser.add_argument("--decoder-only", action="store_true", help="freeze the encoder")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 
@@ -69,18 +67,13 @@ def main() -> None:
     kept = np.array([i for i, row in enumerate(rows) if not is_held_out(row)])
     images = np.load(args.data / "images.npy", mmap_mode="r")
     model = Autoencoder(preset.tokenizer).to(device)
-    checkpoint = args.out / ("decoder.pt" if args.decoder_only else "tokenizer.pt")
+    checkpoint = args.out / "tokenizer.pt"
     state = load_checkpoint(checkpoint)
     first = 0
-    if args.decoder_only:
-        base = load_checkpoint(args.out / "tokenizer.pt")
-        assert base is not None, "train the tokenizer before its decoder alone"
-        model.load_state_dict(base["average"])
-        model.encoder.requires_grad_(False)
     if state is not None:
         model.load_state_dict(state["model"])
         first = state["step"]
-    parameters = {n: p for n, p in model.named_parameters() if p.requires_grad}
+    parameters = dict(model.named_parameters())
     optimizer = torch.optim.AdamW(parameters.values(), lr=args.lr, betas=(0.9, 0.95))
     average = Averaged(parameters, args.decay)
     if state is not None:
@@ -88,17 +81,16 @@ def main() -> None:
         average.values = {n: state["average"][n].to(device) for n in parameters}
 
     def save(step: int) -> None:
-        whole = {n: p.detach().float() for n, p in model.named_parameters()} | average.values
         save_checkpoint(
             checkpoint,
             {
                 "model": model.state_dict(),
-                "average": whole,
+                "average": average.values,
                 "optimizer": optimizer.state_dict(),
                 "step": step,
             },
         )
-        save_file(shipped(whole), args.out / "vae.safetensors")
+        save_file(shipped(average.values), args.out / "vae.safetensors")
 
     args.out.mkdir(parents=True, exist_ok=True)
     start, seen = time.time(), 0.0

@@ -2,14 +2,18 @@
 
     python -m scripts.builtin.train_transformer --data data/builtin --out data/builtin/transformer
 
-Needs the data set, the text tokenizer and a trained picture tokenizer in --data. Resumable: a
-second call goes on from the last checkpoint. Coarse scales are learned first and most: a step
-trains on the first 5, 6 or 7 scales, with more of the long ones towards the end.
+Needs the data set, the text tokenizer and a trained picture tokenizer in --data. Resumable: an
+interrupt or SIGTERM ends it at the next step with a checkpoint, and a second call goes on from
+there; `--from-shipped` begins with the weights the package carries instead. The learning rate
+stays up until the last `--cooldown` steps before `--steps`, so a run may be given any end while
+it runs: stop it and call it again with the end. Coarse scales are learned first and most: a step
+trains on the first 5, 6 or 7 scales. A quarter of the pictures is composed of drawings.
 """
 
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 import time
 from collections import defaultdict
@@ -24,24 +28,27 @@ from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch.autoencoder import Autoencoder
+from scalekv.infinity_patch.hub import BUILT_IN
 from scalekv.infinity_patch.quantiser import map_to_tokens, quantise, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.infinity_patch.transformer import Infinity, TextRows
 from scripts.builtin.captions import caption, is_held_out
-from scripts.builtin.dataset import load_rows
+from scripts.builtin.compositions import Composer, stacked
+from scripts.builtin.dataset import Pixels, load_rows
 from scripts.builtin.teacher import Teacher
 from scripts.builtin.training import (
     Averaged,
-    learning_rate,
+    held_rate,
     load_checkpoint,
     save_checkpoint,
     shipped,
 )
 
 BATCH = {5: 64, 6: 32, 7: 16}  # pictures a step by scales: about 8,000 tokens each
-STAGES = ((0.35, (0.9, 0.1, 0.0)), (0.65, (0.35, 0.45, 0.2)), (1.0, (0.15, 0.25, 0.6)))
+STAGES = ((800, (0.9, 0.1, 0.0)), (1400, (0.35, 0.45, 0.2)), (None, (0.25, 0.3, 0.45)))
+COMPOSED = 0.25  # share of the pictures
 FLIPS = 0.25  # bitwise self-correction: the largest share of bits flipped in a scale
-TEXT_TOKENS = 24
+TEXT_TOKENS = 32
 TEXT_DROPPED = 0.1
 
 
@@ -79,6 +86,11 @@ def initialise(model: Infinity) -> None:
     model.head.weight.mul_(0.5)
 
 
+def in_float(path: Path) -> dict[str, Tensor]:
+    """The tensors of a shipped file, in float32."""
+    return {name: tensor.float() for name, tensor in load_file(path).items()}
+
+
 class Bits:
     """Targets and inputs of training pictures, made anew each time with other bits flipped."""
 
@@ -91,18 +103,26 @@ class Bits:
         vae.load_state_dict(
             {n: t.float() for n, t in load_file(data / "tokenizer" / "vae.safetensors").items()}
         )
+        self.vae = vae.to(device)
         self.rows = [row for row in load_rows(data) if not is_held_out(row)]
         known = {row["id"]: i for i, row in enumerate(load_rows(data))}
         images = np.load(data / "images.npy", mmap_mode="r")
         latents = []
-        with torch.no_grad():
-            for start in range(0, len(self.rows), 32):
-                chosen = [known[row["id"]] for row in self.rows[start : start + 32]]
-                x = torch.from_numpy(np.stack([images[i] for i in chosen]))
-                latents.append(vae.encode(x.permute(0, 3, 1, 2).float() / 127.5 - 1))
-        self.latents = torch.cat(latents).to(device)
+        for start in range(0, len(self.rows), 32):
+            chosen = [known[row["id"]] for row in self.rows[start : start + 32]]
+            latents.append(self.encode(np.stack([images[i] for i in chosen])))
+        self.latents = torch.cat(latents)
 
-    def batch(self, chosen: Tensor, scales: int, noise: torch.Generator) -> tuple[Tensor, Tensor]:
+    @torch.no_grad()
+    def encode(self, pictures: Pixels) -> Tensor:
+        """Pictures (B, H, W, 3) to latent maps (B, b, h, w) float32."""
+        device = self.vae.encoder.conv_out.conv.weight.device
+        x = torch.from_numpy(pictures).to(device).permute(0, 3, 1, 2).float() / 127.5 - 1
+        with torch.autocast(device.type, torch.bfloat16):
+            latent: Tensor = self.vae.encode(x)
+        return latent.float()
+
+    def batch(self, latents: Tensor, scales: int, noise: torch.Generator) -> tuple[Tensor, Tensor]:
         """Inputs (B, L - 1, d) and target bits (B, L, d) of the first `scales` scales."""
 
         def flip(scale: int, bits: Tensor) -> Tensor:
@@ -110,7 +130,7 @@ class Bits:
             mask = torch.rand(bits.shape, generator=noise) < share
             return bits ^ mask.to(bits.device)
 
-        q = quantise(self.latents[chosen], self.sizes, flip)
+        q = quantise(latents, self.sizes, flip)
         targets = [map_to_tokens(b, self.patchify) for b in q.bits[:scales]]
         inputs = [map_to_tokens(x, self.patchify) for x in q.inputs[: scales - 1]]
         return torch.cat(inputs, dim=1), torch.cat(targets, dim=1)
@@ -122,8 +142,12 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("data/builtin"))
     parser.add_argument("--out", type=Path, default=Path("data/builtin/transformer"))
     parser.add_argument("--steps", type=int, default=2200)
+    parser.add_argument("--cooldown", type=int, default=500, help="steps the rate falls over")
     parser.add_argument("--lr", type=float, default=2e-3)
-    parser.add_argument("--decay", type=float, default=0.998)
+    parser.add_argument("--decay", type=float, default=0.998, help="of the averaged weights")
+    parser.add_argument(
+        "--from-shipped", action="store_true", help="begin with the weights in the package"
+    )
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -133,10 +157,15 @@ def main() -> None:
     device = torch.device(args.device)
     preset = model_named("emoji")
     bits = Bits(args.data, device)
+    composer = Composer(args.data, bits.rows)
     tokenizer = AutoTokenizer.from_pretrained(args.data / "text_tokenizer")
     encoder = text_encoder(len(tokenizer), preset.transformer.text_width)
     model = Infinity(preset.transformer, preset.tokenizer.token_bits)
-    initialise(model)
+    if args.from_shipped:
+        model.load_state_dict(in_float(BUILT_IN / "emoji" / "transformer.safetensors"))
+        encoder.load_state_dict(in_float(BUILT_IN / "emoji" / "text_encoder" / "model.safetensors"))
+    else:
+        initialise(model)
     both = nn.ModuleDict({"transformer": model, "text": encoder}).to(device)
     parameters = dict(both.named_parameters())
     matrices = [
@@ -182,25 +211,37 @@ def main() -> None:
         save_file(shipped(parts["text"]), folder / "model.safetensors", metadata={"format": "pt"})
         tokenizer.save_pretrained(folder)
 
+    stopped = False
+
+    def stop(signum: int, frame: object) -> None:
+        nonlocal stopped
+        stopped = True
+
+    signal.signal(signal.SIGTERM, stop)
+    signal.signal(signal.SIGINT, stop)
     args.out.mkdir(parents=True, exist_ok=True)
     start = time.time()
     losses: dict[int, list[float]] = defaultdict(list)
     for step in range(first, args.steps):
         rng = np.random.default_rng((1, step))
         noise = torch.Generator().manual_seed(step)
-        share = next(s for until, s in STAGES if step < until * args.steps)
+        share = next(s for until, s in STAGES if until is None or step < until)
         scales = int(rng.choice(list(BATCH), p=share))
         chosen = rng.choice(len(bits.rows), BATCH[scales], replace=False)
-        inputs, targets = bits.batch(torch.from_numpy(chosen), scales, noise)
-        captions = [caption(bits.rows[i], rng) for i in chosen]
+        composed = [composer.draw(rng) for _ in range(round(COMPOSED * len(chosen)))]
+        chosen = chosen[len(composed) :]
+        single = bits.latents[torch.from_numpy(chosen)]
+        latents = torch.cat([bits.encode(stacked(composed)), single])
+        inputs, targets = bits.batch(latents, scales, noise)
+        captions = [*(c.caption for c in composed), *(caption(bits.rows[i], rng) for i in chosen)]
         words = tokenizer(
             captions, return_tensors="pt", padding="max_length", truncation=True,
             max_length=TEXT_TOKENS,
         ).to(device)  # fmt: skip
-        dropped = torch.from_numpy(rng.random(len(chosen)) < TEXT_DROPPED).to(device)
+        dropped = torch.from_numpy(rng.random(len(captions)) < TEXT_DROPPED).to(device)
         for optimizer in optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate(step, args.steps, args.lr, 100)
+                group["lr"] = held_rate(step, args.steps, args.lr, 100, args.cooldown)
         with torch.autocast(device.type, torch.bfloat16):
             seen = encoder(**words).last_hidden_state.float()
             unconditional = model.unconditional(TEXT_TOKENS).expand_as(seen)
@@ -229,8 +270,11 @@ def main() -> None:
                 flush=True,
             )
             losses.clear()
-        if (step + 1) % 200 == 0 or step + 1 == args.steps:
+        if (step + 1) % 100 == 0 or step + 1 == args.steps or stopped:
             save(step + 1)
+        if stopped:
+            print(f"stopped after step {step + 1}", file=sys.stderr)
+            break
 
 
 if __name__ == "__main__":

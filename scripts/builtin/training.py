@@ -39,6 +39,11 @@ def learning_rate(step: int, steps: int, peak: float, warmup: int, floor: float 
     return peak * (floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * part)))
 
 
+def held_rate(step: int, steps: int, peak: float, warmup: int, cooldown: int) -> float:
+    """Linear warm-up, then the peak, then linearly to nothing over the last `cooldown` steps."""
+    return peak * min(1.0, (step + 1) / warmup, (steps - step) / cooldown)
+
+
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)

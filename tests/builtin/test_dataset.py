@@ -14,6 +14,7 @@ import pytest
 from scripts.builtin import dataset
 from scripts.builtin.captions import HeldOut
 from scripts.builtin.dataset import (
+    ARRAYS,
     SIZE,
     Drawings,
     bare,
@@ -24,7 +25,6 @@ from scripts.builtin.dataset import (
     is_gendered_copy,
     manifest_of,
     render,
-    sha256_of,
 )
 from scripts.builtin.fetch import Package, fetch, integrity_of, read_json
 
@@ -102,12 +102,13 @@ def test_a_narrow_drawing_stands_in_the_middle_of_a_square() -> None:
 
 def test_rendering_keeps_place_and_colour_on_white() -> None:
     pytest.importorskip("resvg_py")
-    pixels = render(drawings().svg("1f7e5"))
+    pixels, coverage = render(drawings().svg("1f7e5"))
     assert pixels.shape == (SIZE, SIZE, 3)
     assert pixels.dtype == np.uint8
     expected = np.full((SIZE, SIZE, 3), 255, np.uint8)
     expected[32:96, 32:96] = (255, 0, 0)
     assert np.array_equal(pixels, expected)
+    assert np.array_equal(coverage, 255 * (expected == (255, 0, 0)).all(-1))
 
 
 def test_the_index_has_a_row_a_drawing_with_its_flags() -> None:
@@ -126,14 +127,15 @@ def test_the_index_has_a_row_a_drawing_with_its_flags() -> None:
 
 def test_a_folder_is_complete_only_with_the_very_pictures(tmp_path: Path) -> None:
     rows = index_rows(choose_concepts(EMOJI, GROUPS, {"1f528"}), HeldOut(frozenset(), frozenset()))
-    images = tmp_path / "images.npy"
     assert not is_complete(tmp_path, rows)
-    np.save(images, np.zeros((2, SIZE, SIZE, 3), np.uint8))
-    manifest = manifest_of(rows, sha256_of(images))
-    (tmp_path / "manifest.json").write_text(json.dumps(manifest))
+    for name in ARRAYS:
+        np.save(tmp_path / name, np.zeros((2, SIZE, SIZE), np.uint8))
+    (tmp_path / "manifest.json").write_text(json.dumps(manifest_of(rows, tmp_path)))
     assert is_complete(tmp_path, rows)
     assert not is_complete(tmp_path, rows[:1])
-    np.save(images, np.ones((2, SIZE, SIZE, 3), np.uint8))
+    np.save(tmp_path / ARRAYS[-1], np.ones((2, SIZE, SIZE), np.uint8))
+    assert not is_complete(tmp_path, rows)
+    (tmp_path / ARRAYS[-1]).unlink()
     assert not is_complete(tmp_path, rows)
 
 

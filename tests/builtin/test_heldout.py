@@ -13,11 +13,13 @@ from scripts.builtin.captions import (
     HeldOut,
     Names,
     Row,
+    compositions_held_out,
     heldout_rows,
     load_heldout,
     load_names,
     training_rows,
 )
+from scripts.builtin.compositions import COLOURS
 from scripts.builtin.dataset import DEFAULT_FOLDER, load_rows
 
 
@@ -42,7 +44,7 @@ def test_every_row_is_trained_on_or_held_out(rows: list[Row]) -> None:
 
 def test_the_committed_list_is_long_enough_and_says_nothing_twice() -> None:
     listed = yaml.safe_load(HELD_OUT_FILE.read_text(encoding="utf-8"))
-    assert set(listed) == {"concepts", "styles"}
+    assert set(listed) == {"concepts", "styles", "combinations"}
     assert set(listed["styles"]) == set(STYLE_PHRASES)
     for names in (listed["concepts"], *listed["styles"].values()):
         assert all(isinstance(name, str) and name == name.lower() for name in names)
@@ -50,6 +52,17 @@ def test_the_committed_list_is_long_enough_and_says_nothing_twice() -> None:
     held_out = load_heldout()
     assert len(held_out.concepts) >= 60
     assert len(held_out.concepts) * len(STYLE_PHRASES) + len(held_out.styles) >= 200
+
+
+def test_held_out_compositions_are_of_drawings_a_training_sees() -> None:
+    pairs, backgrounds = compositions_held_out()
+    assert len({frozenset(pair) for pair in pairs}) == len(pairs)
+    assert len(set(backgrounds)) == len(backgrounds)
+    assert {colour for _, colour in backgrounds} <= set(COLOURS)
+    named = {concept for pair in pairs for concept in pair} | {name for name, _ in backgrounds}
+    held_out = load_heldout()
+    assert not named & held_out.concepts
+    assert not {(name, "flat") for name in named} & held_out.styles
 
 
 def test_the_committed_list_leaves_what_people_try_first() -> None:
@@ -72,6 +85,9 @@ def test_the_committed_lists_fit_the_built_data_set() -> None:
     load_names().check(concepts)
     load_heldout().check(concepts, set(STYLE_PHRASES))
     held_out = load_heldout()
+    pairs, backgrounds = compositions_held_out()
+    assert {concept for pair in pairs for concept in pair} <= concepts
+    assert {concept for concept, _ in backgrounds} <= concepts
     for row in built:
         assert row["heldout_concept"] == (row["concept"] in held_out.concepts)
         assert row["heldout_style"] == ((row["concept"], row["style"]) in held_out.styles)

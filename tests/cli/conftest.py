@@ -19,6 +19,7 @@ from scalekv.cli.main import main
 from scalekv.infinity_patch import Request
 from scalekv.infinity_patch import request as request_module
 from scalekv.infinity_patch.hub import ModelPaths
+from scalekv.infinity_patch.placement import Placement
 from scalekv.infinity_patch.request import budget_of, schedule_of
 from scalekv.kv.memory import CacheLedger, CacheShape, LayerRecord
 
@@ -33,16 +34,27 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
 
 @dataclass
 class StandIn:
-    """What was asked of the heavy half. Before the picture `fail_at`, `error` is raised."""
+    """What was asked of the heavy half. Before the picture `fail_at`, `error` is raised, and in
+    place of one with a prompt in `failing` always."""
 
     loaded: list[tuple[Any, ...]] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     fail_at: int | None = None
+    failing: tuple[str, ...] = ()
     error: BaseException | None = None
     truncated: str | None = None
     closed: bool = False
+    placement: Placement | None = None
 
-    def load(self, preset: Any, device: str, dtype: str, weights_dir: Path | None) -> Any:
+    def load(
+        self,
+        preset: Any,
+        device: str,
+        dtype: str,
+        weights_dir: Path | None,
+        placement: Placement | None = None,
+    ) -> Any:
+        self.placement = placement
         self.loaded.append((preset.name, device, dtype, weights_dir))
         return SimpleNamespace(
             preset=preset,
@@ -77,7 +89,8 @@ class StandIn:
         schedule = schedule_of(request, pipeline.preset)
         pictures = len(request.prompts) * request.num_images
         for index in range(pictures):
-            if index == self.fail_at and self.error is not None:
+            prompt = request.prompts[index // request.num_images]
+            if self.error is not None and (index == self.fail_at or prompt in self.failing):
                 raise self.error
             for scale in range(len(schedule)):
                 on_progress(
@@ -105,9 +118,9 @@ class StandIn:
                 ledger.record(scale, layer, record)
         ledger.record_held(ledger.full_bytes // 10, 0)
         ledger.record_transient(5000)
-        prompt, seed = request.prompts[index // request.num_images], request.seed + index
+        prompt, seed = request.prompts[index // request.num_images], request.seed_of(index)
         return SimpleNamespace(
-            image=Image.new("RGB", (8, 8), (index, 0, 0)),
+            image=Image.new("RGB", (8, 8), (seed % 256, len(prompt) % 256, 0)),
             prompt=prompt,
             seed=seed,
             index=index,

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from scalekv.infinity_patch.placement import Placement
 from tests.cli.conftest import Outcome, StandIn
 
 Program = Callable[..., Outcome]
@@ -77,10 +78,14 @@ def test_every_option_arrives(scalekv: Program, stand_in: StandIn) -> None:
         *("generate", "x", "--cfg", "1,2,3,3,3,3,3", "--tau", "0.5", "--top-p", "0"),
         *("--negative", "blurry", "--truncate", "--dtype", "bf16", "--device", "cpu"),
         *("--weights-dir", "w", "--reproducible", "--budget", "20%", "--pixels", "0.06M"),
+        *("--cfg-layer", "-5,-1", "--positive-prompt", "--offload", "--keep-text-encoder"),
+        *("--text-device", "cpu", "--text-dtype", "bf16"),
     )
     assert done.code == 0, done.err
     request = stand_in.requests[0]
     assert request.cfg == (1, 2, 3, 3, 3, 3, 3)
+    assert (request.cfg_layer, request.positive_prompt) == ((-5, -1), True)
+    assert stand_in.placement == Placement(True, "cpu", "bf16", True)
     assert (request.tau, request.top_p, request.negative) == (0.5, 0, "blurry")
     assert request.truncate
     assert request.reproducible
@@ -123,6 +128,13 @@ def test_full(
         (["x", "--ratio", "7:9"], ["7:9", "width:height"]),
         (["x", "--ratio", "3:2"], ["emoji", "--ratio 1:1"]),
         (["x", "--pixels", "9M"], ["9M", "0.06M"]),
+        (["x", "--size", "1248x832"], ["emoji", "--size", "the nearest is 128x128"]),
+        (["x", "--size", "big"], ["big", "width x height"]),
+        (["x", "--size", "128x128", "--ratio", "1:1"], ["given twice", "--size and --ratio"]),
+        (["x", "--cfg-layer", "1"], ["guidance layer 1", "--cfg-layer"]),
+        (["x", "--cfg-layer", "a"], ["cannot read 'a'", "--cfg-layer"]),
+        (["x", "--text-dtype", "bf17"], ["bf17", "--text-dtype"]),
+        (["x", "--text-device", "gpu"], ["'gpu'", "--text-device"]),
         (["x", "--cfg", "1,2"], ["2 values for 7 scales", "--cfg"]),
         (["x", "--cfg", "much"], ["much", "one number"]),
         (["x", "--cfg", "nan"], ["--cfg", "finite"]),
@@ -201,6 +213,19 @@ def test_a_failure_keeps_what_is_done(
     assert json.loads(done.out)["report"]["outcome"] == "failed"
     monkeypatch.setenv("SCALEKV_DEBUG", "1")
     assert "Traceback" in scalekv("generate", "a", "b").err
+
+
+@pytest.mark.parametrize("budget", ["265", "100%", "1GiB"])
+def test_a_budget_that_drops_nothing_is_said(
+    scalekv: Program, stand_in: StandIn, budget: str
+) -> None:
+    done = scalekv("generate", "a", "--budget", budget)
+    assert f"budget {budget} drops nothing: all 265 tokens of history fit" in done.err
+    report = json.loads(Path("out/report.json").read_text())
+    assert report["cache"]["budget"]["label"] == budget
+    assert report["cache"]["budget"]["evicts"] is False
+    for other in ("264", "10%", "5MiB", "full"):
+        assert "drops nothing:" not in scalekv("generate", "a", "--budget", other).err
 
 
 def test_truncation_is_said(scalekv: Program, stand_in: StandIn) -> None:
@@ -292,3 +317,27 @@ def test_pictures_are_whole_files(scalekv: Program, stand_in: StandIn) -> None:
         with Image.open(name) as image:
             image.load()
             assert image.size == (8, 8)
+
+
+def test_a_size_instead_of_ratio_and_pixels(
+    scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def asked(*arguments: str) -> tuple[str, str | None]:
+        done = scalekv("generate", "x", "--model", "infinity-2b", *arguments)
+        assert done.code == 0, done.err
+        request = stand_in.requests[-1]
+        return request.ratio, request.pixels
+
+    assert asked("--size", "1248x832") == ("3:2", "1M")
+    monkeypatch.setenv("SCALEKV_SIZE", "512x512")
+    assert asked() == ("1:1", "0.25M")
+    assert asked("--ratio", "2:1") == ("2:1", None)  # what is typed decides
+    monkeypatch.setenv("SCALEKV_RATIO", "2:1")
+    assert asked("--size", "1024x1024") == ("1:1", "1M")
+
+
+def test_the_text_encoder_is_freed_unless_it_is_to_be_kept(
+    scalekv: Program, stand_in: StandIn
+) -> None:
+    scalekv("generate", "x")
+    assert stand_in.placement == Placement(False, "auto", "auto", keep_text_encoder=False)

@@ -151,7 +151,7 @@ class _Generation:
         self.model.to(self.device)
         self.schedule = _schedule(config)
         self.guidance = Guidance(
-            tuple(config["cfg"]), tuple(config["tau"]), config["cfg_insertion_layer"]
+            tuple(config["cfg"]), tuple(config["tau"]), (config["cfg_insertion_layer"],)
         )
         self.top_p = config["top_p"]
         self.texts = [t.to(self.device) for t in recorded["text"].split(config["text_lens"])]

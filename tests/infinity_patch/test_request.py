@@ -39,6 +39,11 @@ GOOD = Request(("a red apple",))
         ({"tau": 0.0}, "temperature"),
         ({"tau": 1e-320}, "temperature"),
         ({"top_p": 1.5}, "top-p"),
+        ({"cfg_layer": 1}, "guidance layer 1"),
+        ({"cfg_layer": -9}, "guidance layer -9"),
+        ({"cfg_layer": ()}, "guidance layer"),
+        ({"cfg_layer": (0, -1)}, "at once"),
+        ({"prompts": ("man " * 505,), "positive_prompt": True}, "tokens"),
     ],
 )
 def test_refused(change: dict[str, Any], says: str) -> None:
@@ -55,6 +60,7 @@ def test_refused(change: dict[str, Any], says: str) -> None:
         {"budget": "1.5GiB"},
         {"cfg": [1.0] * 7},
         {"tau": 1, "top_p": 0},
+        {"cfg_layer": (-1, -8)},
         {"prompts": ("word " * 600,), "truncate": True},
     ],
 )

@@ -1,0 +1,84 @@
+"""How far two pictures are from one another, and how sure a mean over prompts is.
+
+Pictures are (H, W, 3) uint8. Knows nothing of models, policies or files.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+
+import numpy as np
+import numpy.typing as npt
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scripts.builtin.backbone import as_input, backbone, feature_distance
+
+Pixels = npt.NDArray[np.uint8]
+Values = npt.NDArray[np.float64]
+
+RESAMPLES = 2000
+WINDOW, WINDOW_SIGMA = 11, 1.5
+
+
+def psnr(a: Pixels, b: Pixels) -> float:
+    """Peak signal-to-noise ratio in dB; infinite for equal pictures."""
+    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
+    return float(10 * math.log10(255**2 / error)) if error else math.inf
+
+
+def ssim(a: Pixels, b: Pixels) -> float:
+    """Structural similarity (Wang et al. 2004): 11 x 11 Gaussian window, mean of the channels."""
+    place = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+    line = torch.exp(-(place**2) / (2 * WINDOW_SIGMA**2))
+    line = line / line.sum()
+
+    def blurred(x: Tensor) -> Tensor:
+        across = F.conv2d(x, line.view(1, 1, 1, -1))
+        return F.conv2d(across, line.view(1, 1, -1, 1))
+
+    x, y = (torch.from_numpy(p.astype(np.float64)).permute(2, 0, 1)[:, None] for p in (a, b))
+    mean_x, mean_y = blurred(x), blurred(y)
+    var_x, var_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
+    both = blurred(x * y) - mean_x * mean_y
+    small, large = (0.01 * 255) ** 2, (0.03 * 255) ** 2
+    top = (2 * mean_x * mean_y + small) * (2 * both + large)
+    return float((top / ((mean_x**2 + mean_y**2 + small) * (var_x + var_y + large))).mean())
+
+
+@torch.inference_mode()
+def perceptual_distance(a: Pixels, b: Pixels) -> float:
+    """`feature_distance` of two pictures."""
+    net = backbone()
+    return float(feature_distance(net.stages(as_input([a])), net.stages(as_input([b]))))
+
+
+def interval(
+    values: Sequence[float] | Values,
+    statistic: Callable[[Values], Values],
+    seed: int = 0,
+    level: float = 0.95,
+) -> tuple[float, float, float]:
+    """A statistic of `values` and the bounds of its percentile bootstrap interval.
+
+    `statistic` reduces the last axis; `mean` and `median` below do. Equal values and seed give
+    equal bounds. Infinite values are allowed with the median.
+    """
+    given = np.asarray(values, dtype=np.float64)
+    rng = np.random.default_rng(seed)
+    drawn = statistic(given[rng.integers(0, len(given), (RESAMPLES, len(given)))])
+    edges = ((1 - level) / 2, (1 + level) / 2)
+    low, high = np.quantile(drawn, edges, method="inverted_cdf")
+    return float(statistic(given[None])[0]), float(low), float(high)
+
+
+def mean(values: Values) -> Values:
+    """The mean over the last axis."""
+    return np.asarray(values.mean(-1))
+
+
+def median(values: Values) -> Values:
+    """The median over the last axis, the lower one of two; takes infinities."""
+    return np.asarray(np.quantile(values, 0.5, axis=-1, method="inverted_cdf"))
