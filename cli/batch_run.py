@@ -377,7 +377,7 @@ class BatchRun:
             return None
         rows = [json.dumps(as_row(job), ensure_ascii=False) + "\n" for job, _ in self.failures]
         stem = manifest.path.stem.replace(STEM, "retry", 1)
-        return folder.save_numbered(stem, ".jsonl", "".join(rows))
+        return folder.save_numbered(stem, ".jsonl", "".join(rows).encode())
 
     def _end(self) -> None:
         wanted = self.tally.wanted

@@ -90,6 +90,10 @@ def calibrate(
     weights_dir: given.WeightsDir = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
+    offload: given.Offload = None,
+    text_device: given.TextDevice = None,
+    text_dtype: given.TextDtype = None,
+    keep_text_encoder: given.KeepTextEncoder = None,
     out: Annotated[
         Path,
         typer.Option(
@@ -119,11 +123,12 @@ def calibrate(
     verbose: given.Verbose = False,
 ) -> None:
     """The command; its help is `HELP`."""
+    from scalekv.cli.batch_file import prompts_alone
     from scalekv.cli.calibration import CalibrationRun
     from scalekv.cli.choices import FULL, Options, choose
     from scalekv.cli.errors import stderr, turn_on_debugging
     from scalekv.configs.models import model_named
-    from scalekv.configs.prompts import calibration_prompts, read_prompts
+    from scalekv.configs.prompts import calibration_prompts
     from scalekv.configs.settings import Settings
     from scalekv.infinity_patch.calibration_plan import CalibrationRequest
 
@@ -132,7 +137,7 @@ def calibrate(
     chosen = Settings().get("model", model)
     path = prompts or calibration_prompts(model_named(chosen.value, chosen.origin).name)
     options = Options(
-        prompts=read_prompts(path),
+        prompts=prompts_alone(path),
         policy=FULL,
         budget=FULL,
         model=model,
@@ -144,6 +149,10 @@ def calibrate(
         dtype=dtype,
         device=device,
         weights_dir=weights_dir,
+        offload=offload,
+        text_device=text_device,
+        text_dtype=text_dtype,
+        keep_text_encoder=keep_text_encoder,
         quiet=quiet,
     )
     choices = choose(options)

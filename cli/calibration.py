@@ -6,7 +6,6 @@ Knows the order of things and the names of the files; what is in them is others'
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,6 +19,7 @@ from scalekv.cli.heat_maps import check_plots_possible, index_map, mass_maps
 from scalekv.cli.interrupts import interrupts_wait
 from scalekv.cli.output import FORMAT, OutputFolder, to_json
 from scalekv.cli.progress import Display
+from scalekv.cli.stdout import Stdout
 from scalekv.configs.budget_text import budget_text
 from scalekv.kv.errors import UserError
 from scalekv.kv.heat import write_order
@@ -64,6 +64,7 @@ class CalibrationRun:
         Raises:
             UserError: refused, before or during the run.
             Interrupted: by Ctrl-C; nothing was written.
+            PipeClosed: at the end, where nobody read stdout.
         """
         choices = self.choices
         folder = OutputFolder(self.out.parent)
@@ -71,7 +72,9 @@ class CalibrationRun:
             self._check_names()
             if self.plots:
                 check_plots_possible()
-            engine.check_calibration(self.request, choices.preset, choices.weights_dir)
+            engine.check_calibration(
+                self.request, choices.preset, choices.weights_dir, choices.dtype
+            )
             with Display(self.console, quiet=choices.quiet) as display:
                 folder.prepare()
                 count = len(choices.request.prompts)
@@ -81,7 +84,11 @@ class CalibrationRun:
                 )
                 display.stage(f"loading {choices.preset.name}")
                 pipeline = engine.load(
-                    choices.preset, choices.device, choices.dtype, choices.weights_dir
+                    choices.preset,
+                    choices.device,
+                    choices.dtype,
+                    choices.weights_dir,
+                    choices.placement,
                 )
 
                 def done(picture: Picture) -> None:
@@ -126,10 +133,12 @@ class CalibrationRun:
                 self.console.print(line, markup=False, soft_wrap=True)
         ordered = [path for path in paths if path.name == self.out.name]
         ordered += [path for path in paths if path.name != self.out.name]
+        stdout = Stdout()
         if self.json:
-            sys.stdout.write(to_json({"paths": [str(path) for path in ordered], **summary}))
+            stdout.say(to_json({"paths": [str(path) for path in ordered], **summary}))
         else:
-            sys.stdout.write("".join(f"{path}\n" for path in ordered))
+            stdout.say("".join(f"{path}\n" for path in ordered))
+        stdout.check()
 
 
 def files_of(calibration: Calibration, out: Path, *, plots: bool) -> dict[str, bytes]:

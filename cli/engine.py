@@ -78,7 +78,7 @@ def generate(
 
 
 def check_calibration(
-    request: CalibrationRequest, preset: ModelPreset, weights_dir: Path | None
+    request: CalibrationRequest, preset: ModelPreset, weights_dir: Path | None, dtype: str
 ) -> None:
     """Refuses a calibration that can be known to fail without reading weights; imports no torch.
 
@@ -87,7 +87,7 @@ def check_calibration(
     """
     from scalekv.infinity_patch.calibration_plan import check_calibration as check_request
 
-    check_request(request, preset, weights_dir)
+    check_request(request, preset, weights_dir, dtype)
 
 
 def calibrate(

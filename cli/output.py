@@ -176,7 +176,7 @@ class OutputFolder:
             UserError: the folder cannot be written to; what was written before is still whole.
         """
         if self._report is None:
-            self._report = self.save_numbered("report", ".json", to_json(report))
+            self._report = self.save_numbered("report", ".json", to_json(report).encode())
         else:
             self.replace(self._report, to_json(report).encode())
         return self._report
@@ -221,22 +221,38 @@ class OutputFolder:
             UserError: the folder cannot be written to.
         """
         if self._report is None:
-            return self.save_numbered("report", ".html", page)
+            return self.save_numbered("report", ".html", page.encode())
         path = self._report.with_suffix(".html")
         self.replace(path, page.encode())
         return path
 
-    def save_numbered(self, stem: str, suffix: str, text: str) -> Path:
-        """Writes a text file under the first free name: STEM, STEM-2 and so on.
+    def save_numbered(self, stem: str, suffix: str, content: bytes) -> Path:
+        """Writes a file under the first free name: STEM, STEM-2 and so on.
 
         Raises:
             UserError: the folder cannot be written to.
         """
         for name in _numbered(stem):
             path = self.path / f"{name}{suffix}"
-            if not path.exists() and self._put(path, text.encode()):
+            if not path.exists() and self._put(path, content):
                 return path
         raise AssertionError("unreachable: names do not run out")
+
+    def create(self, name: str, content: bytes) -> Path:
+        """Writes a file under this name and no other.
+
+        Raises:
+            UserError: the name is taken, or the folder cannot be written to.
+        """
+        path = self.path / name
+        if path.exists() or not self._put(path, content):
+            raise UserError(
+                f"{path} exists already",
+                where=str(path),
+                rule="nothing is overwritten",
+                fix="choose another name",
+            )
+        return path
 
     def replace(self, path: Path, content: bytes) -> None:
         """Writes a file of the folder whether it is there or not, whole at any moment.

@@ -4,7 +4,7 @@ attention is. Writes no files."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from datetime import date
 from functools import cached_property
 from importlib.metadata import version
@@ -15,7 +15,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalekv.configs.budget_text import drafters_from
-from scalekv.infinity_patch.calibration_plan import CalibrationPlan, CalibrationRequest, plan_of
+from scalekv.infinity_patch.calibration_plan import (
+    CalibrationPlan,
+    CalibrationRequest,
+    pictures_of,
+    plan_of,
+)
 from scalekv.infinity_patch.fingerprint import prompts_sha256, weights_sha256
 from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.loader import Pipeline
@@ -208,7 +213,7 @@ def calibrate(
         UserError: a request that cannot be fulfilled, before the first picture.
     """
     plan = plan_of(request, pipeline.preset)
-    pictures = replace(request.pictures, policy=None, budget=None, drafters=None)
+    pictures = pictures_of(request)
     guided = guidance_of(pictures, pipeline, plan.schedule).needed
     layers = pipeline.preset.transformer.depth
     statistics = AttentionStatistics(

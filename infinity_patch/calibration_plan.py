@@ -3,7 +3,7 @@ torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scalekv.configs.models import ModelPreset
@@ -24,7 +24,7 @@ TOP = 16
 class CalibrationRequest:
     """What to measure, and what to conclude from it.
 
-    pictures: prompts, seed, size and sampling; its policy and budget are not used. budget: "10%"
+    pictures: prompts, seed, size and sampling; what it says about caches is not used. budget: "10%"
     or tokens, which decides at what scales tokens are dropped and is what the file asks for.
     drafters: drafters per such scale in the mean; None takes `usual_drafters`. top: K'. index: one
     of `INDICES`. both_halves: measure the unconditional half of guidance too.
@@ -53,15 +53,35 @@ class CalibrationPlan:
 
 
 def check_calibration(
-    request: CalibrationRequest, preset: ModelPreset, weights_dir: Path | None = None
+    request: CalibrationRequest,
+    preset: ModelPreset,
+    weights_dir: Path | None = None,
+    dtype: str = "auto",
 ) -> None:
     """Refuse what cannot work, before anything heavy is loaded.
+
+    Args:
+        dtype: as for `scalekv.infinity_patch.request.check`.
 
     Raises:
         UserError: the first thing found wrong, with the rule and the fix.
     """
     plan_of(request, preset)
-    check(request.pictures, preset, weights_dir)
+    check(pictures_of(request), preset, weights_dir, dtype)
+
+
+def pictures_of(request: CalibrationRequest) -> Request:
+    """The pictures to measure: everything is kept, as attention computes it, and each picture is a
+    batch of its own, so that all count the same."""
+    return replace(
+        request.pictures,
+        policy=None,
+        budget=None,
+        drafters=None,
+        kv_dtype="auto",
+        kv_device="auto",
+        batch_size=1,
+    )
 
 
 def plan_of(request: CalibrationRequest, preset: ModelPreset) -> CalibrationPlan:

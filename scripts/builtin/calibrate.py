@@ -17,9 +17,10 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from scalekv.cli.batch_file import prompts_alone
 from scalekv.cli.heat_maps import index_map, mass_maps
 from scalekv.configs.budget_text import budget_text
-from scalekv.configs.prompts import calibration_prompts, read_prompts
+from scalekv.configs.prompts import calibration_prompts
 from scalekv.infinity_patch import Pipeline, Request, generate, load
 from scalekv.infinity_patch.calibrate import Calibration, calibrate
 from scalekv.infinity_patch.calibration_plan import INDICES, TOP, CalibrationRequest
@@ -282,7 +283,7 @@ def main() -> None:
     """Measure, compare, write."""
     argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     pipeline = load(MODEL, device="cpu")
-    pictures = Request(read_prompts(calibration_prompts(MODEL)))
+    pictures = Request(prompts_alone(calibration_prompts(MODEL)))
     by_top = {}
     for top in TOPS:
         print(f"measuring, K' {top}", file=sys.stderr)

@@ -1,4 +1,4 @@
-"""What ships as calibrated belongs to the weights that ship, and was judged on prompts of its own."""
+"""What ships as calibrated is of the weights that ship, and was judged on prompts of its own."""
 
 from __future__ import annotations
 
@@ -8,9 +8,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from scalekv.cli.batch_file import prompts_alone
 from scalekv.configs.budgets import FOLDER, load_budget
 from scalekv.configs.models import model_named
-from scalekv.configs.prompts import calibration_prompts, read_prompts
+from scalekv.configs.prompts import calibration_prompts
 from scalekv.infinity_patch.fingerprint import prompts_sha256, weights_sha256
 from scalekv.infinity_patch.hub import model_files
 from scalekv.kv.heat import read_order
@@ -32,7 +33,7 @@ def test_budgets_are_of_the_shipped_weights(name: str, weights: str) -> None:
 
 
 def test_the_calibration_is_of_the_shipped_prompts() -> None:
-    prompts = read_prompts(calibration_prompts("emoji"))
+    prompts = prompts_alone(calibration_prompts("emoji"))
     assert prompts_sha256(prompts) in load_budget("calibrated", "emoji").provenance, AGAIN
 
 
@@ -56,7 +57,7 @@ def test_the_order_ranks_every_head_of_the_model() -> None:
 
 
 def test_sets_are_judged_on_prompts_of_their_own() -> None:
-    measured = read_prompts(calibration_prompts("emoji"))
+    measured = prompts_alone(calibration_prompts("emoji"))
     lists = [set(measured), set(CHOOSING), set(COMPARING)]
     assert sum(map(len, lists)) == len(set.union(*lists))
     held_out = load_heldout()

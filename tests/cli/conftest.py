@@ -32,6 +32,18 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path_factory.mktemp("work"))
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What is told after every scale, in place of the heavy half's own."""
+
+    picture: int
+    pictures: int
+    scale: int
+    scales: int
+    held_bytes: int
+    together: int = 1
+
+
 @dataclass
 class StandIn:
     """What was asked of the heavy half. Before the picture `fail_at`, `error` is raised, and in
@@ -94,7 +106,7 @@ class StandIn:
                 raise self.error
             for scale in range(len(schedule)):
                 on_progress(
-                    SimpleNamespace(
+                    Scale(
                         picture=index,
                         pictures=pictures,
                         scale=scale,

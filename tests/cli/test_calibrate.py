@@ -85,8 +85,8 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (["--prompts", "none.txt"], ["there is no file none.txt", "--prompts"]),
-        (["--prompts", "empty.txt"], ["no prompt in empty.txt"]),
+        (["--prompts", "none.txt"], ["cannot read the prompts", "none.txt"]),
+        (["--prompts", "empty.txt"], ["no prompt", "empty.txt"]),
         (["--model", "emojy"], ["emojy", "did you mean emoji"]),
         (["--model", "infinity-2b"], ["scalekv download infinity-2b"]),
         (["--budget", "full"], ["--budget", "a percentage"]),
