@@ -24,13 +24,14 @@ from scalekv.configs.prompts import calibration_prompts
 from scalekv.infinity_patch import Pipeline, Request, generate, load
 from scalekv.infinity_patch.calibrate import Calibration, calibrate
 from scalekv.infinity_patch.calibration_plan import INDICES, TOP, CalibrationRequest
+from scalekv.infinity_patch.likeness import likeness
 from scalekv.kv.budget import BudgetSpec, Drafters
 from scalekv.kv.heat import write_order
-from scripts.contact_sheet import PROMPTS as CHOOSING
-from scripts.contact_sheet import psnr
+from scripts import contact_sheet
 
 ROOT = Path(__file__).parents[2]
 MODEL = "emoji"
+CHOOSING = contact_sheet.PROMPTS
 BUDGETS = ("10%", "20%")
 SEED = 1
 MOST_DB = 60.0  # what equal pictures count as
@@ -79,7 +80,7 @@ class Closeness:
         return np.array(
             [
                 [
-                    min(psnr(full, drawn), MOST_DB)
+                    min(likeness(full, drawn).psnr, MOST_DB)
                     for full, drawn in zip(
                         self.full,
                         self._draw(policy="scalekv", budget=budget, drafters=drafters),
