@@ -29,6 +29,8 @@ class Options:
     prompts: tuple[str, ...]
     budget: str | None = None
     policy: str | None = None
+    kv_dtype: str | None = None
+    kv_device: str | None = None
     model: str | None = None
     seed: int | None = None
     num_images: int | None = None
@@ -111,6 +113,8 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
             prompts=options.prompts,
             policy=policy,
             budget=budget,
+            kv_dtype=settings.get("kv_dtype", options.kv_dtype).value,
+            kv_device=settings.get("kv_device", options.kv_device).value,
             seed=settings.get("seed", options.seed).count(),
             num_images=settings.get("num_images", options.num_images).count(least=1),
             cfg=_numbers(settings.get("cfg", options.cfg)),

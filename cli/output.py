@@ -176,10 +176,43 @@ class OutputFolder:
             UserError: the folder cannot be written to; what was written before is still whole.
         """
         if self._report is None:
-            self._report = self.save_numbered("report", ".json", to_json(report))
+            self._report = self.save_numbered("report", ".json", to_json(report).encode())
         else:
             self.replace(self._report, to_json(report).encode())
         return self._report
+
+    def save_together(self, files: Mapping[str, bytes], *, replace: bool) -> None:
+        """Writes files that belong together, in their order; all of them or none.
+
+        Args:
+            replace: overwrite files of these names; each is whole, old or new, at any moment.
+
+        Raises:
+            UserError: a name is taken, or the folder cannot be written to.
+        """
+        hidden: dict[Path, Path] = {}
+        placed: list[Path] = []
+        try:
+            for name, content in files.items():
+                hidden[self.path / name] = self._write(content)
+            for path, written in hidden.items():
+                if replace:
+                    os.replace(written, path)
+                elif _give_name(written, path):
+                    placed.append(path)
+                else:
+                    raise UserError(
+                        f"{path} is there already",
+                        where="--out",
+                        rule="nothing is overwritten",
+                        fix="--force to replace it, or another name with --out",
+                    )
+            placed.clear()
+        except OSError as error:
+            self._refuse(error)
+        finally:
+            for path in (*hidden.values(), *placed):
+                path.unlink(missing_ok=True)
 
     def save_page(self, page: str) -> Path:
         """Writes the page that goes with the report: its name with the ending .html.
@@ -188,22 +221,38 @@ class OutputFolder:
             UserError: the folder cannot be written to.
         """
         if self._report is None:
-            return self.save_numbered("report", ".html", page)
+            return self.save_numbered("report", ".html", page.encode())
         path = self._report.with_suffix(".html")
         self.replace(path, page.encode())
         return path
 
-    def save_numbered(self, stem: str, suffix: str, text: str) -> Path:
-        """Writes a text file under the first free name: STEM, STEM-2 and so on.
+    def save_numbered(self, stem: str, suffix: str, content: bytes) -> Path:
+        """Writes a file under the first free name: STEM, STEM-2 and so on.
 
         Raises:
             UserError: the folder cannot be written to.
         """
         for name in _numbered(stem):
             path = self.path / f"{name}{suffix}"
-            if not path.exists() and self._put(path, text.encode()):
+            if not path.exists() and self._put(path, content):
                 return path
         raise AssertionError("unreachable: names do not run out")
+
+    def create(self, name: str, content: bytes) -> Path:
+        """Writes a file under this name and no other.
+
+        Raises:
+            UserError: the name is taken, or the folder cannot be written to.
+        """
+        path = self.path / name
+        if path.exists() or not self._put(path, content):
+            raise UserError(
+                f"{path} exists already",
+                where=str(path),
+                rule="nothing is overwritten",
+                fix="choose another name",
+            )
+        return path
 
     def replace(self, path: Path, content: bytes) -> None:
         """Writes a file of the folder whether it is there or not, whole at any moment.

@@ -41,6 +41,17 @@ class Stdout:
             raise Unsuccessful(f"stdout could not be written: {self._lost.strerror}", "failed")
 
 
+def say(text: str) -> None:
+    """Writes a command's only result.
+
+    Raises:
+        PipeClosed, Unsuccessful: as `Stdout.check` does.
+    """
+    stdout = Stdout()
+    stdout.say(text)
+    stdout.check()
+
+
 def silence_stdout() -> None:
     """Lets what is still buffered for a closed pipe go nowhere, at the interpreter's end too."""
     try:

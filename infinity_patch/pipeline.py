@@ -229,7 +229,14 @@ def _caches(
     if outer is not None:
         yield outer
         return
-    with patched(pipeline.model, request.policy or DEFAULT_POLICY, budget, schedule) as caches:
+    with patched(
+        pipeline.model,
+        request.policy or DEFAULT_POLICY,
+        budget,
+        schedule,
+        kv_dtype=request.kv_dtype,
+        kv_device=request.kv_device,
+    ) as caches:
         yield caches
 
 
@@ -291,6 +298,7 @@ def _cache_settings(cache: dict[str, Any]) -> dict[str, Any]:
         "budget": "full" if budget is None else budget["label"],
         "budget_tokens": cache["history_tokens"] if budget is None else budget["mean"],
         "budget_origin": "" if budget is None else budget["origin"],
+        "kv_dtype": cache["kv_dtype"],
     }
 
 

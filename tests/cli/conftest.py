@@ -32,6 +32,18 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path_factory.mktemp("work"))
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What is told after every scale, in place of the heavy half's own."""
+
+    picture: int
+    pictures: int
+    scale: int
+    scales: int
+    held_bytes: int
+    together: int = 1
+
+
 @dataclass
 class StandIn:
     """What was asked of the heavy half. Before the picture `fail_at`, `error` is raised, and in
@@ -66,6 +78,10 @@ class StandIn:
                     "load": {"resident_peak_bytes": 40_000_000},
                     "scales": {"resident_peak_bytes": 60_000_000},
                 },
+                weights=lambda: {
+                    "load": {"transformer": 20_000_000, "vae": 10_000_000, "text_encoder": 5_000},
+                    "scales": {"transformer": 20_000_000, "vae": 10_000_000, "text_encoder": 0},
+                },
                 sources=["process: a stand-in"],
             ),
         )
@@ -94,7 +110,7 @@ class StandIn:
                 raise self.error
             for scale in range(len(schedule)):
                 on_progress(
-                    SimpleNamespace(
+                    Scale(
                         picture=index,
                         pictures=pictures,
                         scale=scale,
@@ -117,7 +133,7 @@ class StandIn:
                 record = LayerRecord(capacity, capacity, capacity, capacity, 4096 * capacity, 0)
                 ledger.record(scale, layer, record)
         ledger.record_held(ledger.full_bytes // 10, 0)
-        ledger.record_transient(5000)
+        ledger.record_transient(2, 5000)
         prompt, seed = request.prompts[index // request.num_images], request.seed_of(index)
         return SimpleNamespace(
             image=Image.new("RGB", (8, 8), (seed % 256, len(prompt) % 256, 0)),
