@@ -37,8 +37,9 @@ class Decoded:
 
 def filled(name: str, dtype: torch.dtype) -> Autoencoder:
     """A decoder of the preset's sizes with random weights that keep signals at their size."""
-    vae = Autoencoder(model_named(name).tokenizer).eval().requires_grad_(False)
     torch.manual_seed(0)
+    vae = Autoencoder(model_named(name).tokenizer)
+    vae.eval().requires_grad_(False)
     for parameter in vae.decoder.parameters():
         if parameter.ndim == 4:
             parameter.normal_(0, parameter[0].numel() ** -0.5)

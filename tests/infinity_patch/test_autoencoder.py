@@ -19,7 +19,8 @@ SPEC = replace(model_named("emoji").tokenizer, ch=24, ch_mult=(1, 2, 3), res_blo
 @pytest.fixture(scope="module")
 def vae() -> Autoencoder:
     """Filled weights; 24 channels, which 32 does not divide, and 48 and 72."""
-    model = Autoencoder(SPEC).eval().requires_grad_(False)
+    model = Autoencoder(SPEC)
+    model.eval().requires_grad_(False)
     shapes = {name: tuple(p.shape) for name, p in model.named_parameters()}
     model.load_state_dict({name: tensor_value(name, s, 5) for name, s in shapes.items()})
     return model
