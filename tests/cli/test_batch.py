@@ -209,16 +209,32 @@ def test_one_that_fails_in_a_batch_takes_no_other_with_it(
     said = json.loads(done.out)
     assert said["paths"] == [f"out/{ALL[0]}", f"out/{ALL[2]}"]
     assert [failed["prompt"] for failed in said["failed"]] == ["a fox"]
-    assert [r.batch_size for r in stand_in.requests] == [3, 3, 1, 3]
+    asked = [("an owl", "a fox", "a cat"), ("a fox", "a cat"), ("a fox",), ("a cat",)]
+    assert [r.prompts for r in stand_in.requests] == asked
     error = json.loads(done.err.splitlines()[-1])["error"]
     assert (error["kind"], error["code"]) == ("pictures-failed", 1)
+
+
+def test_what_fails_before_the_first_picture_is_a_failed_picture_too(
+    scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(pipeline: Any, request: Any, *rest: Any) -> Any:
+        if "a fox" in request.prompts:
+            raise ValueError("boom")
+        return stand_in.generate(pipeline, request, *rest)
+
+    monkeypatch.setattr(engine, "generate", broken)
+    done = scalekv("batch", "p.txt", "--verbose")
+    assert done.code == 1
+    assert "Traceback" in done.err
+    assert pngs() == [ALL[0], ALL[2]]
 
 
 def test_fail_fast(scalekv: Program, stand_in: StandIn) -> None:
     stand_in.failing, stand_in.error = ("an owl",), ValueError("boom")
     done = scalekv("batch", "p.txt", "--fail-fast")
     assert (done.code, done.out) == (1, "")
-    assert len(stand_in.requests) == 1
+    assert stand_in.requests[-1].prompts == ("an owl",)
     rows = Path("out/retry.jsonl").read_text().splitlines()
     assert [json.loads(row)["prompt"] for row in rows] == ["an owl"]
 
