@@ -18,6 +18,7 @@ from scalekv.cli import engine
 from scalekv.cli.batch import batch
 from scalekv.cli.choices import Options
 from tests.cli.conftest import Outcome, StandIn
+from tests.cli.test_main import start
 
 Program = Callable[..., Outcome]
 
@@ -298,6 +299,36 @@ def test_a_full_disk(scalekv: Program, stand_in: StandIn, monkeypatch: pytest.Mo
     assert "no report" in done.err
     check_folder(files=ALL[:1])
     assert scalekv("batch", "p.txt", "--resume").code == 0
+    check_folder()
+
+
+def test_out_of_memory_costs_the_picture_it_happened_to(
+    scalekv: Program, stand_in: StandIn
+) -> None:
+    stand_in.failing, stand_in.error = ("an owl",), MemoryError("no room")
+    done = scalekv("batch", "p.txt")
+    assert done.code == 1
+    assert "'an owl': MemoryError: no room" in done.err
+    check_folder(files=ALL[1:])
+
+
+def test_a_reader_that_leaves_costs_no_picture() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = start("batch", "p.txt", "--quiet", pause=0, stdout=writer)
+    os.close(writer)
+    _, said = program.communicate(timeout=120)
+    assert (program.returncode, said) == (141, "")
+    check_folder()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_stdout_costs_no_picture() -> None:
+    with open("/dev/full", "w") as full:
+        program = start("batch", "p.txt", "--quiet", pause=0, stdout=full.fileno())
+        _, said = program.communicate(timeout=120)
+    assert program.returncode == 1
+    assert said == "stdout could not be written: No space left on device\n"
     check_folder()
 
 
