@@ -11,6 +11,9 @@ import typer
 from rich.console import Console
 
 from scalekv.cli import errors
+from scalekv.cli.convert import EPILOG as CONVERT_EPILOG
+from scalekv.cli.convert import HELP as CONVERT_HELP
+from scalekv.cli.convert import convert
 from scalekv.cli.download import EPILOG as DOWNLOAD_EPILOG
 from scalekv.cli.download import HELP as DOWNLOAD_HELP
 from scalekv.cli.download import download
@@ -58,6 +61,7 @@ def _program(
 
 app.command(help=HELP, epilog=EPILOG, no_args_is_help=True)(generate)
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
+app.command(help=CONVERT_HELP, epilog=CONVERT_EPILOG, no_args_is_help=True)(convert)
 app.command(help=REPORT_HELP, epilog=REPORT_EPILOG, no_args_is_help=True)(report)
 app.add_typer(models)
 
