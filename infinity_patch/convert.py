@@ -21,6 +21,7 @@ from safetensors.torch import save_file
 from scalekv.configs.models import ModelFiles, ModelPreset, read_preset
 from scalekv.infinity_patch.checkpoint import Checkpoint, open_checkpoint
 from scalekv.infinity_patch.fitting import (
+    PARTS,
     UNCONDITIONAL,
     check_fits,
     shapes_of,
@@ -132,7 +133,7 @@ def plan_conversion(
     for module, path, part, name in zip(
         skeletons(preset),
         (source.transformer, source.vae),
-        ("transformer", "VAE"),
+        PARTS,
         ("transformer", "vae"),
         strict=True,
     ):
@@ -194,11 +195,9 @@ def _write(plan: Conversion, folder: Path, tell: Callable[[Progress], None]) -> 
         with open_checkpoint(path) as checkpoint:
             names.append(_write_part(plan, part, checkpoint, folder, report))
     text, patterns = _write_text(plan, folder, report)
-    for module, name, part in zip(
-        skeletons(plan.preset), names, ("transformer", "VAE"), strict=True
-    ):
+    for module, name, label in zip(skeletons(plan.preset), names, PARTS, strict=True):
         with open_checkpoint(folder / name) as written:
-            check_fits(module, written, plan.preset, part)
+            check_fits(module, written, plan.preset, label)
     return ModelFiles(
         repo="",
         transformer=names[0],
