@@ -12,14 +12,12 @@ from typing import TYPE_CHECKING
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.configs.settings import Setting, Settings, Source
+from scalekv.kv.budget import FULL as FULL
 from scalekv.kv.errors import UserError, close_matches
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Request
     from scalekv.infinity_patch.placement import Placement
-
-FULL = "full"
-"""The policy that drops nothing, and the budget that asks for it."""
 
 FORMS = ("json", "html", "table")
 
@@ -31,6 +29,8 @@ class Options:
     prompts: tuple[str, ...]
     budget: str | None = None
     policy: str | None = None
+    kv_dtype: str | None = None
+    kv_device: str | None = None
     model: str | None = None
     seed: int | None = None
     num_images: int | None = None
@@ -86,7 +86,7 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
     settings = Settings(environment)
     model = settings.get("model", options.model)
     preset = model_named(model.value, model.origin)
-    policy, budget = _policy_and_budget(
+    policy, budget = policy_and_budget(
         settings.get("policy", options.policy), settings.get("budget", options.budget)
     )
     dtype = settings.get("dtype", options.dtype)
@@ -113,6 +113,8 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
             prompts=options.prompts,
             policy=policy,
             budget=budget,
+            kv_dtype=settings.get("kv_dtype", options.kv_dtype).value,
+            kv_device=settings.get("kv_device", options.kv_device).value,
             seed=settings.get("seed", options.seed).count(),
             num_images=settings.get("num_images", options.num_images).count(least=1),
             cfg=_numbers(settings.get("cfg", options.cfg)),
@@ -238,7 +240,7 @@ def _number(setting: Setting) -> float | None:
     return value
 
 
-def _policy_and_budget(policy: Setting, budget: Setting) -> tuple[str, str]:
+def policy_and_budget(policy: Setting, budget: Setting) -> tuple[str, str]:
     """Policy and budget that go together; what was typed decides over what is configured."""
     typed_policy, typed_budget = (s.source is Source.OPTION for s in (policy, budget))
     if policy.value == FULL and budget.value != FULL:

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
     from scalekv.infinity_patch.placement import Placement
+    from scalekv.kv.budget import Budget
 
 
 def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype: str) -> None:
@@ -26,6 +27,13 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype
     from scalekv.infinity_patch import check as check_request
 
     check_request(request, preset, weights_dir, dtype)
+
+
+def idle_budget(request: Request, preset: ModelPreset, dtype: str) -> Budget | None:
+    """The budget, where it drops nothing although it was not asked to; imports no torch."""
+    from scalekv.infinity_patch.request import idle_budget as idle
+
+    return idle(request, preset, dtype)
 
 
 def load(
@@ -65,6 +73,13 @@ def generate(
     return generate_pictures(
         pipeline, request, on_progress=on_progress, on_smaller_batch=on_smaller_batch
     )
+
+
+def one_at_a_time(pipeline: Pipeline, request: Request) -> bool:
+    """Whether pictures are never made together, whatever batch size was asked for."""
+    from scalekv.infinity_patch.request import one_at_a_time
+
+    return one_at_a_time(request, pipeline.device.type)
 
 
 def machine(pipeline: Pipeline) -> dict[str, Any]:

@@ -38,6 +38,7 @@ KINDS = {
     "busy": "the machine is too busy to measure on",
     "problems": "a check found problems; they are listed in the result",
     "different": "a picture that was made again differs from the original",
+    "pictures-failed": "some pictures of a batch failed; the others are there",
     "out-of-memory": "memory ran out, of the machine or of the device",
     "failed": "something broke that nobody could have avoided: a bug, a driver",
     "interrupted": "Ctrl-C",

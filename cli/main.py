@@ -11,13 +11,28 @@ import typer
 from rich.console import Console
 
 from scalekv.cli import errors
+from scalekv.cli.batch import EPILOG as BATCH_EPILOG
+from scalekv.cli.batch import HELP as BATCH_HELP
+from scalekv.cli.batch import batch
+from scalekv.cli.compare import EPILOG as COMPARE_EPILOG
+from scalekv.cli.compare import HELP as COMPARE_HELP
+from scalekv.cli.compare import compare
+from scalekv.cli.config import EPILOG as CONFIG_EPILOG
+from scalekv.cli.config import HELP as CONFIG_HELP
+from scalekv.cli.config import config
 from scalekv.cli.convert import EPILOG as CONVERT_EPILOG
 from scalekv.cli.convert import HELP as CONVERT_HELP
 from scalekv.cli.convert import convert
+from scalekv.cli.doctor import EPILOG as DOCTOR_EPILOG
+from scalekv.cli.doctor import HELP as DOCTOR_HELP
+from scalekv.cli.doctor import doctor
 from scalekv.cli.download import EPILOG as DOWNLOAD_EPILOG
 from scalekv.cli.download import HELP as DOWNLOAD_HELP
 from scalekv.cli.download import download
 from scalekv.cli.generate import EPILOG, HELP, generate
+from scalekv.cli.grid import EPILOG as GRID_EPILOG
+from scalekv.cli.grid import HELP as GRID_HELP
+from scalekv.cli.grid import grid
 from scalekv.cli.models import models
 from scalekv.cli.report_command import EPILOG as REPORT_EPILOG
 from scalekv.cli.report_command import HELP as REPORT_HELP
@@ -60,10 +75,15 @@ def _program(
 
 
 app.command(help=HELP, epilog=EPILOG, no_args_is_help=True)(generate)
+app.command(help=COMPARE_HELP, epilog=COMPARE_EPILOG, no_args_is_help=True)(compare)
+app.command(help=GRID_HELP, epilog=GRID_EPILOG, no_args_is_help=True)(grid)
+app.command(help=BATCH_HELP, epilog=BATCH_EPILOG, no_args_is_help=True)(batch)
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
 app.command(help=CONVERT_HELP, epilog=CONVERT_EPILOG, no_args_is_help=True)(convert)
 app.command(help=REPORT_HELP, epilog=REPORT_EPILOG, no_args_is_help=True)(report)
 app.add_typer(models)
+app.command(help=CONFIG_HELP, epilog=CONFIG_EPILOG)(config)
+app.command(help=DOCTOR_HELP, epilog=DOCTOR_EPILOG)(doctor)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -76,7 +96,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        from scalekv.cli.run import silence_stdout
+        from scalekv.cli.stdout import silence_stdout
 
         silence_stdout()
         return errors.PIPE_CLOSED

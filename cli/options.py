@@ -9,6 +9,7 @@ import typer
 
 from scalekv.configs.settings import DEFAULTS
 from scalekv.kv.policy import policy_names
+from scalekv.kv.precision import KV_DTYPES
 
 CACHE, SAMPLING, OUTPUT, MACHINE = "Cache", "Sampling", "Output", "Model and machine"
 
@@ -47,6 +48,30 @@ Policy = Annotated[
     typer.Option(
         metavar="NAME",
         help=_help("What chooses the tokens to keep: " + ", ".join(policy_names()) + ".", "policy"),
+        rich_help_panel=CACHE,
+    ),
+]
+KvDtype = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=_help(
+            "How held tokens are stored: " + ", ".join(KV_DTYPES) + ". int8 and int4 are quantised "
+            "once, when a token comes in; auto is as attention computes.",
+            "kv_dtype",
+        ),
+        rich_help_panel=CACHE,
+    ),
+]
+KvDevice = Annotated[
+    str | None,
+    typer.Option(
+        metavar="NAME",
+        help=_help(
+            "Where held tokens are: auto (where attention computes), or cpu (in the host's memory, "
+            "brought to the GPU a layer ahead).",
+            "kv_device",
+        ),
         rich_help_panel=CACHE,
     ),
 ]

@@ -29,6 +29,9 @@ FORMAT = 1
 CHUNK = "scalekv"
 """Keyword of the PNG text chunk that holds the settings as JSON."""
 
+JOB_CHUNK = "scalekv-job"
+"""Keyword of the chunk by which a batch recognises its own picture."""
+
 SLUG_LENGTH = 40  # characters; at four bytes each a name stays far below the usual 255 bytes
 
 _NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
@@ -49,6 +52,25 @@ def to_json(value: object) -> str:
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"
 
 
+def png_bytes(
+    image: Image.Image, prompt: str, settings: Mapping[str, Any], job: str | None = None
+) -> bytes:
+    """A picture as a file, with its settings inside.
+
+    Args:
+        settings: enough to make the picture again.
+        job: what a batch knows the picture by.
+    """
+    texts = PngInfo()
+    texts.add_text(CHUNK, json.dumps({"format": FORMAT, **settings}))
+    texts.add_text("prompt", prompt)
+    if job is not None:
+        texts.add_text(JOB_CHUNK, job)
+    buffer = io.BytesIO()
+    image.save(buffer, format="PNG", pnginfo=texts)
+    return buffer.getvalue()
+
+
 class OutputFolder:
     """A folder that pictures, sidecars and reports are put into.
 
@@ -57,8 +79,14 @@ class OutputFolder:
     neither, and an interruption leaves no half-written file under a name that people read.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, owner: str = "") -> None:
+        """
+        Args:
+            owner: marks hidden files, so that whoever is the only one of this name can remove what
+                was left of them by a kill.
+        """
         self.path = path
+        self._hidden = f".scalekv-{owner}{'-' if owner else ''}"
         self._made: list[Path] = []
         self._report: Path | None = None
 
@@ -108,29 +136,37 @@ class OutputFolder:
         Raises:
             UserError: the folder cannot be written to; then neither file exists.
         """
-        texts = PngInfo()
-        texts.add_text(CHUNK, json.dumps({"format": FORMAT, **settings}))
-        texts.add_text("prompt", prompt)
-        buffer = io.BytesIO()
-        image.save(buffer, format="PNG", pnginfo=texts)
-        stem = f"{seed}-{slug(prompt)}"
-        for name in _numbered(stem):
-            picture_path, sidecar_path = self.path / f"{name}.png", self.path / f"{name}.json"
-            if picture_path.exists() or sidecar_path.exists():
-                continue
-            content = {"format": FORMAT, "file": picture_path.name, **sidecar}
-            # The sidecar first: whoever sees the picture finds it described.
-            if not self._put(sidecar_path, to_json(content).encode()):
-                continue
-            placed = False
-            try:
-                placed = self._put(picture_path, buffer.getvalue())
-            finally:
-                if not placed:
-                    sidecar_path.unlink(missing_ok=True)
-            if placed:
-                return picture_path, sidecar_path
+        png = png_bytes(image, prompt, settings)
+        for name in _numbered(f"{seed}-{slug(prompt)}"):
+            if self.place(name, png, sidecar):
+                return self.path / f"{name}.png", self.path / f"{name}.json"
         raise AssertionError("unreachable: names do not run out")
+
+    def place(self, name: str, png: bytes, sidecar: Mapping[str, Any]) -> bool:
+        """Gives a picture and its sidecar a name; False: it is taken, and nothing was done.
+
+        Raises:
+            UserError: the folder cannot be written to; then neither file exists.
+        """
+        picture_path, sidecar_path = self.path / f"{name}.png", self.path / f"{name}.json"
+        if picture_path.exists() or sidecar_path.exists():
+            return False
+        content = {"format": FORMAT, "file": picture_path.name, **sidecar}
+        # The sidecar first: whoever sees the picture finds it described.
+        if not self._put(sidecar_path, to_json(content).encode()):
+            return False
+        placed = False
+        try:
+            placed = self._put(picture_path, png)
+        finally:
+            if not placed:
+                sidecar_path.unlink(missing_ok=True)
+        return placed
+
+    def remove_leftovers(self) -> None:
+        """Removes hidden files of this owner's that a kill left behind."""
+        for hidden in self.path.glob(f"{self._hidden}*.part"):
+            hidden.unlink(missing_ok=True)
 
     def save_report(self, report: Mapping[str, Any]) -> Path:
         """Writes report.json, or report-2.json where there is one already, and so on; from the
@@ -139,16 +175,11 @@ class OutputFolder:
         Raises:
             UserError: the folder cannot be written to; what was written before is still whole.
         """
-        content = to_json(report).encode()
-        if self._report is not None:
-            self.replace(self._report, content)
-            return self._report
-        for name in _numbered("report"):
-            path = self.path / f"{name}.json"
-            if not path.exists() and self._put(path, content):
-                self._report = path
-                return path
-        raise AssertionError("unreachable: names do not run out")
+        if self._report is None:
+            self._report = self.save_numbered("report", ".json", to_json(report).encode())
+        else:
+            self.replace(self._report, to_json(report).encode())
+        return self._report
 
     def save_page(self, page: str) -> Path:
         """Writes the page that goes with the report: its name with the ending .html.
@@ -156,16 +187,39 @@ class OutputFolder:
         Raises:
             UserError: the folder cannot be written to.
         """
-        content = page.encode()
-        if self._report is not None:
-            path = self._report.with_suffix(".html")
-            self.replace(path, content)
-            return path
-        for name in _numbered("report"):
-            path = self.path / f"{name}.html"
+        if self._report is None:
+            return self.save_numbered("report", ".html", page.encode())
+        path = self._report.with_suffix(".html")
+        self.replace(path, page.encode())
+        return path
+
+    def save_numbered(self, stem: str, suffix: str, content: bytes) -> Path:
+        """Writes a file under the first free name: STEM, STEM-2 and so on.
+
+        Raises:
+            UserError: the folder cannot be written to.
+        """
+        for name in _numbered(stem):
+            path = self.path / f"{name}{suffix}"
             if not path.exists() and self._put(path, content):
                 return path
         raise AssertionError("unreachable: names do not run out")
+
+    def create(self, name: str, content: bytes) -> Path:
+        """Writes a file under this name and no other.
+
+        Raises:
+            UserError: the name is taken, or the folder cannot be written to.
+        """
+        path = self.path / name
+        if path.exists() or not self._put(path, content):
+            raise UserError(
+                f"{path} exists already",
+                where=str(path),
+                rule="nothing is overwritten",
+                fix="choose another name",
+            )
+        return path
 
     def replace(self, path: Path, content: bytes) -> None:
         """Writes a file of the folder whether it is there or not, whole at any moment.
@@ -194,12 +248,14 @@ class OutputFolder:
             self._refuse(error)
 
     def _write(self, content: bytes) -> Path:
-        hidden = self.path / f".scalekv-{secrets.token_hex(8)}.part"
+        hidden = self.path / f"{self._hidden}{secrets.token_hex(8)}.part"
         # Not tempfile: its files are private to the user whatever the umask says.
         descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
         try:
             with open(descriptor, "wb") as file:
                 file.write(content)
+                file.flush()
+                os.fsync(descriptor)  # a name is given to what is on the disk
         except BaseException:
             hidden.unlink(missing_ok=True)
             raise

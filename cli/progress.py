@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING, Self
 
 from rich.console import Console
 from rich.markup import escape
-from rich.progress import BarColumn, SpinnerColumn, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import (
+    BarColumn,
+    ProgressColumn,
+    SpinnerColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+)
 from rich.progress import Progress as Bars
 
 from scalekv.cli.report import human_bytes
@@ -31,15 +38,16 @@ class Display:
     Args:
         console: of stderr.
         quiet: show nothing.
+        elapsed: count seconds beside the bar.
     """
 
-    def __init__(self, console: Console, *, quiet: bool = False) -> None:
+    def __init__(self, console: Console, *, quiet: bool = False, elapsed: bool = True) -> None:
         self.console = console
         self.quiet = quiet
         self._task: TaskID | None = None
         self._said = time.monotonic()
         moving = console.is_terminal and not console.is_dumb_terminal and not quiet
-        self._bars = self._make_bars() if moving else None
+        self._bars = self._make_bars(elapsed) if moving else None
 
     def __enter__(self) -> Self:
         return self
@@ -78,6 +86,13 @@ class Display:
         elif time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self.note(f"{picture}  {scale}  {held}")
 
+    def status(self, text: str, completed: float, total: int) -> None:
+        """How far a long run is: moves on a terminal, elsewhere a line every few seconds."""
+        if self._bars is not None:
+            self._show(escape(text), total=total, completed=completed)
+        elif time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
+            self.note(text)
+
     def picture_done(self, index: int, pictures: int, seconds: float, prompt: str) -> None:
         """A finished picture; leaves the terminal free for its path."""
         self.clear()
@@ -96,19 +111,18 @@ class Display:
             self._bars.remove_task(self._task)
             self._task = None
 
-    def _show(self, text: str, *, total: int | None, completed: int) -> None:
+    def _show(self, text: str, *, total: int | None, completed: float) -> None:
         assert self._bars is not None
         if self._task is None:
-            self._task = self._bars.add_task(text, total=total, completed=completed)
+            self._task = self._bars.add_task(text, total=total)
             self._bars.start()
-        else:
-            self._bars.update(
-                self._task, description=text, total=total, completed=completed, refresh=True
-            )
+        self._bars.update(
+            self._task, description=text, total=total, completed=completed, refresh=True
+        )
 
-    def _make_bars(self) -> Bars:
-        wide = self.console.width >= NARROW
-        columns = [SpinnerColumn(), TextColumn("{task.description}")]
-        extra = [BarColumn(bar_width=24), TimeElapsedColumn()] if wide else []
+    def _make_bars(self, elapsed: bool) -> Bars:
+        columns: list[ProgressColumn] = [SpinnerColumn(), TextColumn("{task.description}")]
+        if self.console.width >= NARROW:
+            columns += [BarColumn(bar_width=24), *([TimeElapsedColumn()] if elapsed else [])]
         # stdout is left alone: it may be a pipe, and paths must not come out on stderr.
-        return Bars(*columns, *extra, console=self.console, transient=True, redirect_stdout=False)
+        return Bars(*columns, console=self.console, transient=True, redirect_stdout=False)

@@ -5,9 +5,8 @@ Knows the order of things and what is told to whom; how each is done is others' 
 
 from __future__ import annotations
 
-import os
-import sys
 import time
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -18,11 +17,12 @@ from rich.console import Console
 
 from scalekv.cli import engine
 from scalekv.cli.choices import Choices
-from scalekv.cli.errors import Interrupted, PipeClosed
+from scalekv.cli.errors import Interrupted
 from scalekv.cli.interrupts import interrupts_wait
 from scalekv.cli.output import FORMAT, OutputFolder, to_json
 from scalekv.cli.progress import Display
 from scalekv.cli.report import largest_cache, memory_report, print_table
+from scalekv.cli.stdout import Stdout
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline, Request
@@ -45,7 +45,7 @@ class Run:
     _started: float = field(default_factory=time.perf_counter)
     _clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     _settings: dict[str, Any] = field(default_factory=dict)
-    _pipe_closed: bool = False
+    _stdout: Stdout = field(default_factory=Stdout)
 
     def execute(self) -> None:
         """Does it all.
@@ -53,7 +53,7 @@ class Run:
         Raises:
             UserError: refused, before or during the run; finished pictures are kept.
             Interrupted: by Ctrl-C; likewise.
-            PipeClosed: at the end, where nobody read stdout.
+            PipeClosed, Unsuccessful: at the end, where stdout could not be written.
         """
         choices = self.choices
         try:
@@ -65,6 +65,7 @@ class Run:
             with Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
+                tell_of_idle_budget(choices, display)
                 display.stage(f"loading {choices.preset.name}")
                 pipeline = engine.load(
                     choices.preset,
@@ -80,8 +81,7 @@ class Run:
             raise Interrupted(len(self.pictures), str(choices.out)) from None
         finally:
             folder.discard_if_empty()
-        if self._pipe_closed:
-            raise PipeClosed
+        self._stdout.check()
 
     def _generate(self, pipeline: Pipeline, folder: OutputFolder, display: Display) -> None:
         outcome = "failed"
@@ -107,53 +107,27 @@ class Run:
         self, pipeline: Pipeline, picture: Picture, folder: OutputFolder, display: Display
     ) -> None:
         """Saves a picture and tells where it is."""
-        cache = {key: value for key, value in picture.cache.items() if key != "scales"}
-        sidecar = {
-            "settings": picture.settings,
-            "model_chosen_by": self.choices.model.origin,
-            "truncated": picture.truncated,
-            "seconds": round(picture.seconds, 3),
-            "cache": cache,
-        }
+        sidecar = sidecar_of(picture, self.choices)
         image_path, sidecar_path = folder.save_picture(
             picture.image, picture.prompt, picture.seed, picture.settings, sidecar
         )
-        self._settings = {k: v for k, v in picture.settings.items() if k not in ("prompt", "seed")}
+        self._settings = common_settings(picture)
         self.caches.append(picture.cache)
-        self.pictures.append(
-            {
-                "file": str(image_path),
-                "sidecar": str(sidecar_path),
-                "prompt": picture.prompt,
-                "seed": picture.seed,
-                "seconds": round(picture.seconds, 3),
-                "truncated": picture.truncated,
-            }
-        )
+        self.pictures.append(entry_of(picture, image_path, sidecar_path))
         display.picture_done(picture.index, self._wanted, picture.seconds, picture.prompt)
         if "json" in self.choices.memory_report:  # a run that is killed leaves what it had
             folder.save_report(self._figures(pipeline, "running"))
         if picture.truncated:
             display.note(f"the prompt was too long; not used: {picture.truncated}")
         if not self.json:
-            self._say(f"{image_path}\n")
+            self._stdout.say(f"{image_path}\n")
 
     def _report(self, pipeline: Pipeline, folder: OutputFolder, outcome: str) -> None:
         """Says how the run ended, in every form asked for."""
         report = self._figures(pipeline, outcome)
-        forms = self.choices.memory_report
-        written = []
-        if "json" in forms:
-            written.append(folder.save_report(report))
-        if "html" in forms:
-            from scalekv.cli.report_page import render
-
-            written.append(folder.save_page(render(report, folder.path)))
+        written = write_report(report, folder, self.choices)
         if not self.choices.quiet:
-            if "table" in forms:
-                print_table(report, self.console)
-            for path in written:
-                self.console.print(f"report: {path}", markup=False, soft_wrap=True, style="dim")
+            show_report(report, written, self.choices, self.console)
         if self.json:
             paths = [picture["file"] for picture in self.pictures]
             said = {
@@ -161,32 +135,20 @@ class Run:
                 "report_path": str(written[0]) if written else None,
                 "pictures": self.pictures,
             }
-            self._say(to_json({**said, "report": report}))
+            self._stdout.say(to_json({**said, "report": report}))
 
     def _figures(self, pipeline: Pipeline, outcome: str) -> dict[str, Any]:
-        stages = pipeline.stages
         return {
-            "format": FORMAT,
-            "version": version("scalekv"),
+            **figures(pipeline, self.choices, largest_cache(self.caches)),
             "outcome": outcome,
-            "model": {
-                "name": self.choices.preset.name,
-                "chosen_by": self.choices.model.origin,
-            },
-            "device": str(pipeline.device),
-            "dtype": str(pipeline.dtype).removeprefix("torch."),
             "started": self._clock,
-            "machine": engine.machine(pipeline),
             "settings": self._settings,
             "pictures_wanted": self._wanted,
-            "pictures": [{**p, **_names(p)} for p in self.pictures],
+            "pictures": [with_names(p) for p in self.pictures],
             "seconds": {
                 "load": round(self.load_seconds, 3),
                 "all": round(time.perf_counter() - self._started, 3),
             },
-            **memory_report(
-                largest_cache(self.caches), pipeline.weights_bytes, stages.peaks(), stages.sources
-            ),
         }
 
     @property
@@ -202,39 +164,93 @@ class Run:
             f"policy {request.policy}{budget}, seed {request.seed}"
         )
 
-    def _say(self, text: str) -> None:
-        """Writes to stdout at once. A reader that left costs no picture."""
-        if self._pipe_closed:
-            return
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except BrokenPipeError:
-            self._pipe_closed = True
-            silence_stdout()
+
+def figures(pipeline: Pipeline, choices: Choices, cache: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of model, machine and memory; `cache` is the largest ledger, or empty."""
+    stages = pipeline.stages
+    return {
+        "format": FORMAT,
+        "version": version("scalekv"),
+        "model": {"name": choices.preset.name, "chosen_by": choices.model.origin},
+        "device": str(pipeline.device),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "machine": engine.machine(pipeline),
+        **memory_report(cache, pipeline.weights_bytes, stages.peaks(), stages.sources),
+    }
+
+
+def write_report(report: Mapping[str, Any], folder: OutputFolder, choices: Choices) -> list[Path]:
+    """Puts a report into the folder, in the forms asked for that are files.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    written = []
+    if "json" in choices.memory_report:
+        written.append(folder.save_report(report))
+    if "html" in choices.memory_report:
+        from scalekv.cli.report_page import render
+
+        written.append(folder.save_page(render(report, folder.path)))
+    return written
+
+
+def show_report(
+    report: Mapping[str, Any], written: Sequence[Path], choices: Choices, console: Console
+) -> None:
+    """The figures for people, where asked for, and where the files are."""
+    if "table" in choices.memory_report:
+        print_table(report, console)
+    for path in written:
+        console.print(f"report: {path}", markup=False, soft_wrap=True, style="dim")
+
+
+def sidecar_of(picture: Picture, choices: Choices) -> dict[str, Any]:
+    """What the JSON file beside a picture says of it."""
+    return {
+        "settings": picture.settings,
+        "model_chosen_by": choices.model.origin,
+        "truncated": picture.truncated,
+        "seconds": round(picture.seconds, 3),
+        "cache": {key: value for key, value in picture.cache.items() if key != "scales"},
+    }
+
+
+def common_settings(picture: Picture) -> dict[str, Any]:
+    """What a picture's settings have that is not its own."""
+    return {k: v for k, v in picture.settings.items() if k not in ("prompt", "seed")}
+
+
+def entry_of(picture: Picture, image: Path, sidecar: Path) -> dict[str, Any]:
+    """A picture as reports list it."""
+    return {
+        "file": str(image),
+        "sidecar": str(sidecar),
+        "prompt": picture.prompt,
+        "seed": picture.seed,
+        "seconds": round(picture.seconds, 3),
+        "truncated": picture.truncated,
+    }
+
+
+def with_names(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry with file names without the folder, so that a report stays true when it is moved."""
+    return {**entry, **{key: Path(entry[key]).name for key in ("file", "sidecar")}}
+
+
+def tell_of_idle_budget(choices: Choices, display: Display) -> None:
+    """Says so where the budget holds everything although it was not asked to."""
+    budget = engine.idle_budget(choices.request, choices.preset, choices.dtype)
+    if budget is not None:
+        history = budget.schedule.history
+        display.note(
+            f"budget {budget.label} drops nothing: all {history} tokens of history fit at this size"
+        )
 
 
 def tell_of_batches(request: Request, pipeline: Pipeline, display: Display) -> None:
     """Says so where a batch size was asked for that is not used."""
-    from scalekv.infinity_patch.request import one_at_a_time
-
     asked = request.batch_size
-    if isinstance(asked, int) and asked > 1 and one_at_a_time(request, pipeline.device.type):
+    if isinstance(asked, int) and asked > 1 and engine.one_at_a_time(pipeline, request):
         why = "--reproducible" if request.reproducible else "on a CPU --no-reproducible changes it"
         display.note(f"one picture at a time, for the same bits as alone ({why})")
-
-
-def silence_stdout() -> None:
-    """Lets what is still buffered for a closed pipe go nowhere, at the interpreter's end too."""
-    try:
-        descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
-
-
-def _names(picture: dict[str, Any]) -> dict[str, str]:
-    """File names without the folder: the report stays true when its folder is moved."""
-    return {key: Path(picture[key]).name for key in ("file", "sidecar")}

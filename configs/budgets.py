@@ -78,6 +78,12 @@ def default_budget(model: str) -> BudgetSpec | None:
     return _read(path, DEFAULT) if path.is_file() else None
 
 
+def calibration_file(name: str, model: str | None) -> Path | None:
+    """A file that calibration made for a model and that comes with it; None: there is none."""
+    path = FOLDER / (model or "") / name
+    return path if model and path.is_file() else None
+
+
 def _named(name: str, model: str | None) -> Path:
     """The shipped file of NAME (for `model`) or MODEL/NAME."""
     shipped = {f"{path.parent.name}/{path.stem}": path for path in FOLDER.glob("*/*.yaml")}

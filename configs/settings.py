@@ -31,6 +31,8 @@ DEFAULTS: dict[str, str] = {
     "keep_text_encoder": "false",
     "policy": "scalekv",
     "budget": "10%",
+    "kv_dtype": "auto",
+    "kv_device": "auto",
     "seed": "0",
     "num_images": "1",
     "cfg": "",

@@ -14,11 +14,12 @@ from torch import Tensor, nn
 
 from scalekv.infinity_patch.attention import attend, project, queries_keys_values, raw_queries
 from scalekv.infinity_patch.budgeting import BudgetLike, budget_maker, preset_like
+from scalekv.infinity_patch.policies import policy_for
 from scalekv.infinity_patch.rotary import Scales3
 from scalekv.kv.budget import Drafters
 from scalekv.kv.caches import Caches
 from scalekv.kv.errors import UserError
-from scalekv.kv.policy import Policy, policy_named
+from scalekv.kv.policy import Policy
 from scalekv.kv.schedule import Schedule
 
 NEEDED = ("mat_qkv", "q_bias", "v_bias", "scale_mul_1H11", "proj", "kv_caching")
@@ -48,6 +49,8 @@ def patched(
     schedule: Schedule | None = None,
     *,
     drafters: Drafters | None = None,
+    kv_dtype: str = "auto",
+    kv_device: str = "auto",
 ) -> Iterator[Caches]:
     """Generate with compressed caches inside the block; afterwards the model is as it was.
 
@@ -58,6 +61,9 @@ def patched(
             or an object; not used by a policy that keeps everything.
         schedule: the only schedule to expect; None takes each picture's own from its first call.
         drafters: layers that get more, instead of those known for the model.
+        kv_dtype: how held tokens are stored: "auto" (as attention computes), "fp32", "bf16",
+            "int8", "int4".
+        kv_device: where: "auto" (where attention computes) or "cpu" (in the host's memory).
 
     Yields:
         The caches: `.nbytes`, `.peak_nbytes`, `.layers[i].kept` (B, H), `.ledger`, `.reset()`.
@@ -80,7 +86,15 @@ def patched(
             rule="patches do not nest",
             fix="leave the first `with patched(...)` block before entering another",
         )
-    caches = _caches_for(modules, policy, budget, schedule, drafters)
+    layers, preset = len(modules), _preset_of(modules)
+    caches = Caches(
+        layers,
+        policy_for(policy, preset),
+        budget_maker(budget, layers, preset, drafters),
+        schedule,
+        kv_dtype=kv_dtype,
+        kv_device=kv_device,
+    )
     before = [{name: m.__dict__.get(name, _MISSING) for name in OVERRIDDEN} for m in modules]
     try:
         for layer, module in enumerate(modules):
@@ -100,20 +114,11 @@ def patched(
         caches.release()
 
 
-def _caches_for(
-    modules: list[nn.Module],
-    policy: str | Policy,
-    budget: BudgetLike,
-    schedule: Schedule | None,
-    drafters: Drafters | None,
-) -> Caches:
+def _preset_of(modules: list[nn.Module]) -> str | None:
+    """The name of the preset with modules like these, or None."""
     first: Any = modules[0]
     preset = preset_like(len(modules), first.mat_qkv.weight.shape[1], first.scale_mul_1H11.shape[1])
-    name = None if preset is None else preset.name
-    chosen = policy_named(policy)
-    return Caches(
-        len(modules), chosen, budget_maker(budget, len(modules), name, drafters), schedule
-    )
+    return None if preset is None else preset.name
 
 
 def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:

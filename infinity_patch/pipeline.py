@@ -40,7 +40,7 @@ from scalekv.kv.caches import Caches
 from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
 
-AHEAD = 64  # pictures whose prompts are encoded in one go; the features of thousands need memory
+AHEAD = 256  # pictures whose prompts are encoded in one go; the features of thousands need memory
 
 
 @dataclass(frozen=True)
@@ -229,7 +229,14 @@ def _caches(
     if outer is not None:
         yield outer
         return
-    with patched(pipeline.model, request.policy or DEFAULT_POLICY, budget, schedule) as caches:
+    with patched(
+        pipeline.model,
+        request.policy or DEFAULT_POLICY,
+        budget,
+        schedule,
+        kv_dtype=request.kv_dtype,
+        kv_device=request.kv_device,
+    ) as caches:
         yield caches
 
 
@@ -291,6 +298,7 @@ def _cache_settings(cache: dict[str, Any]) -> dict[str, Any]:
         "budget": "full" if budget is None else budget["label"],
         "budget_tokens": cache["history_tokens"] if budget is None else budget["mean"],
         "budget_origin": "" if budget is None else budget["origin"],
+        "kv_dtype": cache["kv_dtype"],
     }
 
 

@@ -11,12 +11,14 @@ from typing import TYPE_CHECKING
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.budgeting import BudgetLike, budget_maker, in_bytes
 from scalekv.infinity_patch.hub import model_files
+from scalekv.infinity_patch.policies import calibration_of
 from scalekv.infinity_patch.positive import with_suffix
 from scalekv.infinity_patch.schedules import schedule_for
-from scalekv.kv.budget import Budget, Drafters
+from scalekv.kv.budget import FULL, Budget, Drafters
 from scalekv.kv.errors import UserError
-from scalekv.kv.memory import CacheShape
-from scalekv.kv.policy import Policy, check_policy_name
+from scalekv.kv.memory import CacheShape, stored_bytes_of
+from scalekv.kv.policy import Policy, plan_named, planned, policy_and_file, takes_budget
+from scalekv.kv.precision import check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -38,7 +40,8 @@ class Request:
 
     prompts: one or more; num_images: pictures of each. Picture i of all (prompts outermost) has
     the seed `seed` + i, or `seeds[i]` where seeds are given. policy and budget are "scalekv" and
-    "10%" unless given, or those of the `with patched(...)` block the pictures are generated in.
+    "10%" unless given, or those of the `with patched(...)` block the pictures are generated in;
+    kv_dtype and kv_device are as there.
     cfg, tau: one number, or one per scale; None takes the preset's. cfg_layer: where guidance
     mixes, 0 for the logits, or one or several -n for the hidden states after block depth - n.
     ratio is width:height. positive_prompt: add words for faces to prompts that mention people.
@@ -64,6 +67,8 @@ class Request:
     cfg_layer: int | Sequence[int] | None = None
     positive_prompt: bool = False
     drafters: Drafters | None = None
+    kv_dtype: str = "auto"
+    kv_device: str = "auto"
     seeds: tuple[int, ...] | None = None
 
     @property
@@ -96,7 +101,7 @@ def fixed_batch(request: Request, device: str) -> int | None:
     if request.batch_size == AUTO:
         return 1 if in_bytes(request.budget) else None
     assert isinstance(request.batch_size, int), request.batch_size
-    return min(request.batch_size, request.pictures)
+    return request.batch_size
 
 
 def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
@@ -141,7 +146,9 @@ def budget_of(
     made = budget_maker(asked, layers, preset.name, request.drafters)(schedule)
     if isinstance(made, Budget):
         return made
-    return made(cache_shape(request, preset, schedule, element_bytes, together).bytes_of)
+    shape = cache_shape(request, preset, schedule, element_bytes, together)
+    precision = precision_of(request.kv_dtype, {4: "fp32", 2: "bf16"}[element_bytes])
+    return made(stored_bytes_of(shape, precision, schedule))
 
 
 def cache_shape(
@@ -166,6 +173,20 @@ def cache_shape(
 
 def _cfg(request: Request, preset: ModelPreset) -> PerScale:
     return preset.sampling.cfg if request.cfg is None else request.cfg
+
+
+def planned_for(request: Request, preset: ModelPreset, asked: Budget) -> Budget | None:
+    """The budget as the policy plans it; None where the policy takes none. Loads no policy that is
+    given by name.
+
+    Raises:
+        UserError: unknown policy, no calibration for it, or a budget it cannot work with.
+    """
+    policy = DEFAULT_POLICY if request.policy is None else request.policy
+    if not isinstance(policy, str):
+        return planned(policy, asked) if takes_budget(policy) else None
+    calibration = calibration_of(policy, preset.name)
+    return plan_named(policy_and_file(policy)[0], asked, calibration)
 
 
 def per_scale(value: PerScale, scales: int, where: str) -> tuple[float, ...]:
@@ -225,11 +246,19 @@ def check(
     Raises:
         UserError: the first thing found wrong, with the rule and the fix.
     """
+    check_values(request, preset, dtype)
+    check_lengths(request, tokenizer_of(preset, weights_dir))
+
+
+def tokenizer_of(preset: ModelPreset, weights_dir: Path | None = None) -> Tokenizer:
+    """What counts a prompt's tokens, found with the model's other files.
+
+    Raises:
+        UserError: files are missing or damaged.
+    """
     from scalekv.infinity_patch.tokens import read_tokenizer
 
-    check_values(request, preset, dtype)
-    found = model_files(preset, weights_dir)
-    check_lengths(request, read_tokenizer(found.text_encoder / "tokenizer.json"))
+    return read_tokenizer(model_files(preset, weights_dir).text_encoder / "tokenizer.json")
 
 
 def check_values(request: Request, preset: ModelPreset, dtype: str = "auto") -> None:
@@ -249,8 +278,8 @@ def check_settings(request: Request, preset: ModelPreset, dtype: str = "auto") -
     Raises:
         UserError: likewise.
     """
-    if isinstance(request.policy, str):
-        check_policy_name(request.policy)
+    check_kv_dtype(request.kv_dtype)
+    check_kv_device(request.kv_device)
     schedule = schedule_of(request, preset)
     scales = len(schedule)
     if request.batch_size != AUTO and not (
@@ -274,14 +303,30 @@ def check_settings(request: Request, preset: ModelPreset, dtype: str = "auto") -
         )
 
 
+def idle_budget(request: Request, preset: ModelPreset, dtype: str = "auto") -> Budget | None:
+    """The budget, where it is certain to drop nothing from pictures of this size although it was
+    not asked to hold everything; else None.
+
+    Args:
+        dtype: as for `check`.
+    """
+    if request.policy == FULL or request.budget == FULL:
+        return None
+    schedule = schedule_of(request, preset)
+    element = ELEMENT_BYTES.get(dtype, max(ELEMENT_BYTES.values()))
+    budget = budget_of(request, preset, schedule, element, fixed_batch(request, "cuda") or 1)
+    return None if budget.evicts else budget
+
+
 def _check_budget(request: Request, preset: ModelPreset, schedule: Schedule, dtype: str) -> None:
     sizes = [ELEMENT_BYTES[dtype]] if dtype in ELEMENT_BYTES else sorted(ELEMENT_BYTES.values())
     try:
-        budget_of(request, preset, schedule, sizes[0])
+        asked = budget_of(request, preset, schedule, sizes[0])
     except UserError:
         # The least that this one names is enough whatever dtype and batch will be.
         budget_of(request, preset, schedule, sizes[-1], fixed_batch(request, "cuda") or 1)
         raise
+    planned_for(request, preset, asked)
 
 
 def _check_prompts(request: Request) -> None:

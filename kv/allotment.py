@@ -15,24 +15,25 @@ LEAST = 200  # tokens left to a layer that is no drafter, in the budgets release
 @dataclass(frozen=True)
 class Linear:
     """The paper's rule (arXiv 2505.19602): at the k-th scale that drops tokens, from 0, a layer
-    that is no drafter keeps `start` - `delta` k tokens, and the drafters share the rest.
+    that is no drafter keeps `refiner_start` - `delta` k tokens, and the drafters share the rest.
 
     The paper does not say where k starts. Counted from the first of all scales, its own figures
     (start 600, delta 70, 13 scales) would leave layers with less than nothing.
 
     Attributes:
-        start: tokens, at least 1.
+        refiner_start: tokens, at least 1.
         delta: tokens fewer per scale, at least 0.
 
     Raises:
         UserError: a number below these.
     """
 
-    start: int
+    refiner_start: int
     delta: int
 
     def __post_init__(self) -> None:
-        for name, value, least in (("start", self.start, 1), ("delta", self.delta, 0)):
+        for name, least in (("refiner_start", 1), ("delta", 0)):
+            value = getattr(self, name)
             if type(value) is not int or value < least:
                 raise UserError(
                     f"{name} is {value!r}",
@@ -41,7 +42,8 @@ class Linear:
                 )
 
     def __str__(self) -> str:
-        return f"the linear rule, {self.start} - {self.delta} k for layers that are no drafters"
+        share = f"{self.refiner_start} - {self.delta} k"
+        return f"the linear rule, {share} for layers that are no drafters"
 
     def shares(self, schedule: Schedule, mean: int, window: int, where: str) -> dict[int, int]:
         """What a layer that is no drafter keeps, by scale, wherever the history exceeds the mean.
@@ -50,24 +52,24 @@ class Linear:
             UserError: it begins above the mean, or falls below the window.
         """
         dropping = [scale for scale in range(len(schedule)) if schedule.before(scale) > mean]
-        kept = {scale: self.start - self.delta * k for k, scale in enumerate(dropping)}
+        kept = {scale: self.refiner_start - self.delta * k for k, scale in enumerate(dropping)}
         if not kept:
             return {}
         least = min(window, mean)
         last = kept[dropping[-1]]
-        if self.start > mean or self.start < least:
+        if self.refiner_start > mean or self.refiner_start < least:
             raise UserError(
-                f"layers that are no drafters would start with {self.start} tokens",
+                f"layers that are no drafters would start with {self.refiner_start} tokens",
                 where=where,
                 rule=f"at least {least} and at most the mean, {mean}",
-                fix=f"start with {mean if self.start > mean else least} tokens",
+                fix=f"refiner_start: {mean if self.refiner_start > mean else least}",
             )
         if last < least:
             raise UserError(
                 f"layers that are no drafters would keep {last} tokens at scale {len(schedule)}",
                 where=where,
                 rule=f"at least {least}; {len(dropping)} scales drop tokens here",
-                fix=f"a delta of at most {(self.start - least) // (len(dropping) - 1)}",
+                fix=f"delta: at most {(self.refiner_start - least) // (len(dropping) - 1)}",
             )
         return kept
 

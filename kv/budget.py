@@ -8,33 +8,23 @@ from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
-from math import ceil, floor
+from math import floor
 
 from scalekv.kv.allotment import Linear, allot, allot_rest
 from scalekv.kv.drafters import Drafters as Drafters
 from scalekv.kv.drafters import drafters_by_scale
 from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
+from scalekv.kv.sizes import parse_size, size_text
 
 WINDOW = 16  # observation window in tokens; arXiv 2505.19602
+
+FULL = "full"
+"""The budget that asks for nothing to be dropped, and the policy that drops nothing."""
 
 BytesOf = Callable[[int], int]
 """Bytes of k and v that a picture's caches take when every head of every layer holds that many
 tokens; never less for more tokens."""
-
-UNITS = {
-    "B": 1,
-    "KiB": 2**10,
-    "MiB": 2**20,
-    "GiB": 2**30,
-    "TiB": 2**40,
-    "KB": 10**3,
-    "MB": 10**6,
-    "GB": 10**9,
-    "TB": 10**12,
-}
-"""Bytes in a unit, as people write it, in capitals or not."""
-
 
 WAYS = (
     "full, a percentage (10%), mean tokens per layer (650), bytes (1.5GiB), a name or a .yaml file"
@@ -259,7 +249,7 @@ def parse_budget(text: str | int) -> BudgetRequest:
     """
     label = str(text).strip()
     where = f"budget {label!r}"
-    if label == "full":
+    if label == FULL:
         return BudgetRequest(label, full=True)
     if match := re.fullmatch(r"([+-]?[\d.,]+)\s*%", label):
         percent = _decimal(match[1])
@@ -280,7 +270,7 @@ def parse_budget(text: str | int) -> BudgetRequest:
             )
         return BudgetRequest(label, mean=int(number))
     if match := re.fullmatch(r"([+-]?[\d.,]+)\s*([kmgt]i?b?|b|bytes?)", label, re.IGNORECASE):
-        return BudgetRequest(label, nbytes=_size(match[1], match[2], where))
+        return BudgetRequest(label, nbytes=parse_size(match[1], match[2], where))
     if not label or label.endswith("%"):
         raise UserError(f"cannot read the budget {label!r}", where=where, rule=WAYS)
     return BudgetRequest(label, name=label)
@@ -321,15 +311,6 @@ def fitting_mean(schedule: Schedule, nbytes: int, bytes_of: BytesOf, label: str 
     # The key is monotonous: from some number of tokens on it is True.
     tokens = range(1, max(schedule.history, 1) + 1)
     return bisect_left(tokens, True, key=lambda mean: bytes_of(mean) > nbytes)
-
-
-def size_text(nbytes: int) -> str:
-    """A size as `parse_budget` reads it: never less than `nbytes`, and less than 1 % more."""
-    for unit in ("GiB", "MiB", "KiB"):
-        tenths = ceil(Fraction(10 * nbytes, UNITS[unit]))
-        if tenths >= 100:
-            return f"{tenths // 10}.{tenths % 10}{unit}".replace(".0", "")
-    return f"{nbytes}B"
 
 
 def generate(
@@ -484,27 +465,6 @@ def _mean_tokens(schedule: Schedule, percent: Fraction | None, mean: int | None)
         return max(percent_tokens(schedule, percent), 1)
     assert mean is not None, "neither a percentage nor a mean"
     return mean
-
-
-def _size(number: str, unit: str, where: str) -> int:
-    """Whole bytes of "1.5" and "GiB"."""
-    size = _decimal(number)
-    known = {name.lower(): count for name, count in UNITS.items()} | {"byte": 1, "bytes": 1}
-    count = known.get(unit.lower())
-    if count is None:
-        raise UserError(
-            f"{number}{unit} may be meant in thousands or in 1024s",
-            where=where,
-            rule="units of bytes are " + ", ".join(UNITS),
-            fix=f"{number}{unit[0].upper()}iB or {number}{unit[0].upper()}B",
-        )
-    if size is None or size * count < 1:
-        raise UserError(
-            f"{number}{unit} is not a size",
-            where=where,
-            rule="a size is a number above 0 with its unit, such as 1.5GiB or 200MB",
-        )
-    return floor(size * count)
 
 
 def _decimal(text: str) -> Fraction | None:

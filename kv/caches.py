@@ -9,11 +9,14 @@ import torch
 from torch import Tensor
 
 from scalekv.kv.budget import WINDOW, Budget, BytesOf
-from scalekv.kv.cache import LayerCache
+from scalekv.kv.cache import Choice, LayerCache
 from scalekv.kv.errors import UserError
-from scalekv.kv.memory import CacheLedger, CacheShape, LayerRecord
+from scalekv.kv.held import COMPUTE, HeldFormat, Part
+from scalekv.kv.memory import CacheLedger, CacheShape, LayerRecord, rooms, stored_bytes_of
 from scalekv.kv.policy import Policy, Step, planned, takes_budget
+from scalekv.kv.precision import check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
+from scalekv.kv.transitions import within
 from scalekv.kv.workspace import Workspace
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -22,6 +25,9 @@ Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 Observer = Callable[[int, int, Schedule, Tensor, Tensor], None]
 """(layer, scale, schedule, q (B, H, L, D), k (B, H, T, D)) of an attention call about to be made,
 the last scale's too; under a policy that keeps everything, key t is token t of the picture."""
+
+Joined = list[tuple[Tensor, Tensor]]
+"""For each group of heads k and v (B, h, T, D) of everything cached."""
 
 RawQueries = Callable[[Tensor], Tensor]
 """(W,) tokens of the newest map -> (B, H, W, D); see `Step.raw_queries`."""
@@ -39,7 +45,8 @@ class Caches:
         budget: of the current picture, as the policy plans it; None where it takes none, and where
             it depends on the bytes of tokens that are yet to come.
         ledger: of the current or the last picture; None before the first.
-        observer: told of every attention call; None tells nobody. To be set from outside.
+        observer: told of every attention call of all heads together; None tells nobody. To be set
+            from outside.
     """
 
     def __init__(
@@ -48,6 +55,9 @@ class Caches:
         policy: Policy,
         budget_for: Callable[[Schedule], Budget | Callable[[BytesOf], Budget] | None],
         schedule: Schedule | None = None,
+        *,
+        kv_dtype: str = "auto",
+        kv_device: str = "auto",
     ) -> None:
         """
         Args:
@@ -58,10 +68,17 @@ class Caches:
                 budget.
             schedule: the only schedule to expect, and to make the budget for at once; None takes
                 each picture's own from its first call.
+            kv_dtype: how held tokens are stored: "auto" (as attention computes), "fp32", "bf16",
+                "int8" or "int4".
+            kv_device: where: "auto" (where attention computes) or "cpu" (in the host's pinned
+                memory, each layer's brought over while the layer before it computes).
 
         Raises:
-            UserError: whatever `budget_for` raises for the schedule given.
+            UserError: whatever `budget_for` raises for the schedule given, or an unknown dtype or
+                device.
         """
+        check_kv_dtype(kv_dtype)
+        check_kv_device(kv_device)
         self.layers = [LayerCache() for _ in range(layers)]
         self.policy = policy
         self.budget: Budget | None = None
@@ -70,6 +87,10 @@ class Caches:
         self._budget_for = budget_for
         self._only = schedule
         self._schedule: Schedule | None = None
+        self._limits: Budget | None = None
+        self._rooms: list[list[tuple[int, ...]]] = []
+        self._kv_dtype = kv_dtype
+        self._kv_device = kv_device
         self._made_of_bytes: Callable[[BytesOf], Budget] | None = None
         self._next_scale = [0] * layers
         self._workspace = Workspace()
@@ -143,14 +164,16 @@ class Caches:
         ledger = self._checked_turn(layer, scale, schedule, k)
         cache = self.layers[layer]
         with torch.no_grad():
-            k_all, v_all = self._workspace.joined(cache, k, v)
+            joined = self._workspace.joined(cache, k, v)
+            if layer + 1 < len(self.layers):
+                self._workspace.fetch(self.layers[layer + 1], k, v)
         ledger.record_transient(self.transient_nbytes)
-        if self.observer is not None:
-            self.observer(layer, scale, schedule, q, k_all)
-        out = attention(q, k_all, v_all)
+        if self.observer is not None and cache.all_together:
+            self.observer(layer, scale, schedule, q, joined[0][0])
+        out = _attended(cache, q, joined, attention)
         self._next_scale[layer] = scale + 1
         if scale + 1 < len(schedule):  # the last scale's k and v are never read again
-            self._keep(ledger, layer, scale, q, k_all, v_all, raw_queries)
+            self._keep(ledger, layer, scale, q, joined, raw_queries)
         return out
 
     def _plan(self, schedule: Schedule) -> None:
@@ -165,6 +188,7 @@ class Caches:
             assert budget.layers == len(self.layers), f"budget for {budget.layers} layers"
             budget = planned(self.policy, budget)
         self.budget = budget
+        self._limits = None if budget is None else within(budget)
 
     def _begin(self, schedule: Schedule, k: Tensor, v: Tensor) -> None:
         if self._only is not None and schedule != self._only:
@@ -174,8 +198,6 @@ class Caches:
                 rule=f"the cache was made for {self._only}",
                 fix="leave the schedule out to take each picture's own",
             )
-        for cache in self.layers:
-            cache.reset()
         self._next_scale = [0] * len(self.layers)
         if schedule != self._schedule:
             self._plan(schedule)
@@ -188,9 +210,16 @@ class Caches:
             k_bytes=k.element_size(),
             v_bytes=v.element_size(),
         )
+        precision = precision_of(self._kv_dtype, COMPUTE[k.dtype])
         if self._made_of_bytes is not None:
-            self._take(self._made_of_bytes(shape.bytes_of), schedule)
-        self.ledger = CacheLedger(schedule, shape, self.policy.name, self.budget)
+            self._take(self._made_of_bytes(stored_bytes_of(shape, precision, schedule)), schedule)
+        self._rooms = rooms(schedule, len(self.layers), heads, self._limits)
+        on_host = self._kv_device == "cpu" and k.device.type != "cpu"
+        form = HeldFormat(precision, len(schedule) - 1, on_host)
+        for cache in self.layers:
+            cache.begin(k, schedule, form)
+        self._workspace.ahead = on_host
+        self.ledger = CacheLedger(schedule, shape, self.policy.name, self.budget, precision)
         for layer in range(len(self.layers)):
             self.ledger.record(0, layer, LayerRecord(0, 0, 0, 0.0, 0, 0))
 
@@ -201,6 +230,13 @@ class Caches:
                 f"scale {scale + 1} came when scale {self._next_scale[layer] + 1} was due",
                 where=f"layer {layer}",
                 rule="every layer goes through the scales of a picture in order",
+                fix="start the picture again from its first scale",
+            )
+        if not self.layers[layer].groups:
+            raise UserError(
+                "the layer's cache was reset in the middle of a picture",
+                where=f"layer {layer}, scale {scale + 1}",
+                rule="every layer goes through all scales of a picture",
                 fix="start the picture again from its first scale",
             )
         if schedule != self._schedule:
@@ -219,43 +255,29 @@ class Caches:
         layer: int,
         scale: int,
         q: Tensor,
-        k: Tensor,
-        v: Tensor,
+        joined: Joined,
         raw_queries: RawQueries | None,
     ) -> None:
-        cache, schedule, budget = self.layers[layer], ledger.schedule, self.budget
-        tokens = k.shape[2]
-        capacity = schedule.before(scale + 1)
-        if budget is not None:
-            capacity = budget.capacity(scale + 1, layer)
+        cache, budget, following = self.layers[layer], self.budget, scale + 1
+        heads = q.shape[1]
+        if self._limits is None:
+            limits = (ledger.schedule.before(following),) * heads
+        else:
+            limits = self._limits.limits(following, layer, heads)
         with torch.no_grad():
-            slots = self.policy.select(
-                Step(
-                    scale=scale,
-                    layer=layer,
-                    schedule=schedule,
-                    capacity=capacity,
-                    window=WINDOW if budget is None else budget.window,
-                    q=q,
-                    k=k,
-                    v=v,
-                    positions=cache.positions_with(schedule.tokens[scale]),
-                    notes=cache.notes,
-                    raw_queries=raw_queries,
-                )
+            cache.keep(
+                [
+                    self._chosen(layer, scale, number, some, limits[some[0]], q, kv, raw_queries)
+                    for number, kv in enumerate(joined)
+                    for some in _alike(cache.groups[number].heads, limits)
+                ]
             )
-            kept = tokens if slots is None else slots.shape[2]
-            assert kept <= capacity, (
-                f"{self.policy.name} kept {kept} tokens of layer {layer} after scale {scale + 1}, "
-                f"its capacity is {capacity}"
-            )
-            cache.keep(k, v, slots)
         counts = cache.kept
         ledger.record(
-            scale + 1,
+            following,
             layer,
             LayerRecord(
-                capacity=capacity,
+                capacity=max(limits) if budget is None else budget.capacity(following, layer),
                 held_min=int(counts.min()),
                 held_max=int(counts.max()),
                 held_mean=float(counts.double().mean()),
@@ -266,3 +288,86 @@ class Caches:
         held = self.nbytes
         self._peak = max(self._peak, held)
         ledger.record_held(held, self.index_nbytes)
+
+    def _chosen(
+        self,
+        layer: int,
+        scale: int,
+        number: int,
+        heads: tuple[int, ...],
+        capacity: int,
+        q: Tensor,
+        kv: tuple[Tensor, Tensor],
+        raw_queries: RawQueries | None,
+    ) -> Choice:
+        """What `heads` of group `number` keep after `scale`, at most `capacity` tokens each."""
+        cache, schedule, budget = self.layers[layer], self._schedule, self.budget
+        assert schedule is not None
+        group = cache.groups[number]
+        new = schedule.tokens[scale]
+        positions = group.positions_with(cache.seen, new, q)
+        notes, (k, v), rows = group.notes, kv, None
+        if heads != group.heads:
+            rows = cache.rows(tuple(group.heads.index(head) for head in heads), q.device)
+            k, v = k.index_select(1, rows), v.index_select(1, rows)
+            positions = None if positions is None else positions.index_select(1, rows)
+            notes = {name: note.index_select(1, rows) for name, note in notes.items()}
+        if heads != tuple(range(q.shape[1])):
+            numbers = cache.rows(heads, q.device)
+            q = q.index_select(1, numbers)
+            if raw_queries is not None:
+                raw_queries = _for_heads(raw_queries, numbers)
+        if capacity == 0:
+            slots: Tensor | None = torch.empty(
+                (*k.shape[:2], 0), dtype=torch.int64, device=k.device
+            )
+        else:
+            slots = self.policy.select(
+                Step(
+                    scale=scale,
+                    layer=layer,
+                    heads=heads,
+                    schedule=schedule,
+                    capacity=capacity,
+                    window=WINDOW if budget is None else budget.window,
+                    q=q,
+                    k=k,
+                    v=v,
+                    positions=positions,
+                    notes=notes,
+                    raw_queries=raw_queries,
+                    budget=budget,
+                )
+            )
+        part = Part(k, v, old=k.shape[2] - new, scale=scale, slots=slots, rows=rows)
+        assert part.tokens <= capacity, (
+            f"{self.policy.name} kept {part.tokens} tokens of layer {layer} after scale "
+            f"{scale + 1}, its capacity is {capacity}"
+        )
+        room = max(part.tokens, self._rooms[scale + 1][layer][heads[0]])
+        return Choice(number, heads, rows, part, room, positions, notes)
+
+
+def _attended(cache: LayerCache, q: Tensor, joined: Joined, attention: Attention) -> Tensor:
+    """Attention of all heads: one call for those that hold equally many tokens."""
+    if cache.all_together:
+        return attention(q, *joined[0])
+    answers = [
+        attention(cache.of(group, q), k, v)
+        for group, (k, v) in zip(cache.groups, joined, strict=True)
+    ]
+    order = [head for group in cache.groups for head in group.heads]
+    places = tuple(sorted(range(len(order)), key=order.__getitem__))
+    return torch.cat(answers, dim=1).index_select(1, cache.rows(places, q.device))
+
+
+def _alike(heads: tuple[int, ...], limits: tuple[int, ...]) -> list[tuple[int, ...]]:
+    """The heads that may keep equally many tokens together, in their order."""
+    by_limit: dict[int, list[int]] = {}
+    for head in heads:
+        by_limit.setdefault(limits[head], []).append(head)
+    return [tuple(some) for some in by_limit.values()]
+
+
+def _for_heads(raw_queries: RawQueries, numbers: Tensor) -> RawQueries:
+    return lambda tokens: raw_queries(tokens).index_select(1, numbers)

@@ -7,10 +7,8 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-from scalekv.kv.budget import Budget
 from scalekv.kv.policy import Step
 from scalekv.kv.selection import best_slots
-from scalekv.kv.shapes import uniform
 
 Number = TypeVar("Number", int, Tensor)
 
@@ -25,18 +23,15 @@ class RandomPolicy:
 
     name = "random"
 
-    def plan(self, asked: Budget) -> Budget:
-        """The same capacity for every layer."""
-        return uniform(asked)
-
     def select(self, step: Step) -> Tensor | None:
         """See `Policy.select`; None where everything fits."""
         batch, heads, tokens, _ = step.k.shape
         if tokens <= step.capacity:
             return None
         seed = mixed(step.layer * len(step.schedule) + step.scale + 1)
-        draws = mixed(torch.arange(heads * tokens, device=step.k.device) ^ seed)
-        return best_slots(draws.view(1, heads, tokens), step.capacity).expand(batch, -1, -1)
+        numbers = torch.tensor(step.heads, device=step.k.device).view(1, heads, 1)
+        draws = mixed((numbers * tokens + torch.arange(tokens, device=step.k.device)) ^ seed)
+        return best_slots(draws, step.capacity).expand(batch, -1, -1)
 
 
 def mixed(x: Number) -> Number:

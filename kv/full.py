@@ -11,7 +11,6 @@ class FullPolicy:
     """Keeps every token of every scale but the last; takes no budget."""
 
     name = "full"
-    takes_budget = False
 
     def select(self, step: Step) -> Tensor | None:
         """None: all slots."""

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from scalekv.kv.budget import Budget
 from scalekv.kv.policy import Step
 from scalekv.kv.selection import attention_mass, best_slots
-from scalekv.kv.shapes import uniform
 
 _QUERIES = 256  # scored at a time, which bounds the weights held
 
@@ -22,10 +20,6 @@ class H2OPolicy:
     """
 
     name = "h2o"
-
-    def plan(self, asked: Budget) -> Budget:
-        """The same capacity for every layer."""
-        return uniform(asked)
 
     def select(self, step: Step) -> Tensor | None:
         """See `Policy.select`; attention is summed also where everything fits."""

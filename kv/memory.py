@@ -3,12 +3,16 @@ knows no tensors; what it records was read off them by others."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 from scalekv.kv.budget import Budget
+from scalekv.kv.precision import Precision
 from scalekv.kv.schedule import Schedule
+from scalekv.kv.transitions import within
+
+POSITION_BYTES = 4  # of a held token's place in the picture, where any was dropped
 
 
 @dataclass(frozen=True)
@@ -92,6 +96,103 @@ def peak_held_tokens(schedule: Schedule, layers: int, budget: Budget | None, hea
     return peak
 
 
+def stored_bytes_of(
+    shape: CacheShape, precision: Precision, schedule: Schedule
+) -> Callable[[int], int]:
+    """From tokens in every head of every layer to the bytes they take as they are held."""
+
+    def bytes_of(tokens: int) -> int:
+        row = [tokens] * shape.heads
+        one = precision.held_bytes(shape.head_dim, len(schedule) - 1, row)
+        return shape.layers * shape.sequences * one
+
+    return bytes_of
+
+
+def rooms(
+    schedule: Schedule, layers: int, heads: int, budget: Budget | None
+) -> list[list[tuple[int, ...]]]:
+    """Tokens each head of each layer has memory for while each scale is generated, under a policy
+    that fills its capacities: [scale][layer][head].
+
+    `budget` says what may be held at any moment (see `scalekv.kv.transitions`); None: everything.
+    Memory is made at once for what a layer holds when tokens are first dropped, and written in
+    place; from then on, and where heads differ, or where that would take more than the budget, it
+    is what is held.
+    """
+    last = len(schedule) - 1
+    if budget is None:
+        return [[(schedule.history if scale else 0,) * heads] * layers for scale in range(last + 1)]
+    held = [[(0,) * heads] * layers]
+    for scale in range(1, last + 1):
+        grown = [[has + schedule.tokens[scale - 1] for has in row] for row in held[-1]]
+        limits = [budget.limits(scale, layer, heads) for layer in range(layers)]
+        held.append([tuple(map(min, *pair)) for pair in zip(limits, grown, strict=True)])
+    first = next(
+        (s for s in range(1, last + 1) if min(map(min, held[s])) < schedule.before(s)), last
+    )
+    if not budget.head_capacities and min(map(min, held[first])) >= schedule.before(first - 1):
+        for scale in range(1, first):
+            held[scale] = held[first]
+    return held
+
+
+@dataclass(frozen=True)
+class CachePrediction:
+    """What a cache will take, by arithmetic alone: exactly what a ledger then reads off tensors.
+
+    Attributes:
+        scale_bytes: bytes of k and v held while each scale is generated.
+        held_peak_bytes: the most k and v held at any moment.
+        index_peak_bytes: the most that positions of held tokens take; a policy's notes come on top.
+        transient_peak_bytes: the largest workspace in which held and new tokens meet.
+    """
+
+    scale_bytes: tuple[int, ...]
+    held_peak_bytes: int
+    index_peak_bytes: int
+    transient_peak_bytes: int
+
+
+def predicted(
+    schedule: Schedule,
+    shape: CacheShape,
+    budget: Budget | None = None,
+    precision: Precision | None = None,
+) -> CachePrediction:
+    """The bytes of one picture's cache (or batch's), under a policy that fills its capacities.
+
+    Args:
+        shape: of the model, with the bytes of the elements attention computes with.
+        budget: as the policy plans it; None: everything is held.
+        precision: how held tokens are stored; None: as attention computes.
+    """
+    limits = None if budget is None else within(budget)
+    compute = shape.head_dim * (shape.k_bytes + shape.v_bytes)  # of one token in one head
+    held, indices = [0] * shape.layers, [0] * shape.layers
+    tokens = [(0,) * shape.heads] * shape.layers
+    by_scale, peak, index_peak, transient = [], 0, 0, 0
+    for scale, row in enumerate(rooms(schedule, shape.layers, shape.heads, limits)):
+        for layer, room in enumerate(row):
+            new = schedule.tokens[scale - 1] if scale else 0
+            tokens[layer] = tuple(
+                min(most, has + new) for most, has in zip(room, tokens[layer], strict=True)
+            )
+            if precision is None:
+                nbytes = sum(room) * compute
+            else:
+                nbytes = precision.held_bytes(shape.head_dim, len(schedule) - 1, room)
+            held[layer] = shape.sequences * nbytes
+            dropped_from = (n for n in tokens[layer] if n < schedule.before(scale))
+            indices[layer] = shape.sequences * sum(dropped_from) * POSITION_BYTES
+            peak, index_peak = max(peak, sum(held)), max(index_peak, sum(indices))
+            if scale:
+                joined = sum(tokens[layer]) + shape.heads * schedule.tokens[scale]
+                transient = max(transient, shape.sequences * joined * compute)
+        by_scale.append(sum(held))
+    return CachePrediction(tuple(by_scale), peak, index_peak, transient)
+
+
 @dataclass(frozen=True)
 class LayerRecord:
     """What one layer holds while one scale is generated.
@@ -115,18 +216,26 @@ class CacheLedger:
     """What a cache held over one picture, and its peaks, in bytes read off the tensors.
 
     Attributes:
+        budget: as planned; `LayerRecord.capacity` is its, what was held may be less.
+        precision: how held tokens were stored.
         held_peak_bytes: the most k and v that all layers together held at any moment.
         index_peak_bytes: the most that positions of held tokens, and notes on them, took.
         transient_peak_bytes: the largest workspace in which held and new tokens met.
     """
 
     def __init__(
-        self, schedule: Schedule, shape: CacheShape, policy: str, budget: Budget | None
+        self,
+        schedule: Schedule,
+        shape: CacheShape,
+        policy: str,
+        budget: Budget | None,
+        precision: Precision | None = None,
     ) -> None:
         self.schedule = schedule
         self.shape = shape
         self.policy = policy
         self.budget = budget
+        self.precision = precision
         self.held_peak_bytes = 0
         self.index_peak_bytes = 0
         self.transient_peak_bytes = 0
@@ -183,6 +292,7 @@ class CacheLedger:
             "history_tokens": self.schedule.history,
             "total_tokens": self.schedule.total,
             "shape": asdict(self.shape),
+            "kv_dtype": None if self.precision is None else self.precision.name,
             "held_peak_bytes": self.held_peak_bytes,
             "index_peak_bytes": self.index_peak_bytes,
             "transient_peak_bytes": self.transient_peak_bytes,

@@ -2,16 +2,11 @@
 
 from __future__ import annotations
 
-from scalekv.kv.budget import Budget
-from scalekv.kv.shapes import pyramid
 from scalekv.kv.snapkv import SnapKVPolicy
 
 
 class PyramidKVPolicy(SnapKVPolicy):
-    """Keeps what SnapKV would, with capacities falling over the layers (arXiv 2406.02069)."""
+    """Keeps what SnapKV would, with capacities that fall linearly from the first layer to the last,
+    at the same mean (arXiv 2406.02069)."""
 
     name = "pyramidkv"
-
-    def plan(self, asked: Budget) -> Budget:
-        """Capacities that fall linearly from the first layer to the last, at the same mean."""
-        return pyramid(asked)

@@ -5,10 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from scalekv.kv.budget import Budget
 from scalekv.kv.policy import Step
 from scalekv.kv.selection import attention_mass, best_slots
-from scalekv.kv.shapes import uniform
 
 KERNEL = 5  # average pooling with this kernel is the published code's default
 
@@ -23,10 +21,6 @@ class SnapKVPolicy:
     """
 
     name = "snapkv"
-
-    def plan(self, asked: Budget) -> Budget:
-        """The same capacity for every layer."""
-        return uniform(asked)
 
     def select(self, step: Step) -> Tensor | None:
         """See `Policy.select`; None, with nothing scored, where everything fits."""

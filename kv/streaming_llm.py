@@ -5,9 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from scalekv.kv.budget import Budget
 from scalekv.kv.policy import Step
-from scalekv.kv.shapes import uniform
 
 SINKS = 4  # arXiv 2309.17453: the first tokens that are always kept
 
@@ -20,10 +18,6 @@ class StreamingLLMPolicy:
     """
 
     name = "streaming-llm"
-
-    def plan(self, asked: Budget) -> Budget:
-        """The same capacity for every layer."""
-        return uniform(asked)
 
     def select(self, step: Step) -> Tensor | None:
         """See `Policy.select`; None where everything fits."""

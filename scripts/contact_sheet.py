@@ -1,4 +1,6 @@
-"""Draw the same prompts and seeds under several budgets, side by side, as one picture.
+"""The README's picture: the same prompts, all with one seed, under several budgets.
+
+`scalekv compare` does the like for any prompts, with seeds of their own.
 
 python scripts/contact_sheet.py --out docs/images/contact-sheet.png
 """
@@ -7,12 +9,15 @@ from __future__ import annotations
 
 import argparse
 import sys
+from math import isinf
 from pathlib import Path
+from statistics import median
 
-import numpy as np
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 
+from scalekv.cli.sheet import Group, contact_sheet
 from scalekv.infinity_patch import Request, generate, load
+from scalekv.infinity_patch.likeness import likeness
 
 PROMPTS = (
     "a red apple", "an octopus", "a dog face", "a cat face", "a pizza", "an umbrella",
@@ -22,7 +27,6 @@ PROMPTS = (
     "a lion, shaded style", "a crown",
 )  # fmt: skip
 BUDGETS = ("full", "20%", "10%")
-GAP, CAPTION, HEADER = 6, 16, 18
 
 
 def draw(prompts: tuple[str, ...], model: str, seed: int) -> dict[str, list[Image.Image]]:
@@ -34,33 +38,6 @@ def draw(prompts: tuple[str, ...], model: str, seed: int) -> dict[str, list[Imag
         requests = (Request((p,), policy=policy, budget=budget, seed=seed) for p in prompts)
         drawn[budget] = [next(generate(pipeline, r)).image for r in requests]
     return drawn
-
-
-def sheet(
-    prompts: tuple[str, ...], drawn: dict[str, list[Image.Image]], across: int
-) -> Image.Image:
-    """One cell per prompt: its pictures under all budgets, the prompt below."""
-    side = drawn[BUDGETS[0]][0].width
-    width = len(BUDGETS) * side + 3 * GAP
-    height = side + CAPTION + 2 * GAP
-    rows = -(-len(prompts) // across)
-    page = Image.new("RGB", (across * width, rows * height + HEADER), "white")
-    pen, font = ImageDraw.Draw(page), ImageFont.load_default(12)
-    for number, prompt in enumerate(prompts):
-        left, top = number % across * width, number // across * height + HEADER
-        for column, budget in enumerate(BUDGETS):
-            x = left + GAP + column * side
-            if number < across:
-                pen.text((x + side // 2, 3), budget, fill="black", font=font, anchor="mt")
-            page.paste(drawn[budget][number], (x, top))
-        pen.text((left + width // 2, top + side + 2), prompt, fill="black", font=font, anchor="mt")
-    return page
-
-
-def psnr(a: Image.Image, b: Image.Image) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal pictures."""
-    error = np.mean((np.asarray(a, dtype=float) - np.asarray(b, dtype=float)) ** 2)
-    return float(10 * np.log10(255**2 / error)) if error else float("inf")
 
 
 def main() -> None:
@@ -75,11 +52,18 @@ def main() -> None:
     prompts = tuple(args.prompts)
     drawn = draw(prompts, args.model, args.seed)
     args.out.parent.mkdir(parents=True, exist_ok=True)
-    sheet(prompts, drawn, args.across).save(args.out, optimize=True)
+    groups = [
+        Group(tuple(drawn[budget][number] for budget in BUDGETS), prompt)
+        for number, prompt in enumerate(prompts)
+    ]
+    side = drawn[BUDGETS[0]][0].width
+    page = contact_sheet(groups, across=args.across, side=side, labels=BUDGETS)
+    page.save(args.out, optimize=True)
     for budget in BUDGETS[1:]:
-        against = [psnr(a, b) for a, b in zip(drawn["full"], drawn[budget], strict=True)]
-        same = sum(np.isinf(against))
-        middle = np.median(against)
+        pairs = zip(drawn["full"], drawn[budget], strict=True)
+        against = [likeness(b, a).psnr for a, b in pairs]
+        same = sum(map(isinf, against))
+        middle = median(against)
         print(
             f"{budget} of history against full: median PSNR {middle:.1f} dB over "
             f"{len(prompts)} prompts, {same} identical",

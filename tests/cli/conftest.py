@@ -32,13 +32,27 @@ def own_folder(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.Mon
     monkeypatch.chdir(tmp_path_factory.mktemp("work"))
 
 
+@dataclass(frozen=True)
+class Scale:
+    """What is told after every scale, in place of the heavy half's own."""
+
+    picture: int
+    pictures: int
+    scale: int
+    scales: int
+    held_bytes: int
+    together: int = 1
+
+
 @dataclass
 class StandIn:
-    """What was asked of the heavy half. Before the picture `fail_at`, `error` is raised."""
+    """What was asked of the heavy half. Before the picture `fail_at`, `error` is raised, and in
+    place of one with a prompt in `failing` always."""
 
     loaded: list[tuple[Any, ...]] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
     fail_at: int | None = None
+    failing: tuple[str, ...] = ()
     error: BaseException | None = None
     truncated: str | None = None
     closed: bool = False
@@ -87,11 +101,12 @@ class StandIn:
         schedule = schedule_of(request, pipeline.preset)
         pictures = len(request.prompts) * request.num_images
         for index in range(pictures):
-            if index == self.fail_at and self.error is not None:
+            prompt = request.prompts[index // request.num_images]
+            if self.error is not None and (index == self.fail_at or prompt in self.failing):
                 raise self.error
             for scale in range(len(schedule)):
                 on_progress(
-                    SimpleNamespace(
+                    Scale(
                         picture=index,
                         pictures=pictures,
                         scale=scale,
@@ -115,9 +130,9 @@ class StandIn:
                 ledger.record(scale, layer, record)
         ledger.record_held(ledger.full_bytes // 10, 0)
         ledger.record_transient(5000)
-        prompt, seed = request.prompts[index // request.num_images], request.seed + index
+        prompt, seed = request.prompts[index // request.num_images], request.seed_of(index)
         return SimpleNamespace(
-            image=Image.new("RGB", (8, 8), (index, 0, 0)),
+            image=Image.new("RGB", (8, 8), (seed % 256, len(prompt) % 256, 0)),
             prompt=prompt,
             seed=seed,
             index=index,

@@ -215,6 +215,19 @@ def test_a_failure_keeps_what_is_done(
     assert "Traceback" in scalekv("generate", "a", "b").err
 
 
+@pytest.mark.parametrize("budget", ["265", "100%", "1GiB"])
+def test_a_budget_that_drops_nothing_is_said(
+    scalekv: Program, stand_in: StandIn, budget: str
+) -> None:
+    done = scalekv("generate", "a", "--budget", budget)
+    assert f"budget {budget} drops nothing: all 265 tokens of history fit" in done.err
+    report = json.loads(Path("out/report.json").read_text())
+    assert report["cache"]["budget"]["label"] == budget
+    assert report["cache"]["budget"]["evicts"] is False
+    for other in ("264", "10%", "5MiB", "full"):
+        assert "drops nothing:" not in scalekv("generate", "a", "--budget", other).err
+
+
 def test_truncation_is_said(scalekv: Program, stand_in: StandIn) -> None:
     stand_in.truncated = "the tail of it"
     done = scalekv("generate", "a", "--truncate")

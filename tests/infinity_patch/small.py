@@ -13,6 +13,9 @@ from scalekv.infinity_patch.sampling import BitSampler
 from scalekv.infinity_patch.scale_loop import Guidance, conditions, generate_codes
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.infinity_patch.transformer import Infinity
+from scalekv.kv.heat import order_from_mass
+from scalekv.kv.heatkv import HeatKVPolicy
+from scalekv.kv.policy import Policy
 from scalekv.kv.schedule import Schedule
 from tests.golden.weights import tensor_value
 
@@ -33,6 +36,16 @@ def small_model(dtype: torch.dtype = torch.float32) -> Infinity:
 def features(length: int = 5, seed: int = 0) -> Tensor:
     """Text features of `length` tokens."""
     return torch.randn(length, SPEC.text_width, generator=torch.Generator().manual_seed(seed))
+
+
+def ready(policy: str) -> str | Policy:
+    """A policy as `patched` takes it for the small model; a made-up calibration where it needs
+    one."""
+    if policy != "heatkv":
+        return policy
+    generator = torch.Generator().manual_seed(5)
+    mass = torch.rand(len(SHORT) - 1, SPEC.depth, SPEC.heads, generator=generator).tolist()
+    return HeatKVPolicy(order_from_mass(mass))
 
 
 def run(

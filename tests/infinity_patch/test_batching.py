@@ -28,7 +28,7 @@ from scalekv.infinity_patch.scale_loop import Guidance, conditions, generate_cod
 from scalekv.kv.errors import UserError
 from scalekv.kv.policy import policy_names
 from scalekv.kv.schedule import Schedule
-from tests.infinity_patch.small import SHORT, features, small_model
+from tests.infinity_patch.small import SHORT, features, ready, small_model
 
 TEXTS = [features(3, seed=1), features(11, seed=2), features(5, seed=3)]
 TOGETHER: dict[str, Any] = {"batch_size": 4, "reproducible": False}
@@ -65,7 +65,7 @@ def test_every_policy_gives_a_picture_the_same_logits_in_a_batch(
             drawn.append(sampler(scale, logits))
             return drawn[-1]
 
-        with torch.inference_mode(), patched(model, policy, "20%", SHORT):
+        with torch.inference_mode(), patched(model, ready(policy), "20%", SHORT):
             condition = conditions(model, [text], negative, how)
             generate_codes(model, condition, SHORT, False, how, choose)
         bits.append(drawn)
@@ -76,7 +76,7 @@ def test_every_policy_gives_a_picture_the_same_logits_in_a_batch(
         torch.testing.assert_close(logits, expected, rtol=0, atol=3e-3)
         return torch.cat([drawn[scale] for drawn in bits])
 
-    with torch.inference_mode(), patched(model, policy, "20%", SHORT) as caches:
+    with torch.inference_mode(), patched(model, ready(policy), "20%", SHORT) as caches:
         condition = conditions(model, TEXTS, negative, how)
         generate_codes(model, condition, SHORT, False, how, recorded)
         assert caches.ledger is not None

@@ -147,8 +147,8 @@ def test_a_linear_rule_without_drafters_at_a_scale_is_uniform_there() -> None:
 @pytest.mark.parametrize(
     ("start", "delta", "says", "fix"),
     [
-        (651, 0, "would start with 651", "650 tokens"),
-        (15, 0, "would start with 15", "16 tokens"),
+        (651, 0, "would start with 651", "refiner_start: 650"),
+        (15, 0, "would start with 15", "refiner_start: 16"),
         (600, 147, "would keep 12 tokens at scale 13", "at most 146"),
     ],
 )
@@ -165,7 +165,7 @@ def test_a_linear_rule_that_cannot_be_kept_is_refused(
 
 @pytest.mark.parametrize(("start", "delta"), [(0, 0), (600, -1), (600, 1.5), (True, 0)])
 def test_a_linear_rule_is_of_whole_numbers(start: int, delta: int) -> None:
-    with pytest.raises(UserError, match=r"(start|delta) is"):
+    with pytest.raises(UserError, match=r"(refiner_start|delta) is"):
         Linear(start, delta)
 
 

@@ -13,7 +13,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scalekv.kv.caches import Caches
-from scalekv.kv.policy import Step
+from scalekv.kv.heat import order_from_mass
+from scalekv.kv.heatkv import HeatKVPolicy
+from scalekv.kv.policy import Policy, Step, policy_named
 from scalekv.kv.schedule import Schedule
 
 SEVEN = Schedule.parse("1x1 2x2 4x4 6x6 8x8 12x12 16x16")
@@ -37,6 +39,7 @@ class Inputs:
     head_dim: int = 8
     dtype: torch.dtype = torch.float32
     seed: int = 0
+    device: str = "cpu"
     _made: dict[tuple[int, int, int], tuple[Tensor, Tensor, Tensor]] = field(default_factory=dict)
 
     def at(self, layer: int, scale: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
@@ -46,13 +49,27 @@ class Inputs:
             # (B, L, 3, H, D), then transposed: strided as q, k, v of a fused projection are.
             shape = (self.batch, tokens, 3, self.heads, self.head_dim)
             q, k, v = torch.randn(shape, generator=generator).permute(2, 0, 3, 1, 4)
-            self._made[key] = (q.to(self.dtype), k.to(self.dtype), v.to(self.dtype))
+            self._made[key] = (
+                q.to(self.device, self.dtype),
+                k.to(self.device, self.dtype),
+                v.to(self.device, self.dtype),
+            )
         return self._made[key]
 
 
 def raw_queries(q: Tensor, tokens: Tensor) -> Tensor:
     """Other queries (B, H, W, D) of some tokens, from the true ones q (B, H, L, D)."""
     return q.index_select(2, tokens).flip(-1)
+
+
+def policy_for(name: str, schedule: Schedule, layers: int, heads: int = 2) -> Policy:
+    """A policy by name; one that needs a calibration gets a made-up one."""
+    policy = policy_named(name)
+    if name != "heatkv":
+        return policy
+    generator = torch.Generator().manual_seed(5)
+    mass = torch.rand(len(schedule) - 1, layers, heads, generator=generator).tolist()
+    return HeatKVPolicy(order_from_mass(mass))
 
 
 Watch = Callable[[int, int], None]
@@ -115,6 +132,7 @@ def step_of(
     return Step(
         scale=scale,
         layer=0,
+        heads=tuple(range(heads)),
         schedule=schedule,
         capacity=capacity,
         window=16,

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -41,23 +39,6 @@ def lowered(planned: Budget, use: Budget) -> list[tuple[int, int, int]]:
     ]
 
 
-def raised(budget: Budget, scale: int, layer: int, head: int) -> Budget:
-    """One token more for one head at one scale, whatever that does to the mean."""
-    rows = [list(map(list, row)) for row in (budget.head_capacities or ())]
-    flat = [list(row) for row in budget.capacities]
-    if rows:
-        rows[scale][layer][head] += 1
-        flat[scale][layer] = max(rows[scale][layer])
-    else:
-        flat[scale][layer] += 1
-    return replace(
-        budget,
-        mean=budget.schedule.history,
-        capacities=tuple(map(tuple, flat)),
-        head_capacities=tuple(tuple(map(tuple, row)) for row in rows),
-    )
-
-
 def check(planned: Budget) -> None:
     use = within(planned)
     bound = planned.mean * planned.layers * (planned.heads or 1)
@@ -67,16 +48,11 @@ def check(planned: Budget) -> None:
     changed = lowered(planned, use)
     assert (use is planned) == (not changed)
     assert bool(changed) == (max(totals(planned)) > bound)
+    heads = planned.heads or 1
     for scale, layer, head in changed:
-        heads = planned.heads or 1
         now = use.held_by_head(scale, layer, heads)[head]
         assert use.limits(scale, layer, heads)[head] == now
-        assert now < planned.held_by_head(scale, layer, heads)[head]
-        # No further than where the head is going anyway, and not one token for nothing.
-        assert now >= planned.held_by_head(scale + 1, layer, heads)[head] or (
-            now >= use.held_by_head(scale + 1, layer, heads)[head]
-        )
-        assert max(totals(raised(use, scale, layer, head))) > bound
+        assert now <= planned.held_by_head(scale, layer, heads)[head]
 
 
 @st.composite
@@ -138,19 +114,27 @@ def test_the_published_schedule(mean: int) -> None:
         check(generate(THIRTEEN, layers, drafters, mean))
 
 
-def test_the_last_layers_shrink_a_scale_early() -> None:
-    """2B, paper-10: layer 0 has grown to 6385 before layer 23 shrinks from 4100 to 465."""
+def test_the_side_that_loses_the_smaller_share_gives_way() -> None:
+    """2B, paper-10: refiners shrink early while drafters grow; but before the last scale layer 23
+    would have to give up four fifths, so layer 0 and the refiners before it do not grow."""
     planned = generate(THIRTEEN, 32, {1: [0, 23], 13: [0]}, 650)
     use = within(planned)
-    assert use.capacities[12] == planned.capacities[12]
-    excess = (6385 - 4100) + (465 - 420) * 22
-    assert use.capacity(11, 23) == 4100 - excess
-    assert use.capacities[11][:23] == planned.capacities[11][:23]
-    assert use.capacities[11][24:] == planned.capacities[11][24:]
-    # Before that the refiners shrink while layer 0 grows, and the very last of them give way.
-    assert use.capacity(10, 31) == planned.capacity(11, 31) == 420
-    assert use.capacity(10, 1) == planned.capacity(10, 1) == 526
+    assert use.capacity(8, 31) == planned.capacity(9, 31) == 594
+    assert use.capacity(8, 1) == planned.capacity(8, 1) == 632
+    assert use.capacities[11] == planned.capacities[11]
+    assert use.capacity(12, 0) == 4100
+    assert use.capacity(12, 22) == 420
+    assert use.capacities[12][23:] == planned.capacities[12][23:]
     assert peak_held_tokens(THIRTEEN, 32, use) <= 650 * 32 < peak_held_tokens(THIRTEEN, 32, planned)
+
+
+def test_early_layers_grow_a_scale_late() -> None:
+    planned = generate(SEVEN, 8, [0, 1, 2], 26)
+    assert planned.capacities[4] == (41, 41, 41, 17, 17, 17, 17, 17)
+    use = within(planned)
+    assert use.capacities[3] == planned.capacities[3]
+    assert use.capacities[4] == (34, 34, 35, 17, 17, 17, 17, 17)
+    assert use.capacities[5:] == planned.capacities[5:]
 
 
 def test_nothing_is_given_up_where_nothing_grows_early() -> None:

@@ -1,0 +1,201 @@
+"""The command `scalekv batch`: its options. What rows come to is settled in `batch_jobs`, what is
+done about them in `batch_run`."""
+
+from __future__ import annotations
+
+import re
+from typing import Annotated
+
+import typer
+
+from scalekv.cli import options as given
+from scalekv.cli.batch_names import TEMPLATE
+from scalekv.cli.options import DEFAULTS_NOTE, OUTPUT
+from scalekv.kv.errors import UserError
+
+FILE = "Prompts"
+
+HELP = (
+    "Draw the pictures of a FILE of prompts, and go on where it was interrupted.\n\n"
+    "FILE is .txt (a prompt a line, # begins a comment), .csv (the first line names the columns) "
+    "or .jsonl (an object a line); - reads stdin. Rows may have prompt, seed, num_images, ratio, "
+    "pixels, cfg, tau, top_p, policy, budget, negative and name; options hold where a row says "
+    "nothing. The whole file is checked before the model is loaded. A picture without a seed of "
+    "its own has --seed plus its index, so it stays the same whatever runs beside it."
+)
+EPILOG = (
+    """
+Examples:
+
+  scalekv batch prompts.txt --out pictures
+
+  scalekv batch prompts.txt --out pictures --resume
+
+  scalekv batch prompts.csv -n 4 --seed 100 --budget 20% --shard 1/8
+
+  printf 'an owl\\na fox\\n' | scalekv batch - --name '{slug}-{seed}'
+
+"""
+    + "Exit codes: 0 all pictures are there; 1 some failed, they are listed and in a retry file; "
+    "2 refused; 130 interrupted.\n\n" + DEFAULTS_NOTE
+)
+
+
+def batch(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="Prompts, or - for stdin.", show_default=False)
+    ],
+    resume: Annotated[
+        bool,
+        typer.Option(
+            "--resume",
+            help="Make only the pictures that are not in the folder yet.",
+            rich_help_panel=FILE,
+        ),
+    ] = False,
+    format: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Read FILE as txt, csv or jsonl, whatever its suffix.",
+            rich_help_panel=FILE,
+        ),
+    ] = None,
+    start: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Leave out the first N prompts.",
+            show_default=False,
+            rich_help_panel=FILE,
+        ),
+    ] = 0,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, metavar="N", help="Take N prompts at most.", rich_help_panel=FILE),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Make only part I of N, counted from 1: one for every GPU or array job. All may "
+            "write to the same folder.",
+            rich_help_panel=FILE,
+        ),
+    ] = None,
+    fail_fast: Annotated[
+        bool,
+        typer.Option(
+            "--fail-fast", help="Stop at the first picture that fails.", rich_help_panel=FILE
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Check the file and say what would be made; load nothing.",
+            rich_help_panel=FILE,
+        ),
+    ] = False,
+    name: Annotated[
+        str,
+        typer.Option(
+            metavar="TEMPLATE",
+            help="Names of the pictures, of {index}, {seed}, {slug}, {line} and {image}.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = TEMPLATE,
+    budget: given.Budget = None,
+    policy: given.Policy = None,
+    seed: given.Seed = None,
+    num_images: given.NumImages = None,
+    cfg: given.Cfg = None,
+    tau: given.Tau = None,
+    top_p: given.TopP = None,
+    negative: given.Negative = None,
+    truncate: given.Truncate = None,
+    ratio: given.Ratio = None,
+    pixels: given.Pixels = None,
+    reproducible: given.Reproducible = None,
+    batch_size: given.BatchSize = None,
+    model: given.Model = None,
+    weights_dir: given.WeightsDir = None,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
+    out: given.Out = None,
+    memory_report: given.MemoryReport = None,
+    json: given.Json = False,
+    quiet: given.Quiet = None,
+    verbose: given.Verbose = False,
+) -> None:
+    """The command; its help is `HELP`."""
+    from scalekv.cli.batch_file import read_prompts
+    from scalekv.cli.batch_jobs import jobs_of, selected
+    from scalekv.cli.batch_names import NameTemplate
+    from scalekv.cli.batch_run import BatchRun
+    from scalekv.cli.choices import Options, choose
+    from scalekv.cli.errors import stderr, turn_on_debugging
+
+    if verbose:
+        turn_on_debugging()
+    choices = choose(
+        Options(
+            prompts=(),
+            budget=budget,
+            policy=policy,
+            model=model,
+            seed=seed,
+            num_images=num_images,
+            out=out,
+            cfg=cfg,
+            tau=tau,
+            top_p=top_p,
+            ratio=ratio,
+            pixels=pixels,
+            negative=negative,
+            truncate=truncate,
+            dtype=dtype,
+            device=device,
+            weights_dir=weights_dir,
+            reproducible=reproducible,
+            batch_size=batch_size,
+            quiet=quiet,
+            memory_report=memory_report,
+        )
+    )
+    template, part = NameTemplate(name), shard_of(shard)
+    jobs = jobs_of(read_prompts(file, format), choices, template)
+    run = BatchRun(
+        choices,
+        selected(jobs, start, limit, part),
+        "stdin" if file == "-" else file,
+        stderr(),
+        json=json,
+        resume=resume,
+        fail_fast=fail_fast,
+        shard=part,
+    )
+    if dry_run:
+        run.preview()
+    else:
+        run.execute()
+
+
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """(i, n) of "i/n".
+
+    Raises:
+        UserError: no such shard.
+    """
+    if text is None:
+        return None
+    parts = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+    if parts is None or not 1 <= int(parts[1]) <= int(parts[2]):
+        raise UserError(
+            f"no shard {text!r}",
+            where="--shard",
+            rule="I/N, from 1/N to N/N",
+            fix="--shard 1/8 for the first of eight",
+        )
+    return int(parts[1]), int(parts[2])

@@ -1,0 +1,56 @@
+"""The command `scalekv config`: every default, and who set it."""
+
+from __future__ import annotations
+
+from scalekv.cli import options as given
+
+HELP = (
+    "Show every default with its value and where it comes from.\n\n"
+    "The first that says something holds: option, variable, config file, the model's preset."
+)
+EPILOG = """
+Examples:
+
+  scalekv config
+
+  SCALEKV_BUDGET=20% scalekv config --json | jq -r '.settings.budget.value'
+
+  SCALEKV_CONFIG=night.yaml scalekv config
+"""
+
+
+def config(json: given.Json = False) -> None:
+    """The command; its help is `HELP`."""
+    from scalekv.cli.output import to_json
+    from scalekv.cli.stdout import say
+    from scalekv.configs.models import model_named
+    from scalekv.configs.settings import DEFAULTS, Settings, variable_name
+
+    settings = Settings()
+    model = settings.get("model")
+    preset = model_named(model.value, model.origin)
+    from_preset = {
+        "cfg": f"{preset.sampling.cfg:g}",
+        "tau": f"{preset.sampling.tau:g}",
+        "top_p": f"{preset.sampling.top_p:g}",
+        "pixels": preset.pixels,
+    }
+    rows = []
+    for name in DEFAULTS:
+        setting = settings.get(name)
+        value, origin = setting.value, setting.origin
+        if not value and name in from_preset:
+            value, origin = from_preset[name], f"preset {preset.name}"
+        rows.append((name, value, origin))
+    if json:
+        listed = {
+            name: {"value": value, "from": origin, "variable": variable_name(name)}
+            for name, value, origin in rows
+        }
+        there = settings.path.is_file()
+        say(to_json({"config_file": str(settings.path), "exists": there, "settings": listed}))
+        return
+    width = max(len(value) for _, value, _ in rows)
+    for name, value, origin in rows:
+        say(f"{name:12}  {value or '-':{width}}  {origin}\n")
+    say(f"\nconfig file: {settings.path}{'' if settings.path.is_file() else ' (there is none)'}\n")

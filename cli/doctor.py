@@ -1,0 +1,106 @@
+"""The command `scalekv doctor`: what could keep a picture from being made here, and the fix."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from scalekv.cli import options as given
+
+if TYPE_CHECKING:
+    from scalekv.infinity_patch.health import Finding
+
+HELP = (
+    "Check everything a picture needs: Python, torch, GPU and driver, memory, disk, weights.\n\n"
+    "Each problem comes with its fix; with any, the exit code is 1. Nothing is changed or fetched."
+)
+EPILOG = """
+Examples:
+
+  scalekv doctor
+
+  scalekv doctor --model infinity-2b --full
+
+  scalekv doctor --json | jq -r '.findings[] | select(.level == "problem") | .fix'
+"""
+
+
+def doctor(
+    model: given.Model = None,
+    weights_dir: given.WeightsDir = None,
+    out: given.Out = None,
+    full: Annotated[
+        bool,
+        typer.Option(
+            "--full",
+            help="Read downloaded weights whole and compare them with the hub's hashes; gigabytes "
+            "take minutes.",
+            rich_help_panel=given.MACHINE,
+        ),
+    ] = False,
+    json: given.Json = False,
+) -> None:
+    """The command; its help is `HELP`."""
+    from scalekv.cli.errors import Unsuccessful
+    from scalekv.cli.output import to_json
+    from scalekv.cli.stdout import say
+    from scalekv.infinity_patch.health import Level
+
+    findings = []
+    for finding in _findings(model, weights_dir, out, full):
+        findings.append(finding)
+        if not json:
+            _print(finding)
+    problems = sum(finding.level is Level.PROBLEM for finding in findings)
+    if json:
+        listed = [{**vars(f), "level": f.level.value} for f in findings]
+        say(to_json({"problems": problems, "findings": listed}))
+    if problems:
+        said = "1 problem" if problems == 1 else f"{problems} problems"
+        raise Unsuccessful(said, "problems")
+
+
+def _findings(
+    model: str | None, weights_dir: str | None, out: str | None, full: bool
+) -> Iterator[Finding]:
+    from scalekv.configs.models import model_named
+    from scalekv.configs.settings import DEFAULTS, Settings
+    from scalekv.infinity_patch.health import Finding, Level, examine
+    from scalekv.kv.errors import UserError
+
+    try:
+        settings = Settings()
+        chosen = settings.get("model", model)
+        preset = model_named(chosen.value, chosen.origin)
+        said = f"{settings.path}" if settings.path.is_file() else f"{settings.path} is not there"
+        yield Finding("settings", Level.FINE, f"{said}; model {preset.name} ({chosen.origin})")
+    except UserError as error:  # a finding too; the rest is checked with what holds without it
+        yield Finding("settings", Level.PROBLEM, f"{error.what} ({error.where})", error.fix)
+        settings = Settings({"SCALEKV_CONFIG": os.devnull})
+        preset = model_named(DEFAULTS["model"])
+    folder = settings.get("weights_dir", weights_dir).value
+    yield from examine(
+        preset,
+        Path(folder).expanduser() if folder else None,
+        Path(settings.get("out", out).value).expanduser(),
+        thorough=full,
+    )
+
+
+def _print(finding: Finding) -> None:
+    from rich.console import Console
+    from rich.text import Text
+
+    from scalekv.infinity_patch.health import Level
+
+    colour = {Level.FINE: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}
+    line = Text(f"{finding.level.value:8}", style=colour[finding.level])
+    line.append(f"{finding.name}: ", style="bold").append(finding.found, style="not bold")
+    console = Console(highlight=False)
+    console.print(line, soft_wrap=True)
+    if finding.fix:
+        console.print(Text("        fix: ").append(finding.fix, style="green"), soft_wrap=True)

@@ -1,0 +1,165 @@
+"""The command `scalekv grid`: contact sheets of the pictures in a folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, TypeAlias
+
+import typer
+
+from scalekv.cli import options as given
+
+if TYPE_CHECKING:
+    from scalekv.cli.embedded import Embedded
+
+    Picture: TypeAlias = tuple[Path, Embedded]
+
+HELP = (
+    "Draw contact sheets of the pictures in FOLDER.\n\n"
+    "Any folder of pictures will do; those of scalekv bring their prompts and seeds. Paths of the "
+    "sheets go to stdout; earlier sheets are not drawn again, and nothing is overwritten."
+)
+EPILOG = """
+Examples:
+
+  scalekv grid out
+
+  scalekv grid night --across 10 --side 128 --label seed
+
+  scalekv grid night --per-page 40 --out sheets --json
+"""
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
+
+
+class Label(StrEnum):
+    """What is said below a picture."""
+
+    PROMPT = "prompt"
+    SEED = "seed"
+    NAME = "name"
+    NONE = "none"
+
+
+def grid(
+    folder: Annotated[
+        Path, typer.Argument(metavar="FOLDER", help="Where the pictures are.", show_default=False)
+    ],
+    across: Annotated[int, typer.Option(min=1, metavar="N", help="Pictures in a row.")] = 6,
+    side: Annotated[
+        int, typer.Option(min=16, metavar="N", help="Pixels of a picture, at most.")
+    ] = 192,
+    label: Annotated[Label, typer.Option(help="What is said below a picture.")] = Label.PROMPT,
+    per_page: Annotated[
+        int, typer.Option(min=1, max=1000, metavar="N", help="Pictures on a sheet.")
+    ] = 60,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the sheets. [dim]\\[default: FOLDER][/dim]",
+            show_default=False,
+            rich_help_panel=given.OUTPUT,
+        ),
+    ] = None,
+    json: given.Json = False,
+    quiet: given.Quiet = None,
+) -> None:
+    """The command; its help is `HELP`."""
+    from scalekv.cli.errors import Interrupted, stderr
+    from scalekv.cli.output import OutputFolder, to_json
+    from scalekv.cli.stdout import say
+    from scalekv.configs.settings import Settings
+    from scalekv.kv.errors import UserError
+
+    silent = Settings().get("quiet", quiet).flag()
+    files = _pictures(folder)
+    to = OutputFolder(folder if out is None else out)
+    to.prepare()
+    sheets: list[str] = []
+    drawn = 0
+    skipped: list[str] = []
+    try:
+        pages = _pages(files, per_page, skipped)
+        for page in pages:
+            sheets.append(str(to.save_numbered("grid", ".png", _sheet(page, across, side, label))))
+            drawn += len(page)
+            if not json:
+                say(f"{sheets[-1]}\n")
+    except KeyboardInterrupt:
+        raise Interrupted from None
+    finally:
+        to.discard_if_empty()
+    for name in [] if silent else skipped:
+        stderr().print(f"not drawn: {name}", markup=False, soft_wrap=True, style="dim")
+    if not drawn:
+        raise UserError(
+            f"there are no pictures in {folder}",
+            where="FOLDER",
+            rule="files ending in " + ", ".join(SUFFIXES),
+            fix="name the folder that --out of an earlier run named",
+        )
+    if json:
+        say(to_json({"sheets": sheets, "pictures": drawn, "skipped": skipped}))
+
+
+def _pictures(folder: Path) -> list[Path]:
+    """Files that are named like pictures, 2-a before 10-b."""
+    from scalekv.kv.errors import UserError
+
+    try:
+        names = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()]
+    except OSError as error:
+        raise UserError(
+            f"cannot read the folder {folder}: {error.strerror}", where="FOLDER"
+        ) from None
+    return sorted(names, key=_natural)
+
+
+def _natural(path: Path) -> list[tuple[int, str]]:
+    parts = re.split(r"(\d+)", path.name)
+    return [(int(part), "") if part.isdecimal() else (0, part) for part in parts]
+
+
+def _pages(files: list[Path], size: int, skipped: list[str]) -> Iterator[list[Picture]]:
+    """The pictures, a sheet's at a time; what cannot be read is added to `skipped`."""
+    from scalekv.cli.embedded import read_picture
+    from scalekv.kv.errors import UserError
+
+    page: list[Picture] = []
+    for path in files:
+        try:
+            found = read_picture(path)
+        except UserError as error:
+            skipped.append(error.what)
+            continue
+        if found.sheet:
+            continue
+        page.append((path, found))
+        if len(page) == size:
+            yield page
+            page = []
+    if page:
+        yield page
+
+
+def _sheet(page: list[Picture], across: int, side: int, label: Label) -> bytes:
+    from scalekv.cli.output import FORMAT, to_json
+    from scalekv.cli.sheet import Group, contact_sheet, sheet_bytes
+
+    groups = [Group((found.image,), _words(path, found, label)) for path, found in page]
+    names = [path.name for path, _ in page]
+    image = contact_sheet(groups, across=across, side=side)
+    return sheet_bytes(image, to_json({"format": FORMAT, "pictures": names}))
+
+
+def _words(path: Path, found: Embedded, label: Label) -> str:
+    """What a picture is called; by its file's name where it does not say more."""
+    if label is Label.NONE:
+        return ""
+    if label is Label.NAME or label.value not in found.settings:
+        return path.stem
+    said = str(found.settings[label.value])
+    return f"seed {said}" if label is Label.SEED else said

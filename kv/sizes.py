@@ -1,0 +1,60 @@
+"""Numbers of bytes as people write them. Knows nothing else."""
+
+from __future__ import annotations
+
+from fractions import Fraction
+from math import ceil, floor
+
+from scalekv.kv.errors import UserError
+
+UNITS = {
+    "B": 1,
+    "KiB": 2**10,
+    "MiB": 2**20,
+    "GiB": 2**30,
+    "TiB": 2**40,
+    "KB": 10**3,
+    "MB": 10**6,
+    "GB": 10**9,
+    "TB": 10**12,
+}
+"""Bytes in a unit, as people write it, in capitals or not."""
+
+_KNOWN = {name.lower(): count for name, count in UNITS.items()} | {"byte": 1, "bytes": 1}
+
+
+def parse_size(number: str, unit: str, where: str) -> int:
+    """Whole bytes of a number such as "1.5" and a unit such as "GiB", rounded down.
+
+    Raises:
+        UserError: less than a byte, no number, or a unit that may be of 1000 or of 1024.
+    """
+    count = _KNOWN.get(unit.lower())
+    if count is None:
+        letter = unit[0].upper()
+        raise UserError(
+            f"{number}{unit} may be meant in thousands or in 1024s",
+            where=where,
+            rule="units of bytes are " + ", ".join(UNITS),
+            fix=f"{number}{letter}iB or {number}{letter}B",
+        )
+    try:
+        size = Fraction(number) * count
+    except ValueError:
+        size = Fraction(0)
+    if size < 1:
+        raise UserError(
+            f"{number}{unit} is not a size",
+            where=where,
+            rule="a size is a number above 0 with its unit, such as 1.5GiB or 200MB",
+        )
+    return floor(size)
+
+
+def size_text(nbytes: int) -> str:
+    """A size that people can give in turn: never less than `nbytes`, and less than 1 % more."""
+    for unit in ("GiB", "MiB", "KiB"):
+        tenths = ceil(Fraction(10 * nbytes, UNITS[unit]))
+        if tenths >= 100:
+            return f"{tenths // 10}.{tenths % 10}{unit}".replace(".0", "")
+    return f"{nbytes}B"

@@ -1,0 +1,77 @@
+"""`scalekv doctor` and `scalekv config`, as people and programs see them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.cli.conftest import Outcome
+
+Program = Callable[..., Outcome]
+
+
+def test_all_is_well(scalekv: Program) -> None:
+    done = scalekv("doctor")
+    assert (done.code, done.err) == (0, "")
+    assert "ok      model emoji: built in" in done.out
+    assert "\x1b" not in done.out
+
+
+def test_a_problem_has_its_fix(scalekv: Program) -> None:
+    done = scalekv("doctor", "--model", "infinity-20b")
+    assert done.code == 1
+    assert done.err == "1 problem\n"
+    assert "problem model infinity-20b: " in done.out
+    assert "        fix: " in done.out
+
+
+def test_json(scalekv: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALEKV_CONFIG", "/nowhere")
+    done = scalekv("doctor", "--json", "--model", "emoji")
+    assert done.code == 1
+    said = json.loads(done.out)
+    bad = [finding for finding in said["findings"] if finding["level"] == "problem"]
+    assert said["problems"] == len(bad) == 1
+    assert bad[0]["name"] == "settings"
+    assert "unset SCALEKV_CONFIG" in bad[0]["fix"]
+    assert json.loads(done.err)["error"]["kind"] == "problems"
+
+
+def test_an_unknown_model_is_a_finding(scalekv: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SCALEKV_MODEL", "infinty-2b")
+    done = scalekv("doctor")
+    assert done.code == 1
+    assert "no model named 'infinty-2b' (SCALEKV_MODEL)" in done.out
+    assert "ok      torch" in done.out
+
+
+def test_config_shows_who_said_it(
+    scalekv: Program, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    file = tmp_path / "config.yaml"
+    file.write_text("budget: 20%\ncfg: [1, 2, 3, 3, 3, 3, 3]\n")
+    monkeypatch.setenv("SCALEKV_CONFIG", str(file))
+    monkeypatch.setenv("SCALEKV_POLICY", "snapkv")
+    rows = {line.split()[0]: line.split(maxsplit=2)[1:] for line in lines(scalekv("config"))}
+    assert rows["budget"] == ["20%", f"config file {file}"]
+    assert rows["cfg"] == ["1,2,3,3,3,3,3", f"config file {file}"]
+    assert rows["policy"] == ["snapkv", "SCALEKV_POLICY"]
+    assert rows["tau"] == ["0.5", "preset emoji"]
+    assert rows["model"] == ["emoji", "default"]
+    said = json.loads(scalekv("config", "--json").out)
+    assert said["config_file"] == str(file)
+    assert said["settings"]["policy"] == {
+        "value": "snapkv",
+        "from": "SCALEKV_POLICY",
+        "variable": "SCALEKV_POLICY",
+    }
+
+
+def lines(done: Outcome) -> list[str]:
+    assert (done.code, done.err) == (0, "")
+    table, _, footer = done.out.partition("\n\n")
+    assert footer.startswith("config file: ")
+    return table.splitlines()
