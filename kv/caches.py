@@ -167,7 +167,7 @@ class Caches:
             joined = self._workspace.joined(cache, k, v)
             if layer + 1 < len(self.layers):
                 self._workspace.fetch(self.layers[layer + 1], k, v)
-        ledger.record_transient(self.transient_nbytes)
+        ledger.record_transient(scale, self.transient_nbytes)
         if self.observer is not None and cache.all_together:
             self.observer(layer, scale, schedule, q, joined[0][0])
         out = _attended(cache, q, joined, attention)

@@ -13,7 +13,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = ["cli", "infinity_patch", "configs", "kv"]
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml"}  # where the two names differ
+# where the two names differ
+DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "pynvml": "nvidia-ml-py"}
 
 
 def imported(file: Path) -> Iterator[str]:
