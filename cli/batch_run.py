@@ -204,7 +204,13 @@ class BatchRun:
             f"({choices.model.origin}), policy {choices.request.policy}"
         )
         self._display.stage(f"loading {choices.preset.name}")
-        pipeline = engine.load(choices.preset, choices.device, choices.dtype, choices.weights_dir)
+        pipeline = engine.load(
+            choices.preset,
+            choices.device,
+            choices.dtype,
+            choices.weights_dir,
+            choices.placement,
+        )
         tell_of_batches(choices.request, pipeline, self._display)
         self._load_seconds = time.perf_counter() - self._started
         return pipeline

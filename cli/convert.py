@@ -137,19 +137,18 @@ def _facts(plan: Conversion) -> dict[str, Any]:
 
 
 def _size(text: str) -> int:
-    from scalekv.kv.budget import UNITS
     from scalekv.kv.errors import UserError
+    from scalekv.kv.sizes import parse_size
 
-    units = {name.upper(): count for name, count in UNITS.items()}
-    match = re.fullmatch(r"(\d{1,9}(?:\.\d{1,9})?)\s*([A-Z]+)", text.strip().upper())
-    if match is None or match[2] not in units:
+    match = re.fullmatch(r"([\d.,]+)\s*([a-z]+)", text.strip(), re.IGNORECASE)
+    if match is None:
         raise UserError(
             f"cannot read the size {text!r}",
             where="--shard-size",
             rule="a number with MB, GB, MiB or GiB",
             fix="--shard-size 2GB",
         )
-    return int(float(match[1]) * units[match[2]])
+    return parse_size(match[1], match[2], "--shard-size")
 
 
 def _nameless() -> Exception:
