@@ -14,6 +14,9 @@ from scalekv.cli import errors
 from scalekv.cli.batch import EPILOG as BATCH_EPILOG
 from scalekv.cli.batch import HELP as BATCH_HELP
 from scalekv.cli.batch import batch
+from scalekv.cli.calibrate import EPILOG as CALIBRATE_EPILOG
+from scalekv.cli.calibrate import HELP as CALIBRATE_HELP
+from scalekv.cli.calibrate import calibrate
 from scalekv.cli.compare import EPILOG as COMPARE_EPILOG
 from scalekv.cli.compare import HELP as COMPARE_HELP
 from scalekv.cli.compare import compare
@@ -80,6 +83,7 @@ app.command(help=GRID_HELP, epilog=GRID_EPILOG, no_args_is_help=True)(grid)
 app.command(help=BATCH_HELP, epilog=BATCH_EPILOG, no_args_is_help=True)(batch)
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
 app.command(help=CONVERT_HELP, epilog=CONVERT_EPILOG, no_args_is_help=True)(convert)
+app.command(help=CALIBRATE_HELP, epilog=CALIBRATE_EPILOG)(calibrate)
 app.command(help=REPORT_HELP, epilog=REPORT_EPILOG, no_args_is_help=True)(report)
 app.add_typer(models)
 app.command(help=CONFIG_HELP, epilog=CONFIG_EPILOG)(config)
