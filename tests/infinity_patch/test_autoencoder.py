@@ -30,7 +30,8 @@ def latent() -> torch.Tensor:
     """Two maps of codes, higher than wide."""
     made = torch.Generator().manual_seed(0)
     signs = torch.randint(2, (2, SPEC.bits, 7, 5), generator=made) * 2 - 1
-    return signs / SPEC.bits**0.5
+    codes: torch.Tensor = signs / SPEC.bits**0.5
+    return codes
 
 
 @pytest.mark.parametrize("strip", [1, 5000, 20000, 1 << 30])
