@@ -124,7 +124,7 @@ class Comparison:
                 display.note(self._headline())
                 display.stage(f"loading {self.choices.preset.name}")
                 c = self.choices
-                pipeline = engine.load(c.preset, c.device, c.dtype, c.weights_dir)
+                pipeline = engine.load(c.preset, c.device, c.dtype, c.weights_dir, c.placement)
                 self._draw(pipeline, folder, display)
         except KeyboardInterrupt:
             kept = len(self.rows) * len(self.variants) if self.keep else 0
