@@ -17,6 +17,10 @@ from scalekv.cli.batch import batch
 from scalekv.cli.bench import EPILOG as BENCH_EPILOG
 from scalekv.cli.bench import HELP as BENCH_HELP
 from scalekv.cli.bench import bench
+from scalekv.cli.budgets import budgets
+from scalekv.cli.calibrate import EPILOG as CALIBRATE_EPILOG
+from scalekv.cli.calibrate import HELP as CALIBRATE_HELP
+from scalekv.cli.calibrate import calibrate
 from scalekv.cli.compare import EPILOG as COMPARE_EPILOG
 from scalekv.cli.compare import HELP as COMPARE_HELP
 from scalekv.cli.compare import compare
@@ -83,8 +87,10 @@ app.command(help=GRID_HELP, epilog=GRID_EPILOG, no_args_is_help=True)(grid)
 app.command(help=BATCH_HELP, epilog=BATCH_EPILOG, no_args_is_help=True)(batch)
 app.command(help=INSPECT_HELP, epilog=INSPECT_EPILOG, no_args_is_help=True)(inspect)
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
+app.command(help=CALIBRATE_HELP, epilog=CALIBRATE_EPILOG)(calibrate)
 app.command(help=REPORT_HELP, epilog=REPORT_EPILOG, no_args_is_help=True)(report)
 app.add_typer(models)
+app.add_typer(budgets)
 app.command(help=BENCH_HELP, epilog=BENCH_EPILOG)(bench)
 app.command(help=CONFIG_HELP, epilog=CONFIG_EPILOG)(config)
 app.command(help=DOCTOR_HELP, epilog=DOCTOR_EPILOG)(doctor)

@@ -132,10 +132,10 @@ def _known_differences(settings: dict[str, Any]) -> list[str]:
 
 
 def _differing_weights(settings: dict[str, Any], choices: Choices) -> list[str]:
-    from scalekv.infinity_patch.fingerprint import model_fingerprints
     from scalekv.infinity_patch.hub import model_files
+    from scalekv.infinity_patch.quick_hash import model_hashes
 
-    here = model_fingerprints(model_files(choices.preset, choices.weights_dir))
+    here = model_hashes(model_files(choices.preset, choices.weights_dir))
     return [
         f"the {part.replace('_', ' ')} has other weights"
         for part, then in settings["weights"].items()

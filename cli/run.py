@@ -175,7 +175,9 @@ def figures(pipeline: Pipeline, choices: Choices, cache: Mapping[str, Any]) -> d
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "machine": engine.machine(pipeline),
-        **memory_report(cache, pipeline.weights_bytes, stages.peaks(), stages.sources),
+        **memory_report(
+            cache, pipeline.weights_bytes, stages.peaks(), stages.weights(), stages.sources
+        ),
     }
 
 

@@ -1,71 +1,28 @@
-"""Short words that differ where a model's files differ. Knows bytes alone; no torch.
-
-A file of up to `WHOLE_BYTES` is hashed whole. Of a larger one its size and `BLOCKS` evenly spaced
-blocks are, the first and the last among them: a tenth of a second for any size, and another
-training, another dtype or another quantisation changes every block.
-"""
+"""What identifies weights and prompts in a provenance. Knows files, nothing of what is in them."""
 
 from __future__ import annotations
 
 import hashlib
-from functools import cache
+from collections.abc import Iterable
 from pathlib import Path
 
-from scalekv.infinity_patch.hub import INDEX, TEXT_NEEDS, ModelPaths
-
-WHOLE_BYTES = 1 << 28
-BLOCKS = 64
-BLOCK_BYTES = 1 << 20
-DIGITS = 32  # of a SHA-256 in hexadecimal; enough to tell files apart
+WEIGHTS = ".safetensors"
 
 
-def model_fingerprints(paths: ModelPaths) -> dict[str, str]:
-    """A word for each part of a model.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
-    return {
-        "transformer": fingerprint(paths.transformer),
-        "vae": fingerprint(paths.vae),
-        "text_encoder": fingerprint(paths.text_encoder),
-    }
-
-
-def fingerprint(path: Path) -> str:
-    """A word for a file, or for a folder of weights.
-
-    Raises:
-        OSError: a file cannot be read.
-    """
-    if not path.is_dir():
-        return _file(path)
-    names = sorted(
-        file.name
-        for file in path.iterdir()
-        if file.name in TEXT_NEEDS or file.name.endswith((".safetensors", INDEX))
-    )
-    hasher = hashlib.sha256()
-    for name in names:
-        hasher.update(f"{name} {_file(path / name)}\n".encode())
-    return hasher.hexdigest()[:DIGITS]
+def weights_sha256(path: Path) -> str:
+    """SHA-256 of a weights file, as `sha256sum` prints it; of a folder's shards one after the
+    other in the order of their names, as `cat FOLDER/*.safetensors | sha256sum` does."""
+    digest = hashlib.sha256()
+    files = sorted(path.glob(f"*{WEIGHTS}")) if path.is_dir() else [path]
+    assert files, f"no {WEIGHTS} file in {path}"
+    block = bytearray(2**20)
+    for file in files:
+        with file.open("rb", buffering=0) as stream:
+            while size := stream.readinto(block):
+                digest.update(memoryview(block)[:size])
+    return digest.hexdigest()
 
 
-def _file(path: Path) -> str:
-    facts = path.stat()
-    return _hashed(path, facts.st_size, facts.st_mtime_ns)
-
-
-@cache
-def _hashed(path: Path, size: int, changed: int) -> str:
-    hasher = hashlib.sha256()
-    with path.open("rb") as file:
-        if size <= WHOLE_BYTES:
-            while block := file.read(BLOCK_BYTES):
-                hasher.update(block)
-        else:
-            hasher.update(str(size).encode())
-            for number in range(BLOCKS):
-                file.seek(number * (size - BLOCK_BYTES) // (BLOCKS - 1))
-                hasher.update(file.read(BLOCK_BYTES))
-    return hasher.hexdigest()[:DIGITS]
+def prompts_sha256(prompts: Iterable[str]) -> str:
+    """SHA-256 of prompts in UTF-8, each with a newline at its end."""
+    return hashlib.sha256("".join(f"{prompt}\n" for prompt in prompts).encode()).hexdigest()

@@ -14,10 +14,10 @@ from PIL import Image
 from torch import Tensor
 
 from scalekv.infinity_patch.batching import batch_size_of, free_memory, out_of_memory
-from scalekv.infinity_patch.fingerprint import model_fingerprints
 from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.loader import Pipeline
 from scalekv.infinity_patch.patch import caches_of, patched
+from scalekv.infinity_patch.quick_hash import model_hashes
 from scalekv.infinity_patch.recorded import record
 from scalekv.infinity_patch.request import (
     DEFAULT_POLICY,
@@ -325,7 +325,7 @@ def settings_of(
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "text_device": str(pipeline.text.device),
         "text_dtype": str(pipeline.text.dtype).removeprefix("torch."),
-        "weights": model_fingerprints(model_files(pipeline.preset, pipeline.weights_dir)),
+        "weights": model_hashes(model_files(pipeline.preset, pipeline.weights_dir)),
         "recorded": record(request),
         "machine": machine_of(pipeline.device),
         "versions": {"scalekv": version("scalekv"), "torch": torch.__version__},

@@ -8,7 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
-from scalekv.infinity_patch.fingerprint import fingerprint
+from scalekv.infinity_patch.quick_hash import quick_hash
 from scalekv.infinity_patch.request import Request
 
 OF_THE_RUN = ("prompts", "seed", "seeds", "num_images", "batch_size", "reproducible")
@@ -44,7 +44,7 @@ def named_files(held: Mapping[str, Any]) -> dict[str, str]:
         text = str(held.get(name) or "")
         for part in (text, text.partition(":")[2]):
             if part.endswith(_FILES) and Path(part).expanduser().is_file():
-                found[part] = fingerprint(Path(part).expanduser())
+                found[part] = quick_hash(Path(part).expanduser())
     return found
 
 

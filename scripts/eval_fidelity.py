@@ -4,9 +4,10 @@
         --prompts captions.txt --model infinity-2b --out runs/fidelity
 
 Every picture is compared with the one of the full cache: PSNR, SSIM, a distance of ImageNet
-features, and the share of equal bits per scale. `OUT/pictures.jsonl` holds a row a picture and is
-the truth: what is in it is not made again, further policies and budgets add to it, and
-`OUT/table.md` and `OUT/plot.png` are made from it alone. A model takes its own prompts, or those
+features, and the share of equal bits per scale. Policies, budgets and dtypes of held tokens are
+crossed. `OUT/pictures.jsonl` holds a row a picture and is the truth: what is in it is not made
+again, another call adds to it, and `OUT/table.md` and `OUT/plot.png` are made from it alone.
+Prompts are the built-in model's held-out ones (the first 64 in no caption's wording), or those
 of a file (a line each, or COCO's captions as .json).
 """
 
@@ -17,80 +18,36 @@ import hashlib
 import math
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from importlib.metadata import version
-from itertools import product
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from scalekv.infinity_patch import Pipeline, Request, load
-from scalekv.infinity_patch.hub import model_files
+from scalekv.infinity_patch import Pipeline, load
 from scalekv.infinity_patch.request import check
 from scalekv.kv.errors import UserError
 from scalekv.kv.policy import policy_names
 from scripts.builtin.backbone import as_input, backbone, feature_distance
 from scripts.eval_fidelity_report import write_report
 from scripts.eval_measures import psnr, ssim
-from scripts.eval_pictures import Drawn, draw
+from scripts.eval_pictures import FULL, Drawn, Variant, draw, request_for, variants, weights_of
 from scripts.eval_prompts import heldout_prompts, read_prompts
 from scripts.eval_rows import Rows
 
 RECIPE = 1  # raise when the same pictures would give other numbers
-ENDS = 1 << 20  # bytes of each end of a weights file that tell it from another
 EXTRAS = {
     "lpips": ("torchmetrics", "torchvision"),
     "fid": ("cleanfid",),
 }
 
 
-@dataclass(frozen=True)
-class Variant:
-    """A way to hold the cache."""
-
-    policy: str
-    budget: str
-
-    @property
-    def folder(self) -> str:
-        """A file name for it."""
-        return f"{self.policy}-{self.budget.rstrip('%')}"
-
-
-def variants(policies: Sequence[str], budgets: Sequence[str]) -> list[Variant]:
-    """Every policy at every budget; the full cache, which knows no budget, once."""
-    chosen = (Variant(p, "full" if p == "full" else b) for p, b in product(policies, budgets))
-    return list(dict.fromkeys(chosen))
-
-
-def request_for(prompt: str, seed: int, variant: Variant, args: argparse.Namespace) -> Request:
-    """One picture under a variant."""
-    budget = None if variant.policy == "full" else variant.budget
-    return Request(
-        (prompt,), policy=variant.policy, budget=budget, seed=seed,
-        ratio=args.ratio, pixels=args.pixels, truncate=True,
-    )  # fmt: skip
-
-
-def fingerprint(path: Path) -> str:
-    """Tells a weights file from another: a checksum of its size, its first and its last bytes."""
-    found = hashlib.sha256(str(path.stat().st_size).encode())
-    with path.open("rb") as stream:
-        found.update(stream.read(ENDS))
-        stream.seek(max(0, path.stat().st_size - ENDS))
-        found.update(stream.read(ENDS))
-    return found.hexdigest()[:16]
-
-
 def settings_of(args: argparse.Namespace, pipeline: Pipeline, prompts: list[str]) -> dict[str, Any]:
     """What all rows of a file have in common; a file of other settings is not added to."""
-    paths = model_files(pipeline.preset, pipeline.weights_dir)
-    files = [paths.transformer, paths.vae]
     return {
         "recipe": RECIPE,
         "model": pipeline.preset.name,
-        "weights": {path.name: fingerprint(path) for path in files if path.is_file()},
+        "weights": weights_of(pipeline),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "device": pipeline.device.type,
         "threads": torch.get_num_threads() if pipeline.device.type == "cpu" else None,
@@ -150,21 +107,22 @@ def compare(
     """Make what is missing, prompt by prompt; yields a line to show after each."""
     lpips = lpips_of() if args.lpips else None
     for number, prompt in enumerate(prompts):
-        wanted = [v for v in chosen if (number, v.policy, v.budget) not in rows.done]
+        wanted = [v for v in chosen if (number, v.policy, v.budget, v.kv_dtype) not in rows.done]
         if not wanted:
             continue
         seed = args.seed + number
-        full = draw(pipeline, request_for(prompt, seed, Variant("full", "full"), args))
+        full = draw(pipeline, request_for(prompt, seed, FULL, args.ratio, args.pixels))
         comparison = Comparison(full, lpips)
-        keep(args, full, "full", number)
+        keep(args, full, FULL.folder, number)
         for variant in wanted:
-            drawn = draw(pipeline, request_for(prompt, seed, variant, args))
+            drawn = draw(pipeline, request_for(prompt, seed, variant, args.ratio, args.pixels))
             keep(args, drawn, variant.folder, number)
             rows.add(
                 {
                     "number": number,
                     "policy": variant.policy,
                     "budget": variant.budget,
+                    "kv_dtype": variant.kv_dtype,
                     "prompt": prompt,
                     "seed": seed,
                     **comparison.row(drawn),
@@ -219,9 +177,9 @@ def fid_table(pictures: Path, chosen: list[Variant]) -> dict[str, float]:
     from cleanfid import fid
 
     return {
-        v.folder: float(fid.compute_fid(str(pictures / "full"), str(pictures / v.folder)))
+        v.folder: float(fid.compute_fid(str(pictures / FULL.folder), str(pictures / v.folder)))
         for v in chosen
-        if v.policy != "full"
+        if v != FULL
     }
 
 
@@ -230,6 +188,9 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--policies", nargs="+", default=["scalekv"], choices=policy_names())
     parser.add_argument("--budgets", nargs="+", default=["20%", "10%"])
+    parser.add_argument(
+        "--kv-dtypes", nargs="+", default=["auto"], help="how held tokens are stored: auto, int8 …"
+    )
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--weights-dir", type=Path)
     parser.add_argument("--dtype", default="auto", help="fp32, bf16")
@@ -261,16 +222,16 @@ def run(args: argparse.Namespace) -> None:
     if args.limit < 1:
         raise UserError(f"{args.limit} prompts", where="--limit", rule="at least 1")
     prompts = heldout_prompts() if args.prompts is None else read_prompts(args.prompts)
-    chosen = variants(args.policies, args.budgets)
+    chosen = variants(args.policies, args.budgets, args.kv_dtypes)
     pipeline = load(args.model, device=args.device, dtype=args.dtype, weights_dir=args.weights_dir)
     for variant in chosen:
-        request = request_for(prompts[0], args.seed, variant, args)
+        request = request_for(prompts[0], args.seed, variant, args.ratio, args.pixels)
         check(request, pipeline.preset, pipeline.weights_dir)
     backbone()
     rows = Rows.open(
         args.out / "pictures.jsonl",
         settings_of(args, pipeline, prompts),
-        key=("number", "policy", "budget"),
+        key=("number", "policy", "budget", "kv_dtype"),
     )
     for line in compare(pipeline, prompts[: args.limit], chosen, rows, args):
         print(line, file=sys.stderr, flush=True)

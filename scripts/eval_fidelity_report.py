@@ -12,7 +12,7 @@ import numpy as np
 from scripts.eval_measures import interval, mean, median
 from scripts.eval_rows import Row
 
-Variant = tuple[str, str]  # policy, budget
+Variant = tuple[str, str, str]  # policy, budget, dtype of held tokens
 MEASURES = {"psnr": "PSNR to full (dB)", "ssim": "SSIM", "features": "feature distance"}
 
 
@@ -30,7 +30,7 @@ def by_variant(rows: Sequence[Row]) -> dict[Variant, list[Row]]:
     """The rows of every variant, budgets falling, policies in the order they came."""
     found: dict[Variant, list[Row]] = {}
     for row in rows:
-        found.setdefault((row["policy"], row["budget"]), []).append(row)
+        found.setdefault((row["policy"], row["budget"], row["kv_dtype"]), []).append(row)
     ordered = sorted(found, key=lambda v: -share(v[1]))
     return {v: sorted(found[v], key=lambda row: int(row["number"])) for v in ordered}
 
@@ -57,7 +57,16 @@ def table(settings: Row, rows: Sequence[Row]) -> str:
     """Markdown: a line a variant, then the bits per scale."""
     found = by_variant(rows)
     more = [name for name in ("lpips",) if all(name in row for row in rows)]
-    head = ["policy", "budget", "prompts", *MEASURES.values(), *more, "equal bits", "same picture"]
+    head = [
+        "policy",
+        "budget",
+        "held as",
+        "prompts",
+        *MEASURES.values(),
+        *more,
+        "equal bits",
+        "same picture",
+    ]
     lines = [
         f"Model {settings['model']}, {settings['dtype']} on {settings['device']}, seeds from "
         f"{settings['seed']}. Against the full cache at equal prompts and seeds; medians (PSNR) "
@@ -67,13 +76,14 @@ def table(settings: Row, rows: Sequence[Row]) -> str:
         _row(head),
         _row(["---"] * len(head)),
     ]
-    for (policy, budget), its in found.items():
+    for (policy, budget, kept), its in found.items():
         same = sum(row["psnr"] is None for row in its)
         lines.append(
             _row(
                 [
                     policy,
                     budget,
+                    kept,
                     str(len(its)),
                     shown(summary(its, "psnr"), 1),
                     *(shown(summary(its, name), 4) for name in ("ssim", "features", *more)),
@@ -84,11 +94,11 @@ def table(settings: Row, rows: Sequence[Row]) -> str:
         )
     scales = len(rows[0]["bits"])
     lines += ["", "Equal bits per scale:", ""]
-    lines.append(_row(["policy", "budget", *(str(k + 1) for k in range(scales))]))
-    lines.append(_row(["---"] * (scales + 2)))
-    for (policy, budget), its in found.items():
+    lines.append(_row(["policy", "budget", "held as", *(str(k + 1) for k in range(scales))]))
+    lines.append(_row(["---"] * (scales + 3)))
+    for (policy, budget, kept), its in found.items():
         per_scale = np.mean([row["bits"] for row in its], axis=0)
-        lines.append(_row([policy, budget, *(f"{part:.3f}" for part in per_scale)]))
+        lines.append(_row([policy, budget, kept, *(f"{part:.3f}" for part in per_scale)]))
     return "\n".join(lines) + "\n"
 
 
@@ -104,27 +114,28 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     found = {v: its for v, its in by_variant(rows).items() if v[1] != "full"}
-    budgets = list(dict.fromkeys(budget for _, budget in found))
-    policies = list(dict.fromkeys(policy for policy, _ in found))
+    budgets = list(dict.fromkeys(budget for _, budget, _ in found))
+    lines = list(dict.fromkeys((policy, kept) for policy, _, kept in found))
     figure, panels = plt.subplots(1, len(MEASURES), figsize=(4.2 * len(MEASURES), 3.6))
-    for panel, (measure, name) in zip(panels, MEASURES.items(), strict=True):
-        for place, policy in enumerate(policies):
-            shift = 0.04 * (place - (len(policies) - 1) / 2)
+    for panel, (measure, title) in zip(panels, MEASURES.items(), strict=True):
+        for place, (policy, kept) in enumerate(lines):
+            name = policy if kept == "auto" else f"{policy}, {kept}"
+            shift = 0.04 * (place - (len(lines) - 1) / 2)
             points: list[Any] = []
             for x, budget in enumerate(budgets):
-                if (policy, budget) in found:
-                    value, low, high = summary(found[policy, budget], measure)
+                if (policy, budget, kept) in found:
+                    value, low, high = summary(found[policy, budget, kept], measure)
                     if math.isfinite(value):
                         points.append((x + shift, value, value - low, min(high, 1e9) - value))
             if points:
                 x_at, middle, below, above = (list(column) for column in zip(*points, strict=True))
                 panel.errorbar(
-                    x_at, middle, yerr=[below, above], label=policy, marker="o", markersize=3.5,
+                    x_at, middle, yerr=[below, above], label=name, marker="o", markersize=3.5,
                     linewidth=1.2, capsize=2,
                 )  # fmt: skip
         panel.set_xticks(range(len(budgets)), budgets)
         panel.set_xlabel("budget of history")
-        panel.set_ylabel(name)
+        panel.set_ylabel(title)
         panel.grid(alpha=0.3)
     if found:
         panels[0].legend(fontsize=7, frameon=False)

@@ -5,18 +5,82 @@ Knows the pipeline; nothing of measures or files.
 
 from __future__ import annotations
 
+import hashlib
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import Tensor
 
 from scalekv.infinity_patch import Pipeline, Request, generate
+from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.sampling import BitSampler
 from scripts.eval_measures import Pixels
+
+ENDS = 1 << 20  # bytes of each end of a weights file that tell it from another
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A way to hold the cache; kv_dtype "auto" holds what attention computes with."""
+
+    policy: str
+    budget: str
+    kv_dtype: str = "auto"
+
+    @property
+    def folder(self) -> str:
+        """A file name for it."""
+        if self.policy == "full" and self.kv_dtype == "auto":
+            return "full"
+        kept = "" if self.kv_dtype == "auto" else f"-{self.kv_dtype}"
+        return f"{self.policy}-{self.budget.rstrip('%')}{kept}"
+
+
+FULL = Variant("full", "full")
+
+
+def variants(
+    policies: Sequence[str], budgets: Sequence[str], kv_dtypes: Sequence[str] = ("auto",)
+) -> list[Variant]:
+    """Every policy at every budget in every dtype; the full cache, which knows no budget, once."""
+    chosen = (
+        Variant(p, "full" if p == "full" else b, kv)
+        for p, b, kv in product(policies, budgets, kv_dtypes)
+    )
+    return list(dict.fromkeys(chosen))
+
+
+def request_for(
+    prompt: str, seed: int, variant: Variant, ratio: str = "1:1", pixels: str | None = None
+) -> Request:
+    """One picture under a variant."""
+    budget = None if variant.policy == "full" else variant.budget
+    return Request(
+        (prompt,), policy=variant.policy, budget=budget, kv_dtype=variant.kv_dtype, seed=seed,
+        ratio=ratio, pixels=pixels, truncate=True,
+    )  # fmt: skip
+
+
+def fingerprint(path: Path) -> str:
+    """Tells a weights file from another: a checksum of its size, its first and its last bytes."""
+    found = hashlib.sha256(str(path.stat().st_size).encode())
+    with path.open("rb") as stream:
+        found.update(stream.read(ENDS))
+        stream.seek(max(0, path.stat().st_size - ENDS))
+        found.update(stream.read(ENDS))
+    return found.hexdigest()[:16]
+
+
+def weights_of(pipeline: Pipeline) -> dict[str, str]:
+    """What tells a pipeline's weights from others, per file."""
+    paths = model_files(pipeline.preset, pipeline.weights_dir)
+    return {p.name: fingerprint(p) for p in (paths.transformer, paths.vae) if p.is_file()}
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
-from scalekv.infinity_patch.fingerprint import WHOLE_BYTES, fingerprint
 from scalekv.infinity_patch.hub import BUILT_IN
+from scalekv.infinity_patch.quick_hash import WHOLE_BYTES, quick_hash
 from scalekv.infinity_patch.recorded import record, request_from
 from scalekv.infinity_patch.request import Request
 from tests.cli.conftest import Outcome
@@ -184,22 +184,22 @@ def test_requests_go_there_and_back() -> None:
 def test_fingerprints(tmp_path: Path) -> None:
     small = tmp_path / "small"
     small.write_bytes(b"abc")
-    assert fingerprint(small) == "ba7816bf8f01cfea414140de5dae2223"  # SHA-256 of "abc", FIPS 180-4
+    assert quick_hash(small) == "ba7816bf8f01cfea414140de5dae2223"  # SHA-256 of "abc", FIPS 180-4
     small.write_bytes(b"abcd")
-    assert fingerprint(small) != "ba7816bf8f01cfea414140de5dae2223"
+    assert quick_hash(small) != "ba7816bf8f01cfea414140de5dae2223"
     large = tmp_path / "large"
     with large.open("wb") as file:
         file.truncate(WHOLE_BYTES + 5)
-    before = fingerprint(large)
+    before = quick_hash(large)
     with large.open("r+b") as file:
         file.seek(-1, 2)
         file.write(b"x")
-    assert fingerprint(large) != before
+    assert quick_hash(large) != before
     folder = tmp_path / "folder"
     folder.mkdir()
     (folder / "tokenizer.json").write_text("{}")
-    before = fingerprint(folder)
+    before = quick_hash(folder)
     (folder / "README.md").write_text("not read")
-    assert fingerprint(folder) == before
+    assert quick_hash(folder) == before
     (folder / "model.safetensors").write_bytes(b"")
-    assert fingerprint(folder) != before
+    assert quick_hash(folder) != before

@@ -12,8 +12,8 @@ import torch
 
 from scalekv.infinity_patch import Request, load
 from scalekv.infinity_patch.sampling import BitSampler
-from scripts.eval_fidelity import Variant, main, variants
-from scripts.eval_pictures import draw
+from scripts.eval_fidelity import main
+from scripts.eval_pictures import Variant, draw, variants
 
 pytest.importorskip("efficientnet_lite_pytorch")
 pytest.importorskip("matplotlib")
@@ -42,7 +42,7 @@ def test_full_is_itself_and_less_is_not(tmp_path: Path) -> None:
     assert less["bits"][0] == 1.0 > less["bits"][-1] > 0.5
     assert less["held_peak_bytes"] < full["held_peak_bytes"]
     table = (tmp_path / "table.md").read_text(encoding="utf-8")
-    assert "| full | full | 2 | equal | 1.0000 | 0.0000 | 1.000 | 2 |" in table
+    assert "| full | full | auto | 2 | equal | 1.0000 | 0.0000 | 1.000 | 2 |" in table
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -69,6 +69,7 @@ def test_a_second_call_makes_only_what_is_missing(
     ("arguments", "message"),
     [
         (["--budgets", "0%"], "0%"),
+        (["--kv-dtypes", "int7"], "int7"),
         (["--limit", "0"], "at least 1"),
         (["--fid", "--limit", "1"], "clean-fid" if find_spec("cleanfid") is None else "--pictures"),
         (["--model", "emojy"], "emojy"),
@@ -96,6 +97,8 @@ def test_the_full_cache_knows_no_budget() -> None:
         Variant("scalekv", "20%"),
         Variant("scalekv", "10%"),
     ]
+    crossed = variants(["full", "h2o"], ["20%"], ["int8", "auto"])
+    assert [v.folder for v in crossed] == ["full-full-int8", "full", "h2o-20-int8", "h2o-20"]
 
 
 def test_the_bits_are_those_the_picture_is_made_of() -> None:
