@@ -62,11 +62,11 @@ class Side:
             middle = median(self.seconds)
             facts |= {
                 "seconds": {
-                    "median": round(middle, 4),
-                    "min": round(min(self.seconds), 4),
-                    "max": round(max(self.seconds), 4),
+                    "median": round(middle, 6),
+                    "min": round(min(self.seconds), 6),
+                    "max": round(max(self.seconds), 6),
                 },
-                "pictures_per_second": round(self.request.num_images / middle, 4),
+                "pictures_per_second": round(self.request.num_images / middle, 6),
                 "cache_held_peak_bytes": self.held_bytes,
                 **self.peaks,
             }

@@ -57,7 +57,7 @@ def test_one_line_of_json(scalekv: Program, measured: StandIn) -> None:
     assert (full["label"], other["label"]) == ("full", "10%")
     assert full["resident_peak_bytes"] == 5 << 20
     expected = full["seconds"]["median"] / other["seconds"]["median"]
-    assert row["speedup"]["of_medians"] == pytest.approx(expected, rel=0.2)
+    assert row["speedup"]["of_medians"] == pytest.approx(expected, rel=0.01)
     assert row["speedup"]["least"] <= row["speedup"]["most"]
     assert "at once" in scalekv("bench", "--json").err
 
