@@ -326,7 +326,7 @@ def settings_of(
         "text_device": str(pipeline.text.device),
         "text_dtype": str(pipeline.text.dtype).removeprefix("torch."),
         "weights": model_hashes(model_files(pipeline.preset, pipeline.weights_dir)),
-        "recorded": record(request),
+        "recorded": record(request, patched_outside=caches_of(pipeline.model) is not None),
         "machine": machine_of(pipeline.device),
         "versions": {"scalekv": version("scalekv"), "torch": torch.__version__},
     }

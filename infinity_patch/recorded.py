@@ -17,15 +17,18 @@ OF_THE_RUN = ("prompts", "seed", "seeds", "num_images", "batch_size", "reproduci
 _FILES = (".yaml", ".yml", ".json")
 
 
-def record(request: Request) -> dict[str, Any]:
+def record(request: Request, *, patched_outside: bool = False) -> dict[str, Any]:
     """What a picture needs of its request besides prompt and seed.
+
+    Args:
+        patched_outside: its caches are those of a `with patched(...)` block of the caller's.
 
     Returns:
         "request": the fields; "files": fingerprints of the files they name; "objects": fields that
         held an object of a program, which no file can hold.
     """
     held: dict[str, Any] = {}
-    objects = []
+    objects = ["patched block"] if patched_outside else []
     for field in fields(request):
         value = getattr(request, field.name)
         if field.name in OF_THE_RUN:
