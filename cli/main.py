@@ -27,6 +27,9 @@ from scalekv.cli.compare import compare
 from scalekv.cli.config import EPILOG as CONFIG_EPILOG
 from scalekv.cli.config import HELP as CONFIG_HELP
 from scalekv.cli.config import config
+from scalekv.cli.convert import EPILOG as CONVERT_EPILOG
+from scalekv.cli.convert import HELP as CONVERT_HELP
+from scalekv.cli.convert import convert
 from scalekv.cli.doctor import EPILOG as DOCTOR_EPILOG
 from scalekv.cli.doctor import HELP as DOCTOR_HELP
 from scalekv.cli.doctor import doctor
@@ -87,6 +90,7 @@ app.command(help=GRID_HELP, epilog=GRID_EPILOG, no_args_is_help=True)(grid)
 app.command(help=BATCH_HELP, epilog=BATCH_EPILOG, no_args_is_help=True)(batch)
 app.command(help=INSPECT_HELP, epilog=INSPECT_EPILOG, no_args_is_help=True)(inspect)
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
+app.command(help=CONVERT_HELP, epilog=CONVERT_EPILOG, no_args_is_help=True)(convert)
 app.command(help=CALIBRATE_HELP, epilog=CALIBRATE_EPILOG)(calibrate)
 app.command(help=REPORT_HELP, epilog=REPORT_EPILOG, no_args_is_help=True)(report)
 app.add_typer(models)

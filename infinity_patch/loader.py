@@ -125,7 +125,7 @@ def load(
             text_place,
             text_precision,
             features_on=place,
-            keep=choice.keep_text_encoder,
+            keep=choice.keep_text_encoder is not False,
         )
         pipeline = Pipeline(
             preset=preset,
