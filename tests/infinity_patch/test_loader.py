@@ -34,7 +34,11 @@ def test_weights_are_counted_and_kept_in_the_asked_dtype(folder: Path) -> None:
     pipeline = load("emoji", device="cpu", dtype="bf16", weights_dir=folder)
     assert pipeline.model.compute_dtype == torch.bfloat16
     assert pipeline.model.word_embed.weight.dtype == torch.float32
-    assert pipeline.weights_bytes["vae"] == 4 * sum(p.numel() for p in pipeline.vae.parameters())
+    encoder, decoder = (
+        sum(p.numel() for p in part.parameters())
+        for part in (pipeline.vae.encoder, pipeline.vae.decoder)
+    )
+    assert pipeline.weights_bytes["vae"] == 4 * encoder + 2 * decoder
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:
