@@ -55,6 +55,24 @@ def perceptual_distance(a: Pixels, b: Pixels) -> float:
     return float(feature_distance(net.stages(as_input([a])), net.stages(as_input([b]))))
 
 
+def kernel_distance(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
+    """Squared maximum mean discrepancy of two sets of features (N, F), (M, F), unbiased.
+
+    With the cubic polynomial kernel, as KID takes it (Binkowski et al. 2018); near 0 for two
+    samples of one distribution, and then as often below 0 as above.
+    """
+    x, y = a.astype(np.float64), b.astype(np.float64)
+
+    def kernel(p: Values, q: Values) -> Values:
+        return np.asarray((p @ q.T / p.shape[1] + 1) ** 3)
+
+    def within(p: Values) -> float:
+        k = kernel(p, p)
+        return float((k.sum() - np.trace(k)) / (len(p) * (len(p) - 1)))
+
+    return within(x) + within(y) - 2 * float(kernel(x, y).mean())
+
+
 def interval(
     values: Sequence[float] | Values,
     statistic: Callable[[Values], Values],
