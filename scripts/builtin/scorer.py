@@ -1,9 +1,9 @@
 """A small judge of how well a picture fits a caption, trained apart from the generator.
 
 Captions, in the words of the built-in model's vocabulary, are mapped to where the whitened features
-of an ImageNet network put the drawings; the cosine is the score. Whitening is all that happens to
-the features: layers trained on these few drawings know those by heart and judge others worse.
-Knows nothing of the generator.
+of an ImageNet network put the drawings; the cosine is the score. Linear discriminant axes are all
+that happens to the features: layers trained on these few drawings know those by heart and judge
+others worse. Knows nothing of the generator.
 """
 
 from __future__ import annotations
@@ -51,10 +51,20 @@ class Scorer(nn.Module):
         self.register_buffer("axes", torch.zeros(FEATURES, WIDTH))
 
     def whiten(self, features: Tensor) -> None:
-        """Take the middle and the main axes of these features (N, FEATURES)."""
-        self.middle = features.mean(0)
-        _, spread, axes = torch.linalg.svd(features - self.middle, full_matrices=False)
-        self.axes = axes[:WIDTH].T / spread[:WIDTH] * len(features) ** 0.5
+        """Take middle and axes from features (N, V, F) of N drawings in V views each.
+
+        First what views of one drawing differ by is evened out (their covariance and as much
+        again in every direction), so that blur and size count little; then the main axes of what
+        drawings differ by are kept, with equal spread.
+        """
+        self.middle = features.mean((0, 1))
+        own = features.mean(1)
+        within = (features - own[:, None]).flatten(0, 1)
+        covariance = within.T @ within / len(within)
+        covariance += covariance.diag().mean() * torch.eye(len(covariance))
+        even = torch.linalg.inv(torch.linalg.cholesky(covariance))
+        _, spread, axes = torch.linalg.svd((own - self.middle) @ even.T, full_matrices=False)
+        self.axes = even.T @ axes[:WIDTH].T / spread[:WIDTH] * len(features) ** 0.5
 
     def captions(self, ids: Tensor) -> Tensor:
         """Of token ids (B, LONGEST), 0 where there is none: a sum over the words, then one layer.

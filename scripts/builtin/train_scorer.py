@@ -89,7 +89,7 @@ def main() -> None:
     kept = np.array([i for i, row in enumerate(rows) if not row["heldout_style"]])
     unseen = [i for i, row in enumerate(rows) if row["heldout_style"]]
     scorer = Scorer(tokenizer().get_vocab_size())
-    scorer.whiten(features[kept, 0])
+    scorer.whiten(features[kept])
     optimizer = torch.optim.AdamW(scorer.parameters(), lr=args.lr, weight_decay=0.05)
     for step in range(args.steps):
         rng = np.random.default_rng((SEED, step))

@@ -104,13 +104,20 @@ def test_the_scorer_reads_words_and_not_their_order() -> None:
     assert ids_of(["word " * 100]).shape == (1, LONGEST)
 
 
-def test_whitening_gives_unit_spread_along_every_axis() -> None:
-    features = torch.randn(500, FEATURES, generator=torch.Generator().manual_seed(0)) * 3 + 1
+def test_what_views_of_one_drawing_differ_by_counts_little() -> None:
+    noise = torch.Generator().manual_seed(0)
+    drawings = torch.randn(300, 1, FEATURES, generator=noise)
+    blur = torch.randn(FEATURES, generator=noise)  # one direction, far along which views lie
+    views = drawings + 9 * torch.randn(300, 4, 1, generator=noise) * blur + 1
     scorer = Scorer(10)
-    scorer.whiten(features)
-    white = (features - scorer.middle) @ scorer.axes
+    scorer.whiten(views)
+    white = (views.mean(1) - scorer.middle) @ scorer.axes
     assert torch.allclose(white.std(0), torch.ones(white.shape[1]), atol=0.01)
-    assert torch.allclose(scorer.pictures(features).norm(dim=1), torch.ones(500))
+    seen = scorer.pictures(views)
+    assert torch.allclose(seen.norm(dim=-1), torch.ones(300, 4))
+    assert float((seen[:, 0] * seen[:, 1]).sum(-1).mean()) > 0.9
+    plain = torch.nn.functional.normalize(views, dim=-1)
+    assert float((plain[:, 0] * plain[:, 1]).sum(-1).mean()) < 0.5
 
 
 @pytest.mark.parametrize(
