@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
+    from scalekv.infinity_patch.calibrate import Calibration
+    from scalekv.infinity_patch.calibration_plan import CalibrationRequest
     from scalekv.infinity_patch.placement import Placement
     from scalekv.kv.budget import Budget
 
@@ -75,6 +77,31 @@ def generate(
     )
 
 
+def check_calibration(
+    request: CalibrationRequest, preset: ModelPreset, weights_dir: Path | None, dtype: str
+) -> None:
+    """Refuses a calibration that can be known to fail without reading weights; imports no torch.
+
+    Raises:
+        UserError: the first thing found wrong.
+    """
+    from scalekv.infinity_patch.calibration_plan import check_calibration as check_request
+
+    check_request(request, preset, weights_dir, dtype)
+
+
+def calibrate(
+    pipeline: Pipeline,
+    request: CalibrationRequest,
+    on_progress: Callable[[Progress], None],
+    on_picture: Callable[[Picture], None],
+) -> Calibration:
+    """What attention looks like on the request's prompts, and what follows."""
+    from scalekv.infinity_patch.calibrate import calibrate as measure
+
+    return measure(pipeline, request, on_progress=on_progress, on_picture=on_picture)
+
+
 def one_at_a_time(pipeline: Pipeline, request: Request) -> bool:
     """Whether pictures are never made together, whatever batch size was asked for."""
     from scalekv.infinity_patch.request import one_at_a_time
@@ -94,6 +121,32 @@ def machine(pipeline: Pipeline) -> dict[str, Any]:
         facts["device_name"] = properties.name
         facts["device_memory_bytes"] = properties.total_memory
     return facts
+
+
+def computes_on(pipeline: Pipeline) -> str:
+    """What computes, in a word: where it is another, the last bits of a picture can be others."""
+    from scalekv.infinity_patch.pipeline import machine_of
+
+    return str(machine_of(pipeline.device)["name"])
+
+
+def use_threads(count: int) -> None:
+    """Computes on a CPU with this many threads: sums, and so last bits, depend on it."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def forget_peaks(pipeline: Pipeline) -> None:
+    """Begins to measure memory anew."""
+    from scalekv.infinity_patch.stages import Stages
+
+    pipeline.stages = Stages(pipeline.device)
+
+
+def highest_peaks(pipeline: Pipeline) -> dict[str, int]:
+    """The highest peaks of memory in bytes since `forget_peaks`, by what they are peaks of."""
+    return pipeline.stages.highest()
 
 
 def release(pictures: Iterator[Picture]) -> None:

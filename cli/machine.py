@@ -50,3 +50,35 @@ def memory_bytes() -> int:
         return min(installed, int(_CGROUP_LIMIT.read_text()))
     except (OSError, ValueError):  # no container, or "max": no limit
         return installed
+
+
+def device_memory(device: str) -> tuple[str, int] | None:
+    """Name and bytes of memory of the device a run would use, asked of the driver.
+
+    Args:
+        device: "cuda", "cuda:1", or "auto" for the first there is.
+
+    Returns:
+        None: no NVIDIA driver here, or no such device.
+    """
+    import pynvml  # type: ignore[import-untyped]
+
+    index = int(device.partition(":")[2] or 0)
+    try:
+        pynvml.nvmlInit()
+    except pynvml.NVMLError:
+        return None
+    try:
+        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+        name = str(index) if visible is None else visible.split(",")[index].strip()
+        if name.isdecimal():
+            handle = pynvml.nvmlDeviceGetHandleByIndex(int(name))
+        else:  # devices can be named by their unique id there
+            handle = pynvml.nvmlDeviceGetHandleByUUID(name)
+        return str(pynvml.nvmlDeviceGetName(handle)), int(
+            pynvml.nvmlDeviceGetMemoryInfo(handle).total
+        )
+    except (pynvml.NVMLError, IndexError):
+        return None
+    finally:
+        pynvml.nvmlShutdown()

@@ -66,6 +66,7 @@ def memory_report(
     cache: Mapping[str, Any],
     weights: Mapping[str, int],
     stages: Mapping[str, Mapping[str, int]],
+    present: Mapping[str, Mapping[str, int]],
     read_from: Sequence[str],
 ) -> dict[str, Any]:
     """The figures of a run.
@@ -74,6 +75,7 @@ def memory_report(
         cache: a ledger, with its scales and layers; empty where no picture was finished.
         weights: bytes of each part's tensors.
         stages: peaks of each stage in bytes, as measured.
+        present: bytes of the weights by part that were there in each stage.
         read_from: what the peaks were read from, in words.
     """
     ratios = {name: cache[name] for name in ("ratio_history", "ratio_all") if name in cache}
@@ -89,7 +91,7 @@ def memory_report(
         "weights_bytes": {**weights, "all": sum(weights.values())},
         "memory": totals,
         "stages": {
-            name: {**peaks, "parts": _parts(name, peaks, weights, cache)}
+            name: {**peaks, "parts": _parts(name, peaks, present.get(name, {}), cache)}
             for name, peaks in stages.items()
         },
         "read_from": list(read_from),

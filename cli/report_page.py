@@ -219,7 +219,8 @@ def _held_chart(cache: Mapping[str, Any]) -> Figure:
         + ("Drafters are the layers that were given more. " if len(groups) == 2 else "")
         + f"The budget holds from scale {_first_evicting(cache)} on."
     )
-    head = ["scale", "map", "history tokens", "held", *(f"of it {name}" for name in groups)]
+    of = [f"of it {name}" for name in groups]
+    head = ["scale", "map", "history tokens", "held", *of, "index", "transient"]
     rows = [
         [
             str(row["scale"]),
@@ -227,6 +228,8 @@ def _held_chart(cache: Mapping[str, Any]) -> Figure:
             str(row["history_tokens"]),
             human_bytes(row["held_bytes"]),
             *(human_bytes(sum(by_scale[place])) for by_scale in groups.values()),
+            human_bytes(row["index_bytes"]),
+            human_bytes(row["transient_bytes"]),
         ]
         for place, row in enumerate(scales)
     ]

@@ -72,7 +72,7 @@ class Run:
                     choices.device,
                     choices.dtype,
                     choices.weights_dir,
-                    choices.placement,
+                    choices.placement.for_known_prompts(),
                 )
                 tell_of_batches(choices.request, pipeline, display)
                 self.load_seconds = time.perf_counter() - self._started
@@ -175,7 +175,9 @@ def figures(pipeline: Pipeline, choices: Choices, cache: Mapping[str, Any]) -> d
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "machine": engine.machine(pipeline),
-        **memory_report(cache, pipeline.weights_bytes, stages.peaks(), stages.sources),
+        **memory_report(
+            cache, pipeline.weights_bytes, stages.peaks(), stages.weights(), stages.sources
+        ),
     }
 
 

@@ -15,7 +15,7 @@ from typing import Any, TypeVar, get_type_hints
 
 import yaml
 
-from scalekv.configs.spec import Sampling, TokenizerSpec, TransformerSpec
+from scalekv.configs.spec import Sampling, TextSpec, TokenizerSpec, TransformerSpec
 from scalekv.kv.errors import UserError, close_matches
 
 FOLDER = Path(__file__).parent / "models"
@@ -76,8 +76,8 @@ class ModelPreset:
     """One model: its parts belong together and are never mixed with another preset's.
 
     pixels: pixel class it was trained for; ratios: width:height it was trained for, () for all;
-    sizes: None where nothing is to be fetched; dtype: precision of the blocks, "auto" for the
-    device's usual one.
+    sizes: None where nothing is to be fetched; text: the text encoder's sizes, None where only its
+    own configuration says them; dtype: precision of the blocks, "auto" for the device's usual one.
     """
 
     name: str
@@ -90,6 +90,7 @@ class ModelPreset:
     ratios: tuple[str, ...]
     files: ModelFiles
     sizes: Sizes | None = None
+    text: TextSpec | None = None
     dtype: str = "auto"
 
     @property
@@ -269,8 +270,9 @@ def _build(kind: type[T], content: object, where: str) -> T:
 
 
 def _value(kind: Any, value: object, where: str) -> object:
-    if kind == Sizes | None:
-        return None if value is None else _build(Sizes, value, where)
+    for section in (Sizes, TextSpec):
+        if kind == section | None:
+            return None if value is None else _build(section, value, where)
     if kind in (TransformerSpec, TokenizerSpec, Sampling, ModelFiles):
         return _build(kind, value, where)
     if kind == tuple[int, ...] or kind == tuple[str, ...]:

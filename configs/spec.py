@@ -51,6 +51,21 @@ class TokenizerSpec:
 
 
 @dataclass(frozen=True)
+class TextSpec:
+    """Sizes of a T5 encoder with gated feed-forward; its width is the transformer's `text_width`.
+
+    layers: blocks; heads, head_width: of attention; hidden: width of the feed-forward; vocabulary:
+    rows of the embedding.
+    """
+
+    layers: int
+    heads: int
+    head_width: int
+    hidden: int
+    vocabulary: int
+
+
+@dataclass(frozen=True)
 class Sampling:
     """Default sampling of a preset: guidance, temperature, nucleus, guidance layer (0: logits)."""
 

@@ -46,6 +46,17 @@ class Pipeline:
     weights_bytes: dict[str, int]
     stages: Stages
 
+    def weights_there(self) -> dict[str, int]:
+        """Bytes of each part's tensors that are on the device now."""
+        stream = self.model.stream
+        parameters = (p for p in self.model.parameters() if p.device.type == self.device.type)
+        transformer = sum(p.nbytes for p in parameters)
+        return {
+            "transformer": transformer if stream is None else transformer + stream.nbytes,
+            "vae": self.weights_bytes["vae"],
+            "text_encoder": self.text.bytes_on(self.device),
+        }
+
 
 def load(
     model: str | ModelPreset = "emoji",
@@ -106,6 +117,7 @@ def load(
             _set(transformer, name, _read(transformer_file, name, wanted, where, parameter))
         for name, parameter in vae.named_parameters():
             _set(vae, name, _read(vae_file, name, torch.float32, place, parameter))
+        transformer.preset_name = preset.name
         if choice.offload:
             transformer.stream = BlockStream(transformer.blocks, place)
         text = TextEncoder(
@@ -113,23 +125,25 @@ def load(
             text_place,
             text_precision,
             features_on=place,
-            keep=choice.keep_text_encoder,
+            keep=choice.keep_text_encoder is not False,
         )
-    return Pipeline(
-        preset=preset,
-        model=transformer.eval().requires_grad_(False),
-        vae=vae.eval().requires_grad_(False),
-        text=text,
-        device=place,
-        dtype=precision,
-        weights_dir=folder,
-        weights_bytes={
-            "transformer": sum(p.nbytes for p in transformer.parameters()),
-            "vae": sum(p.nbytes for p in vae.parameters()),
-            "text_encoder": text.nbytes,
-        },
-        stages=stages,
-    )
+        pipeline = Pipeline(
+            preset=preset,
+            model=transformer.eval().requires_grad_(False),
+            vae=vae.eval().requires_grad_(False),
+            text=text,
+            device=place,
+            dtype=precision,
+            weights_dir=folder,
+            weights_bytes={
+                "transformer": sum(p.nbytes for p in transformer.parameters()),
+                "vae": sum(p.nbytes for p in vae.parameters()),
+                "text_encoder": text.nbytes,
+            },
+            stages=stages,
+        )
+        stages.inventory = pipeline.weights_there
+    return pipeline
 
 
 def _read(

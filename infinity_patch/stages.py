@@ -8,7 +8,7 @@ from __future__ import annotations
 import resource
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Protocol
@@ -45,14 +45,18 @@ class Stages:
 
     Attributes:
         device: where the model is.
+        inventory: says what the weights there take now, by part; asked when a stage begins and when
+            it ends.
         sources: what was read for the figures, in words.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
         self._counters = _counters(device)
+        self.inventory: Callable[[], Peaks] = dict
         self.sources = [counter.source for counter in self._counters]
         self._peaks: dict[str, Peaks] = {}
+        self._weights: dict[str, Peaks] = {}
         self._open: list[str] = []
 
     @contextmanager
@@ -72,6 +76,10 @@ class Stages:
         """Peaks in bytes of every stage gone through, in order."""
         return {name: dict(self._peaks[name]) for name in sorted(self._peaks, key=_place)}
 
+    def weights(self) -> dict[str, Peaks]:
+        """Bytes of the weights by part that were on the device in every stage."""
+        return {name: dict(self._weights[name]) for name in sorted(self._weights, key=_place)}
+
     def highest(self) -> Peaks:
         """The highest of each peak over all stages."""
         highest: Peaks = {}
@@ -81,6 +89,7 @@ class Stages:
 
     def _start(self) -> None:
         if self._open:
+            self._take_stock()
             for counter in self._counters:
                 counter.start()
 
@@ -90,6 +99,10 @@ class Stages:
             peaks = self._peaks.setdefault(self._open[-1], {})
             for counter in self._counters:
                 _raise_to(peaks, counter.peaks())
+            self._take_stock()
+
+    def _take_stock(self) -> None:
+        _raise_to(self._weights.setdefault(self._open[-1], {}), self.inventory())
 
 
 def _place(name: str) -> int:

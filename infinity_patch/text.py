@@ -78,6 +78,11 @@ class TextEncoder:
         # apart from the one that encodes, which cuts and remembers that it does
         self.counter = uncut(Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str()))
 
+    def bytes_on(self, device: torch.device) -> int:
+        """Bytes of the weights that are on a device of that type now."""
+        there = self.model is not None and self.device.type == device.type
+        return self.nbytes if there else 0
+
     @torch.inference_mode()
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
         """Features of each prompt's own tokens, (len, Ct) float32, the closing token's included.

@@ -18,17 +18,12 @@ from torch import Tensor, nn
 from scalekv.configs.spec import TransformerSpec
 from scalekv.infinity_patch.attention import attend, project, queries_keys_values
 from scalekv.infinity_patch.offload import BlockStream
+from scalekv.infinity_patch.parameters import LEVELS, mlp_width
 from scalekv.infinity_patch.processor import row_slices
 from scalekv.infinity_patch.products import apply, linear
 from scalekv.infinity_patch.rotary import Scales3
 
 NORM_EPS = 1e-6
-LEVELS = 15  # rows of the level embedding in every published checkpoint
-
-
-def mlp_width(width: int) -> int:
-    """Hidden width of the feed-forward layers: the nearest multiple of 256 to 4 C."""
-    return round(4 * width / 256) * 256
 
 
 class TextNorm(nn.Module):
@@ -308,6 +303,7 @@ class Infinity(nn.Module):
         super().__init__()
         self.spec = spec
         self.token_bits = token_bits
+        self.preset_name: str | None = None  # whose weights it was given, where that is known
         self.stream: BlockStream[Block] | None = None  # set where blocks stay in host memory
         width = spec.width
         self.cfg_uncond = nn.Parameter(torch.zeros(spec.text_max, spec.text_width))

@@ -240,6 +240,7 @@ class CacheLedger:
         self.index_peak_bytes = 0
         self.transient_peak_bytes = 0
         self._records: list[dict[int, LayerRecord]] = [{} for _ in range(len(schedule))]
+        self._transients = [0] * len(schedule)
 
     def record(self, scale: int, layer: int, held: LayerRecord) -> None:
         """Notes what `layer` holds while `scale` (from 0) is generated."""
@@ -250,8 +251,9 @@ class CacheLedger:
         self.held_peak_bytes = max(self.held_peak_bytes, held_bytes)
         self.index_peak_bytes = max(self.index_peak_bytes, index_bytes)
 
-    def record_transient(self, transient_bytes: int) -> None:
-        """Notes what the workspace occupies at this moment."""
+    def record_transient(self, scale: int, transient_bytes: int) -> None:
+        """Notes what the workspace occupies at this moment, while `scale` is generated."""
+        self._transients[scale] = max(self._transients[scale], transient_bytes)
         self.transient_peak_bytes = max(self.transient_peak_bytes, transient_bytes)
 
     def held(self, scale: int, layer: int) -> LayerRecord | None:
@@ -316,6 +318,8 @@ class CacheLedger:
             "tokens": self.schedule.tokens[scale],
             "history_tokens": self.schedule.before(scale),
             "held_bytes": sum(record.held_bytes for record in records),
+            "index_bytes": sum(record.index_bytes for record in records),
+            "transient_bytes": self._transients[scale],
             "layers": {
                 "capacity": [record.capacity for record in records],
                 "held_min": [record.held_min for record in records],

@@ -76,7 +76,7 @@ def test_the_released_table_and_what_is_used_of_it() -> None:
         layers = [int(layer) for layer in drafters.split(", ")]
         assert {row[layer] for layer in layers} == {int(each)}
         assert {row[layer] for layer in range(32) if layer not in layers} == {int(others)}
-    for number, plan, use in means:
+    for number, plan, use, _ in means:
         assert sum(planned.capacities[int(number) - 1]) == int(plan) * 32
         held = sum(used.held_tokens(int(number) - 1, layer) for layer in range(32)) / 32
         assert f"{held:.1f}" == use

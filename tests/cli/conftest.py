@@ -78,6 +78,10 @@ class StandIn:
                     "load": {"resident_peak_bytes": 40_000_000},
                     "scales": {"resident_peak_bytes": 60_000_000},
                 },
+                weights=lambda: {
+                    "load": {"transformer": 20_000_000, "vae": 10_000_000, "text_encoder": 5_000},
+                    "scales": {"transformer": 20_000_000, "vae": 10_000_000, "text_encoder": 0},
+                },
                 sources=["process: a stand-in"],
             ),
         )
@@ -129,7 +133,7 @@ class StandIn:
                 record = LayerRecord(capacity, capacity, capacity, capacity, 4096 * capacity, 0)
                 ledger.record(scale, layer, record)
         ledger.record_held(ledger.full_bytes // 10, 0)
-        ledger.record_transient(5000)
+        ledger.record_transient(2, 5000)
         prompt, seed = request.prompts[index // request.num_images], request.seed_of(index)
         return SimpleNamespace(
             image=Image.new("RGB", (8, 8), (seed % 256, len(prompt) % 256, 0)),

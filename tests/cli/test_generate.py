@@ -52,6 +52,8 @@ def test_the_report(scalekv: Program, stand_in: StandIn) -> None:
     assert sum(parts.values()) == 60_000_000
     assert parts["cache_held"] == cache["held_peak_bytes"]
     assert report["stages"]["load"]["parts"]["cache_held"] == 0
+    assert report["stages"]["load"]["parts"]["text_encoder"] == 5_000
+    assert parts["text_encoder"] == 0, "it is not there any more"
     assert [full["ratio"] for full in report["full_caches"][:2]] == [
         report["ratio_history"],
         report["ratio_all"],

@@ -25,7 +25,7 @@ def ledger(policy: str = "scalekv") -> CacheLedger:
     for scale in range(3):
         made.record(scale, 0, LayerRecord(4, 4, 4, 4.0, 2048, 0))
     made.record_held(4096, 0)
-    made.record_transient(8192)
+    made.record_transient(2, 8192)
     return made
 
 
@@ -54,6 +54,7 @@ def test_the_table_names_every_figure() -> None:
                 "reserved_peak_bytes": 7 << 20,
             },
         },
+        {"load": {"transformer": 100}, "scales": {"transformer": 100}},
         ["device: counters"],
     )
     assert report["weights_bytes"]["all"] == 600
@@ -83,7 +84,7 @@ def test_the_table_names_every_figure() -> None:
 
 def test_a_narrow_terminal_gets_a_list() -> None:
     to, file = console(40)
-    print_table(memory_report(ledger().to_dict(), {"vae": 200}, {}, []), to)
+    print_table(memory_report(ledger().to_dict(), {"vae": 200}, {}, {}, []), to)
     lines = file.getvalue().splitlines()
     assert " cache held, peak: 4.0 KiB" in lines
     assert " weights, VAE: 200 B" in lines
@@ -92,13 +93,13 @@ def test_a_narrow_terminal_gets_a_list() -> None:
 
 def test_without_pictures_there_is_still_a_report() -> None:
     to, file = console(30)
-    print_table(memory_report(largest_cache([]), {"vae": 1}, {}, []), to)
+    print_table(memory_report(largest_cache([]), {"vae": 1}, {}, {}, []), to)
     assert "weights, VAE" in file.getvalue()
 
 
 def test_full_says_so() -> None:
     to, file = console()
-    print_table(memory_report(ledger("full").to_dict(), {}, {}, []), to)
+    print_table(memory_report(ledger("full").to_dict(), {}, {}, {}, []), to)
     assert "policy full: nothing is dropped" in file.getvalue()
 
 

@@ -42,7 +42,7 @@ def ledger(policy: str = "scalekv") -> dict[str, Any]:
             held = tokens * shape.bytes_per_token
             made.record(scale, layer, LayerRecord(tokens, tokens, tokens, tokens, held, 0))
     made.record_held(650 * spec.depth * shape.bytes_per_token, 4_000_000)
-    made.record_transient(200_000_000)
+    made.record_transient(2, 200_000_000)
     return made.to_dict()
 
 
@@ -81,6 +81,10 @@ def page(tmp_path_factory: pytest.TempPathFactory) -> Path:
             {
                 name: {"allocated_peak_bytes": peak * gib, "reserved_peak_bytes": peak * gib}
                 for name, peak in (("load", 7), ("encode", 7), ("scales", 9), ("decode", 8))
+            },
+            {
+                name: {"transformer": 4 * gib, "vae": gib // 2, "text_encoder": 2 * gib}
+                for name in ("load", "encode", "scales", "decode")
             },
             ["device: counters"],
         ),

@@ -21,6 +21,12 @@ def pipeline() -> Pipeline:
     return load("emoji", device="cpu")
 
 
+def test_a_loaded_model_knows_its_preset(pipeline: Pipeline) -> None:
+    assert pipeline.model.preset_name == "emoji"
+    with patched(pipeline.model, "full") as caches:
+        assert caches.budget is None
+
+
 def same(a: Image.Image, b: Image.Image) -> bool:
     return np.array_equal(np.asarray(a), np.asarray(b))
 
@@ -103,6 +109,8 @@ def test_inside_a_patch_its_caches_are_used(pipeline: Pipeline) -> None:
         picture = next(generate(pipeline, "a cat"))
         assert caches.nbytes > 0
     assert same(own.image, picture.image)
+    assert own.settings.pop("recorded")["objects"] == []
+    assert picture.settings.pop("recorded")["objects"] == ["patched block"]
     assert own.settings == picture.settings
 
 
@@ -133,7 +141,7 @@ def test_what_changes_a_picture_is_recorded_with_it(
     other = next(generate(pipeline, Request(("a woman",), **change)))
     assert not same(usual.image, other.image)
     differing = {k for k, v in usual.settings.items() if other.settings[k] != v}
-    assert differing == set(change)
+    assert differing == {*change, "recorded"}
     assert usual.settings["cfg_layer"] == [0]
 
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from scalekv.infinity_patch import generate, load, stages
+from scalekv.infinity_patch.placement import Placement
 from scalekv.infinity_patch.stages import Stages
 
 CPU = torch.device("cpu")
@@ -60,6 +61,14 @@ def test_a_stage_inside_another_interrupts_it() -> None:
     assert after - peaks["encode"]["resident_peak_bytes"] > 0.9 * SIZE
 
 
+def test_weights_that_go_are_not_counted_where_they_were_not() -> None:
+    pipeline = load("emoji", device="cpu", placement=Placement(keep_text_encoder=False))
+    next(generate(pipeline, "a red apple"))
+    weights = pipeline.stages.weights()
+    assert weights["encode"] == pipeline.weights_bytes
+    assert weights["scales"] == weights["decode"] == {**pipeline.weights_bytes, "text_encoder": 0}
+
+
 def test_a_failing_stage_is_counted_and_closed() -> None:
     measured = Stages(CPU)
     with pytest.raises(RuntimeError, match="out of memory"), measured.stage("scales"):
@@ -96,12 +105,13 @@ def test_a_generation_goes_through_every_stage() -> None:
     pipeline = load("emoji", device="cpu")
     next(generate(pipeline, "a red apple"))
     assert list(pipeline.stages.peaks()) == list(stages.STAGES)
+    weights = pipeline.stages.weights()
+    assert weights["load"] == pipeline.weights_bytes
+    assert weights["encode"] == pipeline.weights_bytes
 
 
 @pytest.mark.gpu
 def test_a_device_has_peaks_of_its_own() -> None:
-    if not torch.cuda.is_available():
-        pytest.skip("no CUDA device")
     device = torch.device("cuda")
     measured = Stages(device)
     with measured.stage("load"):

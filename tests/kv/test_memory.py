@@ -94,7 +94,7 @@ def filled_ledger(scales: int) -> CacheLedger:
             ledger.record(scale, layer, LayerRecord(tokens, tokens, tokens, tokens, held, 0))
     ledger.record_held(26 * 3 * ledger.shape.bytes_per_token, 100)
     ledger.record_held(5, 7)
-    ledger.record_transient(11)
+    ledger.record_transient(2, 11)
     return ledger
 
 
