@@ -14,8 +14,11 @@ from PIL import Image
 from torch import Tensor
 
 from scalekv.infinity_patch.batching import batch_size_of, free_memory, out_of_memory
+from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.loader import Pipeline
 from scalekv.infinity_patch.patch import caches_of, patched
+from scalekv.infinity_patch.quick_hash import model_hashes
+from scalekv.infinity_patch.recorded import record
 from scalekv.infinity_patch.request import (
     DEFAULT_POLICY,
     Request,
@@ -320,6 +323,20 @@ def settings_of(
         "truncate": request.truncate,
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "text_device": str(pipeline.text.device),
         "text_dtype": str(pipeline.text.dtype).removeprefix("torch."),
+        "weights": model_hashes(model_files(pipeline.preset, pipeline.weights_dir)),
+        "recorded": record(request, patched_outside=caches_of(pipeline.model) is not None),
+        "machine": machine_of(pipeline.device),
         "versions": {"scalekv": version("scalekv"), "torch": torch.__version__},
+    }
+
+
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """What computes: where it is another, the last bits of a picture can be others."""
+    if device.type == "cuda":
+        return {"name": torch.cuda.get_device_name(device)}
+    return {
+        "name": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
     }
