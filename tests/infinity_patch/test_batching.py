@@ -36,7 +36,7 @@ TOGETHER: dict[str, Any] = {"batch_size": 4, "reproducible": False}
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return load("emoji", device="cpu")
+    return load("emoji", device="cpu", dtype="fp32")
 
 
 @pytest.mark.parametrize("negative", [None, features(4, seed=9)], ids=["learned", "negative"])
