@@ -7,13 +7,18 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scalekv.cli import engine
+from scalekv.cli.batch import batch
+from scalekv.cli.choices import Options
 from tests.cli.conftest import Outcome, StandIn
+from tests.cli.test_main import start
 
 Program = Callable[..., Outcome]
 
@@ -70,6 +75,20 @@ def test_rows_of_equal_settings_run_together(scalekv: Program, stand_in: StandIn
     assert scalekv("batch", "p.csv", "--batch-size", "2").code == 0
     asked = [(r.prompts, r.seeds, r.budget, r.batch_size) for r in stand_in.requests]
     assert asked == [(("a", "c"), (0, 2), "10%", 2), (("b",), (1,), "20%", 2)]
+
+
+def test_what_generate_can_be_told_batch_can(scalekv: Program, stand_in: StandIn) -> None:
+    known = {field.name for field in fields(Options)} - {"prompts"}
+    assert known <= set(signature(batch).parameters)
+    done = scalekv(
+        *("batch", "p.txt", "--cfg-layer", "-1", "--text-dtype", "bf16", "--positive-prompt"),
+        *("--memory-report", "html", "--negative", "blur", "--seed", "5", "-n", "2"),
+    )
+    assert done.code == 0, done.err
+    request = stand_in.requests[0]
+    assert (request.cfg_layer, request.negative, request.positive_prompt) == (-1, "blur", True)
+    assert request.seeds == (5, 6, 7, 8, 9, 10)
+    assert Path("out/report.html").exists()
 
 
 def test_stdin_and_json(
@@ -191,16 +210,32 @@ def test_one_that_fails_in_a_batch_takes_no_other_with_it(
     said = json.loads(done.out)
     assert said["paths"] == [f"out/{ALL[0]}", f"out/{ALL[2]}"]
     assert [failed["prompt"] for failed in said["failed"]] == ["a fox"]
-    assert [r.batch_size for r in stand_in.requests] == [3, 3, 1, 3]
+    asked = [("an owl", "a fox", "a cat"), ("a fox", "a cat"), ("a fox",), ("a cat",)]
+    assert [r.prompts for r in stand_in.requests] == asked
     error = json.loads(done.err.splitlines()[-1])["error"]
     assert (error["kind"], error["code"]) == ("pictures-failed", 1)
+
+
+def test_what_fails_before_the_first_picture_is_a_failed_picture_too(
+    scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(pipeline: Any, request: Any, *rest: Any) -> Any:
+        if "a fox" in request.prompts:
+            raise ValueError("boom")
+        return stand_in.generate(pipeline, request, *rest)
+
+    monkeypatch.setattr(engine, "generate", broken)
+    done = scalekv("batch", "p.txt", "--verbose")
+    assert done.code == 1
+    assert "Traceback" in done.err
+    assert pngs() == [ALL[0], ALL[2]]
 
 
 def test_fail_fast(scalekv: Program, stand_in: StandIn) -> None:
     stand_in.failing, stand_in.error = ("an owl",), ValueError("boom")
     done = scalekv("batch", "p.txt", "--fail-fast")
     assert (done.code, done.out) == (1, "")
-    assert len(stand_in.requests) == 1
+    assert stand_in.requests[-1].prompts == ("an owl",)
     rows = Path("out/retry.jsonl").read_text().splitlines()
     assert [json.loads(row)["prompt"] for row in rows] == ["an owl"]
 
@@ -264,6 +299,36 @@ def test_a_full_disk(scalekv: Program, stand_in: StandIn, monkeypatch: pytest.Mo
     assert "no report" in done.err
     check_folder(files=ALL[:1])
     assert scalekv("batch", "p.txt", "--resume").code == 0
+    check_folder()
+
+
+def test_out_of_memory_costs_the_picture_it_happened_to(
+    scalekv: Program, stand_in: StandIn
+) -> None:
+    stand_in.failing, stand_in.error = ("an owl",), MemoryError("no room")
+    done = scalekv("batch", "p.txt")
+    assert done.code == 1
+    assert "'an owl': MemoryError: no room" in done.err
+    check_folder(files=ALL[1:])
+
+
+def test_a_reader_that_leaves_costs_no_picture() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = start("batch", "p.txt", "--quiet", pause=0, stdout=writer)
+    os.close(writer)
+    _, said = program.communicate(timeout=120)
+    assert (program.returncode, said) == (141, "")
+    check_folder()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_stdout_costs_no_picture() -> None:
+    with open("/dev/full", "w") as full:
+        program = start("batch", "p.txt", "--quiet", pause=0, stdout=full.fileno())
+        _, said = program.communicate(timeout=120)
+    assert program.returncode == 1
+    assert said == "stdout could not be written: No space left on device\n"
     check_folder()
 
 
