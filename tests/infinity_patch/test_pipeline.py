@@ -18,7 +18,7 @@ from scalekv.kv.schedule import Schedule
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return load("emoji", device="cpu")
+    return load("emoji", device="cpu", dtype="fp32")
 
 
 def test_a_loaded_model_knows_its_preset(pipeline: Pipeline) -> None:
