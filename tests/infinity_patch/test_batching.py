@@ -40,9 +40,11 @@ def pipeline() -> Pipeline:
 
 
 @pytest.mark.parametrize("negative", [None, features(4, seed=9)], ids=["learned", "negative"])
-@pytest.mark.parametrize("policy", policy_names())
+@pytest.mark.parametrize(
+    ("policy", "kv_dtype"), [*((name, "auto") for name in policy_names()), ("scalekv", "bf16")]
+)
 def test_every_policy_gives_a_picture_the_same_logits_in_a_batch(
-    policy: str, negative: Tensor | None
+    policy: str, kv_dtype: str, negative: Tensor | None
 ) -> None:
     # Every picture is fed the bits it drew alone, so that rounding cannot part their ways.
     model = small_model()
