@@ -116,7 +116,7 @@ def seconds_of(run: Callable[[], Any], repeats: int = 5) -> float:
     """Median seconds of `run` after one warm-up call, with fewer repeats where it is slow."""
     run()
     taken: list[float] = []
-    while len(taken) < repeats and sum(taken) < PATIENCE:
+    while not taken or (len(taken) < repeats and sum(taken) < PATIENCE):
         start = now()
         run()
         taken.append(now() - start)
