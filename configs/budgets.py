@@ -184,7 +184,7 @@ class _Reader:
             raise self._refusal(
                 "bound",
                 f"bound is {bound!r}",
-                "moment (nothing above the mean at any moment) or scale (while a scale is generated)",
+                "moment (no moment sees more than the mean) or scale (no scale does)",
             )
         return str(bound)
 
