@@ -4,12 +4,16 @@ done about them in `batch_run`."""
 from __future__ import annotations
 
 import re
-from typing import Annotated
+from dataclasses import fields
+from inspect import Parameter, signature
+from typing import Annotated, Any
 
 import typer
 
 from scalekv.cli import options as given
 from scalekv.cli.batch_names import TEMPLATE
+from scalekv.cli.choices import Options
+from scalekv.cli.generate import generate
 from scalekv.cli.options import DEFAULTS_NOTE, OUTPUT
 from scalekv.kv.errors import UserError
 
@@ -106,64 +110,21 @@ def batch(
             rich_help_panel=OUTPUT,
         ),
     ] = TEMPLATE,
-    budget: given.Budget = None,
-    policy: given.Policy = None,
-    seed: given.Seed = None,
-    num_images: given.NumImages = None,
-    cfg: given.Cfg = None,
-    tau: given.Tau = None,
-    top_p: given.TopP = None,
-    negative: given.Negative = None,
-    truncate: given.Truncate = None,
-    ratio: given.Ratio = None,
-    pixels: given.Pixels = None,
-    reproducible: given.Reproducible = None,
-    batch_size: given.BatchSize = None,
-    model: given.Model = None,
-    weights_dir: given.WeightsDir = None,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
-    out: given.Out = None,
-    memory_report: given.MemoryReport = None,
     json: given.Json = False,
-    quiet: given.Quiet = None,
     verbose: given.Verbose = False,
+    **typed: Any,
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.batch_file import read_prompts
     from scalekv.cli.batch_jobs import jobs_of, selected
     from scalekv.cli.batch_names import NameTemplate
     from scalekv.cli.batch_run import BatchRun
-    from scalekv.cli.choices import Options, choose
+    from scalekv.cli.choices import choose
     from scalekv.cli.errors import stderr, turn_on_debugging
 
     if verbose:
         turn_on_debugging()
-    choices = choose(
-        Options(
-            prompts=(),
-            budget=budget,
-            policy=policy,
-            model=model,
-            seed=seed,
-            num_images=num_images,
-            out=out,
-            cfg=cfg,
-            tau=tau,
-            top_p=top_p,
-            ratio=ratio,
-            pixels=pixels,
-            negative=negative,
-            truncate=truncate,
-            dtype=dtype,
-            device=device,
-            weights_dir=weights_dir,
-            reproducible=reproducible,
-            batch_size=batch_size,
-            quiet=quiet,
-            memory_report=memory_report,
-        )
-    )
+    choices = choose(Options(prompts=(), **typed))
     template, part = NameTemplate(name), shard_of(shard)
     jobs = jobs_of(read_prompts(file, format), choices, template)
     run = BatchRun(
@@ -199,3 +160,20 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
             fix="--shard 1/8 for the first of eight",
         )
     return int(parts[1]), int(parts[2])
+
+
+def _take_over_options() -> None:
+    """Gives `batch` every option of `generate` that says how pictures are made, so that none is
+    missing here."""
+    own = signature(batch, eval_str=True).parameters
+    known = {field.name for field in fields(Options)} - {"prompts"}
+    others = signature(generate, eval_str=True).parameters
+    taken = [others[name] for name in others if name in known]
+    kept = [one for one in own.values() if one.kind is not Parameter.VAR_KEYWORD]
+    last = [one for one in kept if one.name in ("json", "verbose")]
+    all_of_them = [*(one for one in kept if one not in last), *taken, *last]
+    batch.__signature__ = signature(batch).replace(parameters=all_of_them)  # type: ignore[attr-defined]
+    batch.__annotations__ = {one.name: one.annotation for one in all_of_them}
+
+
+_take_over_options()

@@ -120,6 +120,25 @@ def read_prompts(source: str, kind: str | None = None) -> PromptFile:
     return file
 
 
+def prompts_alone(path: Path) -> tuple[str, ...]:
+    """The prompts of a file where a row may say nothing else. A suffix that is none of `FORMATS`
+    means txt.
+
+    Raises:
+        UserError: it cannot be read, a row has no prompt, or says more.
+    """
+    suffix = path.suffix.removeprefix(".").casefold()
+    file = read_prompts(str(path), suffix if suffix in FORMATS else "txt")
+    for row in file.rows:
+        more = sorted(row.values.keys() - {"prompt"})
+        if more or not isinstance(row.values.get("prompt"), str):
+            what = f"it says {', '.join(more)}" if more else "there is no prompt"
+            file.problems.append(Problem(row.line, what, "a prompt and nothing else"))
+    if file.problems:
+        file.refuse()
+    return tuple(row.values["prompt"] for row in file.rows)
+
+
 def shown(value: object) -> str:
     """A value as messages show it, however long it is."""
     text = repr(value)

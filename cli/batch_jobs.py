@@ -148,7 +148,7 @@ def groups(jobs: Sequence[Job]) -> list[list[Job]]:
 
 
 def as_row(job: Job) -> dict[str, Any]:
-    """A row of a JSON lines file that asks for this picture, whatever the options say."""
+    """A row of a JSON lines file that, with the same options, asks for this picture."""
     said = job.settings
     row = {
         "prompt": job.prompt,
@@ -279,7 +279,7 @@ class _Reader:
         }
         said |= {
             "model": preset.name,
-            "dtype": self.choices.dtype,
+            "dtype": [self.choices.dtype, self.choices.placement.text_dtype],
             "pixels": str(schedule),
             "budget": budget,
             "cfg": per_scale(cfg, len(schedule), "cfg"),
@@ -299,7 +299,11 @@ def _check_lengths(
         return error
     known: set[tuple[str, str]] = set()
     for row in rows:
-        for name, text in (("prompt", row.prompt), ("negative", row.settings.negative or "")):
+        texts = (
+            ("prompt", row.settings.text_of(row.prompt)),
+            ("negative", row.settings.negative or ""),
+        )
+        for name, text in texts:
             if (name, text) in known:
                 continue
             try:

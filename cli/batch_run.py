@@ -35,6 +35,7 @@ from scalekv.cli.run import (
     show_report,
     sidecar_of,
     tell_of_batches,
+    tell_of_idle_budget,
     with_names,
     write_report,
 )
@@ -181,8 +182,6 @@ class BatchRun:
             outcome = "failed" if self.failures else "complete"
         except KeyboardInterrupt:
             outcome = "interrupted"
-            if pipeline is not None:
-                self._display.note("the same command with --resume makes the rest")
             raise
         except _FailedFast:
             pass
@@ -204,7 +203,11 @@ class BatchRun:
             f"({choices.model.origin}), policy {choices.request.policy}"
         )
         self._display.stage(f"loading {choices.preset.name}")
-        pipeline = engine.load(choices.preset, choices.device, choices.dtype, choices.weights_dir)
+        for settings in dict.fromkeys(job.settings for job in self.jobs):
+            tell_of_idle_budget(replace(choices, request=settings), self._display)
+        pipeline = engine.load(
+            choices.preset, choices.device, choices.dtype, choices.weights_dir, choices.placement
+        )
         tell_of_batches(choices.request, pipeline, self._display)
         self._load_seconds = time.perf_counter() - self._started
         return pipeline
@@ -362,6 +365,8 @@ class BatchRun:
             took = human_time(time.perf_counter() - self._started)
             said = f"{tally.done} of {tally.wanted} pictures in {self.choices.out}"
             lines = [f"{said}, {tally.made} made in {took}" + (f" at {rate}" if rate else "")]
+            if tally.done < tally.wanted:
+                lines.append("the same command with --resume makes the rest")
         for job, error in self.failures[:MOST_LISTED]:
             lines.append(f"failed: line {job.line}, seed {job.seed}, {shown(job.prompt)}: {error}")
         if len(self.failures) > MOST_LISTED:

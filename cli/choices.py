@@ -97,6 +97,7 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
     text_device = settings.get("text_device", options.text_device)
     for place in (device, text_device):
         check_device(place.value, place.origin)
+    keep = settings.get("keep_text_encoder", options.keep_text_encoder)
     ratio, pixels = _ratio_and_pixels(settings, options, preset)
     folder = settings.get("weights_dir", options.weights_dir).value
     out = settings.get("out", options.out)
@@ -139,7 +140,7 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
             offload=settings.get("offload", options.offload).flag(),
             text_device=text_device.value,
             text_dtype=text_dtype.value,
-            keep_text_encoder=settings.get("keep_text_encoder", options.keep_text_encoder).flag(),
+            keep_text_encoder=keep.flag() if keep.value else None,
         ),
         quiet=settings.get("quiet", options.quiet).flag(),
         memory_report=_forms(settings.get("memory_report", options.memory_report)),

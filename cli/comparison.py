@@ -124,7 +124,8 @@ class Comparison:
                 display.note(self._headline())
                 display.stage(f"loading {self.choices.preset.name}")
                 c = self.choices
-                pipeline = engine.load(c.preset, c.device, c.dtype, c.weights_dir)
+                place = c.placement.for_known_prompts()
+                pipeline = engine.load(c.preset, c.device, c.dtype, c.weights_dir, place)
                 self._draw(pipeline, folder, display)
         except KeyboardInterrupt:
             kept = len(self.rows) * len(self.variants) if self.keep else 0

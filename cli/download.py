@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-import time
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, TaskID, TextColumn, TimeRemainingColumn
-from rich.progress import Progress as Bars
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch.download import Plan, Progress
@@ -29,8 +25,6 @@ Examples:
 
 Heeded variables: HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN, HF_HUB_OFFLINE.
 """
-SECONDS_BETWEEN_LINES = 5.0
-"""Where stderr is no terminal."""
 
 
 def download(
@@ -52,6 +46,7 @@ def download(
     ] = False,
 ) -> None:
     """The command; its help is `HELP`."""
+    from scalekv.cli.bytes_display import ByteDisplay
     from scalekv.cli.errors import INTERRUPTED, stderr
     from scalekv.cli.output import to_json
     from scalekv.cli.report import human_bytes
@@ -70,16 +65,21 @@ def download(
         return
     check_room(plan)
     # 2. the files
-    console = stderr()
     to_fetch = plan.to_fetch
-    with _Display(console, quiet=quiet) as display:
+    with ByteDisplay(stderr(), quiet=quiet) as display:
         display.say(
             f"{preset.name}: {human_bytes(to_fetch)} of {human_bytes(plan.total)} to fetch"
             if to_fetch
             else f"{preset.name}: everything is here already" + _unasked()
         )
+
+        def show(progress: Progress) -> None:
+            file = progress.file.rpartition("/")[2]
+            where = f"{progress.index + 1}/{progress.files} {file}"
+            display.show(where, progress.done, progress.total)
+
         try:
-            paths = fetch(plan, on_progress=display.show)
+            paths = fetch(plan, on_progress=show)
         except KeyboardInterrupt:
             display.say("what has arrived is kept; the same command goes on from there")
             raise typer.Exit(INTERRUPTED) from None
@@ -146,51 +146,3 @@ def _print_plan(plan: Plan) -> None:
         f"{human_bytes(plan.total):>10}  in all, {human_bytes(plan.to_fetch)} to fetch "
         f"into {plan.cache}{_unasked()}"
     )
-
-
-class _Display:
-    """Progress in bytes: a bar on a terminal, a line now and then elsewhere."""
-
-    def __init__(self, console: Console, *, quiet: bool) -> None:
-        self.console, self.quiet = console, quiet
-        self._said = time.monotonic()
-        self._task: TaskID | None = None
-        self._bars: Bars | None = None
-        if console.is_terminal and not console.is_dumb_terminal and not quiet:
-            self._bars = Bars(
-                TextColumn("{task.description}"),
-                BarColumn(bar_width=24),
-                DownloadColumn(binary_units=True),
-                TimeRemainingColumn(),
-                console=console,
-                transient=True,
-                redirect_stdout=False,
-            )
-
-    def __enter__(self) -> _Display:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        if self._bars is not None:
-            self._bars.stop()
-
-    def say(self, text: str) -> None:
-        """A line that stays."""
-        if not self.quiet:
-            self.console.print(text, markup=False, soft_wrap=True, style="dim")
-
-    def show(self, progress: Progress) -> None:
-        """How far the download is."""
-        from scalekv.cli.report import human_bytes
-
-        where = f"{progress.index + 1}/{progress.files} {progress.file.rpartition('/')[2]}"
-        if self._bars is not None:
-            if self._task is None:
-                self._task = self._bars.add_task("", total=progress.total)
-                self._bars.start()
-            self._bars.update(
-                self._task, description=where.replace("[", r"\["), completed=progress.done
-            )
-        elif time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
-            self._said = time.monotonic()
-            self.say(f"{where}  {human_bytes(progress.done)} of {human_bytes(progress.total)}")

@@ -14,6 +14,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
+    from scalekv.infinity_patch.calibrate import Calibration
+    from scalekv.infinity_patch.calibration_plan import CalibrationRequest
     from scalekv.infinity_patch.placement import Placement
     from scalekv.kv.budget import Budget
 
@@ -73,6 +75,31 @@ def generate(
     return generate_pictures(
         pipeline, request, on_progress=on_progress, on_smaller_batch=on_smaller_batch
     )
+
+
+def check_calibration(
+    request: CalibrationRequest, preset: ModelPreset, weights_dir: Path | None, dtype: str
+) -> None:
+    """Refuses a calibration that can be known to fail without reading weights; imports no torch.
+
+    Raises:
+        UserError: the first thing found wrong.
+    """
+    from scalekv.infinity_patch.calibration_plan import check_calibration as check_request
+
+    check_request(request, preset, weights_dir, dtype)
+
+
+def calibrate(
+    pipeline: Pipeline,
+    request: CalibrationRequest,
+    on_progress: Callable[[Progress], None],
+    on_picture: Callable[[Picture], None],
+) -> Calibration:
+    """What attention looks like on the request's prompts, and what follows."""
+    from scalekv.infinity_patch.calibrate import calibrate as measure
+
+    return measure(pipeline, request, on_progress=on_progress, on_picture=on_picture)
 
 
 def one_at_a_time(pipeline: Pipeline, request: Request) -> bool:

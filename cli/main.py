@@ -14,12 +14,18 @@ from scalekv.cli import errors
 from scalekv.cli.batch import EPILOG as BATCH_EPILOG
 from scalekv.cli.batch import HELP as BATCH_HELP
 from scalekv.cli.batch import batch
+from scalekv.cli.calibrate import EPILOG as CALIBRATE_EPILOG
+from scalekv.cli.calibrate import HELP as CALIBRATE_HELP
+from scalekv.cli.calibrate import calibrate
 from scalekv.cli.compare import EPILOG as COMPARE_EPILOG
 from scalekv.cli.compare import HELP as COMPARE_HELP
 from scalekv.cli.compare import compare
 from scalekv.cli.config import EPILOG as CONFIG_EPILOG
 from scalekv.cli.config import HELP as CONFIG_HELP
 from scalekv.cli.config import config
+from scalekv.cli.convert import EPILOG as CONVERT_EPILOG
+from scalekv.cli.convert import HELP as CONVERT_HELP
+from scalekv.cli.convert import convert
 from scalekv.cli.doctor import EPILOG as DOCTOR_EPILOG
 from scalekv.cli.doctor import HELP as DOCTOR_HELP
 from scalekv.cli.doctor import doctor
@@ -76,6 +82,8 @@ app.command(help=COMPARE_HELP, epilog=COMPARE_EPILOG, no_args_is_help=True)(comp
 app.command(help=GRID_HELP, epilog=GRID_EPILOG, no_args_is_help=True)(grid)
 app.command(help=BATCH_HELP, epilog=BATCH_EPILOG, no_args_is_help=True)(batch)
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
+app.command(help=CONVERT_HELP, epilog=CONVERT_EPILOG, no_args_is_help=True)(convert)
+app.command(help=CALIBRATE_HELP, epilog=CALIBRATE_EPILOG)(calibrate)
 app.command(help=REPORT_HELP, epilog=REPORT_EPILOG, no_args_is_help=True)(report)
 app.add_typer(models)
 app.command(help=CONFIG_HELP, epilog=CONFIG_EPILOG)(config)

@@ -265,7 +265,7 @@ KeepTextEncoder = Annotated[
     typer.Option(
         "--keep-text-encoder/--free-text-encoder",
         help="Keep the text encoder in memory while pictures are made, or free it and read it "
-        "again when more prompts come. [dim]\\[default: free][/dim]",
+        "again when more prompts come. [dim]\\[default: free where all prompts are known][/dim]",
         show_default=False,
         rich_help_panel=MACHINE,
     ),

@@ -181,6 +181,39 @@ class OutputFolder:
             self.replace(self._report, to_json(report).encode())
         return self._report
 
+    def save_together(self, files: Mapping[str, bytes], *, replace: bool) -> None:
+        """Writes files that belong together, in their order; all of them or none.
+
+        Args:
+            replace: overwrite files of these names; each is whole, old or new, at any moment.
+
+        Raises:
+            UserError: a name is taken, or the folder cannot be written to.
+        """
+        hidden: dict[Path, Path] = {}
+        placed: list[Path] = []
+        try:
+            for name, content in files.items():
+                hidden[self.path / name] = self._write(content)
+            for path, written in hidden.items():
+                if replace:
+                    os.replace(written, path)
+                elif _give_name(written, path):
+                    placed.append(path)
+                else:
+                    raise UserError(
+                        f"{path} is there already",
+                        where="--out",
+                        rule="nothing is overwritten",
+                        fix="--force to replace it, or another name with --out",
+                    )
+            placed.clear()
+        except OSError as error:
+            self._refuse(error)
+        finally:
+            for path in (*hidden.values(), *placed):
+                path.unlink(missing_ok=True)
+
     def save_page(self, page: str) -> Path:
         """Writes the page that goes with the report: its name with the ending .html.
 

@@ -72,7 +72,7 @@ class Run:
                     choices.device,
                     choices.dtype,
                     choices.weights_dir,
-                    choices.placement,
+                    choices.placement.for_known_prompts(),
                 )
                 tell_of_batches(choices.request, pipeline, display)
                 self.load_seconds = time.perf_counter() - self._started

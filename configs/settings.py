@@ -28,7 +28,7 @@ DEFAULTS: dict[str, str] = {
     "offload": "false",
     "text_device": "auto",
     "text_dtype": "auto",
-    "keep_text_encoder": "false",
+    "keep_text_encoder": "",
     "policy": "scalekv",
     "budget": "10%",
     "kv_dtype": "auto",

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
+from itertools import accumulate
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
 
@@ -134,6 +136,48 @@ def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     if not fused_attention_is_fast() and worthwhile(q):
         return tiled_attention(q, k, v)
     return F.scaled_dot_product_attention(q, k, v, scale=1.0)
+
+
+def attends_raggedly(q: Tensor) -> bool:
+    """Whether `attend_ragged` can serve queries like these: half precision on CUDA."""
+    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16)
+
+
+def attend_ragged(q: Tensor, k: Tensor, v: Tensor, length: int, lengths: tuple[int, ...]) -> Tensor:
+    """Attention of sequences of unequal length in one kernel, nothing padded.
+
+    Args:
+        q: (N * length, D), sequence after sequence.
+        k, v: (sum of lengths, D), likewise.
+        length: queries of each sequence.
+        lengths: tokens that each of the N sequences sees.
+
+    Returns:
+        (N * length, D).
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends_q, ends_k = _ends((length,) * len(lengths), q.device), _ends(lengths, q.device)
+    # One head per sequence: what is a head of a batch elsewhere is a sequence here.
+    out = varlen_attn(
+        q.unsqueeze(1),
+        k.unsqueeze(1),
+        v.unsqueeze(1),
+        ends_q,
+        ends_k,
+        length,
+        max(lengths),
+        scale=1.0,
+    )
+    assert isinstance(out, Tensor), "nothing else was asked for"
+    return out.squeeze(1)
+
+
+@lru_cache(maxsize=1024)
+def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """(N + 1,) int32 where sequences begin and end; copied to the device once, so that no later
+    picture waits for it."""
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
 
 
 def project(sa: SelfAttentionLike, out: Tensor) -> Tensor:

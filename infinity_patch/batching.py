@@ -9,11 +9,11 @@ import torch
 
 from scalekv.infinity_patch.loader import Pipeline
 from scalekv.infinity_patch.patch import caches_of
-from scalekv.infinity_patch.request import DEFAULT_POLICY, Request, fixed_batch
+from scalekv.infinity_patch.request import Request, fixed_batch, planned_for
 from scalekv.infinity_patch.scale_loop import Guidance
 from scalekv.kv.budget import Budget
-from scalekv.kv.memory import CacheShape, peak_held_tokens
-from scalekv.kv.policy import policy_named, takes_budget
+from scalekv.kv.memory import CacheShape, predicted
+from scalekv.kv.precision import precision_of
 from scalekv.kv.schedule import Schedule
 
 SHARE = 0.8
@@ -43,38 +43,41 @@ def batch_size_of(
     if pipeline.device.type != "cuda":
         return 1  # nothing tells what is free
     # what an outer `with patched(...)` block keeps is its own business: everything, at worst
-    known = caches_of(pipeline.model) is None
-    keeps_to = takes_budget(policy_named(request.policy or DEFAULT_POLICY)) and known
-    halves = 2 if guidance.needed else 1
-    needed = picture_bytes(pipeline, schedule, budget if keeps_to else None, halves)
+    kept = (
+        planned_for(request, pipeline.preset, budget) if caches_of(pipeline.model) is None else None
+    )
+    needed = picture_bytes(request, pipeline, schedule, kept, 2 if guidance.needed else 1)
     fitting = int(SHARE * free_bytes(pipeline.device)) // needed
     return max(1, min(fitting, MOST, request.pictures))
 
 
 def picture_bytes(
-    pipeline: Pipeline, schedule: Schedule, budget: Budget | None, halves: int
+    request: Request,
+    pipeline: Pipeline,
+    schedule: Schedule,
+    kept: Budget | None,
+    halves: int,
 ) -> int:
-    """About the most bytes that one more picture in a batch takes, weights apart.
+    """About the most bytes on the device that one more picture in a batch takes, weights apart.
 
     Counted: the caches at their peak; the workspace of one layer and a copy of it; the activations
     of the largest map in one block; keys and values of a text of full length.
+
+    Args:
+        kept: the budget as the policy plans it; None: everything is held.
+        halves: 2 with guidance, else 1.
     """
     spec = pipeline.preset.transformer
     element = pipeline.dtype.itemsize
     shape = CacheShape(spec.depth, halves, spec.heads, spec.head_dim, element, element)
-    per_head = shape.bytes_per_token // spec.heads
-    held = peak_held_tokens(schedule, spec.depth, budget, spec.heads) * per_head
-    last = schedule.tokens[-1]
-    longest = schedule.history
-    if budget is not None:
-        layers = range(spec.depth)
-        longest = max(max(budget.limits(len(schedule) - 1, i, spec.heads)) for i in layers)
-    workspace = 2 * (longest + last) * shape.bytes_per_token
+    precision = precision_of(request.kv_dtype, "fp32" if element == 4 else "bf16")
+    cache = predicted(schedule, shape, kept, precision)
+    held = 0 if request.kv_device == "cpu" else cache.held_peak_bytes + cache.index_peak_bytes
     # In units of the width, per token: residual stream, its norms and modulation and rotated q and
     # k in float32, eight in all; q, k, v, the answer and the feed-forward's two layers in `dtype`.
-    activations = halves * last * spec.width * (8 * 4 + 12 * element)
+    activations = halves * schedule.tokens[-1] * spec.width * (8 * 4 + 12 * element)
     text = shape.bytes_of(spec.text_max)
-    return held + workspace + activations + text
+    return held + 2 * cache.transient_peak_bytes + activations + text
 
 
 def free_bytes(device: torch.device) -> int:

@@ -117,6 +117,7 @@ def load(
             _set(transformer, name, _read(transformer_file, name, wanted, where, parameter))
         for name, parameter in vae.named_parameters():
             _set(vae, name, _read(vae_file, name, torch.float32, place, parameter))
+        transformer.preset_name = preset.name
         if choice.offload:
             transformer.stream = BlockStream(transformer.blocks, place)
         text = TextEncoder(
@@ -124,7 +125,7 @@ def load(
             text_place,
             text_precision,
             features_on=place,
-            keep=choice.keep_text_encoder,
+            keep=choice.keep_text_encoder is not False,
         )
         pipeline = Pipeline(
             preset=preset,

@@ -12,7 +12,14 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scalekv.infinity_patch.attention import attend, project, queries_keys_values, raw_queries
+from scalekv.infinity_patch.attention import (
+    attend,
+    attend_ragged,
+    attends_raggedly,
+    project,
+    queries_keys_values,
+    raw_queries,
+)
 from scalekv.infinity_patch.budgeting import BudgetLike, budget_maker, preset_like
 from scalekv.infinity_patch.policies import policy_for
 from scalekv.infinity_patch.rotary import Scales3
@@ -86,7 +93,7 @@ def patched(
             rule="patches do not nest",
             fix="leave the first `with patched(...)` block before entering another",
         )
-    layers, preset = len(modules), _preset_of(modules)
+    layers, preset = len(modules), _preset_of(model, modules)
     caches = Caches(
         layers,
         policy_for(policy, preset),
@@ -114,8 +121,12 @@ def patched(
         caches.release()
 
 
-def _preset_of(modules: list[nn.Module]) -> str | None:
-    """The name of the preset with modules like these, or None."""
+def _preset_of(model: nn.Module, modules: list[nn.Module]) -> str | None:
+    """The name of the preset whose weights the model was given or, where nothing says so, of the
+    first with modules like these; None: there is none."""
+    named = getattr(model, "preset_name", None)
+    if isinstance(named, str):
+        return named
     first: Any = modules[0]
     preset = preset_like(len(modules), first.mat_qkv.weight.shape[1], first.scale_mul_1H11.shape[1])
     return None if preset is None else preset.name
@@ -141,6 +152,7 @@ def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
             v,
             attend,
             raw_queries=lambda tokens: raw_queries(module, x, tokens),
+            ragged=attend_ragged if attends_raggedly(q) else None,
         )
         return project(module, out)
 

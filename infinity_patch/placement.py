@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from scalekv.configs.models import DTYPES
 from scalekv.kv.errors import UserError, close_matches
@@ -17,14 +17,19 @@ class Placement:
 
     offload: the transformer's blocks stay in host memory and are sent over one after another.
     text_device: "auto" is the model's. text_dtype: "auto" is fp16 on CUDA, as published, and fp32
-    elsewhere. keep_text_encoder: keep it after the prompts are encoded; it is read again if more
-    come.
+    elsewhere. keep_text_encoder: keep it after the prompts are encoded; freed it is read again if
+    more come. None: kept, unless it is known that no more come.
     """
 
     offload: bool = False
     text_device: str = "auto"
     text_dtype: str = "auto"
-    keep_text_encoder: bool = True
+    keep_text_encoder: bool | None = None
+
+    def for_known_prompts(self) -> Placement:
+        """The same where all prompts are known at the start: the text encoder is freed."""
+        keep = bool(self.keep_text_encoder)
+        return replace(self, keep_text_encoder=keep)
 
 
 def check_device(name: str, where: str) -> None:

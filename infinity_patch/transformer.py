@@ -303,6 +303,7 @@ class Infinity(nn.Module):
         super().__init__()
         self.spec = spec
         self.token_bits = token_bits
+        self.preset_name: str | None = None  # whose weights it was given, where that is known
         self.stream: BlockStream[Block] | None = None  # set where blocks stay in host memory
         width = spec.width
         self.cfg_uncond = nn.Parameter(torch.zeros(spec.text_max, spec.text_width))

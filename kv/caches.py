@@ -22,6 +22,10 @@ from scalekv.kv.workspace import Workspace
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
 """(q (B, H, L, D), k (B, H, T, D), v (B, H, T, D)) -> a new tensor, no view of k or v."""
 
+Ragged = Callable[[Tensor, Tensor, Tensor, int, tuple[int, ...]], Tensor]
+"""Attention of many sequences of unequal length in one call: (q (N * L, D), k (sum of T, D), v
+likewise, L, the N lengths T) -> (N * L, D), new; sequence after sequence in each."""
+
 Observer = Callable[[int, int, Schedule, Tensor, Tensor], None]
 """(layer, scale, schedule, q (B, H, L, D), k (B, H, T, D)) of an attention call about to be made,
 the last scale's too; under a policy that keeps everything, key t is token t of the picture."""
@@ -141,6 +145,7 @@ class Caches:
         v: Tensor,
         attention: Attention,
         raw_queries: RawQueries | None = None,
+        ragged: Ragged | None = None,
     ) -> Tensor:
         """Attention of one layer at one scale over everything cached, then eviction.
 
@@ -152,9 +157,11 @@ class Caches:
             attention: called with q and contiguous k and v of all T cached tokens; its result
                 must be a new tensor.
             raw_queries: called only if the policy asks; see `Step`.
+            ragged: called instead, once, where heads hold unequally many tokens; None: `attention`
+                is called for each group of heads that hold equally many.
 
         Returns:
-            What `attention` returned.
+            What `attention` (or `ragged`) returned, heads in order.
 
         Raises:
             UserError: a schedule other than the picture's, or a scale out of turn.
@@ -170,7 +177,7 @@ class Caches:
         ledger.record_transient(scale, self.transient_nbytes)
         if self.observer is not None and cache.all_together:
             self.observer(layer, scale, schedule, q, joined[0][0])
-        out = _attended(cache, q, joined, attention)
+        out = _attended(cache, q, joined, attention, ragged)
         self._next_scale[layer] = scale + 1
         if scale + 1 < len(schedule):  # the last scale's k and v are never read again
             self._keep(ledger, layer, scale, q, joined, raw_queries)
@@ -348,17 +355,32 @@ class Caches:
         return Choice(number, heads, rows, part, room, positions, notes)
 
 
-def _attended(cache: LayerCache, q: Tensor, joined: Joined, attention: Attention) -> Tensor:
-    """Attention of all heads: one call for those that hold equally many tokens."""
+def _attended(
+    cache: LayerCache, q: Tensor, joined: Joined, attention: Attention, ragged: Ragged | None
+) -> Tensor:
+    """Attention of all heads: one call for those that hold equally many tokens, or for all."""
     if cache.all_together:
         return attention(q, *joined[0])
-    answers = [
-        attention(cache.of(group, q), k, v)
-        for group, (k, v) in zip(cache.groups, joined, strict=True)
-    ]
+    queries = [cache.of(group, q) for group in cache.groups]
+    if ragged is None:
+        answers = [attention(some, *kv) for some, kv in zip(queries, joined, strict=True)]
+    else:
+        answers = _in_one_call(queries, joined, ragged)
     order = [head for group in cache.groups for head in group.heads]
     places = tuple(sorted(range(len(order)), key=order.__getitem__))
     return torch.cat(answers, dim=1).index_select(1, cache.rows(places, q.device))
+
+
+def _in_one_call(queries: list[Tensor], joined: Joined, ragged: Ragged) -> list[Tensor]:
+    """Each group's attention (B, h, L, D); every head of every sequence is a sequence here."""
+    length, dim = queries[0].shape[2:]
+    lengths = tuple(k.shape[2] for k, _ in joined for _ in range(k.shape[0] * k.shape[1]))
+    # The groups lie one behind the other in the workspace: that is the form wanted, uncopied.
+    k_rows, v_rows = (first.as_strided((sum(lengths), dim), (dim, 1)) for first in joined[0])
+    q_rows = torch.cat([some.reshape(-1, dim) for some in queries])
+    rows = ragged(q_rows, k_rows, v_rows, length, lengths)
+    sizes = [some.shape[0] * some.shape[1] * length for some in queries]
+    return [part.view(some.shape) for part, some in zip(rows.split(sizes), queries, strict=True)]
 
 
 def _alike(heads: tuple[int, ...], limits: tuple[int, ...]) -> list[tuple[int, ...]]:

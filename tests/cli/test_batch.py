@@ -7,12 +7,16 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
+from dataclasses import fields
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from scalekv.cli import engine
+from scalekv.cli.batch import batch
+from scalekv.cli.choices import Options
 from tests.cli.conftest import Outcome, StandIn
 
 Program = Callable[..., Outcome]
@@ -70,6 +74,20 @@ def test_rows_of_equal_settings_run_together(scalekv: Program, stand_in: StandIn
     assert scalekv("batch", "p.csv", "--batch-size", "2").code == 0
     asked = [(r.prompts, r.seeds, r.budget, r.batch_size) for r in stand_in.requests]
     assert asked == [(("a", "c"), (0, 2), "10%", 2), (("b",), (1,), "20%", 2)]
+
+
+def test_what_generate_can_be_told_batch_can(scalekv: Program, stand_in: StandIn) -> None:
+    known = {field.name for field in fields(Options)} - {"prompts"}
+    assert known <= set(signature(batch).parameters)
+    done = scalekv(
+        *("batch", "p.txt", "--cfg-layer", "-1", "--text-dtype", "bf16", "--positive-prompt"),
+        *("--memory-report", "html", "--negative", "blur", "--seed", "5", "-n", "2"),
+    )
+    assert done.code == 0, done.err
+    request = stand_in.requests[0]
+    assert (request.cfg_layer, request.negative, request.positive_prompt) == (-1, "blur", True)
+    assert request.seeds == (5, 6, 7, 8, 9, 10)
+    assert Path("out/report.html").exists()
 
 
 def test_stdin_and_json(

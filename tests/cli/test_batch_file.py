@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from scalekv.cli import batch_file
-from scalekv.cli.batch_file import read_prompts
+from scalekv.cli.batch_file import prompts_alone, read_prompts
 from scalekv.kv.errors import UserError
 from tests.cli.conftest import Outcome, StandIn
 
@@ -127,6 +127,22 @@ MALFORMED: dict[str, tuple[str, str | bytes, list[str]]] = {
     "a name too long": ("p.csv", f"prompt,name\nx,{'é' * 120}\n", ["line 2", "200 bytes"]),
     "a name with a bell": ("p.jsonl", '{"prompt": "x", "name": "a\\u0007"}', ["line 1", "control"]),
 }
+
+
+def test_prompts_alone() -> None:
+    Path("list").write_text("# no suffix\nan owl\n")
+    Path("p.csv").write_text('prompt\n"an owl, at night"\n')
+    Path("p.jsonl").write_text('{"prompt": "an owl"}\n{"prompt": "a fox"}\n')
+    assert prompts_alone(Path("list")) == ("an owl",)
+    assert prompts_alone(Path("p.csv")) == ("an owl, at night",)
+    assert prompts_alone(Path("p.jsonl")) == ("an owl", "a fox")
+    Path("p.jsonl").write_text('{"prompt": "an owl", "seed": 1}\n{"seed": 2}\n')
+    with pytest.raises(UserError, match="2 problems") as refused:
+        prompts_alone(Path("p.jsonl"))
+    assert "line 1: it says seed" in str(refused.value)
+    Path("p.jsonl").write_text('{"prompt": 7}\n')
+    with pytest.raises(UserError, match="there is no prompt"):
+        prompts_alone(Path("p.jsonl"))
 
 
 @pytest.mark.parametrize("case", MALFORMED)

@@ -13,6 +13,7 @@ import typer
 from typer.testing import CliRunner, Result
 
 from scalekv.cli import download as download_command
+from scalekv.cli.bytes_display import ByteDisplay
 from scalekv.cli.models import models
 from scalekv.configs.settings import Settings
 from scalekv.infinity_patch.transfer import DownloadRefused
@@ -87,7 +88,7 @@ def test_ctrl_c_says_that_nothing_is_lost(
     def press(*_: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(download_command._Display, "show", press)
+    monkeypatch.setattr(ByteDisplay, "show", press)
     result = run("download", "infinity-2b")
     assert result.exit_code == 130
     assert "goes on from there" in result.stderr

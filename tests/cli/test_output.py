@@ -183,3 +183,33 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
         with pytest.raises(UserError, match="cannot write to the folder"):
             OutputFolder(path).prepare()
     assert names(tmp_path) == ["file"]
+
+
+def test_files_that_belong_together(tmp_path: Path) -> None:
+    folder = OutputFolder(tmp_path)
+    folder.save_together({"a.yaml": b"1", "b.json": b"2"}, replace=False)
+    assert names(tmp_path) == ["a.yaml", "b.json"]
+    with pytest.raises(UserError, match=r"b\.json is there already"):
+        folder.save_together({"c.yaml": b"3", "b.json": b"4"}, replace=False)
+    assert names(tmp_path) == ["a.yaml", "b.json"], "all of them or none"
+    folder.save_together({"c.yaml": b"3", "b.json": b"4"}, replace=True)
+    assert names(tmp_path) == ["a.yaml", "b.json", "c.yaml"]
+    assert (tmp_path / "b.json").read_bytes() == b"4"
+
+
+def test_no_room_for_the_second_of_two_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, write, written = OutputFolder(tmp_path), OutputFolder._write, 0
+
+    def fails(self: OutputFolder, content: bytes) -> Path:
+        nonlocal written
+        written += 1
+        if written == 2:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return write(self, content)
+
+    monkeypatch.setattr(OutputFolder, "_write", fails)
+    with pytest.raises(UserError, match="No space left"):
+        folder.save_together({"a": b"1", "b": b"2"}, replace=True)
+    assert names(tmp_path) == []

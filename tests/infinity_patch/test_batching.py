@@ -170,7 +170,7 @@ def test_bytes_are_for_the_whole_batch(pipeline: Pipeline) -> None:
 def size_on_gpu(pipeline: Pipeline, request: Request, monkeypatch: pytest.MonkeyPatch) -> int:
     """The batch size with room for ten pictures that keep everything."""
     schedule = schedule_of(request, pipeline.preset)
-    full = picture_bytes(pipeline, schedule, None, 2)
+    full = picture_bytes(request, pipeline, schedule, None, 2)
     monkeypatch.setattr(batching, "free_bytes", lambda _: int(10 * full / SHARE) + 1)
     gpu = replace(pipeline, device=torch.device("cuda"))
     budget = budget_of(request, pipeline.preset, schedule, 4)
@@ -195,20 +195,19 @@ def test_auto_is_what_free_memory_takes(
         assert size_on_gpu(pipeline, replace(many, policy=None), monkeypatch) == 10
 
 
-def test_what_a_picture_takes_grows_with_what_is_kept(pipeline: Pipeline) -> None:
-    schedule = Schedule.parse("1x1 2x2 3x3 4x4 5x5 6x6 8x8")
-    ten, half = (
-        picture_bytes(
-            pipeline,
-            schedule,
-            budget_of(Request(("x",), budget=b), pipeline.preset, schedule, 4),
-            2,
-        )
-        for b in ("10%", "50%")
-    )
-    everything = picture_bytes(pipeline, schedule, None, 2)
-    assert ten < half < everything
-    assert picture_bytes(pipeline, schedule, None, 1) * 2 == everything
+def test_what_a_picture_takes_grows_with_what_is_held_on_the_device(pipeline: Pipeline) -> None:
+    schedule = Schedule.parse("1x1 2x2 4x4 6x6 8x8 12x12 16x16")
+
+    def taken(budget: str | None, halves: int = 2, **how: str) -> int:
+        request = Request(("x",), budget=budget, **how)  # type: ignore[arg-type]
+        kept = None
+        if budget is not None:
+            kept = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize)
+        return picture_bytes(request, pipeline, schedule, kept, halves)
+
+    assert taken("10%") < taken("50%") < taken(None)
+    assert taken(None, halves=1) * 2 == taken(None)
+    assert taken("50%", kv_device="cpu") < taken("50%", kv_dtype="int8") < taken("50%")
 
 
 @pytest.mark.parametrize("size", [0, -1, "many"])

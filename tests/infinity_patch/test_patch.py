@@ -9,7 +9,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from scalekv.infinity_patch.attention import raw_queries
+from scalekv.infinity_patch.attention import (
+    attend,
+    attend_ragged,
+    attends_raggedly,
+    raw_queries,
+)
 from scalekv.infinity_patch.patch import patched, self_attentions
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.infinity_patch.transformer import SelfAttention
@@ -96,6 +101,20 @@ def test_bytes_are_for_the_batch_and_the_dtype_that_come() -> None:
     assert means[1] // 2 == means[2] // 2 == means[0]
 
 
+@pytest.mark.parametrize("kv_dtype", ["fp32", "bf16", "int8", "int4"])
+@pytest.mark.parametrize("policy", ["scalekv", "heatkv", "h2o"])
+def test_bytes_are_kept_to_however_tokens_are_stored(policy: str, kv_dtype: str) -> None:
+    model = small_model()
+    asked = {"fp32": 300, "bf16": 150, "int8": 150, "int4": 100}[kv_dtype] * 1024
+    with patched(model, ready(policy), f"{asked}B", kv_dtype=kv_dtype) as caches:
+        run(model)
+        assert caches.ledger is not None
+        assert caches.budget is not None
+        assert caches.ledger.held_peak_bytes <= asked
+        if policy == "h2o":  # uniform, so that all of it is used
+            assert caches.ledger.held_peak_bytes > asked * (1 - 1 / caches.budget.mean)
+
+
 def test_too_few_bytes_are_refused_with_what_works() -> None:
     model = small_model()
     with pytest.raises(UserError) as caught:
@@ -105,6 +124,25 @@ def test_too_few_bytes_are_refused_with_what_works() -> None:
         run(model)
         assert caches.budget is not None
         assert caches.budget.mean == 1
+
+
+def test_a_model_that_knows_its_preset_takes_that_ones_budgets(tmp_path: Path) -> None:
+    """Presets may have the same sizes. Of a model that says nothing any budget of its depth is
+    good."""
+    mine = tmp_path / "mine.yaml"
+    mine.write_text(f"model: mine\nlayers: {SPEC.depth}\nmean: 30\nprovenance: by hand\n")
+    model = small_model()
+    for name in (None, "mine"):
+        model.preset_name = name
+        with patched(model, budget=str(mine), schedule=SHORT) as caches:
+            assert caches.budget is not None
+            assert caches.budget.mean == 30
+    model.preset_name = "theirs"
+    with (
+        pytest.raises(UserError, match="made for mine, not for theirs"),
+        patched(model, budget=str(mine)),
+    ):
+        pass
 
 
 def test_full_holds_the_history_and_not_the_last_scale() -> None:
@@ -248,3 +286,17 @@ def test_every_policy_works_under_a_model(policy: str) -> None:
         for layer, cache in enumerate(caches.layers):
             limits = held.limits(last, layer, SPEC.heads)
             assert cache.kept.tolist() == [list(limits)] * 2
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device, torch sees none")
+def test_unequal_heads_attend_in_one_kernel_as_they_do_one_by_one() -> None:
+    generator = torch.Generator().manual_seed(3)
+    lengths, length = (5, 130, 64, 1), 36
+    q = torch.randn(len(lengths) * length, 64, generator=generator).to("cuda", torch.bfloat16)
+    k, v = torch.randn(2, sum(lengths), 64, generator=generator).to("cuda", torch.bfloat16)
+    assert attends_raggedly(q)
+    ours = attend_ragged(q, k, v, length, lengths)
+    parts = zip(q.split(length), k.split(list(lengths)), v.split(list(lengths)), strict=True)
+    theirs = torch.cat([attend(*(x[None, None] for x in part))[0, 0] for part in parts])
+    torch.testing.assert_close(ours, theirs, atol=2e-2, rtol=2e-2)

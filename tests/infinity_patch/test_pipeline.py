@@ -21,6 +21,12 @@ def pipeline() -> Pipeline:
     return load("emoji", device="cpu")
 
 
+def test_a_loaded_model_knows_its_preset(pipeline: Pipeline) -> None:
+    assert pipeline.model.preset_name == "emoji"
+    with patched(pipeline.model, "full") as caches:
+        assert caches.budget is None
+
+
 def same(a: Image.Image, b: Image.Image) -> bool:
     return np.array_equal(np.asarray(a), np.asarray(b))
 

@@ -260,6 +260,33 @@ def test_inference_mode_and_gradients_may_alternate() -> None:
     assert not k_out.requires_grad
 
 
+def test_heads_that_hold_unequally_may_attend_in_one_call() -> None:
+    lengths_seen = []
+
+    def ragged(q: Tensor, k: Tensor, v: Tensor, length: int, lengths: tuple[int, ...]) -> Tensor:
+        lengths_seen.append(lengths)
+        parts = zip(q.split(length), k.split(list(lengths)), v.split(list(lengths)), strict=True)
+        return torch.cat([exact_attention(*(x[None] for x in part))[0] for part in parts])
+
+    inputs = Inputs(heads=4, batch=3)
+    group_by_group, at_once = (
+        Caches(2, policy_for("heatkv", SEVEN, 2, 4), percent("20%")) for _ in range(2)
+    )
+    expected = play(group_by_group, SEVEN, inputs)
+    ours = []
+    for scale, tokens in enumerate(SEVEN.tokens):
+        for layer in range(2):
+            q, k, v = inputs.at(layer, scale, tokens)
+            ours.append(
+                at_once.attend(layer, scale, SEVEN, q, k, v, exact_attention, ragged=ragged)
+            )
+    for one, other in zip(ours, expected, strict=True):
+        torch.testing.assert_close(one, other)
+    assert lengths_seen
+    assert all(len(lengths) == 12 for lengths in lengths_seen)
+    assert any(len(set(lengths)) > 1 for lengths in lengths_seen)
+
+
 @pytest.mark.parametrize("name", ["full", "scalekv", "heatkv"])
 def test_bringing_the_next_layer_ahead_changes_no_bit(name: str) -> None:
     """The order of copies alone: without a second device they are made at once."""

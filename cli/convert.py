@@ -1,0 +1,157 @@
+"""The command `scalekv convert`: a copy of a model's weights that loads by being mapped."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+if TYPE_CHECKING:
+    from scalekv.infinity_patch.convert import Conversion, Progress
+
+HELP = (
+    "Write a copy of the model NAME in the precision it runs in, which loads in seconds.\n\n"
+    "Published checkpoints are float32, twice what the blocks need. The copy is a folder with "
+    "safetensors files and a preset, NAME.yaml, whose path goes to stdout: --model takes it. "
+    "Nothing is overwritten, and nothing is there before everything is."
+)
+EPILOG = """
+Examples:
+
+  scalekv convert infinity-2b
+
+  scalekv convert infinity-2b --weights-dir downloads --out /data/infinity-2b --text-encoder bf16
+
+  scalekv generate "a red apple" --model infinity-2b-bf16/infinity-2b.yaml
+"""
+
+
+def convert(
+    name: Annotated[
+        str,
+        typer.Argument(
+            metavar="NAME", help="A model of `scalekv models`, or own.yaml.", show_default=False
+        ),
+    ],
+    dtype: Annotated[
+        str, typer.Option(metavar="NAME", help="Precision of the blocks: bf16, fp16 or fp32.")
+    ] = "bf16",
+    out: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Folder for the copy, new or empty. [dim]\\[default: NAME-bf16][/dim]",
+        ),
+    ] = None,
+    weights_dir: Annotated[
+        str | None,
+        typer.Option(metavar="DIR", help="Folder with the model's files."),
+    ] = None,
+    text_encoder: Annotated[
+        str | None,
+        typer.Option(
+            metavar="NAME",
+            help="Copy the text encoder too, without the decoder, in this precision; without it "
+            "the copy goes on using the model's own.",
+        ),
+    ] = None,
+    shard_size: Annotated[
+        str,
+        typer.Option(
+            metavar="SIZE", help="The most one file holds, which is also the memory it takes."
+        ),
+    ] = "2GB",
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Check, say what it comes to, write nothing.")
+    ] = False,
+    json: Annotated[
+        bool, typer.Option("--json", help="One JSON object on stdout instead of a path.")
+    ] = False,
+    quiet: Annotated[
+        bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")
+    ] = False,
+) -> None:
+    """The command; its help is `HELP`."""
+    from pathlib import Path
+
+    from scalekv.cli.bytes_display import ByteDisplay
+    from scalekv.cli.errors import INTERRUPTED, stderr
+    from scalekv.cli.output import to_json
+    from scalekv.cli.report import human_bytes
+    from scalekv.configs.models import model_named
+    from scalekv.configs.settings import Settings
+
+    # 1. all that can be refused before anything is written
+    preset = model_named(name, "NAME")
+    most = _size(shard_size)
+    folder = Settings().get("weights_dir", weights_dir).value
+    target = Path(out) if out is not None else Path(f"{preset.name}-{dtype}")
+    if out is not None and not out.strip():
+        raise _nameless()
+    from scalekv.infinity_patch.convert import convert as write
+    from scalekv.infinity_patch.convert import plan_conversion
+
+    plan = plan_conversion(
+        preset,
+        target,
+        dtype=dtype,
+        text_dtype=text_encoder,
+        weights_dir=Path(folder).expanduser() if folder else None,
+        shard_bytes=most,
+    )
+    facts = _facts(plan)
+    if dry_run:
+        said = f"{human_bytes(plan.nbytes)} into {plan.out}"
+        print(to_json(facts) if json else said, end="" if json else "\n")
+        return
+    # 2. the copy
+    with ByteDisplay(stderr(), quiet=quiet) as display:
+        display.say(f"{preset.name}: {human_bytes(plan.nbytes)} to write into {plan.out}")
+
+        def show(progress: Progress) -> None:
+            display.show(progress.file, progress.done, progress.total)
+
+        try:
+            file = write(plan, show)
+        except KeyboardInterrupt:
+            display.say(f"nothing is left in {plan.out.parent}")
+            raise typer.Exit(INTERRUPTED) from None
+    if json:
+        print(to_json({**facts, "path": str(file)}), end="")
+    else:
+        print(file)
+
+
+def _facts(plan: Conversion) -> dict[str, Any]:
+    return {
+        "model": plan.preset.name,
+        "out": str(plan.out),
+        "dtype": plan.dtype,
+        "bytes": plan.nbytes,
+        "parts": {
+            **{part.name: part.nbytes for part in plan.parts},
+            **({"text_encoder": plan.text_bytes} if plan.text_bytes else {}),
+        },
+    }
+
+
+def _size(text: str) -> int:
+    from scalekv.kv.errors import UserError
+    from scalekv.kv.sizes import parse_size
+
+    match = re.fullmatch(r"([\d.,]+)\s*([a-z]+)", text.strip(), re.IGNORECASE)
+    if match is None:
+        raise UserError(
+            f"cannot read the size {text!r}",
+            where="--shard-size",
+            rule="a number with MB, GB, MiB or GiB",
+            fix="--shard-size 2GB",
+        )
+    return parse_size(match[1], match[2], "--shard-size")
+
+
+def _nameless() -> Exception:
+    from scalekv.kv.errors import UserError
+
+    return UserError("the folder has no name", where="--out", fix="name one, or leave --out out")

@@ -1,0 +1,76 @@
+"""What ships as calibrated is of the weights that ship, and was judged on prompts of its own."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from scalekv.cli.batch_file import prompts_alone
+from scalekv.configs.budgets import FOLDER, load_budget
+from scalekv.configs.models import model_named
+from scalekv.configs.prompts import calibration_prompts
+from scalekv.infinity_patch.fingerprint import prompts_sha256, weights_sha256
+from scalekv.infinity_patch.hub import model_files
+from scalekv.kv.heat import read_order
+from scripts.builtin.calibrate import BEGIN, CHOOSING, COMPARING, END, difference, said, table
+from scripts.builtin.captions import load_heldout
+
+ROOT = Path(__file__).parents[2]
+AGAIN = "run python -m scripts.builtin.calibrate"
+
+
+@pytest.fixture(scope="module")
+def weights() -> str:
+    return weights_sha256(model_files(model_named("emoji")).transformer)
+
+
+@pytest.mark.parametrize("name", ["default", "calibrated"])
+def test_budgets_are_of_the_shipped_weights(name: str, weights: str) -> None:
+    assert weights in load_budget(name, "emoji").provenance, AGAIN
+
+
+def test_the_calibration_is_of_the_shipped_prompts() -> None:
+    prompts = prompts_alone(calibration_prompts("emoji"))
+    assert prompts_sha256(prompts) in load_budget("calibrated", "emoji").provenance, AGAIN
+
+
+def test_the_page_is_of_the_shipped_weights(weights: str) -> None:
+    page = (ROOT / "docs/calibration.md").read_text(encoding="utf-8")
+    measured = page.partition(BEGIN)[2].partition(END)[0]
+    assert weights in measured, AGAIN
+    for line in measured.splitlines():
+        if line.startswith("| ---"):
+            columns = line.count("|")
+        if line.startswith("|"):
+            assert line.count("|") >= 3
+    assert columns >= 4
+
+
+def test_the_order_ranks_every_head_of_the_model() -> None:
+    order = read_order((FOLDER / "emoji/heat-order.json").read_text(encoding="utf-8"))
+    spec = model_named("emoji").transformer
+    assert (order.layers, order.heads, len(order.pairs)) == (spec.depth, spec.heads, 3)
+    assert json.loads((FOLDER / "emoji/heat-order.json").read_text()), "JSON as published"
+
+
+def test_sets_are_judged_on_prompts_of_their_own() -> None:
+    measured = prompts_alone(calibration_prompts("emoji"))
+    lists = [set(measured), set(CHOOSING), set(COMPARING)]
+    assert sum(map(len, lists)) == len(set.union(*lists))
+    held_out = load_heldout()
+    concepts = held_out.concepts | {concept for concept, _ in held_out.styles}
+    for prompt in COMPARING:
+        name = prompt.split(",")[0].removeprefix("a ").removeprefix("an ")
+        assert name not in concepts
+
+
+def test_words_and_tables() -> None:
+    assert said(()) == "none"
+    assert said((0, 1)) == "0 1"
+    assert said({5: (3, 4), 7: ()}) == "from scale 5: 3 4; from scale 7: none"
+    assert table(["a", "b"], [[1, 2]]) == "| a | b |\n| --- | --- |\n| 1 | 2 |"
+    ours, theirs = np.array([[3.0, 5.0], [5.0, 3.0]]), np.array([[2.0, 2.0], [2.0, 2.0]])
+    assert difference(ours, theirs) == "+2.00 ± 0.00 dB"
