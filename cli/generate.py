@@ -63,6 +63,7 @@ def generate(
     text_device: given.TextDevice = None,
     text_dtype: given.TextDtype = None,
     keep_text_encoder: given.KeepTextEncoder = None,
+    force: given.Force = False,
     out: given.Out = None,
     memory_report: given.MemoryReport = None,
     json: given.Json = False,
@@ -107,5 +108,6 @@ def generate(
         batch_size=batch_size,
         quiet=quiet,
         memory_report=memory_report,
+        force=force,
     )
     Run(choose(options), stderr(), json=json).execute()

@@ -37,6 +37,9 @@ from scalekv.cli.grid import EPILOG as GRID_EPILOG
 from scalekv.cli.grid import HELP as GRID_HELP
 from scalekv.cli.grid import grid
 from scalekv.cli.models import models
+from scalekv.cli.plan import EPILOG as PLAN_EPILOG
+from scalekv.cli.plan import HELP as PLAN_HELP
+from scalekv.cli.plan import plan
 from scalekv.cli.report_command import EPILOG as REPORT_EPILOG
 from scalekv.cli.report_command import HELP as REPORT_HELP
 from scalekv.cli.report_command import report
@@ -84,6 +87,7 @@ app.command(help=BATCH_HELP, epilog=BATCH_EPILOG, no_args_is_help=True)(batch)
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
 app.command(help=CONVERT_HELP, epilog=CONVERT_EPILOG, no_args_is_help=True)(convert)
 app.command(help=CALIBRATE_HELP, epilog=CALIBRATE_EPILOG)(calibrate)
+app.command(help=PLAN_HELP, epilog=PLAN_EPILOG)(plan)
 app.command(help=REPORT_HELP, epilog=REPORT_EPILOG, no_args_is_help=True)(report)
 app.add_typer(models)
 app.command(help=CONFIG_HELP, epilog=CONFIG_EPILOG)(config)

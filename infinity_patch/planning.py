@@ -5,10 +5,13 @@ Knows requests and footprints; loads nothing, no torch.
 
 from __future__ import annotations
 
+import json
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 from scalekv.configs.models import ModelPreset
+from scalekv.configs.spec import TextSpec
 from scalekv.infinity_patch.footprint import (
     BYTES,
     TEXT_TOKENS,
@@ -16,6 +19,7 @@ from scalekv.infinity_patch.footprint import (
     Work,
     footprint,
 )
+from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.placement import Placement
 from scalekv.infinity_patch.policies import calibration_of
 from scalekv.infinity_patch.request import (
@@ -25,9 +29,10 @@ from scalekv.infinity_patch.request import (
     cache_shape,
     schedule_of,
 )
-from scalekv.kv.budget import Budget, size_text
+from scalekv.kv.budget import Budget
 from scalekv.kv.errors import UserError
 from scalekv.kv.policy import entry_named, plan_named
+from scalekv.kv.sizes import size_text
 
 MOST_PICTURES = 1024
 """The largest batch that is looked for."""
@@ -52,6 +57,7 @@ class Planner:
     placement: Placement = field(default_factory=Placement)
     text_tokens: int = TEXT_TOKENS
     _known: dict[tuple[int, str | int | None], Footprint] = field(default_factory=dict)
+    _others: dict[str, Planner] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         self.schedule = schedule_of(self.request, self.preset)
@@ -103,6 +109,20 @@ class Planner:
         )
         return means[fitting - 1] if fitting else None
 
+    def unbounded(self) -> Planner:
+        """The same with nothing dropped."""
+        return self._with(FULL)
+
+    def bounded(self) -> Planner:
+        """The same with a policy that takes a budget: its own, or the usual one."""
+        return self if self.policy != FULL else self._with(DEFAULT_POLICY)
+
+    def _with(self, policy: str) -> Planner:
+        if policy not in self._others:
+            request = replace(self.request, policy=policy, budget=None)
+            self._others[policy] = replace(self, request=request, _known={}, _others={})
+        return self._others[policy]
+
     def asked(self, pictures: int, budget: str | int | None = None) -> Budget:
         """The budget before the policy makes it its own.
 
@@ -134,6 +154,17 @@ class Planner:
             placement=self.placement,
             text_tokens=self.text_tokens,
         )
+
+
+def text_spec_of(preset: ModelPreset, weights_dir: Path | None = None) -> TextSpec | None:
+    """Sizes of the text encoder: of the one that is on this machine, else what the preset says."""
+    try:
+        file = model_files(preset, weights_dir).text_encoder / "config.json"
+        config = json.loads(file.read_text(encoding="utf-8"))
+        names = ("num_layers", "num_heads", "d_kv", "d_ff", "vocab_size")
+        return TextSpec(*(int(config[name]) for name in names))
+    except (UserError, OSError, ValueError, KeyError, TypeError):
+        return preset.text  # what is wrong with the files is said when they are needed
 
 
 def refuse_what_cannot_fit(planner: Planner, pictures: int, memory: int, of: str) -> None:
@@ -168,8 +199,7 @@ def _nearest(planner: Planner, pictures: int, memory: int) -> str:
     if batch:
         ways.append(f"--batch-size {batch}")
     if planner.policy == FULL:
-        bounded = replace(planner, request=replace(planner.request, policy=DEFAULT_POLICY))
-        mean = bounded.largest_budget(memory, pictures)
+        mean = planner.bounded().largest_budget(memory, pictures)
         if mean is not None:
             ways.append(f"--policy {DEFAULT_POLICY} --budget {mean} (tokens per layer)")
     elif (mean := planner.largest_budget(memory, pictures)) is not None:
@@ -187,7 +217,8 @@ def _lighter(planner: Planner, memory: int) -> str:
             ("--offload", {"offload": True}),
             ("--offload --text-device cpu", {"offload": True, "text_device": "cpu"}),
         ):
-            lighter = replace(planner, placement=replace(planner.placement, **changes), _known={})
+            placement = replace(planner.placement, **changes)
+            lighter = replace(planner, placement=placement, _known={}, _others={})
             if lighter.footprint(1).needed <= memory:
                 return f"{options} with one picture at a time"
     return "a smaller model, or another machine"

@@ -28,7 +28,7 @@ class Counting(TorchDispatchMode):
     """
 
     def __init__(self, device: str = "meta") -> None:
-        super().__init__()
+        super().__init__()  # type: ignore[no-untyped-call]
         self.live = 0
         self.peak = 0
         self.where = ""
@@ -82,7 +82,7 @@ def shapes_only() -> Iterator[None]:
         return torch.empty_like(q)
 
     real, real_autocast = F.scaled_dot_product_attention, torch.autocast
-    F.scaled_dot_product_attention = fused
+    F.scaled_dot_product_attention = fused  # type: ignore[assignment]
     torch.autocast = lambda *_, **__: nullcontext()  # type: ignore[assignment,misc]
     try:
         yield
