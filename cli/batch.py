@@ -4,6 +4,7 @@ done about them in `batch_run`."""
 from __future__ import annotations
 
 import re
+import sys
 from dataclasses import fields
 from inspect import Parameter, signature
 from typing import Annotated, Any
@@ -115,7 +116,7 @@ def batch(
     **typed: Any,
 ) -> None:
     """The command; its help is `HELP`."""
-    from scalekv.cli.batch_file import read_prompts
+    from scalekv.cli.batch_file import STDIN, read_prompts
     from scalekv.cli.batch_jobs import jobs_of, selected
     from scalekv.cli.batch_names import NameTemplate
     from scalekv.cli.batch_run import BatchRun
@@ -126,11 +127,13 @@ def batch(
         turn_on_debugging()
     choices = choose(Options(prompts=(), **typed))
     template, part = NameTemplate(name), shard_of(shard)
+    if file == STDIN and sys.stdin.isatty() and not choices.quiet:
+        stderr().print("prompts, one a line; Ctrl-D ends them", style="dim")
     jobs = jobs_of(read_prompts(file, format), choices, template)
     run = BatchRun(
         choices,
         selected(jobs, start, limit, part),
-        "stdin" if file == "-" else file,
+        "stdin" if file == STDIN else file,
         stderr(),
         json=json,
         resume=resume,

@@ -23,7 +23,13 @@ from scalekv.cli.batch_names import SUFFIX
 from scalekv.cli.batch_progress import Tally, human_rate, human_time
 from scalekv.cli.batch_resume import Standing, digest, standing
 from scalekv.cli.choices import Choices
-from scalekv.cli.errors import Interrupted, Unsuccessful, one_line
+from scalekv.cli.errors import (
+    Interrupted,
+    Unsuccessful,
+    debugging,
+    one_line,
+    show_trace,
+)
 from scalekv.cli.interrupts import interrupts_wait
 from scalekv.cli.output import FORMAT, OutputFolder, png_bytes, to_json
 from scalekv.cli.progress import Display
@@ -82,6 +88,7 @@ class BatchRun:
     _cache: dict[str, Any] = field(default_factory=dict)
     _settings: dict[str, Any] = field(default_factory=dict)
     _smaller: dict[Any, int] = field(default_factory=dict)
+    _together: int = 0
     _cannot_write: UserError | None = None
     tally: Tally = field(init=False)
     _display: Display = field(init=False)
@@ -203,7 +210,10 @@ class BatchRun:
             f"({choices.model.origin}), policy {choices.request.policy}"
         )
         self._display.stage(f"loading {choices.preset.name}")
-        for settings in dict.fromkeys(job.settings for job in self.jobs):
+        kinds = {
+            (s.policy, s.budget, s.ratio, s.pixels): s for s in (j.settings for j in self.jobs)
+        }
+        for settings in kinds.values():
             tell_of_idle_budget(replace(choices, request=settings), self._display)
         pipeline = engine.load(
             choices.preset, choices.device, choices.dtype, choices.weights_dir, choices.placement
@@ -217,30 +227,27 @@ class BatchRun:
     ) -> None:
         """Makes jobs of equal settings; what fails in a batch is tried again alone."""
         left = list(jobs)
-        settings = left[0].settings
-        size = whole = self._smaller.get(settings, settings.batch_size)
-        singly = engine.one_at_a_time(pipeline, settings)
+        singly = engine.one_at_a_time(pipeline, left[0].settings)
+        alone = 0  # pictures that are to be tried one by one
         while left:
-            before = len(left)
-            error = self._make_some(pipeline, left, size, folder, manifest)
+            some = left[:1] if alone else left
+            self._together = 0
+            made, error = self._make_some(pipeline, some, folder, manifest)
+            left = left[made:]
+            alone = max(alone - made, 0)
             if error is None:
-                return
-            if singly or size == 1:
+                continue
+            if len(some) == 1 or (singly and self._together):
                 self._fail(left.pop(0), error)
-                size = whole
-            elif before == len(left):
-                size = 1
+                alone = 0
+            elif made == 0:
+                alone = self._together or len(left)
 
     def _make_some(
-        self,
-        pipeline: Any,
-        left: list[Job],
-        size: int | str,
-        folder: OutputFolder,
-        manifest: Manifest,
-    ) -> Exception | None:
-        """Takes from `left` what it has made; returns what went wrong with the next, or None."""
-        settings = left[0].settings
+        self, pipeline: Any, jobs: Sequence[Job], folder: OutputFolder, manifest: Manifest
+    ) -> tuple[int, Exception | None]:
+        """Returns how many of the jobs it has made, and what went wrong with the next, or None."""
+        settings = jobs[0].settings
 
         def smaller(fitting: int) -> None:
             self._smaller[settings] = fitting
@@ -248,24 +255,26 @@ class BatchRun:
 
         request = replace(
             settings,
-            prompts=tuple(job.prompt for job in left),
-            seeds=tuple(job.seed for job in left),
-            batch_size=size,
+            prompts=tuple(job.prompt for job in jobs),
+            seeds=tuple(job.seed for job in jobs),
+            batch_size=self._smaller.get(settings, settings.batch_size),
         )
         self.tally.start()
-        pictures = engine.generate(pipeline, request, self._scale_done, smaller)
         try:
-            while left:
+            pictures = engine.generate(pipeline, request, self._scale_done, smaller)
+        except Exception as error:
+            return 0, error
+        try:
+            for made, job in enumerate(jobs):
                 try:
                     picture = next(pictures)
                 except Exception as error:
-                    return error
+                    return made, error
                 with interrupts_wait():
-                    self._keep(left[0], picture, folder, manifest)
-                    del left[0]
+                    self._keep(job, picture, folder, manifest)
         finally:
             engine.release(pictures)
-        return None
+        return len(jobs), None
 
     def _keep(self, job: Job, picture: Picture, folder: OutputFolder, manifest: Manifest) -> None:
         """Saves a picture, then its line, then tells where it is."""
@@ -290,11 +299,15 @@ class BatchRun:
         self.failures.append((job, one_line(error)))
         self.tally.failed += 1
         self._display.note(f"line {job.line}, seed {job.seed} failed: {one_line(error)}")
+        if debugging():
+            self._display.clear()
+            show_trace(error, self.console)
         if self.fail_fast:
             raise _FailedFast
 
     def _scale_done(self, progress: Progress) -> None:
         self.tally.held_bytes = progress.held_bytes
+        self._together = progress.together
         share = progress.together * (progress.scale + 1) / progress.scales
         self._display.status(
             str(self.tally), self.tally.done + self.tally.failed + share, self.tally.wanted

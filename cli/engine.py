@@ -123,6 +123,32 @@ def machine(pipeline: Pipeline) -> dict[str, Any]:
     return facts
 
 
+def computes_on(pipeline: Pipeline) -> str:
+    """What computes, in a word: where it is another, the last bits of a picture can be others."""
+    from scalekv.infinity_patch.pipeline import machine_of
+
+    return str(machine_of(pipeline.device)["name"])
+
+
+def use_threads(count: int) -> None:
+    """Computes on a CPU with this many threads: sums, and so last bits, depend on it."""
+    import torch
+
+    torch.set_num_threads(count)
+
+
+def forget_peaks(pipeline: Pipeline) -> None:
+    """Begins to measure memory anew."""
+    from scalekv.infinity_patch.stages import Stages
+
+    pipeline.stages = Stages(pipeline.device)
+
+
+def highest_peaks(pipeline: Pipeline) -> dict[str, int]:
+    """The highest peaks of memory in bytes since `forget_peaks`, by what they are peaks of."""
+    return pipeline.stages.highest()
+
+
 def release(pictures: Iterator[Picture]) -> None:
     """Ends a generation where it is, so that the model is its own again before anything else."""
     close = getattr(pictures, "close", None)

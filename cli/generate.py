@@ -3,6 +3,7 @@ done about it in `run`."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -26,6 +27,8 @@ Examples:
 
   scalekv generate "an owl" --policy full --seed 7
 
+  scalekv generate --from out/7-an-owl.png --out again
+
   scalekv generate "a pizza" --cfg 1,2,3,3,3,3,3 --json | jq -r '.paths[]'
 
 """
@@ -35,8 +38,19 @@ Examples:
 
 def generate(
     prompts: Annotated[
-        list[str], typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)
-    ],
+        list[str] | None,
+        typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False),
+    ] = None,
+    repeat: Annotated[
+        Path | None,
+        typer.Option(
+            "--from",
+            metavar="IMAGE.png",
+            help="Make this picture again, bit for bit, from the settings in it; or say why that "
+            "cannot be.",
+            show_default=False,
+        ),
+    ] = None,
     budget: given.Budget = None,
     policy: given.Policy = None,
     kv_dtype: given.KvDtype = None,
@@ -78,7 +92,7 @@ def generate(
     if verbose:
         turn_on_debugging()
     options = Options(
-        prompts=tuple(prompts),
+        prompts=tuple(prompts or ()),
         budget=budget,
         policy=policy,
         kv_dtype=kv_dtype,
@@ -110,4 +124,9 @@ def generate(
         memory_report=memory_report,
         force=force,
     )
-    Run(choose(options), stderr(), json=json).execute()
+    if repeat is None:
+        Run(choose(options), stderr(), json=json).execute()
+    else:
+        from scalekv.cli.repeat import Repetition
+
+        Repetition.of(repeat, options, stderr(), json=json).execute()

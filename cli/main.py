@@ -14,6 +14,10 @@ from scalekv.cli import errors
 from scalekv.cli.batch import EPILOG as BATCH_EPILOG
 from scalekv.cli.batch import HELP as BATCH_HELP
 from scalekv.cli.batch import batch
+from scalekv.cli.bench import EPILOG as BENCH_EPILOG
+from scalekv.cli.bench import HELP as BENCH_HELP
+from scalekv.cli.bench import bench
+from scalekv.cli.budgets import budgets
 from scalekv.cli.calibrate import EPILOG as CALIBRATE_EPILOG
 from scalekv.cli.calibrate import HELP as CALIBRATE_HELP
 from scalekv.cli.calibrate import calibrate
@@ -36,6 +40,9 @@ from scalekv.cli.generate import EPILOG, HELP, generate
 from scalekv.cli.grid import EPILOG as GRID_EPILOG
 from scalekv.cli.grid import HELP as GRID_HELP
 from scalekv.cli.grid import grid
+from scalekv.cli.inspect import EPILOG as INSPECT_EPILOG
+from scalekv.cli.inspect import HELP as INSPECT_HELP
+from scalekv.cli.inspect import inspect
 from scalekv.cli.models import models
 from scalekv.cli.plan import EPILOG as PLAN_EPILOG
 from scalekv.cli.plan import HELP as PLAN_HELP
@@ -84,12 +91,15 @@ app.command(help=HELP, epilog=EPILOG, no_args_is_help=True)(generate)
 app.command(help=COMPARE_HELP, epilog=COMPARE_EPILOG, no_args_is_help=True)(compare)
 app.command(help=GRID_HELP, epilog=GRID_EPILOG, no_args_is_help=True)(grid)
 app.command(help=BATCH_HELP, epilog=BATCH_EPILOG, no_args_is_help=True)(batch)
+app.command(help=INSPECT_HELP, epilog=INSPECT_EPILOG, no_args_is_help=True)(inspect)
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
 app.command(help=CONVERT_HELP, epilog=CONVERT_EPILOG, no_args_is_help=True)(convert)
 app.command(help=CALIBRATE_HELP, epilog=CALIBRATE_EPILOG)(calibrate)
 app.command(help=PLAN_HELP, epilog=PLAN_EPILOG)(plan)
 app.command(help=REPORT_HELP, epilog=REPORT_EPILOG, no_args_is_help=True)(report)
 app.add_typer(models)
+app.add_typer(budgets)
+app.command(help=BENCH_HELP, epilog=BENCH_EPILOG)(bench)
 app.command(help=CONFIG_HELP, epilog=CONFIG_EPILOG)(config)
 app.command(help=DOCTOR_HELP, epilog=DOCTOR_EPILOG)(doctor)
 

@@ -82,20 +82,20 @@ def queries_keys_values(
     x is (B, L, C). q and k are normalised over D, q multiplied by the learned scale of its head,
     both rotated, all in float32, then cast once: what is cached is what attention reads.
     """
-    heads = sa.scale_mul_1H11.shape[1]
+    heads = sa.scale_mul_1H11.numel()
     weight = sa.mat_qkv.weight
     bias, gain = _bias_and_gain(sa)
     if torch.is_grad_enabled():
         qkv = linear(x, weight, bias)
         q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
-        table = table_of_scale(tables, schedule, scale)
+        table = table_of_scale(tables, schedule, scale, x.device)
         q = rotate(F.normalize(q.float(), dim=-1) * gain[:, None], table).to(qkv.dtype)
         k = rotate(F.normalize(k.float(), dim=-1), table).to(qkv.dtype)
         return q, k, v.contiguous()
     batch, length, width = x.shape
     shape = (batch, heads, length, width // heads)
     q, k, v = (torch.empty(shape, dtype=weight.dtype, device=x.device) for _ in range(3))
-    turns = turns_of_scale(tables, schedule, scale)
+    turns = turns_of_scale(tables, schedule, scale, x.device)
     for rows in row_slices(x):
         qkv = linear(x[:, rows], weight, bias)
         parts = qkv.unflatten(-1, (3, heads, -1)).unbind(2)
@@ -127,7 +127,7 @@ def raw_queries(sa: SelfAttentionLike, x: Tensor, tokens: Tensor) -> Tensor:
     weight = sa.mat_qkv.weight
     width = weight.shape[0] // 3
     q = linear(x.index_select(1, tokens), weight[:width], None)
-    queries: Tensor = q.unflatten(-1, (sa.scale_mul_1H11.shape[1], -1)).transpose(1, 2)
+    queries: Tensor = q.unflatten(-1, (sa.scale_mul_1H11.numel(), -1)).transpose(1, 2)
     return queries
 
 

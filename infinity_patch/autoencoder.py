@@ -7,6 +7,7 @@ than in LDM (`conv1.conv.weight`, `norm1.norm.weight`).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
 from itertools import pairwise
 
 import torch
@@ -16,6 +17,13 @@ from torch import Tensor, nn
 from scalekv.configs.spec import TokenizerSpec
 
 NORM_EPS = 1e-6
+LARGE = 1 << 24
+"""Numbers in a map from which it is worked on in strips."""
+STRIP = {"cpu": 1 << 22, "cuda": 1 << 27}
+"""Numbers in a strip: on a CPU a few megabytes, which stay in cache; enough to fill a GPU."""
+
+Rows = Callable[[int, int], Tensor]
+"""What gives rows `start` to `end` of a map that need not exist as a whole."""
 
 
 class Conv(nn.Module):
@@ -42,6 +50,32 @@ class Norm(nn.Module):
         out: Tensor = self.norm(x)
         return out
 
+    def activated(self, x: Tensor) -> Rows:
+        """Rows of SiLU(norm(x)), for which the mean and variance of x are taken once."""
+        factor, shift = (t[:, :, None, None] for t in self._factor_and_shift(x))
+
+        def rows(start: int, end: int) -> Tensor:
+            part = torch.addcmul(shift, x[:, :, start:end].float(), factor)
+            return F.silu(part, inplace=True).to(x.dtype)
+
+        return rows
+
+    def _factor_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What the norm multiplies each channel by and adds to it, (B, C) float32 each."""
+        batch, channels, height, width = x.shape
+        sums = torch.zeros(2, batch, channels, dtype=torch.float64, device=x.device)
+        for start, end in strips(x):
+            part = x[:, :, start:end].float()
+            sums[0] += part.sum((2, 3))
+            sums[1] += part.square().sum((2, 3))
+        groups = self.norm.num_groups
+        grouped = sums.unflatten(-1, (groups, -1)).sum(-1)
+        mean, square = grouped / (channels // groups * height * width)
+        spread = (square - mean * mean).clamp_min(0).add(NORM_EPS).rsqrt()
+        mean, spread = (t.repeat_interleave(channels // groups, 1) for t in (mean, spread))
+        factor = spread * self.norm.weight.double()
+        return factor.float(), (self.norm.bias.double() - mean * factor).float()
+
 
 class ResidualBlock(nn.Module):
     """norm, SiLU, 3x3 twice, plus the input (through a 1x1 where the width changes)."""
@@ -55,10 +89,62 @@ class ResidualBlock(nn.Module):
         self.nin_shortcut = Conv(c_in, c_out, 1) if c_in != c_out else None
 
     def forward(self, x: Tensor) -> Tensor:
+        if in_strips(x):
+            h = convolved(self.conv1, self.norm1.activated(x), x)
+            return convolved(self.conv2, self.norm2.activated(h), h, into=h, plus=self._passed(x))
         h = self.conv1(F.silu(self.norm1(x)))
         h = self.conv2(F.silu(self.norm2(h)))
-        out: Tensor = h + (x if self.nin_shortcut is None else self.nin_shortcut(x))
+        out: Tensor = h + self._passed(x)(0, x.shape[2])
         return out
+
+    def _passed(self, x: Tensor) -> Rows:
+        """Rows of x as they are added to what the block computes."""
+        shortcut = self.nin_shortcut
+        if shortcut is None:
+            return lambda start, end: x[:, :, start:end]
+        return lambda start, end: shortcut(x[:, :, start:end])
+
+
+def in_strips(x: Tensor) -> bool:
+    """Whether a map (B, C, H, W) is large enough to be worked on in strips, and may be."""
+    return x.numel() >= LARGE and not torch.is_grad_enabled()
+
+
+def strips(x: Tensor) -> Iterator[tuple[int, int]]:
+    """Starts and ends of the strips of a map (B, C, H, W)."""
+    height = x.shape[2]
+    step = max(STRIP.get(x.device.type, LARGE) * height // x.numel(), 1)
+    for start in range(0, height, step):
+        yield start, min(start + step, height)
+
+
+def convolved(
+    conv: Conv, rows: Rows, like: Tensor, *, into: Tensor | None = None, plus: Rows | None = None
+) -> Tensor:
+    """A 3x3 convolution of the map that `rows` gives, strip by strip.
+
+    `like` has the size of that map, (B, C, H, W); the result is written `into` it where given,
+    even where `rows` reads from it: a strip is read before the one above it is written.
+    """
+    layer, height = conv.conv, like.shape[2]
+    batch, _, _, width = like.shape
+    out = into
+    if out is None:
+        shape = (batch, layer.out_channels, height, width)
+        out = torch.empty(
+            shape, dtype=like.dtype, device=like.device, memory_format=torch.channels_last
+        )
+    waiting: tuple[int, int, Tensor] | None = None
+    for start, end in strips(like):
+        above, below = min(start, 1), min(height - end, 1)
+        part = F.pad(rows(start - above, end + below), (0, 0, 1 - above, 1 - below))
+        if waiting is not None:
+            out[:, :, waiting[0] : waiting[1]] = waiting[2]
+        done = F.conv2d(part, layer.weight, layer.bias, padding=(0, 1))
+        waiting = start, end, done if plus is None else done.add_(plus(start, end))
+    assert waiting is not None
+    out[:, :, waiting[0] : waiting[1]] = waiting[2]
+    return out
 
 
 class Downsample(nn.Module):
@@ -81,6 +167,15 @@ class Upsample(nn.Module):
         self.conv = Conv(channels, channels, 3, padding=1)
 
     def forward(self, x: Tensor) -> Tensor:
+        if in_strips(x):
+
+            def rows(start: int, end: int) -> Tensor:
+                first = start // 2
+                part = F.interpolate(x[:, :, first : (end + 1) // 2], scale_factor=2.0)
+                return part[:, :, start - 2 * first : end - 2 * first]
+
+            twice = x.new_empty(()).expand(*x.shape[:2], 2 * x.shape[2], 2 * x.shape[3])
+            return convolved(self.conv, rows, twice)
         out: Tensor = self.conv(F.interpolate(x, scale_factor=2.0, mode="nearest"))
         return out
 
@@ -107,14 +202,13 @@ class Level(nn.Module):
         self.downsample: Downsample | None = None
         self.upsample: Upsample | None = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        for block in self.block:
-            x = block(x)
+    def steps(self) -> Iterator[nn.Module]:
+        """The modules in order. Run one by one, so that no map outlives its last reader."""
+        yield from self.block
         if self.downsample is not None:
-            x = self.downsample(x)
+            yield self.downsample
         if self.upsample is not None:
-            x = self.upsample(x)
-        return x
+            yield self.upsample
 
 
 class Encoder(nn.Module):
@@ -139,7 +233,8 @@ class Encoder(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         h = self.conv_in(x)
         for level in self.down:
-            h = level(h)
+            for step in level.steps():  # type: ignore[operator]
+                h = step(h)
         h = self.mid(h)
         out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return out
@@ -168,7 +263,10 @@ class Decoder(nn.Module):
     def forward(self, z: Tensor) -> Tensor:
         h = self.mid(self.conv_in(z))
         for level in reversed(self.up):
-            h = level(h)
+            for step in level.steps():  # type: ignore[operator]
+                h = step(h)
+        if in_strips(h):
+            return convolved(self.conv_out, self.norm_out.activated(h), h)
         out: Tensor = self.conv_out(F.silu(self.norm_out(h)))
         return out
 
@@ -188,5 +286,8 @@ class Autoencoder(nn.Module):
         return out
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Summed codes (B, bits, h, w) to pictures (B, 3, H, W) clamped to [-1, 1]."""
-        return torch.clamp(self.decoder(latent), -1, 1)
+        """Summed codes (B, bits, h, w) to float32 pictures (B, 3, H, W) clamped to [-1, 1]."""
+        dtype = self.decoder.conv_in.conv.weight.dtype
+        # stored so that the channels of a place lie together, as processors multiply them
+        latent = latent.to(dtype, memory_format=torch.channels_last)
+        return torch.clamp(self.decoder(latent).float(), -1, 1)

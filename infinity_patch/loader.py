@@ -20,6 +20,7 @@ from scalekv.infinity_patch.fitting import UNCONDITIONAL, check_fits, skeletons,
 from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.offload import BlockStream
 from scalekv.infinity_patch.placement import Placement, check_device, check_dtype
+from scalekv.infinity_patch.processor import fast_bf16
 from scalekv.infinity_patch.stages import Stages
 from scalekv.infinity_patch.text import TextEncoder, check_text_encoder
 from scalekv.infinity_patch.transformer import Infinity
@@ -72,8 +73,9 @@ def load(
         model: the name of a preset, or one.
         device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
         dtype: of the matrix products inside the blocks: "auto" (the preset's own, else bf16 on
-            CUDA and fp32 elsewhere), "fp32", "bf16", "fp16". What surrounds the blocks stays in
-            float32.
+            CUDA and on a CPU with fast bf16 products, fp32 elsewhere), "fp32", "bf16", "fp16".
+            What surrounds the blocks stays in float32; the decoder of pictures runs in bf16 too
+            where the blocks do.
         weights_dir: a folder with the preset's files instead of the usual place.
         placement: what is kept off the device; by default everything is on it.
 
@@ -116,7 +118,9 @@ def load(
             where = host if block and choice.offload else place
             _set(transformer, name, _read(transformer_file, name, wanted, where, parameter))
         for name, parameter in vae.named_parameters():
-            _set(vae, name, _read(vae_file, name, torch.float32, place, parameter))
+            halved = precision == torch.bfloat16 and name.startswith("decoder.")
+            wanted = precision if halved else torch.float32
+            _set(vae, name, _read(vae_file, name, wanted, place, parameter))
         transformer.preset_name = preset.name
         if choice.offload:
             transformer.stream = BlockStream(transformer.blocks, place)
@@ -189,7 +193,8 @@ def _precision(name: str, preset: ModelPreset, device: torch.device) -> torch.dt
     if name == "auto":
         name = preset.dtype
     if name == "auto":
-        name = "bf16" if device.type == "cuda" else "fp32"
+        fast = device.type == "cuda" or (device.type == "cpu" and fast_bf16())
+        name = "bf16" if fast else "fp32"
     return _usable(DTYPES[name], device, "--dtype")
 
 

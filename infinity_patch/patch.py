@@ -128,7 +128,7 @@ def _preset_of(model: nn.Module, modules: list[nn.Module]) -> str | None:
     if isinstance(named, str):
         return named
     first: Any = modules[0]
-    preset = preset_like(len(modules), first.mat_qkv.weight.shape[1], first.scale_mul_1H11.shape[1])
+    preset = preset_like(len(modules), first.mat_qkv.weight.shape[1], first.scale_mul_1H11.numel())
     return None if preset is None else preset.name
 
 

@@ -13,9 +13,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scalekv.infinity_patch.batching import batch_size_of, free_memory, out_of_memory
+from scalekv.infinity_patch.batching import MOST, batch_size_of, free_memory, out_of_memory
+from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.loader import Pipeline
 from scalekv.infinity_patch.patch import caches_of, patched
+from scalekv.infinity_patch.quick_hash import model_hashes
+from scalekv.infinity_patch.recorded import record
 from scalekv.infinity_patch.request import (
     DEFAULT_POLICY,
     Request,
@@ -40,7 +43,7 @@ from scalekv.kv.caches import Caches
 from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
 
-AHEAD = 256  # pictures whose prompts are encoded in one go; the features of thousands need memory
+AHEAD = 4 * MOST  # pictures encoded in one go; the features of thousands would need much memory
 
 
 @dataclass(frozen=True)
@@ -91,13 +94,13 @@ class _Wanted:
 class _Texts:
     """Features of the prompts of a request, encoded a stretch ahead and then let go."""
 
-    def __init__(self, pipeline: Pipeline, request: Request, ahead: int):
+    def __init__(self, pipeline: Pipeline, request: Request):
         self._text = pipeline.text
         self._text_of = request.text_of
         self._stages = pipeline.stages
         self._prompts = request.prompts
         self._per_prompt = request.num_images
-        self._ahead = ahead
+        self._ahead = max(AHEAD, request.batch_size if isinstance(request.batch_size, int) else 0)
         self._features: dict[str, Tensor] = {}
 
     def of(self, batch: Sequence[_Wanted]) -> list[Tensor]:
@@ -153,19 +156,21 @@ def _pictures(
     on_progress: Callable[[Progress], None] | None,
     on_smaller_batch: Callable[[int], None] | None,
 ) -> Iterator[Picture]:
-    # 1. schedule, budget, guidance, and how many pictures at once
+    # 1. schedule, budget, guidance
     schedule = schedule_of(request, pipeline.preset)
     together = fixed_batch(request, pipeline.device.type) or 1
     budget = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize, together)
     guidance = guidance_of(request, pipeline, schedule)
     settings = settings_of(request, pipeline, schedule, guidance)
-    size = batch_size_of(request, pipeline, schedule, budget, guidance)
-    # 2. text, some pictures ahead
-    texts = _Texts(pipeline, request, max(AHEAD, size))
+    # 2. text, some pictures ahead; how many go together is seen when the encoder takes its rest
+    texts = _Texts(pipeline, request)
     negative = None
     if request.negative is not None:
         with pipeline.stages.stage("encode"):
             negative = pipeline.text.encode([request.negative])[0]
+    texts.of([_wanted(request, 0)])
+    pipeline.text.rest()
+    size = batch_size_of(request, pipeline, schedule, budget, guidance)
     done = 0
     while done < request.pictures:
         batch = [_wanted(request, i) for i in range(done, min(done + size, request.pictures))]
@@ -320,6 +325,20 @@ def settings_of(
         "truncate": request.truncate,
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "text_device": str(pipeline.text.device),
         "text_dtype": str(pipeline.text.dtype).removeprefix("torch."),
+        "weights": model_hashes(model_files(pipeline.preset, pipeline.weights_dir)),
+        "recorded": record(request, patched_outside=caches_of(pipeline.model) is not None),
+        "machine": machine_of(pipeline.device),
         "versions": {"scalekv": version("scalekv"), "torch": torch.__version__},
+    }
+
+
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """What computes: where it is another, the last bits of a picture can be others."""
+    if device.type == "cuda":
+        return {"name": torch.cuda.get_device_name(device)}
+    return {
+        "name": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
     }

@@ -58,10 +58,18 @@ def rotary_tables(
     return {key: rotary_table(scales, grid, head_dim).to(device)}
 
 
-def table_of_scale(tables: Mapping[str, Tensor], schedule: Scales3, scale: int) -> Tensor:
-    """The part of a table that belongs to the tokens of one scale, (2, 1, 1, 1, L_k, D / 2)."""
+def table_of_scale(
+    tables: Mapping[str, Tensor],
+    schedule: Scales3,
+    scale: int,
+    device: torch.device | None = None,
+) -> Tensor:
+    """The part of a table that belongs to the tokens of one scale, (2, 1, 1, 1, L_k, D / 2).
+
+    On `device`, or where the table is: the published code makes its tables on the host.
+    """
     table, (start, end) = _found(tables, schedule, scale)
-    return table[:, :, :, :, start:end]
+    return table[:, :, :, :, start:end].to(device or table.device)
 
 
 def _found(
@@ -88,15 +96,22 @@ def rotate(x: Tensor, table: Tensor) -> Tensor:
     return turned.flatten(-2)
 
 
-def turns_of_scale(tables: Mapping[str, Tensor], schedule: Scales3, scale: int) -> Tensor:
+def turns_of_scale(
+    tables: Mapping[str, Tensor],
+    schedule: Scales3,
+    scale: int,
+    device: torch.device | None = None,
+) -> Tensor:
     """The angles of one scale's tokens as complex numbers of length one, (L_k, 1, D / 2).
 
-    Multiplying by them is `rotate` in one pass; kept until another scale is asked for.
+    On `device`, or where the table is. Multiplying by them is `rotate` in one pass; kept until
+    another scale is asked for.
     """
     table, rows = _found(tables, schedule, scale)
     known = _turns.get(table)
-    if known is None or known[0] != rows:
-        cos, sin = table[:, 0, 0, 0, rows[0] : rows[1]]
+    place = device or table.device
+    if known is None or known[0] != rows or known[1].device != place:
+        cos, sin = table[:, 0, 0, 0, rows[0] : rows[1]].to(place)
         known = rows, torch.complex(cos, sin).unsqueeze(1)
         _turns[table] = known
     turns: Tensor = known[1]

@@ -5,47 +5,25 @@ Pictures are (H, W, 3) uint8. Knows nothing of models, policies or files.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
-import torch.nn.functional as F
-from torch import Tensor
+from PIL import Image
 
+from scalekv.infinity_patch.likeness import Likeness, likeness
 from scripts.builtin.backbone import as_input, backbone, feature_distance
 
 Pixels = npt.NDArray[np.uint8]
 Values = npt.NDArray[np.float64]
 
 RESAMPLES = 2000
-WINDOW, WINDOW_SIGMA = 11, 1.5
 
 
-def psnr(a: Pixels, b: Pixels) -> float:
-    """Peak signal-to-noise ratio in dB; infinite for equal pictures."""
-    error = np.mean((a.astype(np.float64) - b.astype(np.float64)) ** 2)
-    return float(10 * math.log10(255**2 / error)) if error else math.inf
-
-
-def ssim(a: Pixels, b: Pixels) -> float:
-    """Structural similarity (Wang et al. 2004): 11 x 11 Gaussian window, mean of the channels."""
-    place = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
-    line = torch.exp(-(place**2) / (2 * WINDOW_SIGMA**2))
-    line = line / line.sum()
-
-    def blurred(x: Tensor) -> Tensor:
-        across = F.conv2d(x, line.view(1, 1, 1, -1))
-        return F.conv2d(across, line.view(1, 1, -1, 1))
-
-    x, y = (torch.from_numpy(p.astype(np.float64)).permute(2, 0, 1)[:, None] for p in (a, b))
-    mean_x, mean_y = blurred(x), blurred(y)
-    var_x, var_y = blurred(x * x) - mean_x**2, blurred(y * y) - mean_y**2
-    both = blurred(x * y) - mean_x * mean_y
-    small, large = (0.01 * 255) ** 2, (0.03 * 255) ** 2
-    top = (2 * mean_x * mean_y + small) * (2 * both + large)
-    return float((top / ((mean_x**2 + mean_y**2 + small) * (var_x + var_y + large))).mean())
+def alike(picture: Pixels, reference: Pixels) -> Likeness:
+    """PSNR and SSIM of two pictures of one size."""
+    return likeness(Image.fromarray(picture), Image.fromarray(reference))
 
 
 @torch.inference_mode()
@@ -53,6 +31,24 @@ def perceptual_distance(a: Pixels, b: Pixels) -> float:
     """`feature_distance` of two pictures."""
     net = backbone()
     return float(feature_distance(net.stages(as_input([a])), net.stages(as_input([b]))))
+
+
+def kernel_distance(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) -> float:
+    """Squared maximum mean discrepancy of two sets of features (N, F), (M, F), unbiased.
+
+    With the cubic polynomial kernel, as KID takes it (Binkowski et al. 2018); near 0 for two
+    samples of one distribution, and then as often below 0 as above.
+    """
+    x, y = a.astype(np.float64), b.astype(np.float64)
+
+    def kernel(p: Values, q: Values) -> Values:
+        return np.asarray((p @ q.T / p.shape[1] + 1) ** 3)
+
+    def within(p: Values) -> float:
+        k = kernel(p, p)
+        return float((k.sum() - np.trace(k)) / (len(p) * (len(p) - 1)))
+
+    return within(x) + within(y) - 2 * float(kernel(x, y).mean())
 
 
 def interval(

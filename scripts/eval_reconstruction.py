@@ -25,7 +25,7 @@ from scalekv.kv.errors import UserError
 from scripts.builtin.backbone import as_input, backbone
 from scripts.builtin.captions import heldout_rows
 from scripts.builtin.dataset import DEFAULT_FOLDER, Pixels, load_rows
-from scripts.eval_measures import interval, mean, perceptual_distance, psnr, ssim
+from scripts.eval_measures import alike, interval, mean, perceptual_distance
 from scripts.eval_pictures import weights_of
 from scripts.eval_rows import Row, Rows
 
@@ -94,12 +94,13 @@ def run(args: argparse.Namespace) -> None:
             continue
         picture = np.asarray(images[places[row["id"]]])
         decoded = reconstruct(pipeline, picture)
+        both = alike(decoded, picture)
         found.add(
             {
                 "id": row["id"],
                 "style": row["style"],
-                "psnr": round(psnr(picture, decoded), 4),
-                "ssim": round(ssim(picture, decoded), 6),
+                "psnr": round(both.psnr, 4),
+                "ssim": round(both.ssim, 6),
                 "features": round(perceptual_distance(picture, decoded), 6),
             }
         )

@@ -1,7 +1,9 @@
 """A small judge of how well a picture fits a caption, trained apart from the generator.
 
-Two towers over the built-in model's vocabulary and the pooled features of an ImageNet network;
-the cosine of their outputs is the score. Knows nothing of the generator.
+Captions, in the words of the built-in model's vocabulary, are mapped to where the whitened features
+of an ImageNet network put the drawings; the cosine is the score. Linear discriminant axes are all
+that happens to the features: layers trained on these few drawings know those by heart and judge
+others worse. Knows nothing of the generator.
 """
 
 from __future__ import annotations
@@ -22,7 +24,7 @@ from scalekv.kv.errors import UserError
 from scripts.builtin.backbone import as_input, backbone
 
 WEIGHTS = Path(__file__).with_name("scorer.safetensors")
-FEATURES, HIDDEN, WIDTH = 1280, 256, 128
+FEATURES, WIDTH = 1280, 128
 LONGEST = 32  # tokens of a caption
 
 
@@ -37,14 +39,32 @@ def tokenizer() -> Tokenizer:
 class Scorer(nn.Module):
     """Captions and picture features into one space, as unit vectors (B, WIDTH)."""
 
+    middle: Tensor
+    axes: Tensor
+
     def __init__(self, vocabulary: int):
         super().__init__()
         self.words = nn.Embedding(vocabulary, WIDTH, padding_idx=0)
         self.text_in = nn.Linear(WIDTH, WIDTH)
         self.text_out = nn.Linear(WIDTH, WIDTH)
-        self.picture_norm = nn.LayerNorm(FEATURES)
-        self.picture_in = nn.Linear(FEATURES, HIDDEN)
-        self.picture_out = nn.Linear(HIDDEN, WIDTH)
+        self.register_buffer("middle", torch.zeros(FEATURES))
+        self.register_buffer("axes", torch.zeros(FEATURES, WIDTH))
+
+    def whiten(self, features: Tensor) -> None:
+        """Take middle and axes from features (N, V, F) of N drawings in V views each.
+
+        First what views of one drawing differ by is evened out (their covariance and as much
+        again in every direction), so that blur and size count little; then the main axes of what
+        drawings differ by are kept, with equal spread.
+        """
+        self.middle = features.mean((0, 1))
+        own = features.mean(1)
+        within = (features - own[:, None]).flatten(0, 1)
+        covariance = within.T @ within / len(within)
+        covariance += covariance.diag().mean() * torch.eye(len(covariance))
+        even = torch.linalg.inv(torch.linalg.cholesky(covariance))
+        _, spread, axes = torch.linalg.svd((own - self.middle) @ even.T, full_matrices=False)
+        self.axes = even.T @ axes[:WIDTH].T / spread[:WIDTH] * len(features) ** 0.5
 
     def captions(self, ids: Tensor) -> Tensor:
         """Of token ids (B, LONGEST), 0 where there is none: a sum over the words, then one layer.
@@ -57,8 +77,7 @@ class Scorer(nn.Module):
 
     def pictures(self, features: Tensor) -> Tensor:
         """Of pooled features (B, FEATURES)."""
-        out: Tensor = self.picture_out(F.gelu(self.picture_in(self.picture_norm(features))))
-        return F.normalize(out, dim=-1)
+        return F.normalize((features - self.middle) @ self.axes, dim=-1)
 
 
 def load_scorer(path: Path = WEIGHTS) -> Scorer:

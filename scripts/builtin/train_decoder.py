@@ -39,8 +39,8 @@ from scripts.builtin.training import (
     shipped,
 )
 
-PERCEPTUAL = 0.15
-COMPOSED = 2  # pictures of a batch
+PERCEPTUAL = 0.1
+COMPOSED = 1  # of the pictures of a batch
 FLIPPED = 0.5  # share of the pictures with flipped bits
 FLIPS = 0.15  # of those, the largest share of bits flipped in a scale
 FLIPPED_SCALES = 3  # the last ones

@@ -32,7 +32,6 @@ SCALES = (0.8, 1.0)
 BLUR = 1.5  # pixels, at most
 TEMPERATURE = 0.05
 CHOICES = 100
-NOISE = 0.1  # of the features' spread
 
 
 def view(picture: Pixels, rng: np.random.Generator) -> Pixels:
@@ -79,7 +78,7 @@ def main() -> None:
     """Train, say how good it is, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/builtin"))
-    parser.add_argument("--steps", type=int, default=3000)
+    parser.add_argument("--steps", type=int, default=1000)
     parser.add_argument("--batch", type=int, default=256)
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
@@ -89,18 +88,17 @@ def main() -> None:
     features = features_of(args.data)
     kept = np.array([i for i, row in enumerate(rows) if not row["heldout_style"]])
     unseen = [i for i, row in enumerate(rows) if row["heldout_style"]]
-    spread = features[kept].std((0, 1))
     scorer = Scorer(tokenizer().get_vocab_size())
+    scorer.whiten(features[kept])
     optimizer = torch.optim.AdamW(scorer.parameters(), lr=args.lr, weight_decay=0.05)
     for step in range(args.steps):
         rng = np.random.default_rng((SEED, step))
         chosen = rng.choice(kept, args.batch, replace=False)
         seen = features[chosen, rng.integers(0, VIEWS, len(chosen))]
-        noise = torch.randn(seen.shape, generator=torch.Generator().manual_seed(step))
         for group in optimizer.param_groups:
             group["lr"] = held_rate(step, args.steps, args.lr, 100, args.steps // 2)
         texts = scorer.captions(ids_of([caption(rows[i], rng) for i in chosen]))
-        scores = scorer.pictures(seen + NOISE * spread * noise) @ texts.T / TEMPERATURE
+        scores = scorer.pictures(seen) @ texts.T / TEMPERATURE
         # the other style of a concept may be in the batch: its caption is not wrong
         concepts = np.array([rows[i]["concept"] for i in chosen])
         same = torch.from_numpy(concepts[:, None] == concepts[None])
@@ -110,7 +108,7 @@ def main() -> None:
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         optimizer.step()
-        if (step + 1) % 500 == 0 or step + 1 == args.steps:
+        if (step + 1) % 250 == 0 or step + 1 == args.steps:
             scorer.eval()
             found = accuracy(scorer, features[unseen, 0], [rows[i] for i in unseen])
             known = [int(i) for i in kept[:: len(kept) // len(unseen)]]

@@ -18,6 +18,7 @@ from scalekv.cli import engine
 from scalekv.cli.batch import batch
 from scalekv.cli.choices import Options
 from tests.cli.conftest import Outcome, StandIn
+from tests.cli.test_main import start
 
 Program = Callable[..., Outcome]
 
@@ -209,16 +210,32 @@ def test_one_that_fails_in_a_batch_takes_no_other_with_it(
     said = json.loads(done.out)
     assert said["paths"] == [f"out/{ALL[0]}", f"out/{ALL[2]}"]
     assert [failed["prompt"] for failed in said["failed"]] == ["a fox"]
-    assert [r.batch_size for r in stand_in.requests] == [3, 3, 1, 3]
+    asked = [("an owl", "a fox", "a cat"), ("a fox", "a cat"), ("a fox",), ("a cat",)]
+    assert [r.prompts for r in stand_in.requests] == asked
     error = json.loads(done.err.splitlines()[-1])["error"]
     assert (error["kind"], error["code"]) == ("pictures-failed", 1)
+
+
+def test_what_fails_before_the_first_picture_is_a_failed_picture_too(
+    scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(pipeline: Any, request: Any, *rest: Any) -> Any:
+        if "a fox" in request.prompts:
+            raise ValueError("boom")
+        return stand_in.generate(pipeline, request, *rest)
+
+    monkeypatch.setattr(engine, "generate", broken)
+    done = scalekv("batch", "p.txt", "--verbose")
+    assert done.code == 1
+    assert "Traceback" in done.err
+    assert pngs() == [ALL[0], ALL[2]]
 
 
 def test_fail_fast(scalekv: Program, stand_in: StandIn) -> None:
     stand_in.failing, stand_in.error = ("an owl",), ValueError("boom")
     done = scalekv("batch", "p.txt", "--fail-fast")
     assert (done.code, done.out) == (1, "")
-    assert len(stand_in.requests) == 1
+    assert stand_in.requests[-1].prompts == ("an owl",)
     rows = Path("out/retry.jsonl").read_text().splitlines()
     assert [json.loads(row)["prompt"] for row in rows] == ["an owl"]
 
@@ -282,6 +299,36 @@ def test_a_full_disk(scalekv: Program, stand_in: StandIn, monkeypatch: pytest.Mo
     assert "no report" in done.err
     check_folder(files=ALL[:1])
     assert scalekv("batch", "p.txt", "--resume").code == 0
+    check_folder()
+
+
+def test_out_of_memory_costs_the_picture_it_happened_to(
+    scalekv: Program, stand_in: StandIn
+) -> None:
+    stand_in.failing, stand_in.error = ("an owl",), MemoryError("no room")
+    done = scalekv("batch", "p.txt")
+    assert done.code == 1
+    assert "'an owl': MemoryError: no room" in done.err
+    check_folder(files=ALL[1:])
+
+
+def test_a_reader_that_leaves_costs_no_picture() -> None:
+    reader, writer = os.pipe()
+    os.close(reader)
+    program = start("batch", "p.txt", "--quiet", pause=0, stdout=writer)
+    os.close(writer)
+    _, said = program.communicate(timeout=120)
+    assert (program.returncode, said) == (141, "")
+    check_folder()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_under_stdout_costs_no_picture() -> None:
+    with open("/dev/full", "w") as full:
+        program = start("batch", "p.txt", "--quiet", pause=0, stdout=full.fileno())
+        _, said = program.communicate(timeout=120)
+    assert program.returncode == 1
+    assert said == "stdout could not be written: No space left on device\n"
     check_folder()
 
 

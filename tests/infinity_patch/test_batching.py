@@ -36,13 +36,15 @@ TOGETHER: dict[str, Any] = {"batch_size": 4, "reproducible": False}
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return load("emoji", device="cpu")
+    return load("emoji", device="cpu", dtype="fp32")
 
 
 @pytest.mark.parametrize("negative", [None, features(4, seed=9)], ids=["learned", "negative"])
-@pytest.mark.parametrize("policy", policy_names())
+@pytest.mark.parametrize(
+    ("policy", "kv_dtype"), [*((name, "auto") for name in policy_names()), ("scalekv", "bf16")]
+)
 def test_every_policy_gives_a_picture_the_same_logits_in_a_batch(
-    policy: str, negative: Tensor | None
+    policy: str, kv_dtype: str, negative: Tensor | None
 ) -> None:
     # Every picture is fed the bits it drew alone, so that rounding cannot part their ways.
     model = small_model()

@@ -12,6 +12,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from scalekv.configs.models import model_named
+from scalekv.infinity_patch import loader
 from scalekv.infinity_patch.checkpoint import Checkpoint, Entry, WeightsDamaged
 from scalekv.infinity_patch.fitting import check_fits, shapes_of, skeletons, unconditional_rows
 from scalekv.infinity_patch.hub import BUILT_IN, WeightsMissing
@@ -33,7 +34,11 @@ def test_weights_are_counted_and_kept_in_the_asked_dtype(folder: Path) -> None:
     pipeline = load("emoji", device="cpu", dtype="bf16", weights_dir=folder)
     assert pipeline.model.compute_dtype == torch.bfloat16
     assert pipeline.model.word_embed.weight.dtype == torch.float32
-    assert pipeline.weights_bytes["vae"] == 4 * sum(p.numel() for p in pipeline.vae.parameters())
+    encoder, decoder = (
+        sum(p.numel() for p in part.parameters())
+        for part in (pipeline.vae.encoder, pipeline.vae.decoder)
+    )
+    assert pipeline.weights_bytes["vae"] == 4 * encoder + 2 * decoder
 
 
 def test_a_missing_file_is_named(folder: Path) -> None:
@@ -99,6 +104,14 @@ def test_a_damaged_tokenizer_is_refused(folder: Path) -> None:
     (folder / "text_encoder" / "tokenizer.json").write_text('{"version":', encoding="utf-8")
     with pytest.raises(UserError, match=r"tokenizer\.json cannot be read"):
         check(Request(("a cat",)), model_named("emoji"), folder)
+
+
+@pytest.mark.parametrize(("fast", "dtype"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_auto_takes_bf16_where_the_processor_is_fast_at_it(
+    fast: bool, dtype: torch.dtype, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loader, "fast_bf16", lambda: fast)
+    assert load("emoji", device="cpu", weights_dir=folder).dtype == dtype
 
 
 @pytest.mark.parametrize(("option", "value"), [("device", "toaster"), ("dtype", "fp7")])

@@ -18,7 +18,7 @@ from scalekv.kv.schedule import Schedule
 
 @pytest.fixture(scope="module")
 def pipeline() -> Pipeline:
-    return load("emoji", device="cpu")
+    return load("emoji", device="cpu", dtype="fp32")
 
 
 def test_a_loaded_model_knows_its_preset(pipeline: Pipeline) -> None:
@@ -109,6 +109,8 @@ def test_inside_a_patch_its_caches_are_used(pipeline: Pipeline) -> None:
         picture = next(generate(pipeline, "a cat"))
         assert caches.nbytes > 0
     assert same(own.image, picture.image)
+    assert own.settings.pop("recorded")["objects"] == []
+    assert picture.settings.pop("recorded")["objects"] == ["patched block"]
     assert own.settings == picture.settings
 
 
@@ -139,7 +141,7 @@ def test_what_changes_a_picture_is_recorded_with_it(
     other = next(generate(pipeline, Request(("a woman",), **change)))
     assert not same(usual.image, other.image)
     differing = {k for k, v in usual.settings.items() if other.settings[k] != v}
-    assert differing == set(change)
+    assert differing == {*change, "recorded"}
     assert usual.settings["cfg_layer"] == [0]
 
 
