@@ -1,5 +1,5 @@
-"""Plans against what the code really allocates: the cache's bytes exactly, on shapes alone for large
-models and on tensors for the built-in one; everything else by an allocator that counts."""
+"""Plans against what the code allocates: the cache's bytes exactly, on shapes alone for large models
+and on tensors for the built-in one; everything else by an allocator that counts."""
 
 from __future__ import annotations
 
@@ -105,7 +105,7 @@ def test_predicted_cache_bytes_of_real_pictures(policy: str, budget: str) -> Non
 
 
 def counted(planner: Planner, pictures: int) -> tuple[int, int]:
-    """Bytes of tensors alive at the fullest moment of the scales, and of decoding, weights apart."""
+    """Bytes of tensors at the fullest moment of the scales and of decoding, weights apart."""
     preset, schedule = planner.preset, planner.schedule
     transformer, vae = skeletons(preset)
     assert isinstance(transformer, Infinity)
