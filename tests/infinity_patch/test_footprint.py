@@ -1,5 +1,5 @@
-"""Plans against what the code allocates: the cache's bytes exactly, on shapes alone for large models
-and on tensors for the built-in one; everything else by an allocator that counts."""
+"""Plans against what the code allocates: the cache exactly, on shapes alone for large models and on
+tensors for the built-in one; everything else by an allocator that counts."""
 
 from __future__ import annotations
 
