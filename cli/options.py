@@ -230,6 +230,17 @@ Dtype = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+Threads = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        help=_help(
+            "CPU threads to compute with; auto is one per physical core that this process may use.",
+            "threads",
+        ),
+        rich_help_panel=MACHINE,
+    ),
+]
 Offload = Annotated[
     bool | None,
     typer.Option(
