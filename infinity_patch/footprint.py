@@ -29,8 +29,8 @@ TEXT_TOKENS = 128
 CONTEXT = 600 << 20
 """Bytes a CUDA process takes besides its tensors: context, kernels, libraries' own buffers."""
 
-HOST = 400 << 20
-"""Resident bytes of Python with torch and transformers loaded, before there is any tensor."""
+HOST = 460 << 20
+"""Resident bytes of Python with torch and transformers once a picture was drawn, tensors apart."""
 
 FRAGMENTED = 0.04
 """Share of its tensors' bytes that torch's allocator takes beyond them, in pieces it cannot use."""
