@@ -53,9 +53,7 @@ def _lines(options: argparse.Namespace, budget: str, pictures: int) -> list[str]
     lines = []
     for stage, (planned, measured) in json.loads(done.stdout).items():
         mib = f"{planned / 2**20:.1f} MiB | {measured / 2**20:.1f} MiB"
-        lines.append(
-            f"| {pictures} | {budget} | {stage} | {mib} | {planned / measured - 1:+.1%} |"
-        )
+        lines.append(f"| {pictures} | {budget} | {stage} | {mib} | {planned / measured - 1:+.1%} |")
     return lines
 
 
