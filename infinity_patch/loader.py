@@ -55,11 +55,12 @@ class Pipeline:
 
     def weights_there(self) -> dict[str, int]:
         """Bytes of each part's tensors that are on the device now."""
-        stream = self.model.stream
-        parameters = (p for p in self.model.parameters() if p.device.type == self.device.type)
-        transformer = sum(p.nbytes for p in parameters)
+        transformer, stream = self.weights_bytes["transformer"], self.model.stream
+        if stream is not None:
+            parameters = (p for p in self.model.parameters() if p.device.type == self.device.type)
+            transformer = sum(p.nbytes for p in parameters) + stream.nbytes
         return {
-            "transformer": transformer if stream is None else transformer + stream.nbytes,
+            "transformer": transformer,
             "vae": self.weights_bytes["vae"],
             "text_encoder": self.text.bytes_on(self.device),
         }
