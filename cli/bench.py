@@ -79,6 +79,7 @@ def bench(
     weights_dir: given.WeightsDir = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
+    threads: given.Threads = None,
     json: Annotated[
         bool,
         typer.Option(
@@ -109,6 +110,7 @@ def bench(
         weights_dir=weights_dir,
         device=device,
         dtype=dtype,
+        threads=threads,
         quiet=quiet,
     )
     Benchmark.of(

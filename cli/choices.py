@@ -43,6 +43,7 @@ class Options:
     negative: str | None = None
     truncate: bool | None = None
     dtype: str | None = None
+    threads: str | None = None
     device: str | None = None
     weights_dir: str | None = None
     reproducible: bool | None = None
@@ -56,6 +57,7 @@ class Options:
     text_dtype: str | None = None
     keep_text_encoder: bool | None = None
     memory_report: str | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +74,7 @@ class Choices:
     placement: Placement
     quiet: bool = False
     memory_report: tuple[str, ...] = ("json", "table")
+    force: bool = False
 
 
 def choose(options: Options, environment: Mapping[str, str] | None = None) -> Choices:
@@ -141,9 +144,11 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
             text_device=text_device.value,
             text_dtype=text_dtype.value,
             keep_text_encoder=keep.flag() if keep.value else None,
+            threads=_threads(settings.get("threads", options.threads)),
         ),
         quiet=settings.get("quiet", options.quiet).flag(),
         memory_report=_forms(settings.get("memory_report", options.memory_report)),
+        force=options.force,
     )
 
 
@@ -159,6 +164,17 @@ def _forms(setting: Setting) -> tuple[str, ...]:
                 fix=close_matches(form, FORMS),
             )
     return forms
+
+
+def _threads(setting: Setting) -> int | None:
+    """How many threads to compute with; None leaves it to torch and its own variables.
+
+    Raises:
+        UserError: neither "auto" nor a number of at least 1.
+    """
+    from scalekv.infinity_patch.threads import sensible_threads
+
+    return sensible_threads() if setting.value == "auto" else setting.count(least=1)
 
 
 def _numbers(setting: Setting) -> float | tuple[float, ...] | None:

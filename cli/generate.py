@@ -73,10 +73,12 @@ def generate(
     weights_dir: given.WeightsDir = None,
     device: given.Device = None,
     dtype: given.Dtype = None,
+    threads: given.Threads = None,
     offload: given.Offload = None,
     text_device: given.TextDevice = None,
     text_dtype: given.TextDtype = None,
     keep_text_encoder: given.KeepTextEncoder = None,
+    force: given.Force = False,
     out: given.Out = None,
     memory_report: given.MemoryReport = None,
     json: given.Json = False,
@@ -111,6 +113,7 @@ def generate(
         positive_prompt=positive_prompt,
         truncate=truncate,
         dtype=dtype,
+        threads=threads,
         device=device,
         weights_dir=weights_dir,
         offload=offload,
@@ -121,6 +124,7 @@ def generate(
         batch_size=batch_size,
         quiet=quiet,
         memory_report=memory_report,
+        force=force,
     )
     if repeat is None:
         Run(choose(options), stderr(), json=json).execute()

@@ -44,6 +44,9 @@ from scalekv.cli.inspect import EPILOG as INSPECT_EPILOG
 from scalekv.cli.inspect import HELP as INSPECT_HELP
 from scalekv.cli.inspect import inspect
 from scalekv.cli.models import models
+from scalekv.cli.plan import EPILOG as PLAN_EPILOG
+from scalekv.cli.plan import HELP as PLAN_HELP
+from scalekv.cli.plan import plan
 from scalekv.cli.report_command import EPILOG as REPORT_EPILOG
 from scalekv.cli.report_command import HELP as REPORT_HELP
 from scalekv.cli.report_command import report
@@ -92,6 +95,7 @@ app.command(help=INSPECT_HELP, epilog=INSPECT_EPILOG, no_args_is_help=True)(insp
 app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
 app.command(help=CONVERT_HELP, epilog=CONVERT_EPILOG, no_args_is_help=True)(convert)
 app.command(help=CALIBRATE_HELP, epilog=CALIBRATE_EPILOG)(calibrate)
+app.command(help=PLAN_HELP, epilog=PLAN_EPILOG)(plan)
 app.command(help=REPORT_HELP, epilog=REPORT_EPILOG, no_args_is_help=True)(report)
 app.add_typer(models)
 app.add_typer(budgets)

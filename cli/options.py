@@ -230,6 +230,17 @@ Dtype = Annotated[
         rich_help_panel=MACHINE,
     ),
 ]
+Threads = Annotated[
+    str | None,
+    typer.Option(
+        metavar="N",
+        help=_help(
+            "CPU threads to compute with; auto is one per physical core that this process may use.",
+            "threads",
+        ),
+        rich_help_panel=MACHINE,
+    ),
+]
 Offload = Annotated[
     bool | None,
     typer.Option(
@@ -276,6 +287,14 @@ Out = Annotated[
         metavar="DIR",
         help=_help("Folder for pictures and report; nothing in it is overwritten.", "out"),
         rich_help_panel=OUTPUT,
+    ),
+]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Try also what is planned not to fit into memory; see scalekv plan.",
+        rich_help_panel=MACHINE,
     ),
 ]
 MemoryReport = Annotated[

@@ -27,7 +27,16 @@ if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
 
 ALLOWED = (
-    *("prompts", "model", "weights_dir", "device", "offload", "text_device", "keep_text_encoder"),
+    *(
+        "prompts",
+        "model",
+        "weights_dir",
+        "device",
+        "threads",
+        "offload",
+        "text_device",
+        "keep_text_encoder",
+    ),
     *("out", "quiet", "memory_report"),
 )
 """Options that do not change the picture, or must be as they were."""

@@ -25,6 +25,7 @@ DEFAULTS: dict[str, str] = {
     "weights_dir": "",
     "device": "auto",
     "dtype": "auto",
+    "threads": "auto",
     "offload": "false",
     "text_device": "auto",
     "text_dtype": "auto",

@@ -84,6 +84,8 @@ def load(
     """
     preset = model if isinstance(model, ModelPreset) else model_named(model)
     choice = placement or Placement()
+    if choice.threads is not None:
+        torch.set_num_threads(choice.threads)
     place = device_named(device, "--device")
     precision = _precision(dtype, preset, place)
     text_place = (

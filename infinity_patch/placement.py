@@ -13,18 +13,20 @@ DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
 @dataclass(frozen=True)
 class Placement:
-    """What of a model need not be on its device, and the text encoder's own precision.
+    """What of a model need not be on its device, the text encoder's precision, and threads.
 
     offload: the transformer's blocks stay in host memory and are sent over one after another.
     text_device: "auto" is the model's. text_dtype: "auto" is fp16 on CUDA, as published, and fp32
     elsewhere. keep_text_encoder: keep it after the prompts are encoded; freed it is read again if
-    more come. None: kept, unless it is known that no more come.
+    more come. None: kept, unless it is known that no more come. threads: that a CPU computes with,
+    in all of the process; None leaves torch's number.
     """
 
     offload: bool = False
     text_device: str = "auto"
     text_dtype: str = "auto"
     keep_text_encoder: bool | None = None
+    threads: int | None = None
 
     def for_known_prompts(self) -> Placement:
         """The same where all prompts are known at the start: the text encoder is freed."""

@@ -12,7 +12,6 @@ import argparse
 import gc
 import statistics
 import sys
-import time
 from contextlib import nullcontext
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -34,13 +33,16 @@ from scalekv.kv.policy import policy_named
 from scalekv.kv.schedule import Schedule
 from scalekv.kv.workspace import Workspace
 from scripts.benchmarking import (
+    CLOCKS,
     Clock,
     PeakMemory,
     bare_attention,
     bare_linear,
     heading,
     matrix_rate,
+    measure_by,
     memory_rate,
+    now,
     table,
 )
 
@@ -174,9 +176,9 @@ def measure(
             if device.type == "cuda":
                 torch.cuda.reset_peak_memory_stats(device)
             with result.clock.watching(*watched(result.side.policy)):
-                start = time.perf_counter()
+                start = now()
                 picture(result.side, schedule, device, batch)
-                result.seconds.append(time.perf_counter() - start)
+                result.seconds.append(now() - start)
             peak = memory.peak()
             if device.type == "cuda":
                 peak = torch.cuda.max_memory_allocated(device)
@@ -262,6 +264,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
+    parser.add_argument(
+        "--clock",
+        choices=sorted(CLOCKS),
+        default="wall",
+        help="cpu: seconds of one thread's work, for a machine that others use too",
+    )
     parser.add_argument("--ceilings", action="store_true", help="time the bare operations too")
     parser.add_argument("--profile", action="store_true", help="list each side's top operations")
     return parser.parse_args()
@@ -270,14 +278,15 @@ def arguments() -> argparse.Namespace:
 def main() -> None:
     """Print the tables."""
     args = arguments()
-    if args.threads:
-        torch.set_num_threads(args.threads)
+    measure_by(args.clock)
+    if args.threads or args.clock == "cpu":
+        torch.set_num_threads(1 if args.clock == "cpu" else args.threads)
     device, dtype = torch.device(args.device), DTYPES[args.dtype]
     preset = model_named(args.model)
     model = filled(preset, args.blocks or preset.transformer.depth, dtype, device)
     sides = [Side(text, model, preset) for text in args.side or ["full", "scalekv:10%"]]
     print(f"{args.model}, {model.spec.depth} blocks, {args.dtype}, batch {args.batch}, guidance")
-    print(heading(device))
+    print(f"{heading(device)}; seconds by the {args.clock} clock")
     if device.type == "cpu":
         print(
             f"bare: {matrix_rate(dtype) / 1e12:.2f} TFLOP/s in {args.dtype}, "
