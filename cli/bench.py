@@ -11,8 +11,9 @@ from scalekv.cli.options import DEFAULTS_NOTE
 
 HELP = (
     "Measure the full cache against a compressed one on this machine.\n\n"
-    "Both in one process and one load, in turns, from prompt to decoded picture; the first "
-    "rounds warm up and do not count. Medians, their ratio, pictures a second, peak memory."
+    "Both in one process and one load, in turns, from the first scale to the decoded picture (the "
+    "prompt is encoded once); the first rounds warm up and do not count. Medians, their ratio, "
+    "pictures a second, peak memory."
 )
 EPILOG = (
     """

@@ -168,7 +168,7 @@ def lines_of(summary: dict[str, Any]) -> list[str]:
     lines = [f"drafters (layers from 0)  {drafters}"]
     if summary["halves_agree"] is not None:
         agree = summary["halves_agree"]
-        lines.append(f"either half of the prompts alone agrees on {agree:.0%} of them")
+        lines.append(f"the two halves of the prompts agree with each other on {agree:.0%}")
     lines += [
         f"{sparsity['carried']:.0%} of the attention on earlier scales is carried by {share:.1%} "
         "of all (layer, head, source scale)",

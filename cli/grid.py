@@ -51,7 +51,10 @@ def grid(
     side: Annotated[
         int, typer.Option(min=16, metavar="N", help="Pixels of a picture, at most.")
     ] = 192,
-    label: Annotated[Label, typer.Option(help="What is said below a picture.")] = Label.PROMPT,
+    label: Annotated[
+        Label,
+        typer.Option(metavar="|".join(Label), help="What is said below a picture."),
+    ] = Label.PROMPT,
     per_page: Annotated[
         int, typer.Option(min=1, max=1000, metavar="N", help="Pictures on a sheet.")
     ] = 60,

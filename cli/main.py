@@ -3,53 +3,31 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from importlib.metadata import version
+from collections.abc import Callable, Sequence
+from types import ModuleType
 from typing import Annotated, Any
 
 import typer
 from rich.console import Console
 
-from scalekv.cli import errors
-from scalekv.cli.batch import EPILOG as BATCH_EPILOG
-from scalekv.cli.batch import HELP as BATCH_HELP
-from scalekv.cli.batch import batch
-from scalekv.cli.bench import EPILOG as BENCH_EPILOG
-from scalekv.cli.bench import HELP as BENCH_HELP
-from scalekv.cli.bench import bench
-from scalekv.cli.budgets import budgets
-from scalekv.cli.calibrate import EPILOG as CALIBRATE_EPILOG
-from scalekv.cli.calibrate import HELP as CALIBRATE_HELP
-from scalekv.cli.calibrate import calibrate
-from scalekv.cli.compare import EPILOG as COMPARE_EPILOG
-from scalekv.cli.compare import HELP as COMPARE_HELP
-from scalekv.cli.compare import compare
-from scalekv.cli.config import EPILOG as CONFIG_EPILOG
-from scalekv.cli.config import HELP as CONFIG_HELP
-from scalekv.cli.config import config
-from scalekv.cli.convert import EPILOG as CONVERT_EPILOG
-from scalekv.cli.convert import HELP as CONVERT_HELP
-from scalekv.cli.convert import convert
-from scalekv.cli.doctor import EPILOG as DOCTOR_EPILOG
-from scalekv.cli.doctor import HELP as DOCTOR_HELP
-from scalekv.cli.doctor import doctor
-from scalekv.cli.download import EPILOG as DOWNLOAD_EPILOG
-from scalekv.cli.download import HELP as DOWNLOAD_HELP
-from scalekv.cli.download import download
-from scalekv.cli.generate import EPILOG, HELP, generate
-from scalekv.cli.grid import EPILOG as GRID_EPILOG
-from scalekv.cli.grid import HELP as GRID_HELP
-from scalekv.cli.grid import grid
-from scalekv.cli.inspect import EPILOG as INSPECT_EPILOG
-from scalekv.cli.inspect import HELP as INSPECT_HELP
-from scalekv.cli.inspect import inspect
-from scalekv.cli.models import models
-from scalekv.cli.plan import EPILOG as PLAN_EPILOG
-from scalekv.cli.plan import HELP as PLAN_HELP
-from scalekv.cli.plan import plan
-from scalekv.cli.report_command import EPILOG as REPORT_EPILOG
-from scalekv.cli.report_command import HELP as REPORT_HELP
-from scalekv.cli.report_command import report
+from scalekv.cli import (
+    batch,
+    bench,
+    budgets,
+    calibrate,
+    compare,
+    config,
+    convert,
+    doctor,
+    download,
+    errors,
+    generate,
+    grid,
+    inspect,
+    models,
+    plan,
+    report_command,
+)
 from scalekv.kv.errors import UserError
 
 _USAGE: Any = typer.BadParameter.__base__
@@ -58,10 +36,23 @@ _USAGE: Any = typer.BadParameter.__base__
 PROGRAM_HELP = """Text-to-image generation with Infinity and a compressed key-value cache.
 
 Exit codes: 0 done; 1 something broke; 2 refused, with the reason; 130 interrupted."""
+PROGRAM_EPILOG = """
+Examples:
+
+  scalekv generate "a red apple"
+
+  scalekv compare "an owl" --budget 20%,10%
+
+  scalekv doctor --model infinity-2b
+
+  scalekv download infinity-2b
+"""
+PICTURES, MODELS, MACHINE = "Pictures", "Models and budgets", "Measuring, and this machine"
 
 app = typer.Typer(
     name="scalekv",
     help=PROGRAM_HELP,
+    epilog=PROGRAM_EPILOG,
     no_args_is_help=True,
     rich_markup_mode="rich",
     pretty_exceptions_enable=False,
@@ -71,6 +62,8 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
+        from importlib.metadata import version
+
         print(f"scalekv {version('scalekv')}")
         raise typer.Exit
 
@@ -87,21 +80,28 @@ def _program(
     pass
 
 
-app.command(help=HELP, epilog=EPILOG, no_args_is_help=True)(generate)
-app.command(help=COMPARE_HELP, epilog=COMPARE_EPILOG, no_args_is_help=True)(compare)
-app.command(help=GRID_HELP, epilog=GRID_EPILOG, no_args_is_help=True)(grid)
-app.command(help=BATCH_HELP, epilog=BATCH_EPILOG, no_args_is_help=True)(batch)
-app.command(help=INSPECT_HELP, epilog=INSPECT_EPILOG, no_args_is_help=True)(inspect)
-app.command(help=DOWNLOAD_HELP, epilog=DOWNLOAD_EPILOG, no_args_is_help=True)(download)
-app.command(help=CONVERT_HELP, epilog=CONVERT_EPILOG, no_args_is_help=True)(convert)
-app.command(help=CALIBRATE_HELP, epilog=CALIBRATE_EPILOG)(calibrate)
-app.command(help=PLAN_HELP, epilog=PLAN_EPILOG)(plan)
-app.command(help=REPORT_HELP, epilog=REPORT_EPILOG, no_args_is_help=True)(report)
-app.add_typer(models)
-app.add_typer(budgets)
-app.command(help=BENCH_HELP, epilog=BENCH_EPILOG)(bench)
-app.command(help=CONFIG_HELP, epilog=CONFIG_EPILOG)(config)
-app.command(help=DOCTOR_HELP, epilog=DOCTOR_EPILOG)(doctor)
+def _add(panel: str, command: Callable[..., None], home: ModuleType, *, bare: bool = False) -> None:
+    """Adds a command of the module `home`; `bare`: it does something without arguments."""
+    app.command(
+        help=home.HELP, epilog=home.EPILOG, rich_help_panel=panel, no_args_is_help=not bare
+    )(command)
+
+
+_add(PICTURES, generate.generate, generate)
+_add(PICTURES, compare.compare, compare)
+_add(PICTURES, grid.grid, grid)
+_add(PICTURES, batch.batch, batch)
+_add(PICTURES, inspect.inspect, inspect)
+_add(MODELS, download.download, download)
+_add(MODELS, convert.convert, convert)
+app.add_typer(models.models, rich_help_panel=MODELS)
+app.add_typer(budgets.budgets, rich_help_panel=MODELS)
+_add(MODELS, calibrate.calibrate, calibrate, bare=True)
+_add(MACHINE, bench.bench, bench, bare=True)
+_add(MACHINE, plan.plan, plan, bare=True)
+_add(MACHINE, report_command.report, report_command)
+_add(MACHINE, doctor.doctor, doctor, bare=True)
+_add(MACHINE, config.config, config, bare=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

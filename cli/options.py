@@ -31,9 +31,27 @@ def _help(text: str, name: str) -> str:
     return f"{text} [dim]\\[default: {default}][/dim]"
 
 
+def _models(incomplete: str) -> list[str]:
+    from scalekv.configs.models import list_models
+
+    return [name for name in list_models() if name.startswith(incomplete)]
+
+
+def _policies(incomplete: str) -> list[str]:
+    return [name for name in policy_names() if name.startswith(incomplete)]
+
+
+def _budgets(incomplete: str) -> list[str]:
+    from scalekv.configs.budgets import list_budgets
+
+    names = dict.fromkeys(["10%", "20%", "full", *(spec.name for spec in list_budgets())])
+    return [name for name in names if name.startswith(incomplete)]
+
+
 Budget = Annotated[
     str | None,
     typer.Option(
+        autocompletion=_budgets,
         metavar="BUDGET",
         help=_help(
             "What the cache may hold: 10% of the history, 650 tokens per layer, 1.5GiB, a "
@@ -46,6 +64,7 @@ Budget = Annotated[
 Policy = Annotated[
     str | None,
     typer.Option(
+        autocompletion=_policies,
         metavar="NAME",
         help=_help("What chooses the tokens to keep: " + ", ".join(policy_names()) + ".", "policy"),
         rich_help_panel=CACHE,
@@ -204,7 +223,12 @@ BatchSize = Annotated[
 ]
 Model = Annotated[
     str | None,
-    typer.Option(metavar="NAME", help=_help("Which model.", "model"), rich_help_panel=MACHINE),
+    typer.Option(
+        autocompletion=_models,
+        metavar="NAME",
+        help=_help("Which model.", "model"),
+        rich_help_panel=MACHINE,
+    ),
 ]
 WeightsDir = Annotated[
     str | None,

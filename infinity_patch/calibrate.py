@@ -110,7 +110,7 @@ class Calibration:
 
     @property
     def halves_agree(self) -> float | None:
-        """Share of the drafter pairs that either half of the prompts alone would choose."""
+        """Share of drafter pairs that two halves of the prompts agree on; None for one prompt."""
         return agreement(self.means.own, self._concentration, self.plan.scales, self.plan.pairs)
 
     @cached_property

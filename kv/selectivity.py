@@ -99,7 +99,7 @@ def nested_drafters(
 
 
 def agreement(own: Numbers, top: Numbers, scales: Sequence[int], pairs: int) -> float | None:
-    """Share of the drafter pairs that every other picture alone, and the rest alone, agree on.
+    """Share of the drafter pairs that two halves of the pictures, every other one, agree on.
 
     Args:
         own, top: as for `selectivity`; scales, pairs: as for `nested_drafters`.

@@ -210,8 +210,7 @@ def measured_text(
             ],
         ),
         "### What K' changes",
-        "Drafters at two per scale; and the share of them that either half of the prompts alone "
-        "finds too.",
+        "Drafters at two per scale; and the share that the two halves of the prompts agree on.",
         table(
             ["K'", *(word for index in INDICES for word in (f"index {index}", "agreed on"))],
             [

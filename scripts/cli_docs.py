@@ -1,0 +1,174 @@
+"""Write docs/cli.md from the commands themselves: their help, options, settings and error kinds.
+
+python -m scripts.cli_docs            # writes it
+python -m scripts.cli_docs --check    # exits with 1 where it is not up to date
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import typer
+from rich.text import Text
+
+from scalekv.cli import errors
+from scalekv.cli.main import app
+from scalekv.configs.settings import DEFAULTS, variable_name
+
+PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
+
+TOP = """\
+<!-- Written by `python -m scripts.cli_docs` from the commands' own help; do not edit. -->
+
+# The command line
+
+Results go to stdout: a path a line, a table, or with `--json` one JSON object. Everything else goes
+to stderr: progress, notes, errors. On a terminal progress moves; elsewhere it is plain lines, and
+nothing is ever asked. `--quiet` leaves only errors on stderr, `--verbose` (or `SCALEKV_DEBUG=1`)
+adds where a failure happened. `NO_COLOR`, `TERM=dumb` and `COLUMNS` are heeded. Nothing is
+overwritten, and a file appears whole or not at all.
+"""
+
+CODES = {
+    errors.OK: "done",
+    errors.FAILED: "something broke, or a check found problems; what was finished is kept",
+    errors.REFUSED: "refused before any work: what, where, the rule it breaks and how to mend it",
+    errors.INTERRUPTED: "interrupted (Ctrl-C); what was finished is kept",
+    errors.PIPE_CLOSED: "whoever read stdout went away; everything else was done",
+}
+
+SETTINGS = """\
+Every default can be set as an environment variable, or in a config file: lines such as
+`model: emoji` in `~/.config/scalekv/config.yaml`, or where the platform has such files;
+`SCALEKV_CONFIG` names another one. The first that says something holds: option, variable, file, the
+model's preset. `scalekv config` shows every value and where it comes from.
+"""
+
+COMPLETION = """\
+`scalekv --install-completion` installs completion for the shell it is called from (bash, zsh or
+fish), `scalekv --show-completion` prints it. Where the shell is not that of the terminal, in an
+image or a dotfile repository, ask for a shell by name:
+
+```sh
+_SCALEKV_COMPLETE=source_bash scalekv > ~/.local/share/bash-completion/completions/scalekv
+_SCALEKV_COMPLETE=source_zsh scalekv > ~/.zfunc/_scalekv
+_SCALEKV_COMPLETE=source_fish scalekv > ~/.config/fish/completions/scalekv.fish
+```
+"""
+
+
+def page() -> str:
+    """The whole page."""
+    program: Any = typer.main.get_command(app)
+    parts = [TOP, "## Commands", "\n".join(_contents(program))]
+    parts += ["## Exit codes", _table(("code", "meaning"), CODES.items())]
+    parts += [
+        "With `--json` a failure is one line of JSON, the last on stderr: "
+        '`{"error": {"kind": ..., "code": ..., "what": ..., "where": ..., "rule": ..., '
+        '"fix": ...}}`. A kind stays when wording changes:\n',
+        _table(("kind", "meaning"), ((f"`{k}`", v) for k, v in errors.KINDS.items())),
+    ]
+    settings = ((f"`{n}`", f"`{variable_name(n)}`", _default(n)) for n in DEFAULTS)
+    parts += ["## Settings", SETTINGS, _table(("key", "variable", "default"), settings)]
+    parts += ["## Completion", COMPLETION]
+    for path, command in _commands(program, "scalekv"):
+        parts += [f"## {path}\n", *_command(path, command)]
+    return "\n\n".join(part.strip("\n") for part in parts) + "\n"
+
+
+def _commands(group: Any, name: str) -> Iterator[tuple[str, Any]]:
+    for part, command in group.commands.items():
+        path = f"{name} {part}"
+        yield path, command
+        if hasattr(command, "commands"):
+            yield from _commands(command, path)
+
+
+def _contents(program: Any) -> Iterator[str]:
+    for path, command in _commands(program, "scalekv"):
+        anchor = path.replace(" ", "-")
+        first = _plain(command.help).partition("\n")[0]
+        yield f"- [`{path}`](#{anchor}): {first}"
+
+
+def _command(path: str, command: Any) -> Iterator[str]:
+    yield _plain(command.help)
+    arguments = [p for p in command.params if _is_argument(p)]
+    words = [path, "[OPTIONS]", *(_in_usage(p) for p in arguments)]
+    if hasattr(command, "commands"):
+        words.append("[COMMAND]")
+    yield f"```text\n{' '.join(words)}\n```"
+    rows = [(f"`{p.metavar or p.name}`", _help(p)) for p in arguments]
+    if rows:
+        yield _table(("argument", ""), rows)
+    panels: dict[str, list[tuple[str, str]]] = {}
+    for option in command.params:
+        if not _is_argument(option) and not option.hidden and option.name != "help":
+            panel = option.rich_help_panel or "Options"
+            panels.setdefault(panel, []).append((_names(option), _help(option)))
+    for panel, options in panels.items():
+        yield _table((panel, ""), options)
+    examples = [line.strip() for line in (command.epilog or "").splitlines() if line[:2] == "  "]
+    if examples:
+        yield "```sh\n" + "\n".join(examples) + "\n```"
+
+
+def _is_argument(parameter: Any) -> bool:
+    return not any(name.startswith("-") for name in parameter.opts)
+
+
+def _in_usage(argument: Any) -> str:
+    name = argument.metavar or argument.name.upper()
+    many = "..." if argument.nargs == -1 else ""
+    return f"{name}{many}" if argument.required else f"[{name}]{many}"
+
+
+def _names(option: Any) -> str:
+    names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
+    return names if option.is_flag else f"{names} `{option.metavar}`"
+
+
+def _help(parameter: Any) -> str:
+    words = _plain(parameter.help or "")
+    shown = parameter.show_default and not getattr(parameter, "is_flag", False)
+    if shown and parameter.default is not None and not parameter.required:
+        words += f" [default: {parameter.default}]"
+    return words
+
+
+def _default(name: str) -> str:
+    if DEFAULTS[name]:
+        return f"`{DEFAULTS[name]}`"
+    return "the model's" if name in ("cfg", "cfg_layer", "tau", "top_p", "pixels") else ""
+
+
+def _plain(text: str) -> str:
+    """Help without the marks for colours, lines joined within paragraphs."""
+    return Text.from_markup(text).plain.strip()
+
+
+def _table(head: tuple[str, ...], rows: Any) -> str:
+    lines = [head, ("---",) * len(head), *rows]
+    return "\n".join(
+        "| " + " | ".join(str(cell).replace("|", "\\|") for cell in row) + " |" for row in lines
+    )
+
+
+def main() -> int:
+    """Writes the page, or compares it."""
+    text = page()
+    if "--check" in sys.argv[1:]:
+        if PAGE.is_file() and PAGE.read_text(encoding="utf-8") == text:
+            return 0
+        print(f"{PAGE} is not up to date: python -m scripts.cli_docs", file=sys.stderr)
+        return 1
+    PAGE.write_text(text, encoding="utf-8")
+    print(PAGE)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
