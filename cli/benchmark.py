@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, Options, choose
 from scalekv.cli.errors import Interrupted, kind_of
 from scalekv.cli.progress import Display
-from scalekv.cli.report import human_bytes
-from scalekv.cli.stdout import say
+from scalekv.cli.report import NARROW, human_bytes
+from scalekv.cli.stdout import say, show
 from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
@@ -141,9 +142,10 @@ class Benchmark:
         if self.json:
             say(json_module.dumps(facts, ensure_ascii=False) + "\n")
             if not quiet:
-                self._print(facts, self.console)
+                for part in self._table(facts, self.console.width):
+                    self.console.print(part)
         else:
-            self._print(facts, Console(highlight=False))
+            show(*self._table(facts, Console().width))
 
     def _measure(self, pipeline: Pipeline, size: int, display: Display) -> tuple[Side, Side]:
         """Both sides in turns, each round beginning with the other one."""
@@ -213,25 +215,31 @@ class Benchmark:
             ],
         }
 
-    def _print(self, facts: dict[str, Any], console: Console) -> None:
+    def _table(self, facts: dict[str, Any], width: int) -> tuple[Text, Table]:
+        """What was measured, on what, for a terminal of `width` columns."""
         machine = facts["machine"]
         what = machine.get("device_name") or f"{machine['processor']}, {machine['cores']} cores"
-        console.print(
+        title = (
             f"{facts['model']} on {what}, {facts['dtype']}; {facts['policy']} {facts['budget']}; "
-            f"medians of {facts['rounds']} rounds",
-            markup=False,
-            soft_wrap=True,
+            f"medians of {facts['rounds']} rounds"
         )
         table = Table(box=None, padding=(0, 1), pad_edge=False)
-        table.add_column("at once", justify="right", no_wrap=True)
-        table.add_column("cache", no_wrap=True)
-        for heading in ("s a picture", "pictures/s", "speed", "held", "peak"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        headings = ["at once", "cache", "s a picture", "pictures/s", "speed", "held", "peak"]
+        narrow = width < NARROW
+        if narrow:
+            headings.remove("pictures/s")
+        for heading in headings:
+            table.add_column(
+                heading, justify="left" if heading == "cache" else "right", no_wrap=True
+            )
         for row in facts["batches"]:
             speed = f"{row['speedup']['of_medians']:.2f}x" if "speedup" in row else ""
-            table.add_row(str(row["size"]), *_cells(row["full"], row["size"], ""))
-            table.add_row("", *_cells(row["compressed"], row["size"], speed))
-        console.print(table)
+            for name, size, times in (("full", str(row["size"]), ""), ("compressed", "", speed)):
+                cells = [size, *_cells(row[name], row["size"], times)]
+                if narrow:
+                    del cells[3]
+                table.add_row(*cells)
+        return Text(title), table
 
 
 def _cells(side: dict[str, Any], size: int, speed: str) -> list[str]:

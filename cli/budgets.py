@@ -244,10 +244,10 @@ def _print_heat(budget: Budget) -> None:
     from rich.console import Console
 
     from scalekv.cli.heat import heat
+    from scalekv.cli.stdout import show
 
-    console = Console(highlight=False)
-    for line in heat(budget, console.width, encoding=console.encoding):
-        console.print(line, soft_wrap=True)
+    console = Console()
+    show(*heat(budget, console.width, encoding=console.encoding), soft_wrap=True)
 
 
 def _facts(spec: BudgetSpec) -> dict[str, Any]:

@@ -5,7 +5,7 @@ cache. Knows the order of things; how likeness is measured and sheets are drawn 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -22,7 +22,7 @@ from scalekv.cli.errors import Interrupted
 from scalekv.cli.interrupts import interrupts_wait
 from scalekv.cli.output import FORMAT, OutputFolder, slug, to_json
 from scalekv.cli.progress import Display
-from scalekv.cli.report import human_bytes
+from scalekv.cli.report import NARROW, human_bytes
 from scalekv.cli.stdout import say
 from scalekv.kv.errors import UserError
 
@@ -128,7 +128,7 @@ class Comparison:
                 pipeline = engine.load(c.preset, c.device, c.dtype, c.weights_dir, place)
                 self._draw(pipeline, folder, display)
         except KeyboardInterrupt:
-            kept = len(self.rows) * len(self.variants) if self.keep else 0
+            kept = len(self.rows) * len(self.variants) if self.keep else None
             raise Interrupted(kept, str(self.choices.out)) from None
         finally:
             folder.discard_if_empty()
@@ -271,21 +271,23 @@ class Comparison:
         pictures = len(self.rows)
         title = f"Against the full cache, {pictures} picture{'s' if pictures > 1 else ''} each"
         table = Table(title=title, title_justify="left", title_style="bold", box=None)
-        table.add_column("")
-        for heading in ("PSNR dB", "least", "SSIM", "least", "equal", "cache held", "of history"):
-            table.add_column(heading, justify="right", no_wrap=True)
+        table.add_column("", no_wrap=True)
+        columns: dict[str, Callable[[dict[str, Any]], str]] = {
+            "PSNR dB": lambda facts: _number(facts.get("psnr_db", {}).get("median"), ".1f"),
+            "least": lambda facts: _number(facts.get("psnr_db", {}).get("min"), ".1f"),
+            "SSIM": lambda facts: _number(facts.get("ssim", {}).get("mean"), ".3f"),
+            "least ": lambda facts: _number(facts.get("ssim", {}).get("min"), ".3f"),
+            "equal": lambda facts: str(facts.get("identical", "")),
+            "cache held": lambda facts: human_bytes(facts["held_peak_bytes"]),
+            "of history": lambda facts: f"{facts['ratio_history']:.1%}",
+        }
+        if self.console.width < NARROW:
+            for name in ("least", "least ", "equal"):
+                del columns[name]
+        for heading in columns:
+            table.add_column(heading.strip(), justify="right", no_wrap=True)
         for facts in figures:
-            psnr, ssim = facts.get("psnr_db", {}), facts.get("ssim", {})
-            table.add_row(
-                facts["label"],
-                _number(psnr.get("median"), ".1f"),
-                _number(psnr.get("min"), ".1f"),
-                _number(ssim.get("mean"), ".3f"),
-                _number(ssim.get("min"), ".3f"),
-                str(facts.get("identical", "")),
-                human_bytes(facts["held_peak_bytes"]),
-                f"{facts['ratio_history']:.1%}",
-            )
+            table.add_row(facts["label"], *(cell(facts) for cell in columns.values()))
         self.console.print(table)
 
     def _headline(self) -> str:

@@ -92,15 +92,15 @@ def _findings(
 
 
 def _print(finding: Finding) -> None:
-    from rich.console import Console
     from rich.text import Text
 
+    from scalekv.cli.stdout import show
     from scalekv.infinity_patch.health import Level
 
     colour = {Level.FINE: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}
     line = Text(f"{finding.level.value:8}", style=colour[finding.level])
     line.append(f"{finding.name}: ", style="bold").append(finding.found, style="not bold")
-    console = Console(highlight=False)
-    console.print(line, soft_wrap=True)
+    lines = [line]
     if finding.fix:
-        console.print(Text("        fix: ").append(finding.fix, style="green"), soft_wrap=True)
+        lines.append(Text("        fix: ").append(finding.fix, style="green"))
+    show(*lines, soft_wrap=True)

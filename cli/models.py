@@ -201,10 +201,11 @@ def _facts(preset: ModelPreset) -> dict[str, Any]:
 
 
 def _print_list(facts: list[dict[str, Any]]) -> None:
-    from rich.console import Console
     from rich.table import Table
+    from rich.text import Text
 
     from scalekv.cli.report import human_bytes
+    from scalekv.cli.stdout import show
 
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("model", no_wrap=True)
@@ -223,10 +224,8 @@ def _print_list(facts: list[dict[str, Any]]) -> None:
             human_bytes(row["full_cache_bytes"]),
             row["licence"],
         )
-    console = Console(highlight=False)
-    console.print(table)
-    console.print(
+    note = (
         "* the default. Sizes in brackets are to be downloaded, as far as known. Full cache: one "
-        "picture at the model's own size with guidance, in bf16. The text encoder is shared.",
-        style="dim",
+        "picture at the model's own size with guidance, in bf16. The text encoder is shared."
     )
+    show(table, Text(note, style="dim"))

@@ -52,6 +52,21 @@ def say(text: str) -> None:
     stdout.check()
 
 
+def show(*renderables: object, soft_wrap: bool = False) -> None:
+    """Writes tables and coloured text as stdout shows them: without colour where it is no terminal.
+
+    Raises:
+        PipeClosed, Unsuccessful: as `Stdout.check` does.
+    """
+    from rich.console import Console
+
+    console = Console(highlight=False)
+    with console.capture() as capture:
+        for renderable in renderables:
+            console.print(renderable, soft_wrap=soft_wrap, markup=False)
+    say(capture.get())
+
+
 def silence_stdout() -> None:
     """Lets what is still buffered for a closed pipe go nowhere, at the interpreter's end too."""
     try:

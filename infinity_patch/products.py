@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -37,10 +39,15 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False
 
 
 def _is_for_onednn(x: Tensor) -> bool:
-    if x.device.type != "cpu" or torch.is_grad_enabled() or "avx2" not in features():
+    if x.device.type != "cpu" or torch.is_grad_enabled():
         return False
-    if not torch.backends.mkldnn.is_available() or not torch.backends.mkldnn.enabled:
-        return False
-    if x.dtype == torch.bfloat16:
-        return bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
-    return x.dtype == torch.float32
+    return x.dtype in _onednn_dtypes()
+
+
+@cache
+def _onednn_dtypes() -> frozenset[torch.dtype]:
+    """What oneDNN multiplies on this processor."""
+    if "avx2" not in features() or not torch.backends.mkldnn.is_available():
+        return frozenset()
+    half = torch.ops.mkldnn._is_mkldnn_bf16_supported()
+    return frozenset({torch.float32, torch.bfloat16} if half else {torch.float32})

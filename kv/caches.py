@@ -97,6 +97,7 @@ class Caches:
         self._kv_device = kv_device
         self._made_of_bytes: Callable[[BytesOf], Budget] | None = None
         self._next_scale = [0] * layers
+        self._bytes = [(0, 0)] * layers  # of each layer's k and v, and of what is noted about them
         self._workspace = Workspace()
         self._peak = 0
         if schedule is not None:
@@ -225,6 +226,7 @@ class Caches:
         form = HeldFormat(precision, len(schedule) - 1, on_host)
         for cache in self.layers:
             cache.begin(k, schedule, form)
+        self._bytes = [(cache.nbytes, cache.index_nbytes) for cache in self.layers]
         self._workspace.ahead = on_host
         self.ledger = CacheLedger(schedule, shape, self.policy.name, self.budget, precision)
         for layer in range(len(self.layers)):
@@ -292,9 +294,10 @@ class Caches:
                 index_bytes=cache.index_nbytes,
             ),
         )
-        held = self.nbytes
+        self._bytes[layer] = (cache.nbytes, cache.index_nbytes)
+        held, index = (sum(column) for column in zip(*self._bytes, strict=True))
         self._peak = max(self._peak, held)
-        ledger.record_held(held, self.index_nbytes)
+        ledger.record_held(held, index)
 
     def _chosen(
         self,

@@ -4,6 +4,7 @@ pooling on maps, the best slots. Knows no policy; nothing here waits for the dev
 from __future__ import annotations
 
 from fractions import Fraction
+from functools import cache, lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -14,6 +15,7 @@ from scalekv.kv.schedule import Schedule
 _CHUNK = 1024  # keys turned to float32 at a time, which bounds the copy
 
 
+@cache
 def window_grid(height: int, width: int, most: int) -> tuple[int, int]:
     """Rows and columns of the largest grid of patches with at most `most` (at least 1) of them.
 
@@ -30,14 +32,18 @@ def window_grid(height: int, width: int, most: int) -> tuple[int, int]:
     return min(grids, key=lambda grid: rank(*grid))
 
 
+@lru_cache(maxsize=64)  # layers, and pictures, share a scale's
 def window_tokens(height: int, width: int, most: int, device: torch.device) -> Tensor:
     """(W,) int64 ascending: the central token of each patch of `window_grid`, row-major.
 
-    Of the two middle rows or columns of an even patch it is the first, as in ScaleKV's code.
+    Of the two middle rows or columns of an even patch it is the first, as in ScaleKV's code. Not to
+    be written to: the tensor is kept for the next call.
     """
     rows, columns = window_grid(height, width, most)
-    row, column = _centres(height, rows, device), _centres(width, columns, device)
-    return (row[:, None] * width + column).flatten()
+    # An ordinary tensor even under inference mode: later calls outside it get the same one.
+    with torch.inference_mode(False):
+        row, column = _centres(height, rows, device), _centres(width, columns, device)
+        return (row[:, None] * width + column).flatten()
 
 
 def _centres(length: int, parts: int, device: torch.device) -> Tensor:

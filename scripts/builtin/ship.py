@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 
 from scalekv.infinity_patch.hub import BUILT_IN
@@ -24,11 +25,15 @@ PARTS = {
 MOST_BYTES = 40_000_000
 
 
-def ship(data: Path, target: Path) -> int:
-    """Copy every part, each whole or not at all; the bytes they take."""
-    total = sum((data / source).stat().st_size for source in PARTS.values())
+def ship(data: Path, target: Path, names: Sequence[str]) -> int:
+    """Copy these parts, each whole or not at all; the bytes that all parts then take."""
+    total = sum(
+        (data / source if name in names else target / name).stat().st_size
+        for name, source in PARTS.items()
+    )
     assert total <= MOST_BYTES, f"{total} bytes, at most {MOST_BYTES} may be shipped"
-    for name, source in PARTS.items():
+    for name in names:
+        source = PARTS[name]
         (target / name).parent.mkdir(parents=True, exist_ok=True)
         temporary = (target / name).with_suffix(".tmp")
         shutil.copyfile(data / source, temporary)
@@ -42,8 +47,9 @@ def main() -> None:
     """Copy, and say how much."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/builtin"))
+    parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
     args = parser.parse_args()
-    print(f"{ship(args.data, BUILT_IN / 'emoji') / 1e6:.1f} MB in {BUILT_IN / 'emoji'}")
+    print(f"{ship(args.data, BUILT_IN / 'emoji', args.only) / 1e6:.1f} MB in {BUILT_IN / 'emoji'}")
 
 
 if __name__ == "__main__":

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
@@ -75,3 +78,23 @@ def lines(done: Outcome) -> list[str]:
     table, _, footer = done.out.partition("\n\n")
     assert footer.startswith("config file: ")
     return table.splitlines()
+
+
+@pytest.mark.parametrize(
+    "arguments", [["config"], ["doctor"], ["budgets"], ["budgets", "show", "10%"], ["models"]]
+)
+def test_a_reader_that_left_and_a_full_disk(arguments: list[str]) -> None:
+    code = "import sys; from scalekv.cli.main import main; sys.exit(main())"
+    reader, writer = os.pipe()
+    os.close(reader)
+    with open("/dev/full", "w") as full:
+        for stdout, expected, said in ((writer, 141, ""), (full, 1, "No space left")):
+            done = subprocess.run(
+                [sys.executable, "-c", code, *arguments],
+                stdout=stdout,
+                stderr=subprocess.PIPE,
+                text=True,
+                check=False,
+            )
+            assert (done.returncode, said in done.stderr) == (expected, True), done.stderr
+    os.close(writer)
