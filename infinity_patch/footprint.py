@@ -12,6 +12,7 @@ from functools import cached_property
 
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch import parameters
+from scalekv.infinity_patch.pieces import LARGE, ROWS, STRIP
 from scalekv.infinity_patch.placement import Placement
 from scalekv.kv.budget import Budget
 from scalekv.kv.errors import UserError
@@ -24,8 +25,6 @@ BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 
 TEXT_TOKENS = 128
 """Of a prompt, where nobody says: twice a usual one."""
-
-ROWS = 512  # that a CPU works on at a time; see `infinity_patch.processor`
 
 CONTEXT = 600 << 20
 """Bytes a CUDA process takes besides its tensors: context, kernels, libraries' own buffers."""
@@ -163,10 +162,11 @@ def weight_parts(work: Work) -> Parts:
     inside = parameters.blocks(spec) * element
     if placement.offload:  # two blocks at a time: one that computes, one on its way
         inside = inside // spec.depth * 2
+    encoder, decoder = parameters.autoencoder(work.preset.tokenizer)
     around = parameters.around_blocks(spec, work.preset.tokenizer.token_bits) * 4
     return {
         "transformer": inside + around,
-        "vae": parameters.autoencoder(work.preset.tokenizer) * 4,
+        "vae": encoder * 4 + decoder * _decoder_bytes(work),
         "text_encoder": 0 if _text_elsewhere(work) else _text_weights(work),
     }
 
@@ -259,28 +259,75 @@ def _block(work: Work, rows: int) -> int:
     return max(attention, rows * (3 * 4 * width + width * element) + ROWS * together)
 
 
-def _decoding(work: Work) -> int:
-    """Activations of the decoder, float32, which takes one picture at a time.
+def _decoder_bytes(work: Work) -> int:
+    """Of one element of the decoder's weights and maps, which are bf16 where the blocks are."""
+    return 2 if work.dtype == "bf16" else 4
 
-    In a residual block of `inputs` to `outputs` channels alive are its input, the norm of it and
-    the activation; or its input and three maps of its output.
+
+def _decoding(work: Work) -> int:
+    """Activations of the decoder, which takes one picture at a time; the codes of the others wait.
+
+    Maps of at least `LARGE` numbers are worked on in strips, a block's input and output whole.
     """
-    tokenizer = work.preset.tokenizer
+    tokenizer, element = work.preset.tokenizer, _decoder_bytes(work)
     height, width = work.schedule.scales[-1]
-    factor = 2 if tokenizer.patchify else 1
-    size = height * width * factor**2
+    size = height * width * (4 if tokenizer.patchify else 1)
     widths = [tokenizer.ch * multiple for multiple in tokenizer.ch_mult]
     before = widths[-1]
-    latent = work.pictures * size * tokenizer.bits  # the codes of all pictures wait
-    most = size * 4 * before  # the middle
+    codes = work.pictures * size * tokenizer.bits * 4
+    moments = [_residual(work, before, before, size)]
     for level in reversed(range(len(widths))):
-        outputs = widths[level]
-        first = max(3 * before, before + 3 * outputs)
-        # the level's input stays until its end
-        later = before + 3 * outputs + (outputs if before != outputs else 0)
-        most = max(most, size * first, size * later)
-        before = outputs
-        if level:  # the map and its copy of twice the size, convolved
-            most = max(most, size * (before + 2 * 4 * before))
+        for inputs in (before, widths[level]):
+            moments.append(_residual(work, inputs, widths[level], size))
+        before = widths[level]
+        if level:
+            moments.append(_doubled(work, before, size))
             size *= 4
-    return 4 * (latent + most)
+    # the last norm, and the picture in the maps' dtype, in float32 and clamped
+    last = (3 * before * element if not _in_strips(before * size) else 0) * size
+    moments.append(last or size * before * element + _strip(work, before, 3, size))
+    moments.append(size * 3 * (element + 4 + 4))
+    return codes + max(moments)
+
+
+def _in_strips(numbers: int) -> bool:
+    return numbers >= LARGE
+
+
+def _residual(work: Work, inputs: int, outputs: int, size: int) -> int:
+    """A residual block: its input, and either the norm of it and the activation, or three maps of
+    its output; in strips its input and its output."""
+    element = _decoder_bytes(work)
+    if not _in_strips(inputs * size):
+        return element * size * max(3 * inputs, inputs + 3 * outputs)
+    whole = element * size * (inputs + outputs)
+    strips = (_strip(work, inputs, outputs, size), _strip(work, outputs, outputs, size))
+    return whole + max(strips)
+
+
+def _doubled(work: Work, channels: int, size: int) -> int:
+    """A map and its copy of twice the size, convolved; in strips the map and the result."""
+    element = _decoder_bytes(work)
+    if not _in_strips(channels * size):
+        return element * size * channels * 9
+    strip = min(_strip_numbers(work), 4 * channels * size)
+    several = strip < 4 * channels * size
+    return element * (size * channels * 5 + (4 if several else 2) * strip)
+
+
+def _strip(work: Work, inputs: int, outputs: int, size: int) -> int:
+    """One strip on its way through norm and convolution: in float32, where the maps are not that
+    already twice; or its activation and a padded copy; or that copy and the result. Where there
+    are several, the padded copy and the result of the one before are still there."""
+    element = _decoder_bytes(work)
+    strip = min(_strip_numbers(work), inputs * size)
+    result = element * strip * outputs // inputs
+    several = strip < inputs * size
+    before = element * strip + result if several else 0
+    normed = 4 * strip if element == 4 else 8 * strip
+    convolved = element * strip + result * (2 if several else 1)
+    return max(before + normed, before + 2 * element * strip, convolved)
+
+
+def _strip_numbers(work: Work) -> int:
+    return STRIP.get(work.device, LARGE)

@@ -20,6 +20,7 @@ from scalekv.infinity_patch.footprint import (
     footprint,
 )
 from scalekv.infinity_patch.hub import model_files
+from scalekv.infinity_patch.instructions import BF16, of_processor
 from scalekv.infinity_patch.placement import Placement
 from scalekv.infinity_patch.policies import calibration_of
 from scalekv.infinity_patch.request import (
@@ -62,7 +63,8 @@ class Planner:
     def __post_init__(self) -> None:
         self.schedule = schedule_of(self.request, self.preset)
         if self.dtype == "auto":
-            usual = "bf16" if self.device == "cuda" else "fp32"
+            fast = self.device == "cuda" or bool(of_processor() & BF16)
+            usual = "bf16" if fast else "fp32"
             self.dtype = usual if self.preset.dtype == "auto" else self.preset.dtype
 
     @property

