@@ -46,7 +46,7 @@ _prepared: WeakKeyDictionary[Any, tuple[Any, Tensor, Tensor]] = WeakKeyDictionar
 
 
 def _bias_and_gain(sa: SelfAttentionLike) -> tuple[Tensor, Tensor]:
-    """(3 C,) bias of the fused projection, and (H, 1) float32 learned scales of the queries.
+    """(3 C,) bias of the fused projection, and (2, H, 1) float32: queries' learned scales, ones.
 
     Made once per module, and again when a parameter was replaced or written to.
     """
@@ -67,7 +67,8 @@ def _fused_bias(sa: SelfAttentionLike) -> Tensor:
 
 
 def _gain(sa: SelfAttentionLike) -> Tensor:
-    return sa.scale_mul_1H11.float().clamp_max(MAX_LOG_SCALE).exp().view(-1, 1)
+    gain = sa.scale_mul_1H11.float().clamp_max(MAX_LOG_SCALE).exp().view(1, -1, 1)
+    return torch.cat([gain, torch.ones_like(gain)])
 
 
 def queries_keys_values(
@@ -89,7 +90,7 @@ def queries_keys_values(
         qkv = linear(x, weight, bias)
         q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
         table = table_of_scale(tables, schedule, scale, x.device)
-        q = rotate(F.normalize(q.float(), dim=-1) * gain[:, None], table).to(qkv.dtype)
+        q = rotate(F.normalize(q.float(), dim=-1) * gain[0, :, None], table).to(qkv.dtype)
         k = rotate(F.normalize(k.float(), dim=-1), table).to(qkv.dtype)
         return q, k, v.contiguous()
     batch, length, width = x.shape
@@ -98,24 +99,23 @@ def queries_keys_values(
     turns = turns_of_scale(tables, schedule, scale, x.device)
     for rows in row_slices(x):
         qkv = linear(x[:, rows], weight, bias)
-        parts = qkv.unflatten(-1, (3, heads, -1)).unbind(2)
-        for part, gains, out in ((parts[0], gain, q), (parts[1], None, k)):
-            out[:, :, rows] = _turned(part, gains, turns[rows]).transpose(1, 2)
-        v[:, :, rows] = parts[2].transpose(1, 2)
+        parts = qkv.unflatten(-1, (3, heads, -1))
+        turned = _turned(parts[:, :, :2], gain, turns[rows]).transpose(1, 3)
+        q[:, :, rows], k[:, :, rows] = turned.unbind(2)
+        v[:, :, rows] = parts[:, :, 2].transpose(1, 2)
     return q, k, v
 
 
-def _turned(x: Tensor, gain: Tensor | None, turns: Tensor) -> Tensor:
-    """x (B, L, H, D) made one long, multiplied by the gain (H, 1) and turned, in float32.
+def _turned(x: Tensor, gain: Tensor, turns: Tensor) -> Tensor:
+    """Queries and keys x (B, L, 2, H, D) made one long and turned, in float32.
 
-    Turning keeps the length, so that length and gain are one factor a vector, applied last.
+    The gain, (2, H, 1), is the queries' learned scale a head, and ones for the keys. Turning keeps
+    the length, so that length and gain are one factor a vector, applied last.
     """
     x = x.float()
-    factor = torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(SHORTEST).reciprocal_()
-    if gain is not None:
-        factor *= gain
+    factor = gain / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(SHORTEST)
     pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns).flatten(-2).mul_(factor)
+    return torch.view_as_real(pairs * turns.unsqueeze(1)).flatten(-2).mul_(factor)
 
 
 def raw_queries(sa: SelfAttentionLike, x: Tensor, tokens: Tensor) -> Tensor:

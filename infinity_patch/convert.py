@@ -1,7 +1,7 @@
 """A copy of a model's weights in the precision they are used in, which loads by being mapped.
 
-Blocks are written in the chosen dtype, what surrounds them and the VAE in float32, as they compute:
-loading such a copy converts nothing. A preset beside the files makes the folder a model.
+Every tensor is written in the dtype it is used in, so that loading such a copy converts nothing. A
+preset beside the files makes the folder a model.
 """
 
 from __future__ import annotations
@@ -24,11 +24,12 @@ from scalekv.infinity_patch.fitting import (
     PARTS,
     UNCONDITIONAL,
     check_fits,
+    computes_in,
     shapes_of,
     skeletons,
     unconditional_rows,
 )
-from scalekv.infinity_patch.hub import ModelPaths, model_files, text_on_hub
+from scalekv.infinity_patch.hub import ModelPaths, hub_cache, model_files, text_on_hub
 from scalekv.infinity_patch.loader import DTYPES
 from scalekv.infinity_patch.text import TextEncoder, check_text_encoder
 from scalekv.kv.errors import UserError
@@ -72,7 +73,7 @@ class Conversion:
     """What a copy comes to.
 
     text_dtype: the text encoder is copied in this precision, encoder alone; None: as it is where
-    it came with the model, not at all where it is a repository or folder of its own.
+    it is built in, else not at all, and the copy goes on using it where it is.
     """
 
     preset: ModelPreset
@@ -141,7 +142,7 @@ def plan_conversion(
             check_fits(module, checkpoint, preset, part)
         entries = []
         for tensor, parameter in module.named_parameters():
-            kind = DTYPES[dtype] if tensor.startswith("block_chunks.") else torch.float32
+            kind = computes_in(tensor, DTYPES[dtype])
             entries.append((tensor, kind, parameter.numel() * kind.itemsize))
         parts.append(Tensors(name, tuple(entries)))
     check_text_encoder(source.text_encoder, preset)
@@ -268,7 +269,7 @@ def _write_text(
                 shutil.copyfile(source / name, target / name)
     elif plan.preset.built_in:
         shutil.copytree(source, folder / "text_encoder")
-    elif text_on_hub(files):
+    elif text_on_hub(files) and source.is_relative_to(hub_cache()):
         return files.text_encoder, files.text_encoder_files
     else:
         return str(source.absolute()), ()

@@ -42,6 +42,17 @@ def skeletons(preset: ModelPreset) -> tuple[Infinity, Autoencoder]:
         return transformer, Autoencoder(preset.tokenizer)
 
 
+def computes_in(name: str, precision: torch.dtype) -> torch.dtype:
+    """The dtype a tensor of transformer or VAE is used in, where the blocks run in `precision`.
+
+    Blocks run in it, and so does the VAE's decoder where it is bf16 (fp16 has not its range); what
+    surrounds the blocks and the VAE's encoder, whose signs become bits, in float32.
+    """
+    lower = name.startswith("block_chunks.")
+    lower = lower or (name.startswith("decoder.") and precision == torch.bfloat16)
+    return precision if lower else torch.float32
+
+
 def unconditional_rows(found: Tensor, rows: int) -> Tensor:
     """(rows, Ct) from the (n, Ct) of a checkpoint: cut, or padded with the initial value."""
     if len(found) >= rows:

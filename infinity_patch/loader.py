@@ -16,7 +16,13 @@ from torch import Tensor, nn
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.infinity_patch.autoencoder import Autoencoder
 from scalekv.infinity_patch.checkpoint import Checkpoint, open_checkpoint
-from scalekv.infinity_patch.fitting import UNCONDITIONAL, check_fits, skeletons, unconditional_rows
+from scalekv.infinity_patch.fitting import (
+    UNCONDITIONAL,
+    check_fits,
+    computes_in,
+    skeletons,
+    unconditional_rows,
+)
 from scalekv.infinity_patch.hub import model_files
 from scalekv.infinity_patch.offload import BlockStream
 from scalekv.infinity_patch.placement import Placement, check_device, check_dtype
@@ -49,11 +55,12 @@ class Pipeline:
 
     def weights_there(self) -> dict[str, int]:
         """Bytes of each part's tensors that are on the device now."""
-        stream = self.model.stream
-        parameters = (p for p in self.model.parameters() if p.device.type == self.device.type)
-        transformer = sum(p.nbytes for p in parameters)
+        transformer, stream = self.weights_bytes["transformer"], self.model.stream
+        if stream is not None:
+            parameters = (p for p in self.model.parameters() if p.device.type == self.device.type)
+            transformer = sum(p.nbytes for p in parameters) + stream.nbytes
         return {
-            "transformer": transformer if stream is None else transformer + stream.nbytes,
+            "transformer": transformer,
             "vae": self.weights_bytes["vae"],
             "text_encoder": self.text.bytes_on(self.device),
         }
@@ -112,17 +119,12 @@ def load(
         check_fits(vae, vae_file, preset, "VAE")
         check_text_encoder(paths.text_encoder, preset)
         # 3. the tensors
-        inside = {id(p) for p in transformer.block_chunks.parameters()}
         host = torch.device("cpu")
-        for name, parameter in transformer.named_parameters():
-            block = id(parameter) in inside
-            wanted = precision if block else torch.float32
-            where = host if block and choice.offload else place
-            _set(transformer, name, _read(transformer_file, name, wanted, where, parameter))
-        for name, parameter in vae.named_parameters():
-            halved = precision == torch.bfloat16 and name.startswith("decoder.")
-            wanted = precision if halved else torch.float32
-            _set(vae, name, _read(vae_file, name, wanted, place, parameter))
+        for module, file in ((transformer, transformer_file), (vae, vae_file)):
+            for name, parameter in list(module.named_parameters()):
+                stays = choice.offload and name.startswith("block_chunks.")
+                wanted, where = computes_in(name, precision), host if stays else place
+                _set(module, name, _read(file, name, wanted, where, parameter))
         transformer.preset_name = preset.name
         if choice.offload:
             transformer.stream = BlockStream(transformer.blocks, place)

@@ -3,9 +3,9 @@
 python scripts/filled_checkpoint.py infinity-2b --layout pth --out /tmp/filled
 
 Layouts: `pth`, as the 2B model is published (float32, plain state dict and {"vae": ...}); `shards`,
-safetensors with an index, blocks in bf16. Activations of the filled model stay finite: matrices are
-scaled by their fan-in, gains start where training does.
-The text encoder is a stand-in: T5 of two layers with the width the transformer reads.
+safetensors with an index, each tensor in the dtype it is used in where blocks run in bf16.
+Activations of the filled model stay finite: matrices are scaled by their fan-in, gains start where
+training does. The text encoder is a stand-in: T5 of two layers, of the width the transformer reads.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scalekv.configs.models import ModelPreset, model_named
-from scalekv.infinity_patch.fitting import skeletons
+from scalekv.infinity_patch.fitting import computes_in, skeletons
 from scalekv.infinity_patch.hub import BUILT_IN
 
 SHARD_BYTES = 2 << 30
@@ -60,7 +60,7 @@ def write_pth(module: nn.Module, path: Path, key: str | None = None) -> None:
 
 
 def write_shards(module: nn.Module, folder: Path) -> None:
-    """Safetensors shards with an index, blocks in bf16 and the rest in float32."""
+    """Safetensors shards with an index, as `scalekv convert` writes them."""
     folder.mkdir()
     held: dict[str, Tensor] = {}
     places: dict[str, str] = {}
@@ -73,7 +73,7 @@ def write_shards(module: nn.Module, folder: Path) -> None:
         held.clear()
 
     for name, value in tensors(module):
-        held[name] = value.bfloat16() if name.startswith("block_chunks.") else value
+        held[name] = value.to(computes_in(name, torch.bfloat16))
         if sum(t.nbytes for t in held.values()) > SHARD_BYTES:
             flush()
     if held:
@@ -101,9 +101,9 @@ def write_text_encoder(preset: ModelPreset, folder: Path) -> None:
 def bytes_of(preset: ModelPreset, layout: str) -> int:
     """What a layout takes on disk, about."""
     transformer, vae = skeletons(preset)
-    blocks = sum(p.numel() for p in transformer.block_chunks.parameters())
-    rest = sum(p.numel() for p in (*transformer.parameters(), *vae.parameters())) - blocks
-    return rest * 4 + blocks * (2 if layout == "shards" else 4)
+    dtype = torch.bfloat16 if layout == "shards" else torch.float32
+    named = [*transformer.named_parameters(), *vae.named_parameters()]
+    return sum(p.numel() * computes_in(name, dtype).itemsize for name, p in named)
 
 
 def fill(preset: ModelPreset, layout: str, out: Path) -> None:
@@ -112,7 +112,8 @@ def fill(preset: ModelPreset, layout: str, out: Path) -> None:
     transformer, vae = skeletons(preset)
     if layout == "shards":
         write_shards(transformer, out / "transformer")
-        save_file(dict(tensors(vae)), out / "vae.safetensors")
+        state = {name: t.to(computes_in(name, torch.bfloat16)) for name, t in tensors(vae)}
+        save_file(state, out / "vae.safetensors")
     else:
         write_pth(transformer, out / preset.files.transformer)
         write_pth(vae, out / preset.files.vae, "vae")
