@@ -7,7 +7,7 @@ from collections.abc import Mapping
 
 import yaml
 
-from scalekv.kv.budget import BudgetSpec
+from scalekv.kv.budget import BOUNDS, BudgetSpec
 from scalekv.kv.drafters import Drafters
 
 _WIDTH = 100
@@ -33,7 +33,10 @@ def budget_text(spec: BudgetSpec, comment: str = "") -> str:
     if spec.capacities is not None:
         lines += ["capacities:"]
         lines += [f"  {number}: {list(row)}" for number, row in spec.capacities.items()]
-    lines += [_line("window", spec.window), "provenance: >-"]
+    lines.append(_line("window", spec.window))
+    if spec.bound != BOUNDS[0]:
+        lines.append(_line("bound", spec.bound))
+    lines.append("provenance: >-")
     lines += textwrap.wrap(
         spec.provenance,
         _WIDTH,

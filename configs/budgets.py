@@ -11,7 +11,7 @@ from typing import Any
 import yaml
 
 from scalekv.kv.allotment import Linear
-from scalekv.kv.budget import WAYS, WINDOW, BudgetSpec, resolve
+from scalekv.kv.budget import BOUNDS, WAYS, WINDOW, BudgetSpec, resolve
 from scalekv.kv.drafters import Drafters, drafters_by_scale
 from scalekv.kv.errors import UserError, close_matches
 from scalekv.kv.schedule import Schedule
@@ -25,7 +25,7 @@ DEFAULT = "default"
 _REQUIRED = ("model", "layers", "provenance")
 _AMOUNTS = ("mean", "percent", "capacities")
 _LINEAR = ("refiner_start", "delta")
-_KEYS = (*_REQUIRED, "drafters", *_AMOUNTS, "schedule", "rule", *_LINEAR, "window")
+_KEYS = (*_REQUIRED, "drafters", *_AMOUNTS, "schedule", "rule", *_LINEAR, "window", "bound")
 _RULES = ("released", "linear")
 
 
@@ -164,6 +164,7 @@ class _Reader:
             schedule=self._schedule(),
             linear=self._linear(),
             window=self._count("window") if "window" in self.content else WINDOW,
+            bound=self._bound(),
             provenance=self._text("provenance"),
         )
         if capacities is not None:
@@ -176,6 +177,16 @@ class _Reader:
                 )
             self._check_capacities(spec, spec.schedule)
         return spec
+
+    def _bound(self) -> str:
+        bound = self.content.get("bound", BOUNDS[0])
+        if bound not in BOUNDS:
+            raise self._refusal(
+                "bound",
+                f"bound is {bound!r}",
+                "moment (no moment sees more than the mean) or scale (no scale does)",
+            )
+        return str(bound)
 
     def _check_capacities(self, spec: BudgetSpec, schedule: Schedule) -> None:
         try:

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from scalekv.infinity_patch.loader import Pipeline, load
     from scalekv.infinity_patch.patch import patched
     from scalekv.infinity_patch.pipeline import Picture, Progress, generate
+    from scalekv.infinity_patch.placement import Placement
     from scalekv.infinity_patch.request import Request, check
 
 _HOMES = {
@@ -21,6 +22,7 @@ _HOMES = {
     "Picture": "pipeline",
     "Progress": "pipeline",
     "generate": "pipeline",
+    "Placement": "placement",
     "Request": "request",
     "check": "request",
 }
@@ -28,6 +30,7 @@ _HOMES = {
 __all__ = [
     "Picture",
     "Pipeline",
+    "Placement",
     "Progress",
     "Request",
     "check",

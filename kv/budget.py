@@ -6,7 +6,7 @@ from __future__ import annotations
 import re
 from bisect import bisect_left
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 from math import floor
 
@@ -17,6 +17,7 @@ from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
 from scalekv.kv.sizes import parse_size, size_text
 
+BOUNDS = ("moment", "scale")
 WINDOW = 16  # observation window in tokens; arXiv 2505.19602
 
 FULL = "full"
@@ -50,6 +51,9 @@ class Budget:
         head_capacities: [scale][layer][head]; empty: all heads of a layer alike. Where given, a
             head may hold nothing, `capacities` says what the head of most may hold, and it is all
             heads of all layers that average at most the mean.
+        bound: when the mean is kept to: "moment", at every moment of a picture, or "scale", while
+            each scale is generated, as in the published program; then more may be held between
+            two scales (see `scalekv.kv.transitions`).
 
     Raises:
         UserError: wrong shape, a capacity below 1 (a head's: below 0) or above the history, or
@@ -65,6 +69,7 @@ class Budget:
     drafters: tuple[tuple[int, ...], ...] = ()
     origin: str = ""
     head_capacities: tuple[tuple[tuple[int, ...], ...], ...] = ()
+    bound: str = "moment"
 
     def __post_init__(self) -> None:
         where = f"budget {self.label}".strip()
@@ -224,7 +229,7 @@ class BudgetSpec:
         schedule: the only schedule it is for; needed with capacities.
         linear: how drafters and others share, instead of the released budgets' rule; not with
             capacities.
-        window: as in `Budget`.
+        window, bound: as in `Budget`.
         provenance: where it comes from, one line.
     """
 
@@ -238,6 +243,7 @@ class BudgetSpec:
     schedule: Schedule | None = None
     linear: Linear | None = None
     window: int = WINDOW
+    bound: str = "moment"
     provenance: str = ""
 
 
@@ -420,7 +426,7 @@ def _resolve_spec(
             drafters, origin = spec.drafters, spec.provenance
         if spec.linear is not None:
             origin = f"{origin}; {spec.linear}".removeprefix("; ")
-        return generate(
+        made = generate(
             schedule,
             layers,
             drafters,
@@ -430,6 +436,7 @@ def _resolve_spec(
             origin=origin,
             linear=spec.linear,
         )
+        return replace(made, bound=spec.bound)
     if drafters is not None:
         raise UserError(
             "drafters given for a budget that lists its capacities",
@@ -456,6 +463,7 @@ def _resolve_spec(
         label=spec.name,
         drafters=drafters_by_scale(spec.drafters, schedule, layers, where),
         origin=spec.provenance,
+        bound=spec.bound,
     )
 
 

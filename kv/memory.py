@@ -339,6 +339,7 @@ def _budget_dict(budget: Budget) -> dict[str, Any]:
         "label": budget.label,
         "mean": budget.mean,
         "window": budget.window,
+        "bound": budget.bound,
         "evicts": budget.evicts,
         "origin": budget.origin,
         "drafters": [list(row) for row in budget.drafters],

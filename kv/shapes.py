@@ -51,6 +51,7 @@ def pyramid(asked: Budget, beta: int = BETA) -> Budget:
         capacities=tuple(capacities),
         mean=mean,
         window=asked.window,
+        bound=asked.bound,
         label=asked.label,
         origin=f"a pyramid over the layers, beta {beta}",
     )

@@ -29,8 +29,11 @@ def within(budget: Budget) -> Budget:
 
     Returns:
         Capacities nowhere above those given, and the very budget given where it needs no change.
-        `peak_held_tokens` of it is at most mean * layers (* heads).
+        `peak_held_tokens` of it is at most mean * layers (* heads). A budget that is bound by
+        scale alone is left as it is.
     """
+    if budget.bound == "scale":
+        return budget
     heads = budget.heads or 1
     most = budget.mean * budget.layers * heads
     planned = [

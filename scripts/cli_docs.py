@@ -59,6 +59,18 @@ _SCALEKV_COMPLETE=source_fish scalekv > ~/.config/fish/completions/scalekv.fish
 ```
 """
 
+RECIPES = """\
+Shell scripts to use as they are or to begin with; each says at its top how it is called. All of
+them go on where an earlier run ended, and make only the pictures that are missing.
+
+| script | for |
+| --- | --- |
+| `scripts/first-picture.sh [MODEL]` | a fresh machine: install, check, download, draw |
+| `scripts/all-gpus.sh FILE OUT` | a file of prompts on all GPUs of a machine |
+| `scripts/slurm-array.sh FILE OUT` | a file of prompts as a Slurm array |
+| `scripts/nightly-batch.sh FILE OUT` | a file of prompts over several nights, never twice at once |
+"""
+
 
 def page() -> str:
     """The whole page."""
@@ -73,7 +85,7 @@ def page() -> str:
     ]
     settings = ((f"`{n}`", f"`{variable_name(n)}`", _default(n)) for n in DEFAULTS)
     parts += ["## Settings", SETTINGS, _table(("key", "variable", "default"), settings)]
-    parts += ["## Completion", COMPLETION]
+    parts += ["## Completion", COMPLETION, "## Recipes", RECIPES]
     for path, command in _commands(program, "scalekv"):
         parts += [f"## {path}\n", *_command(path, command)]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"

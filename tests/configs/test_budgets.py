@@ -94,6 +94,8 @@ def test_a_file_is_read(tmp_path: Path) -> None:
     spec = load_budget(write(tmp_path, window=4), "toy")
     assert (spec.model, spec.layers, spec.mean, spec.window) == ("toy", 2, 4, 4)
     assert spec.drafters == (0,)
+    assert spec.bound == "moment"
+    assert load_budget(write(tmp_path, bound="scale"), "toy").bound == "scale"
     spec = load_budget(write(tmp_path, mean=None, percent=12.5, drafters={1: [0], 3: []}))
     assert spec.percent == Fraction(25, 2)
     assert spec.drafters == {1: (0,), 3: ()}
@@ -149,6 +151,7 @@ LINEAR = {"rule": "linear", "refiner_start": 3, "delta": 1}
         ({"layers": 0}, "layers", "layers is 0"),
         ({"layers": True}, "layers", "layers is True"),
         ({"window": "big"}, "window", "window is 'big'"),
+        ({"bound": "picture"}, "bound", "bound is 'picture'"),
         ({"mean": 0}, "mean", "mean is 0"),
         ({"mean": None}, "mean", "neither"),
         ({"percent": 10}, "mean", "both"),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -135,6 +137,14 @@ def test_early_layers_grow_a_scale_late() -> None:
     assert use.capacities[3] == planned.capacities[3]
     assert use.capacities[4] == (34, 34, 35, 17, 17, 17, 17, 17)
     assert use.capacities[5:] == planned.capacities[5:]
+
+
+def test_a_budget_bound_by_scale_alone_holds_what_was_planned() -> None:
+    planned = generate(THIRTEEN, 32, {1: [0, 23], 13: [0]}, 650)
+    by_scale = replace(planned, bound="scale")
+    assert within(by_scale) is by_scale
+    assert round(peak_held_tokens(THIRTEEN, 32, by_scale) / (650 * 32), 2) == 1.16
+    assert pyramid(by_scale).bound == "scale"
 
 
 def test_nothing_is_given_up_where_nothing_grows_early() -> None:
