@@ -77,6 +77,8 @@ class Run:
                     choices.weights_dir,
                     choices.placement.for_known_prompts(),
                 )
+                dtype = str(pipeline.dtype).removeprefix("torch.")
+                display.note(f"computing in {dtype} on {pipeline.device}")
                 tell_of_batches(choices.request, pipeline, display)
                 self.load_seconds = time.perf_counter() - self._started
                 self._generate(pipeline, folder, display)
