@@ -22,6 +22,7 @@ from scalekv.cli.interrupts import interrupts_wait
 from scalekv.cli.output import FORMAT, OutputFolder, to_json
 from scalekv.cli.progress import Display
 from scalekv.cli.report import largest_cache, memory_report, print_table
+from scalekv.cli.room import check_room
 from scalekv.cli.stdout import Stdout
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Run:
         choices = self.choices
         try:
             engine.check(choices.request, choices.preset, choices.weights_dir, choices.dtype)
+            if not choices.force:
+                check_room(choices)
         except KeyboardInterrupt:
             raise Interrupted(0, "") from None
         folder = OutputFolder(choices.out)
