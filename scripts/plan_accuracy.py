@@ -36,6 +36,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--weights-dir", type=Path)
     parser.add_argument("--device", default="auto")
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--pixels", help="0.06M; the model's own size unless given")
     parser.add_argument("--budgets", nargs="+", default=["full", "10%"])
     parser.add_argument("--pictures", nargs="+", type=int, default=[1])
     parser.add_argument("--one", action="store_true", help=argparse.SUPPRESS)
@@ -48,6 +49,8 @@ def _lines(options: argparse.Namespace, budget: str, pictures: int) -> list[str]
         command += [f"--{name}", getattr(options, name)]
     if options.weights_dir is not None:
         command += ["--weights-dir", str(options.weights_dir)]
+    if options.pixels is not None:
+        command += ["--pixels", options.pixels]
     command += ["--budgets", budget, "--pictures", str(pictures)]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     lines = []
@@ -76,6 +79,7 @@ def _measured(options: argparse.Namespace, budget: str, pictures: int) -> dict[s
         num_images=pictures,
         policy="full" if budget == "full" else "scalekv",
         budget=budget,
+        pixels=options.pixels,
         batch_size=pictures,
         reproducible=False,
     )
