@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 PROMPT = "a red apple on a wooden table"
@@ -64,7 +65,7 @@ def _measured(options: argparse.Namespace, budget: str, pictures: int) -> dict[s
     """Planned and measured bytes by stage."""
     from scalekv.infinity_patch import Request, generate, load
     from scalekv.infinity_patch.placement import Placement
-    from scalekv.infinity_patch.planning import Planner
+    from scalekv.infinity_patch.planning import Planner, text_spec_of
 
     placement = Placement(keep_text_encoder=False)
     pipeline = load(
@@ -88,7 +89,7 @@ def _measured(options: argparse.Namespace, budget: str, pictures: int) -> dict[s
     on_device = pipeline.device.type == "cuda"
     planner = Planner(
         request,
-        pipeline.preset,
+        replace(pipeline.preset, text=text_spec_of(pipeline.preset, options.weights_dir)),
         device="cuda" if on_device else "cpu",
         dtype=options.dtype,
         placement=placement,
