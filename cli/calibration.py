@@ -21,6 +21,7 @@ from scalekv.cli.output import FORMAT, OutputFolder, to_json
 from scalekv.cli.progress import Display
 from scalekv.cli.stdout import Stdout
 from scalekv.configs.budget_text import budget_text
+from scalekv.configs.sparsity import BESIDE
 from scalekv.kv.errors import UserError
 from scalekv.kv.heat import write_order
 
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 SUFFIXES = (".yaml", ".yml")
 ORDER, NUMBERS, INDEX_MAP, MASS_MAPS = (
     "-heat-order.json",
-    "-attention.json",
+    BESIDE,
     "-index.png",
     "-s-cas.png",
 )

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.configs.settings import Setting, Settings, Source
+from scalekv.configs.sparsity import Sparsity, measured_sparsity
 from scalekv.kv.budget import FULL as FULL
 from scalekv.kv.errors import UserError, close_matches
 
@@ -62,7 +63,8 @@ class Options:
 
 @dataclass(frozen=True)
 class Choices:
-    """What a run needs to know. `model` says which model it is and who chose it."""
+    """What a run needs to know. `model` says which model it is and who chose it; `sparsity` is what
+    a calibration of it found, where there is one."""
 
     request: Request
     preset: ModelPreset
@@ -75,6 +77,7 @@ class Choices:
     quiet: bool = False
     memory_report: tuple[str, ...] = ("json", "table")
     force: bool = False
+    sparsity: Sparsity | None = None
 
 
 def choose(options: Options, environment: Mapping[str, str] | None = None) -> Choices:
@@ -149,6 +152,7 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
         quiet=settings.get("quiet", options.quiet).flag(),
         memory_report=_forms(settings.get("memory_report", options.memory_report)),
         force=options.force,
+        sparsity=measured_sparsity(preset.name, budget, own_weights=bool(folder)),
     )
 
 

@@ -136,6 +136,8 @@ def plan(
         batch, asked = (found, None) if fit is Fit.BATCH else (batch, found)
     made = planner.footprint(batch, asked)
     figures = _figures(planner, made, there)
+    if choices.sparsity is not None:
+        figures["sparsity"] = choices.sparsity.to_dict()
     if json:
         print(to_json(figures), end="")
     else:
@@ -279,6 +281,8 @@ def _show(figures: dict[str, Any], console: Console) -> None:
         soft_wrap=True,
     )
     console.print(Text(bound["meaning"], style="dim"))
+    if "sparsity" in figures:
+        console.print(Text(figures["sparsity"]["meaning"], style="dim"))
 
 
 def _show_parts(figures: dict[str, Any], console: Console) -> None:

@@ -14,6 +14,7 @@ from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
+from scalekv.configs.sparsity import Sparsity
 from scalekv.kv.bounds import LowerBound
 from scalekv.kv.memory import CacheShape
 from scalekv.kv.schedule import Schedule
@@ -68,6 +69,7 @@ def memory_report(
     stages: Mapping[str, Mapping[str, int]],
     present: Mapping[str, Mapping[str, int]],
     read_from: Sequence[str],
+    sparsity: Sparsity | None = None,
 ) -> dict[str, Any]:
     """The figures of a run.
 
@@ -77,6 +79,7 @@ def memory_report(
         stages: peaks of each stage in bytes, as measured.
         present: bytes of the weights by part that were there in each stage.
         read_from: what the peaks were read from, in words.
+        sparsity: of the model's attention, where it was measured.
     """
     ratios = {name: cache[name] for name in ("ratio_history", "ratio_all") if name in cache}
     totals = {
@@ -95,6 +98,7 @@ def memory_report(
             for name, peaks in stages.items()
         },
         "read_from": list(read_from),
+        **({} if sparsity is None else {"sparsity": sparsity.to_dict()}),
     }
 
 

@@ -99,6 +99,7 @@ def render(report: Mapping[str, Any], folder: Path, others: Sequence[Path] = ())
         charts=_charts(report),
         maps=_maps(cache),
         bound=report.get("lower_bound"),
+        sparsity=report.get("sparsity"),
         settings=_settings(report),
         svg=Markup,
         human_bytes=human_bytes,

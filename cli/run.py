@@ -181,7 +181,12 @@ def figures(pipeline: Pipeline, choices: Choices, cache: Mapping[str, Any]) -> d
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "machine": engine.machine(pipeline),
         **memory_report(
-            cache, pipeline.weights_bytes, stages.peaks(), stages.weights(), stages.sources
+            cache,
+            pipeline.weights_bytes,
+            stages.peaks(),
+            stages.weights(),
+            stages.sources,
+            choices.sparsity,
         ),
     }
 

@@ -7,6 +7,7 @@ python -m scripts.builtin.calibrate
 from __future__ import annotations
 
 import argparse
+import json
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -19,8 +20,10 @@ from PIL import Image
 
 from scalekv.cli.batch_file import prompts_alone
 from scalekv.cli.heat_maps import index_map, mass_maps
+from scalekv.cli.output import FORMAT
 from scalekv.configs.budget_text import budget_text
 from scalekv.configs.prompts import calibration_prompts
+from scalekv.configs.sparsity import SHIPPED
 from scalekv.infinity_patch import Pipeline, Request, generate, load
 from scalekv.infinity_patch.calibrate import Calibration, calibrate
 from scalekv.infinity_patch.calibration_plan import INDICES, TOP, CalibrationRequest
@@ -271,6 +274,14 @@ def spec_of(candidate: Candidate, scores: NDArray[np.float64], found: Calibratio
     )
 
 
+def sparsity_text(found: Calibration) -> str:
+    """The file that says how sparse attention is, as plans and reports read it."""
+    summary = found.summary()
+    provenance = {k: v for k, v in summary["provenance"].items() if k != "settings"}
+    kept = {"format": FORMAT, "provenance": provenance, "sparsity": summary["sparsity"]}
+    return json.dumps(kept, indent=2) + "\n"
+
+
 def write(path: Path, content: bytes) -> None:
     """Replaces a file, whole at any moment, and says so."""
     hidden = path.with_name(f".{path.name}.part")
@@ -316,6 +327,7 @@ def main() -> None:
         spec = spec_of(*compared[kind], found)
         write(folder / f"{name}.yaml", budget_text(spec, comment).encode())
     write(folder / "heat-order.json", write_order(found.order()).encode())
+    write(folder / SHIPPED, sparsity_text(found).encode())
     for index in INDICES:
         numbers = concluded(found, index, 2).to_dict()
         write(images / f"calibration-index-{index}.png", index_map(numbers))

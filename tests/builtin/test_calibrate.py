@@ -12,6 +12,7 @@ from scalekv.cli.batch_file import prompts_alone
 from scalekv.configs.budgets import FOLDER, load_budget
 from scalekv.configs.models import model_named
 from scalekv.configs.prompts import calibration_prompts
+from scalekv.configs.sparsity import measured_sparsity
 from scalekv.infinity_patch.fingerprint import prompts_sha256, weights_sha256
 from scalekv.infinity_patch.hub import model_files
 from scalekv.kv.heat import read_order
@@ -45,6 +46,14 @@ def test_the_page_is_of_the_shipped_weights(weights: str) -> None:
     assert len(tables) == 4
     for one in tables:
         assert len({line.count("|") for line in one.splitlines()}) == 1, one
+
+
+def test_the_sparsity_is_of_the_shipped_weights_and_what_the_page_says(weights: str) -> None:
+    found = measured_sparsity("emoji")
+    assert found is not None
+    assert found.weights == weights, AGAIN
+    page = (ROOT / "docs/calibration.md").read_text(encoding="utf-8")
+    assert f"carried by {found.share:.1%} of all (layer, head, source scale)" in page, AGAIN
 
 
 def test_the_order_ranks_every_head_of_the_model() -> None:

@@ -51,6 +51,14 @@ def test_a_plan_says_what_fits(scalekv: Program) -> None:
     assert batches == sorted(batches), "smaller budgets take larger batches"
 
 
+def test_a_calibrated_model_says_how_sparse_its_attention_is(scalekv: Program) -> None:
+    found = figures(scalekv, "plan")["sparsity"]
+    assert found["carried"] == 0.99
+    assert f"{found['share']:.1%} of all" in found["meaning"]
+    assert found["meaning"] in " ".join(scalekv("plan").out.split())
+    assert "sparsity" not in figures(scalekv, *LARGE)
+
+
 @pytest.mark.parametrize("budget", ["full", "10%"])
 def test_the_largest_batch_is_the_largest(scalekv: Program, budget: str) -> None:
     found = figures(scalekv, *LARGE, "--fit", "batch", "--budget", budget)

@@ -73,6 +73,7 @@ def test_the_page_is_rebuilt_from_json(scalekv: Program, stand_in: StandIn) -> N
     assert (done.code, done.out) == (0, "out/report.html\n")
     assert "cache held, peak" in done.err
     assert Path("out/report.html").read_text() == first
+    assert report()["sparsity"]["meaning"] in first
     assert scalekv("report", "out/report.json", "--quiet").err == ""
 
 
