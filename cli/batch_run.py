@@ -34,6 +34,7 @@ from scalekv.cli.interrupts import interrupts_wait
 from scalekv.cli.output import FORMAT, OutputFolder, png_bytes, to_json
 from scalekv.cli.progress import Display
 from scalekv.cli.report import largest_cache
+from scalekv.cli.room import check_room
 from scalekv.cli.run import (
     common_settings,
     entry_of,
@@ -131,6 +132,9 @@ class BatchRun:
         """
         out = self.choices.out
         name = manifest_name(self.shard)
+        if not self.choices.force:
+            for kind in self._kinds():
+                check_room(kind)
         folder = OutputFolder(out, owner=Path(name).stem)
         try:
             with self._display:
@@ -143,6 +147,12 @@ class BatchRun:
         finally:
             folder.discard_if_empty()
         self._end()
+
+    def _kinds(self) -> list[Choices]:
+        """The choices of pictures that differ in what memory depends on."""
+        settings = (job.settings for job in self.jobs)
+        kinds = {(s.policy, s.budget, s.ratio, s.pixels, s.cfg): s for s in settings}
+        return [replace(self.choices, request=kind) for kind in kinds.values()]
 
     def _take_up(self, folder: OutputFolder, manifest: Manifest) -> list[Job]:
         """Puts right what a kill left, and returns the jobs that are left."""

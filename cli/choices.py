@@ -57,6 +57,7 @@ class Options:
     text_dtype: str | None = None
     keep_text_encoder: bool | None = None
     memory_report: str | None = None
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -73,6 +74,7 @@ class Choices:
     placement: Placement
     quiet: bool = False
     memory_report: tuple[str, ...] = ("json", "table")
+    force: bool = False
 
 
 def choose(options: Options, environment: Mapping[str, str] | None = None) -> Choices:
@@ -146,6 +148,7 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
         ),
         quiet=settings.get("quiet", options.quiet).flag(),
         memory_report=_forms(settings.get("memory_report", options.memory_report)),
+        force=options.force,
     )
 
 

@@ -78,6 +78,7 @@ def generate(
     text_device: given.TextDevice = None,
     text_dtype: given.TextDtype = None,
     keep_text_encoder: given.KeepTextEncoder = None,
+    force: given.Force = False,
     out: given.Out = None,
     memory_report: given.MemoryReport = None,
     json: given.Json = False,
@@ -123,6 +124,7 @@ def generate(
         batch_size=batch_size,
         quiet=quiet,
         memory_report=memory_report,
+        force=force,
     )
     if repeat is None:
         Run(choose(options), stderr(), json=json).execute()

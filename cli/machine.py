@@ -61,7 +61,7 @@ def device_memory(device: str) -> tuple[str, int] | None:
     Returns:
         None: no NVIDIA driver here, or no such device.
     """
-    import pynvml  # type: ignore[import-untyped]
+    import pynvml
 
     index = int(device.partition(":")[2] or 0)
     try:

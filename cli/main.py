@@ -25,6 +25,7 @@ from scalekv.cli import (
     grid,
     inspect,
     models,
+    plan,
     report_command,
 )
 from scalekv.kv.errors import UserError
@@ -97,6 +98,7 @@ app.add_typer(models.models, rich_help_panel=MODELS)
 app.add_typer(budgets.budgets, rich_help_panel=MODELS)
 _add(MODELS, calibrate.calibrate, calibrate, bare=True)
 _add(MACHINE, bench.bench, bench, bare=True)
+_add(MACHINE, plan.plan, plan, bare=True)
 _add(MACHINE, report_command.report, report_command)
 _add(MACHINE, doctor.doctor, doctor, bare=True)
 _add(MACHINE, config.config, config, bare=True)

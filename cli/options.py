@@ -313,6 +313,14 @@ Out = Annotated[
         rich_help_panel=OUTPUT,
     ),
 ]
+Force = Annotated[
+    bool,
+    typer.Option(
+        "--force",
+        help="Try also what is planned not to fit into memory; see scalekv plan.",
+        rich_help_panel=MACHINE,
+    ),
+]
 MemoryReport = Annotated[
     str | None,
     typer.Option(

@@ -22,6 +22,7 @@ from scalekv.cli.interrupts import interrupts_wait
 from scalekv.cli.output import FORMAT, OutputFolder, to_json
 from scalekv.cli.progress import Display
 from scalekv.cli.report import largest_cache, memory_report, print_table
+from scalekv.cli.room import check_room
 from scalekv.cli.stdout import Stdout
 
 if TYPE_CHECKING:
@@ -58,6 +59,8 @@ class Run:
         choices = self.choices
         try:
             engine.check(choices.request, choices.preset, choices.weights_dir, choices.dtype)
+            if not choices.force:
+                check_room(choices)
         except KeyboardInterrupt:
             raise Interrupted(0, "") from None
         folder = OutputFolder(choices.out)
@@ -74,6 +77,8 @@ class Run:
                     choices.weights_dir,
                     choices.placement.for_known_prompts(),
                 )
+                dtype = str(pipeline.dtype).removeprefix("torch.")
+                display.note(f"computing in {dtype} on {pipeline.device}")
                 tell_of_batches(choices.request, pipeline, display)
                 self.load_seconds = time.perf_counter() - self._started
                 self._generate(pipeline, folder, display)

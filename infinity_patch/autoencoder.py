@@ -15,12 +15,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalekv.configs.spec import TokenizerSpec
+from scalekv.infinity_patch.pieces import LARGE as LARGE
+from scalekv.infinity_patch.pieces import STRIP
 
 NORM_EPS = 1e-6
-LARGE = 1 << 24
-"""Numbers in a map from which it is worked on in strips."""
-STRIP = {"cpu": 1 << 22, "cuda": 1 << 27}
-"""Numbers in a strip: on a CPU a few megabytes, which stay in cache; enough to fill a GPU."""
 
 Rows = Callable[[int, int], Tensor]
 """What gives rows `start` to `end` of a map that need not exist as a whole."""

@@ -1,23 +1,30 @@
 """How many pictures go through the model at once, and what happens when memory says fewer.
 
-Knows shapes, bytes and what running out of memory looks like; nothing of text or of pictures.
+Knows plans, free bytes and what running out of memory looks like; makes no picture.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_right
+from dataclasses import replace
+
 import torch
 
+from scalekv.infinity_patch.footprint import FRAGMENTED, Work, footprint
 from scalekv.infinity_patch.loader import Pipeline
 from scalekv.infinity_patch.patch import caches_of
-from scalekv.infinity_patch.request import Request, fixed_batch, planned_for
+from scalekv.infinity_patch.planning import text_spec_of
+from scalekv.infinity_patch.request import DEFAULT_POLICY, Request, fixed_batch, planned_for
 from scalekv.infinity_patch.scale_loop import Guidance
 from scalekv.kv.budget import Budget
-from scalekv.kv.memory import CacheShape, predicted
-from scalekv.kv.precision import precision_of
+from scalekv.kv.policy import entry_named, policy_and_file
 from scalekv.kv.schedule import Schedule
 
-SHARE = 0.8
-"""Of the free memory, what a batch is planned to take; the rest is for what an estimate misses."""
+SHARE = 0.9
+"""Of the free memory, what a batch is planned to take; the rest is for what a plan misses."""
+
+WEIGHTS = ("transformer", "vae", "text_encoder")
+"""Parts of a plan that are on the device already when a batch begins."""
 
 MOST = 64
 """The largest batch that is chosen without being asked for; time no longer falls beyond it."""
@@ -42,42 +49,48 @@ def batch_size_of(
         return fixed
     if pipeline.device.type != "cuda":
         return 1  # nothing tells what is free
-    # what an outer `with patched(...)` block keeps is its own business: everything, at worst
-    kept = (
-        planned_for(request, pipeline.preset, budget) if caches_of(pipeline.model) is None else None
-    )
-    needed = picture_bytes(request, pipeline, schedule, kept, 2 if guidance.needed else 1)
-    fitting = int(SHARE * free_bytes(pipeline.device)) // needed
-    return max(1, min(fitting, MOST, request.pictures))
+    room = int(SHARE * free_bytes(pipeline.device))
+    work = work_of(request, pipeline, schedule, budget, guidance)
+    sizes = range(1, min(MOST, request.pictures) + 1)
+    return max(1, bisect_right(sizes, room, key=lambda pictures: taken(work.of(pictures))))
 
 
-def picture_bytes(
+def work_of(
     request: Request,
     pipeline: Pipeline,
     schedule: Schedule,
-    kept: Budget | None,
-    halves: int,
-) -> int:
-    """About the most bytes on the device that one more picture in a batch takes, weights apart.
+    budget: Budget,
+    guidance: Guidance,
+) -> Work:
+    """What memory depends on, for one picture at a time."""
+    # what an outer `with patched(...)` block keeps is its own business: everything, at worst
+    patched = caches_of(pipeline.model) is not None
+    policy = DEFAULT_POLICY if request.policy is None else request.policy
+    entry = entry_named(policy_and_file(policy)[0]) if isinstance(policy, str) else None
+    preset = pipeline.preset
+    texts = {request.text_of(prompt) for prompt in request.prompts} | {request.negative or ""}
+    return Work(
+        preset=replace(preset, text=text_spec_of(preset, pipeline.weights_dir)),
+        schedule=schedule,
+        budget=None if patched else planned_for(request, preset, budget),
+        guided=guidance.needed,
+        device="cuda",
+        dtype="fp32" if pipeline.dtype.itemsize == 4 else "bf16",
+        kv_dtype=request.kv_dtype,
+        kv_on_host=request.kv_device == "cpu",
+        note_bytes=0 if entry is None else entry.note_bytes,
+        text_tokens=max(len(pipeline.text.counter.encode(text).ids) for text in texts),
+    )
 
-    Counted: the caches at their peak; the workspace of one layer and a copy of it; the activations
-    of the largest map in one block; keys and values of a text of full length.
 
-    Args:
-        kept: the budget as the policy plans it; None: everything is held.
-        halves: 2 with guidance, else 1.
-    """
-    spec = pipeline.preset.transformer
-    element = pipeline.dtype.itemsize
-    shape = CacheShape(spec.depth, halves, spec.heads, spec.head_dim, element, element)
-    precision = precision_of(request.kv_dtype, "fp32" if element == 4 else "bf16")
-    cache = predicted(schedule, shape, kept, precision)
-    held = 0 if request.kv_device == "cpu" else cache.held_peak_bytes + cache.index_peak_bytes
-    # In units of the width, per token: residual stream, its norms and modulation and rotated q and
-    # k in float32, eight in all; q, k, v, the answer and the feed-forward's two layers in `dtype`.
-    activations = halves * schedule.tokens[-1] * spec.width * (8 * 4 + 12 * element)
-    text = shape.bytes_of(spec.text_max)
-    return held + 2 * cache.transient_peak_bytes + activations + text
+def taken(work: Work) -> int:
+    """Bytes on the device of the fullest moment of a batch, weights and runtime apart."""
+    stages = footprint(work).stages
+    moments = (
+        sum(count for part, count in stages[stage].items() if part not in (*WEIGHTS, "runtime"))
+        for stage in ("scales", "decode")
+    )
+    return int((1 + FRAGMENTED) * max(moments))
 
 
 def free_bytes(device: torch.device) -> int:

@@ -50,7 +50,7 @@ def around_blocks(spec: TransformerSpec, token_bits: int) -> int:
     )
 
 
-def autoencoder(spec: TokenizerSpec) -> int:
+def autoencoder(spec: TokenizerSpec) -> tuple[int, int]:
     """Weights of encoder and decoder of the picture tokenizer."""
     widths = [spec.ch * multiple for multiple in spec.ch_mult]
     top = widths[-1]
@@ -62,9 +62,9 @@ def autoencoder(spec: TokenizerSpec) -> int:
     upwards = pairwise([top, *reversed(widths)])
     decoder += sum(_level(before, width, spec.res_blocks + 1) for before, width in upwards)
     # every level but the one of the largest, or smallest, map ends with a change of size
-    resizing = sum(_conv(width, width) for width in widths[:-1])
-    resizing += sum(_conv(width, width) for width in widths[1:])
-    return encoder + decoder + resizing
+    encoder += sum(_conv(width, width) for width in widths[:-1])
+    decoder += sum(_conv(width, width) for width in widths[1:])
+    return encoder, decoder
 
 
 def text_encoder(spec: TextSpec, width: int) -> tuple[int, int]:

@@ -7,15 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 import torch
 from torch import Tensor
 
-ROWS = 512
-"""Rows of hidden states, of all sequences together, that go through a chain of operations at a
-time on a CPU: enough for matrix products to run at full rate, few enough for what lies between
-them to stay in the last-level cache."""
+from scalekv.infinity_patch.instructions import BF16, of_processor
+from scalekv.infinity_patch.pieces import ROWS
 
 
 def row_slices(x: Tensor) -> Iterator[slice]:
@@ -37,16 +34,12 @@ def features() -> frozenset[str]:
     capabilities = getattr(torch.cpu, "get_capabilities", None)  # some versions of torch have none
     if capabilities is not None:
         return frozenset(name for name, has in capabilities().items() if has is True)
-    info = Path("/proc/cpuinfo")
-    if not info.exists():
-        return frozenset()
-    lines = info.read_text(encoding="utf-8").splitlines()
-    return frozenset(next((s.split(":")[1].split() for s in lines if s.startswith("flags")), ()))
+    return of_processor()
 
 
 def fast_bf16() -> bool:
     """Whether the processor multiplies bf16 matrices faster than float32 ones."""
-    return bool(features() & {"avx512_bf16", "amx_bf16"})
+    return bool(features() & BF16)
 
 
 def fused_attention_is_fast() -> bool:

@@ -144,7 +144,7 @@ class CachePrediction:
     Attributes:
         scale_bytes: bytes of k and v held while each scale is generated.
         held_peak_bytes: the most k and v held at any moment.
-        index_peak_bytes: the most that positions of held tokens take; a policy's notes come on top.
+        index_peak_bytes: the most that positions of held tokens, and notes on them, take.
         transient_peak_bytes: the largest workspace in which held and new tokens meet.
     """
 
@@ -159,6 +159,7 @@ def predicted(
     shape: CacheShape,
     budget: Budget | None = None,
     precision: Precision | None = None,
+    note_bytes: int = 0,
 ) -> CachePrediction:
     """The bytes of one picture's cache (or batch's), under a policy that fills its capacities.
 
@@ -166,6 +167,7 @@ def predicted(
         shape: of the model, with the bytes of the elements attention computes with.
         budget: as the policy plans it; None: everything is held.
         precision: how held tokens are stored; None: as attention computes.
+        note_bytes: of the policy's notes on one held token of one head.
     """
     limits = None if budget is None else within(budget)
     compute = shape.head_dim * (shape.k_bytes + shape.v_bytes)  # of one token in one head
@@ -184,7 +186,9 @@ def predicted(
                 nbytes = precision.held_bytes(shape.head_dim, len(schedule) - 1, room)
             held[layer] = shape.sequences * nbytes
             dropped_from = (n for n in tokens[layer] if n < schedule.before(scale))
-            indices[layer] = shape.sequences * sum(dropped_from) * POSITION_BYTES
+            indices[layer] = shape.sequences * (
+                sum(dropped_from) * POSITION_BYTES + sum(tokens[layer]) * note_bytes
+            )
             peak, index_peak = max(peak, sum(held)), max(index_peak, sum(indices))
             if scale:
                 joined = sum(tokens[layer]) + shape.heads * schedule.tokens[scale]

@@ -100,6 +100,7 @@ class Entry:
         takes_budget: whether it is held to one.
         calibration: the file of a model's folder of budgets that it works from; "": none.
         reader: "module:function", (text, where) -> the calibration.
+        note_bytes: of its notes on one held token of one head.
     """
 
     path: str
@@ -107,6 +108,7 @@ class Entry:
     takes_budget: bool = True
     calibration: str = ""
     reader: str = ""
+    note_bytes: int = 0
 
 
 _UNIFORM, _PYRAMID = "scalekv.kv.shapes:uniform", "scalekv.kv.shapes:pyramid"
@@ -118,7 +120,7 @@ _BUILT_IN = {
     "streaming-llm": Entry("scalekv.kv.streaming_llm:StreamingLLMPolicy", plan=_UNIFORM),
     "snapkv": Entry("scalekv.kv.snapkv:SnapKVPolicy", plan=_UNIFORM),
     "pyramidkv": Entry("scalekv.kv.pyramidkv:PyramidKVPolicy", plan=_PYRAMID),
-    "h2o": Entry("scalekv.kv.h2o:H2OPolicy", plan=_UNIFORM),
+    "h2o": Entry("scalekv.kv.h2o:H2OPolicy", plan=_UNIFORM, note_bytes=4),
     "heatkv": Entry(
         "scalekv.kv.heatkv:HeatKVPolicy",
         plan="scalekv.kv.heat:heat_budget",

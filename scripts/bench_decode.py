@@ -2,8 +2,8 @@
 
     python -m scripts.bench_decode --dtype fp32 bf16
 
-Every way runs in a process of its own. Differences are those of the eight-bit values, against
-float32 on whole maps.
+Every way runs in a process of its own. Differences are those of the eight-bit values against the
+first row's: of the first dtype, on whole maps.
 """
 
 from __future__ import annotations

@@ -295,7 +295,9 @@ def main() -> None:
     for side in sides:  # one-off costs, kept out of the times
         picture(side, schedule_for("1:1", "0.06M"), device, args.batch)
     gc.collect()
-    resident = PeakMemory().now()
+    memory = PeakMemory()
+    memory.forget()
+    resident = memory.now()
     if device.type == "cuda":
         resident = torch.cuda.memory_allocated(device)
     for pixels in args.pixels:

@@ -6,6 +6,7 @@ are told apart on the CPU only, where a call has done its work when it returns.
 
 from __future__ import annotations
 
+import ctypes
 import platform
 import statistics
 import time
@@ -116,7 +117,7 @@ def seconds_of(run: Callable[[], Any], repeats: int = 5) -> float:
     """Median seconds of `run` after one warm-up call, with fewer repeats where it is slow."""
     run()
     taken: list[float] = []
-    while len(taken) < repeats and sum(taken) < PATIENCE:
+    while not taken or (len(taken) < repeats and sum(taken) < PATIENCE):
         start = now()
         run()
         taken.append(now() - start)
@@ -180,7 +181,10 @@ class PeakMemory:
         return self._read("VmRSS")
 
     def forget(self) -> None:
-        """Starts a new peak from what is resident now."""
+        """Starts a new peak from what is resident now, freed memory given back."""
+        trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if self.known else None
+        if trim is not None:  # glibc keeps what a run freed, which the next one's peak would show
+            trim(0)
         if self.known:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 

@@ -32,7 +32,7 @@ from scripts.eval_fidelity_report import write_report
 from scripts.eval_measures import alike
 from scripts.eval_pictures import FULL, Drawn, Variant, draw, request_for, variants, weights_of
 from scripts.eval_prompts import heldout_prompts, read_prompts
-from scripts.eval_rows import Rows
+from scripts.eval_rows import Rows, exit_code
 
 RECIPE = 2  # raise when the same pictures would give other numbers
 EXTRAS = {
@@ -242,12 +242,8 @@ def run(args: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run; the exit code."""
-    try:
-        run(parse(arguments))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    args = parse(arguments)
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

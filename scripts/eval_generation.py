@@ -33,7 +33,7 @@ from scripts.builtin.dataset import DEFAULT_FOLDER, Pixels, load_rows
 from scripts.builtin.scorer import Scorer, ids_of, load_scorer, pooled_features
 from scripts.eval_measures import interval, kernel_distance, mean
 from scripts.eval_pictures import FULL, Variant, draw, request_for, variants, weights_of
-from scripts.eval_rows import Rows
+from scripts.eval_rows import Rows, exit_code
 
 RECIPE = 1  # raise when the same pictures would give other numbers
 CHOICES = 100
@@ -235,12 +235,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--limit", type=int, default=LIMIT, help="prompts of a group")
     parser.add_argument("--seed", type=int, default=0, help="of the first prompt")
     parser.add_argument("--out", type=Path, default=Path("runs/generation"))
-    try:
-        run(parser.parse_args(arguments))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    args = parser.parse_args(arguments)
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

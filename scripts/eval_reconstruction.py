@@ -27,7 +27,7 @@ from scripts.builtin.captions import heldout_rows
 from scripts.builtin.dataset import DEFAULT_FOLDER, Pixels, load_rows
 from scripts.eval_measures import alike, interval, mean, perceptual_distance
 from scripts.eval_pictures import weights_of
-from scripts.eval_rows import Row, Rows
+from scripts.eval_rows import Row, Rows, exit_code
 
 MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "features": "feature distance"}
 RECIPE = 1  # raise when the same pictures would give other numbers
@@ -114,12 +114,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--data", type=Path, default=DEFAULT_FOLDER)
     parser.add_argument("--weights-dir", type=Path, help="instead of the shipped weights")
     parser.add_argument("--out", type=Path, default=Path("runs/reconstruction"))
-    try:
-        run(parser.parse_args(arguments))
-    except UserError as error:
-        print(error, file=sys.stderr)
-        return 2
-    return 0
+    args = parser.parse_args(arguments)
+    return exit_code(lambda: run(args))
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import json
 import os
+import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -85,6 +87,19 @@ class Rows:
             _line(stream, row)
         self.rows.append(row)
         self.done.add(tuple(row[name] for name in self.key))
+
+
+def exit_code(work: Callable[[], None]) -> int:
+    """Do a script's work: 0, or 2 with the reason if it is refused, or 130 if it is interrupted."""
+    try:
+        work()
+    except UserError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("interrupted; what was measured is kept, and a second call goes on", file=sys.stderr)
+        return 130
+    return 0
 
 
 def _write(path: Path, lines: list[Row]) -> None:

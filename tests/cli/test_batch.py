@@ -14,7 +14,7 @@ from typing import Any
 
 import pytest
 
-from scalekv.cli import engine
+from scalekv.cli import engine, room
 from scalekv.cli.batch import batch
 from scalekv.cli.choices import Options
 from tests.cli.conftest import Outcome, StandIn
@@ -344,6 +344,17 @@ def test_a_name_that_is_taken_meanwhile(
     assert done.code == 1
     assert "came into the folder meanwhile" in done.err
     assert Path("out", ALL[1]).read_bytes() == b"mine"
+
+
+def test_what_cannot_fit_is_refused_before_anything_is_made(
+    scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(room, "memory_bytes", lambda: 2**20)
+    done = scalekv("batch", "p.txt", "--device", "cpu")
+    assert done.code == 2
+    assert "--force" in done.err
+    assert not Path("out").exists()
+    assert scalekv("batch", "p.txt", "--device", "cpu", "--force").code == 0
 
 
 def test_an_unwritable_folder(scalekv: Program, stand_in: StandIn) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from scalekv.kv.errors import UserError
-from scripts.eval_rows import Rows
+from scripts.eval_rows import Rows, exit_code
 
 KEY = ("number", "policy")
 
@@ -54,3 +54,15 @@ def test_a_foreign_file_is_refused(tmp_path: Path, text: str) -> None:
 def test_nothing_there_to_report(tmp_path: Path) -> None:
     with pytest.raises(UserError, match="no measurements there"):
         Rows.read(tmp_path / "rows.jsonl")
+
+
+def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted() -> None:
+        raise KeyboardInterrupt
+
+    def refused() -> None:
+        raise UserError("no such thing", where="--out")
+
+    assert [exit_code(work) for work in (lambda: None, refused, interrupted)] == [0, 2, 130]
+    assert "no such thing" in (told := capsys.readouterr().err)
+    assert "a second call goes on" in told

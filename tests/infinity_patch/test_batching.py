@@ -18,8 +18,10 @@ from scalekv.infinity_patch.batching import (
     batch_size_of,
     free_memory,
     out_of_memory,
-    picture_bytes,
+    taken,
+    work_of,
 )
+from scalekv.infinity_patch.footprint import Work, footprint
 from scalekv.infinity_patch.patch import patched
 from scalekv.infinity_patch.pipeline import guidance_of
 from scalekv.infinity_patch.request import budget_of, schedule_of
@@ -27,7 +29,6 @@ from scalekv.infinity_patch.sampling import BitSampler
 from scalekv.infinity_patch.scale_loop import Guidance, conditions, generate_codes
 from scalekv.kv.errors import UserError
 from scalekv.kv.policy import policy_names
-from scalekv.kv.schedule import Schedule
 from tests.infinity_patch.small import SHORT, features, ready, small_model
 
 TEXTS = [features(3, seed=1), features(11, seed=2), features(5, seed=3)]
@@ -169,47 +170,53 @@ def test_bytes_are_for_the_whole_batch(pipeline: Pipeline) -> None:
     assert alone.settings["budget_tokens"] == 2 * pictures[0].settings["budget_tokens"]
 
 
-def size_on_gpu(pipeline: Pipeline, request: Request, monkeypatch: pytest.MonkeyPatch) -> int:
-    """The batch size with room for ten pictures that keep everything."""
+def work(pipeline: Pipeline, request: Request) -> Work:
     schedule = schedule_of(request, pipeline.preset)
-    full = picture_bytes(request, pipeline, schedule, None, 2)
-    monkeypatch.setattr(batching, "free_bytes", lambda _: int(10 * full / SHARE) + 1)
+    budget = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize)
+    return work_of(request, pipeline, schedule, budget, guidance_of(request, pipeline, schedule))
+
+
+@pytest.fixture
+def room(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Free memory for ten pictures that keep everything."""
+    full = taken(work(pipeline, Request(("x",), policy="full")).of(10))
+    monkeypatch.setattr(batching, "free_bytes", lambda _: int(full / SHARE) + 1)
+
+
+def size_on_gpu(pipeline: Pipeline, request: Request) -> int:
+    schedule = schedule_of(request, pipeline.preset)
     gpu = replace(pipeline, device=torch.device("cuda"))
-    budget = budget_of(request, pipeline.preset, schedule, 4)
-    how = guidance_of(request, pipeline, schedule)
-    return batch_size_of(request, gpu, schedule, budget, how)
+    budget = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize)
+    return batch_size_of(request, gpu, schedule, budget, guidance_of(request, gpu, schedule))
 
 
-def test_auto_is_what_free_memory_takes(
+@pytest.mark.usefixtures("room")
+def test_auto_is_what_free_memory_takes(pipeline: Pipeline) -> None:
+    many = Request(("x",), num_images=100, batch_size="auto", policy="full")
+    assert size_on_gpu(pipeline, many) == 10
+    assert size_on_gpu(pipeline, replace(many, policy="scalekv")) > 10
+    assert size_on_gpu(pipeline, replace(many, kv_device="cpu")) > 10
+    assert size_on_gpu(pipeline, replace(many, cfg=1.0)) > 10
+    assert size_on_gpu(pipeline, replace(many, prompts=("x " * 200,))) < 10
+    assert size_on_gpu(pipeline, replace(many, num_images=3)) == 3
+    assert size_on_gpu(pipeline, replace(many, batch_size=12)) == 12
+    assert size_on_gpu(pipeline, replace(many, reproducible=True)) == 1
+    with patched(pipeline.model, "full"):
+        assert size_on_gpu(pipeline, replace(many, policy=None)) == 10
+
+
+def test_one_picture_is_tried_however_little_is_free(
     pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    many = Request(("x",), num_images=100, batch_size="auto", policy="full")
-    assert size_on_gpu(pipeline, many, monkeypatch) == 10
-    compressed = size_on_gpu(pipeline, replace(many, policy="scalekv"), monkeypatch)
-    assert compressed > 10
-    assert size_on_gpu(pipeline, replace(many, cfg=1.0), monkeypatch) > 10
-    assert size_on_gpu(pipeline, replace(many, num_images=3), monkeypatch) == 3
-    assert size_on_gpu(pipeline, replace(many, batch_size=12), monkeypatch) == 12
-    assert size_on_gpu(pipeline, replace(many, reproducible=True), monkeypatch) == 1
-    # a budget in bytes would be divided among the pictures: each has it to itself
-    assert size_on_gpu(pipeline, replace(many, policy="scalekv", budget="1MiB"), monkeypatch) == 1
-    with patched(pipeline.model, "full"):
-        assert size_on_gpu(pipeline, replace(many, policy=None), monkeypatch) == 10
+    monkeypatch.setattr(batching, "free_bytes", lambda _: 0)
+    assert size_on_gpu(pipeline, Request(("x",), num_images=9, batch_size="auto")) == 1
 
 
-def test_what_a_picture_takes_grows_with_what_is_held_on_the_device(pipeline: Pipeline) -> None:
-    schedule = Schedule.parse("1x1 2x2 4x4 6x6 8x8 12x12 16x16")
-
-    def taken(budget: str | None, halves: int = 2, **how: str) -> int:
-        request = Request(("x",), budget=budget, **how)  # type: ignore[arg-type]
-        kept = None
-        if budget is not None:
-            kept = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize)
-        return picture_bytes(request, pipeline, schedule, kept, halves)
-
-    assert taken("10%") < taken("50%") < taken(None)
-    assert taken(None, halves=1) * 2 == taken(None)
-    assert taken("50%", kv_device="cpu") < taken("50%", kv_dtype="int8") < taken("50%")
+def test_what_is_on_the_device_already_is_not_counted_again(pipeline: Pipeline) -> None:
+    one = work(pipeline, Request(("x",)))
+    weights = sum(pipeline.weights_bytes.values())
+    assert taken(one) + weights < footprint(one).needed
+    assert taken(one.of(8)) < 8 * taken(one)
 
 
 @pytest.mark.parametrize("size", [0, -1, "many"])

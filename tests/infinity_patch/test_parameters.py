@@ -26,7 +26,9 @@ def test_transformer_and_autoencoder(name: str) -> None:
     spec, tokenizer = preset.transformer, preset.tokenizer
     assert parameters.blocks(spec) == inside
     assert parameters.around_blocks(spec, tokenizer.token_bits) == around
-    assert parameters.autoencoder(tokenizer) == sum(p.numel() for p in vae.parameters())
+    assert parameters.autoencoder(tokenizer) == tuple(
+        sum(p.numel() for p in half.parameters()) for half in (vae.encoder, vae.decoder)
+    )
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.bfloat16])
