@@ -29,8 +29,8 @@ TEXT_TOKENS = 128
 CONTEXT = 600 << 20
 """Bytes a CUDA process takes besides its tensors: context, kernels, libraries' own buffers."""
 
-HOST = 400 << 20
-"""Resident bytes of Python with torch and transformers loaded, before there is any tensor."""
+HOST = 460 << 20
+"""Resident bytes of Python with torch and transformers once a picture was drawn, tensors apart."""
 
 FRAGMENTED = 0.04
 """Share of its tensors' bytes that torch's allocator takes beyond them, in pieces it cannot use."""
@@ -242,20 +242,24 @@ def _fullest_scale(work: Work, cache: CachePrediction) -> tuple[int, int]:
 
 
 def _block(work: Work, rows: int) -> int:
-    """The middle of a block for so many tokens of all sequences together.
+    """The fullest moment of a block for so many tokens of all sequences together.
 
-    A device does the feed-forward of all at once: alive are the scale's input, the residual stream
-    before and after attention and a norm of it in float32; attention's answer, the layer's input,
-    its hidden values before and after the activation, and its output in the blocks' dtype. A CPU
-    goes through more than `ROWS` in chunks, so that of all rows there are the scale's input and the
-    residual stream; then either what goes into attention, q, k, v, the answer, a copy of it and its
-    projection, or the answer and the block's output, and a chunk.
+    Alive are always, in float32, the scale's input and the residual stream. In the feed-forward
+    besides the stream after attention and a norm of it; attention's answer, the layer's input and
+    its hidden values before and after the activation in the blocks' dtype. When queries and keys
+    are turned besides both in float32 (where they are not already) and turned; the layer's input,
+    its product, q, k and v in the blocks' dtype. A CPU goes through more than `ROWS` in chunks, so
+    that of all rows there are either what goes into attention, q, k, v, the answer, a copy of it
+    and its projection, or the answer and the block's output, and a chunk.
     """
     width, element = work.preset.transformer.width, BYTES[work.dtype]
-    together = 4 * 4 * width + (2 * width + 2 * parameters.mlp_width(width)) * element
+    always = 2 * 4 * width
+    forward = 2 * 4 * width + (2 * width + 2 * parameters.mlp_width(width)) * element
+    turning = (2 if element == 4 else 4) * 4 * width + 7 * width * element
+    together = always + max(forward, turning)
     if work.device != "cpu" or rows <= ROWS:
         return rows * together
-    attention = rows * (2 * 4 * width + 7 * width * element)
+    attention = rows * (always + 7 * width * element)
     return max(attention, rows * (3 * 4 * width + width * element) + ROWS * together)
 
 
