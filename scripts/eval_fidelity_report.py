@@ -92,12 +92,13 @@ def table(settings: Row, rows: Sequence[Row]) -> str:
             )
         )
     scales = len(rows[0]["bits"])
-    lines += ["", "Equal bits per scale:", ""]
+    lines += ["", "Equal bits per scale, means with 95 % intervals:", ""]
     lines.append(_row(["policy", "budget", "held as", *(str(k + 1) for k in range(scales))]))
     lines.append(_row(["---"] * (scales + 3)))
     for (policy, budget, kept), its in found.items():
-        per_scale = np.mean([row["bits"] for row in its], axis=0)
-        lines.append(_row([policy, budget, kept, *(f"{part:.3f}" for part in per_scale)]))
+        per_scale = [[row["bits"][scale] for row in its] for scale in range(scales)]
+        shares = [shown(interval(shares, mean), 3) for shares in per_scale]
+        lines.append(_row([policy, budget, kept, *shares]))
     return "\n".join(lines) + "\n"
 
 
