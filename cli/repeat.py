@@ -33,6 +33,7 @@ ALLOWED = (
         "weights_dir",
         "device",
         "threads",
+        "force",
         "offload",
         "text_device",
         "keep_text_encoder",

@@ -5,7 +5,6 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -93,12 +92,13 @@ def table(settings: Row, rows: Sequence[Row]) -> str:
             )
         )
     scales = len(rows[0]["bits"])
-    lines += ["", "Equal bits per scale:", ""]
+    lines += ["", "Equal bits per scale, means with 95 % intervals:", ""]
     lines.append(_row(["policy", "budget", "held as", *(str(k + 1) for k in range(scales))]))
     lines.append(_row(["---"] * (scales + 3)))
     for (policy, budget, kept), its in found.items():
-        per_scale = np.mean([row["bits"] for row in its], axis=0)
-        lines.append(_row([policy, budget, kept, *(f"{part:.3f}" for part in per_scale)]))
+        per_scale = [[row["bits"][scale] for row in its] for scale in range(scales)]
+        shares = [shown(interval(shares, mean), 3) for shares in per_scale]
+        lines.append(_row([policy, budget, kept, *shares]))
     return "\n".join(lines) + "\n"
 
 
@@ -114,34 +114,52 @@ def plot(rows: Sequence[Row], path: Path) -> None:
     import matplotlib.pyplot as plt
 
     found = {v: its for v, its in by_variant(rows).items() if v[1] != "full"}
-    budgets = list(dict.fromkeys(budget for _, budget, _ in found))
+    budgets = sorted(dict.fromkeys(budget for _, budget, _ in found), key=_is_name)
+    policies = list(dict.fromkeys(policy for policy, _, _ in found))
+    dtypes = list(dict.fromkeys(kept for _, _, kept in found))
     lines = list(dict.fromkeys((policy, kept) for policy, _, kept in found))
-    figure, panels = plt.subplots(1, len(MEASURES), figsize=(4.2 * len(MEASURES), 3.6))
+    figure, panels = plt.subplots(1, len(MEASURES), figsize=(4.4 * len(MEASURES), 4.6))
     for panel, (measure, title) in zip(panels, MEASURES.items(), strict=True):
         for place, (policy, kept) in enumerate(lines):
-            name = policy if kept == "auto" else f"{policy}, {kept}"
-            shift = 0.04 * (place - (len(lines) - 1) / 2)
-            points: list[Any] = []
+            shift = 0.05 * (place - (len(lines) - 1) / 2)
+            points: list[tuple[float, float, float, float]] = []
+            names: list[bool] = []
             for x, budget in enumerate(budgets):
                 if (policy, budget, kept) in found:
                     value, low, high = summary(found[policy, budget, kept], measure)
                     if math.isfinite(value):
                         points.append((x + shift, value, value - low, min(high, 1e9) - value))
-            if points:
-                x_at, middle, below, above = (list(column) for column in zip(*points, strict=True))
-                panel.errorbar(
-                    x_at, middle, yerr=[below, above], label=name, marker="o", markersize=3.5,
-                    linewidth=1.2, capsize=2,
-                )  # fmt: skip
-        panel.set_xticks(range(len(budgets)), budgets)
-        panel.set_xlabel("budget of history")
+                        names.append(_is_name(budget))
+            looks = {
+                "color": f"C{policies.index(policy) % 10}",
+                "marker": "osD^v"[dtypes.index(kept) % 5],
+                "markersize": 4,
+                "linewidth": 1.2,
+                "capsize": 2,
+                "label": policy if kept == "auto" else f"{policy}, {kept}",
+            }
+            dashes = ("-", "--", ":", "-.")[dtypes.index(kept) % 4]
+            for named, style in ((False, dashes), (True, "")):  # a named budget is no next step
+                some = [point for point, name in zip(points, names, strict=True) if name is named]
+                if some:
+                    x_at, middle, below, above = (list(c) for c in zip(*some, strict=True))
+                    panel.errorbar(x_at, middle, yerr=[below, above], linestyle=style, **looks)
+                    looks.pop("label", None)
+        panel.set_xticks(range(len(budgets)), [name.replace("-", "-\n") for name in budgets])
+        panel.set_xlabel("budget")
         panel.set_ylabel(title)
         panel.grid(alpha=0.3)
     if found:
-        panels[0].legend(fontsize=7, frameon=False)
-    figure.tight_layout()
-    figure.savefig(path, dpi=110, metadata={"Software": None})
+        handles, labels = panels[0].get_legend_handles_labels()
+        figure.legend(handles, labels, loc="lower center", ncols=7, fontsize=8, frameon=False)
+    figure.tight_layout(rect=(0, 0.1, 1, 1))
+    figure.savefig(path, dpi=100, metadata={"Software": None})
     plt.close(figure)
+
+
+def _is_name(budget: str) -> bool:
+    """Whether a budget is a name or a number of tokens and no share, which can be ordered."""
+    return not budget.endswith("%")
 
 
 def write_report(settings: Row, rows: Sequence[Row], out: Path) -> Path:

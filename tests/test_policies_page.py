@@ -1,4 +1,4 @@
-"""docs/policies.md names every policy, and its example runs as shown."""
+"""The README names every policy, and the example of docs/policies.md runs as shown."""
 
 from __future__ import annotations
 
@@ -13,12 +13,13 @@ from scalekv.kv import policy as policies
 from scalekv.kv.policy import policy_names
 from tests.infinity_patch.small import run, small_model
 
+README = Path(__file__).parents[1] / "README.md"
 PAGE = Path(__file__).parents[1] / "docs" / "policies.md"
 WEIGHTS = BUILT_IN / "emoji" / "transformer.safetensors"
 
 
 def test_the_table_lists_the_policies_there_are() -> None:
-    rows = re.findall(r"^\| `([a-z0-9-]+)` \|", PAGE.read_text(encoding="utf-8"), re.M)
+    rows = re.findall(r"^\| `([a-z0-9-]+)` \|", README.read_text(encoding="utf-8"), re.M)
     assert tuple(rows) == policy_names()
 
 

@@ -10,6 +10,7 @@ import pytest
 from PIL import Image
 
 from scalekv.infinity_patch.placement import Placement
+from scalekv.infinity_patch.threads import sensible_threads
 from tests.cli.conftest import Outcome, StandIn
 
 Program = Callable[..., Outcome]
@@ -87,7 +88,7 @@ def test_every_option_arrives(scalekv: Program, stand_in: StandIn) -> None:
     request = stand_in.requests[0]
     assert request.cfg == (1, 2, 3, 3, 3, 3, 3)
     assert (request.cfg_layer, request.positive_prompt) == ((-5, -1), True)
-    assert stand_in.placement == Placement(True, "cpu", "bf16", True)
+    assert stand_in.placement == Placement(True, "cpu", "bf16", True, threads=sensible_threads())
     assert (request.tau, request.top_p, request.negative) == (0.5, 0, "blurry")
     assert request.truncate
     assert request.reproducible
@@ -342,4 +343,4 @@ def test_the_text_encoder_is_freed_unless_it_is_to_be_kept(
     scalekv: Program, stand_in: StandIn
 ) -> None:
     scalekv("generate", "x")
-    assert stand_in.placement == Placement(False, "auto", "auto", keep_text_encoder=False)
+    assert stand_in.placement == Placement(keep_text_encoder=False, threads=sensible_threads())
