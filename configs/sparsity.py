@@ -39,9 +39,9 @@ class Sparsity:
     def meaning(self) -> str:
         """One sentence for people."""
         return (
-            f"Measured on {self.prompts} prompts (weights sha256 {self.weights[:12]}, {self.date}): "
-            f"{self.carried:.0%} of the attention on earlier scales is carried by {self.share:.1%} "
-            "of all (layer, head, source scale); the smaller that share, the more whole heads and "
+            f"Measured on {self.prompts} prompts (weights sha256 {self.weights[:12]}, "
+            f"{self.date}): {self.carried:.0%} of the attention on earlier scales is carried by "
+            f"{self.share:.1%} of all (layer, head, source scale); the smaller that share, the more whole heads and "
             "scales could be dropped. Single tokens are not counted."
         )
 
