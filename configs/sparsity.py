@@ -41,8 +41,8 @@ class Sparsity:
         return (
             f"Measured on {self.prompts} prompts (weights sha256 {self.weights[:12]}, "
             f"{self.date}): {self.carried:.0%} of the attention on earlier scales is carried by "
-            f"{self.share:.1%} of all (layer, head, source scale); the smaller that share, the more whole heads and "
-            "scales could be dropped. Single tokens are not counted."
+            f"{self.share:.1%} of all (layer, head, source scale); the smaller that share, "
+            "the more whole heads and scales could be dropped. Single tokens are not counted."
         )
 
     def to_dict(self) -> dict[str, Any]:
