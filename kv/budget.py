@@ -186,12 +186,17 @@ class Budget:
         for k in range(1, scale + 1):
             new = self.schedule.tokens[k - 1]
             limits = self.limits(k, layer, heads)
-            held = tuple(min(most, has + new) for most, has in zip(limits, held, strict=True))
+            held = filled(limits, held, new)
         return held
 
     def held_tokens(self, scale: int, layer: int) -> int:
         """The same for the head of `layer` that holds most."""
         return max(self.held_by_head(scale, layer, self.heads or 1))
+
+
+def filled(limits: Sequence[int], held: Sequence[int], new: int) -> tuple[int, ...]:
+    """Tokens of each head once `new` have come, under a policy that fills its limits."""
+    return tuple(min(most, has + new) for most, has in zip(limits, held, strict=True))
 
 
 @dataclass(frozen=True)

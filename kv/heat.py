@@ -7,6 +7,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from functools import lru_cache
 from math import ceil
 
 from scalekv.kv.budget import Budget
@@ -199,6 +200,7 @@ def planned(order: Order, schedule: Schedule, mean: int | Fraction) -> Kept:
     return tuple(kept)
 
 
+@lru_cache(maxsize=8)  # a budget is planned, and then kept to, for every picture anew
 def keeps(order: Order, schedule: Schedule, mean: int | Fraction) -> Kept:
     """What each head really keeps, so that no moment sees more than the mean.
 

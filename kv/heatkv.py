@@ -3,8 +3,6 @@ head keeps; looks at no scores."""
 
 from __future__ import annotations
 
-from functools import lru_cache
-
 import torch
 from torch import Tensor
 
@@ -28,6 +26,7 @@ class HeatKVPolicy:
 
     def __init__(self, order: Order | None = None) -> None:
         self._order = order
+        self._kept: dict[tuple[Schedule, int], Kept] = {}
 
     def calibrated(self, order: Order) -> HeatKVPolicy:
         """This policy with an order."""
@@ -59,7 +58,7 @@ class HeatKVPolicy:
         if tokens <= step.capacity:
             return None
         assert step.budget is not None, "tokens are dropped under a budget only"
-        kept = _kept(self.order, step.schedule, step.budget.mean)
+        kept = self._keeps(step.schedule, step.budget.mean)
         rows = []
         for head in step.heads:
             stays = kept[step.scale + 1][step.layer][head]
@@ -68,10 +67,11 @@ class HeatKVPolicy:
         slots = torch.tensor(rows, device=step.k.device)
         return slots.expand(step.k.shape[0], -1, -1)
 
-
-@lru_cache(maxsize=8)
-def _kept(order: Order, schedule: Schedule, mean: int) -> Kept:
-    return keeps(order, schedule, mean)
+    def _keeps(self, schedule: Schedule, mean: int) -> Kept:
+        """What each head keeps, looked up without hashing the order at every layer and scale."""
+        if (schedule, mean) not in self._kept:
+            self._kept[schedule, mean] = keeps(self.order, schedule, mean)
+        return self._kept[schedule, mean]
 
 
 def _slots(schedule: Schedule, held: tuple[int, ...], stays: frozenset[int]) -> list[int]:

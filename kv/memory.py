@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from scalekv.kv.budget import Budget
+from scalekv.kv.budget import Budget, filled
 from scalekv.kv.precision import Precision
 from scalekv.kv.schedule import Schedule
 from scalekv.kv.transitions import within
@@ -86,10 +86,7 @@ def peak_held_tokens(schedule: Schedule, layers: int, budget: Budget | None, hea
     for scale in range(1, len(schedule)):
         new = schedule.tokens[scale - 1]
         for layer in range(layers):
-            limits = budget.limits(scale, layer, heads)
-            kept = tuple(
-                min(most, has + new) for most, has in zip(limits, held[layer], strict=True)
-            )
+            kept = filled(budget.limits(scale, layer, heads), held[layer], new)
             total += sum(kept) - sum(held[layer])
             held[layer] = kept
             peak = max(peak, total)
@@ -125,9 +122,13 @@ def rooms(
         return [[(schedule.history if scale else 0,) * heads] * layers for scale in range(last + 1)]
     held = [[(0,) * heads] * layers]
     for scale in range(1, last + 1):
-        grown = [[has + schedule.tokens[scale - 1] for has in row] for row in held[-1]]
-        limits = [budget.limits(scale, layer, heads) for layer in range(layers)]
-        held.append([tuple(map(min, *pair)) for pair in zip(limits, grown, strict=True)])
+        new = schedule.tokens[scale - 1]
+        held.append(
+            [
+                filled(budget.limits(scale, layer, heads), before, new)
+                for layer, before in enumerate(held[-1])
+            ]
+        )
     first = next(
         (s for s in range(1, last + 1) if min(map(min, held[s])) < schedule.before(s)), last
     )
@@ -177,9 +178,7 @@ def predicted(
     for scale, row in enumerate(rooms(schedule, shape.layers, shape.heads, limits)):
         for layer, room in enumerate(row):
             new = schedule.tokens[scale - 1] if scale else 0
-            tokens[layer] = tuple(
-                min(most, has + new) for most, has in zip(room, tokens[layer], strict=True)
-            )
+            tokens[layer] = filled(room, tokens[layer], new)
             if precision is None:
                 nbytes = sum(room) * compute
             else:

@@ -12,7 +12,7 @@ from dataclasses import replace
 from fractions import Fraction
 from itertools import accumulate
 
-from scalekv.kv.budget import Budget
+from scalekv.kv.budget import Budget, filled
 
 Row = list[int]
 """Tokens of every head of every layer, layer after layer."""
@@ -42,7 +42,7 @@ def within(budget: Budget) -> Budget:
     ]
     held, changed = [planned[0]], False
     for limits, new in zip(planned[1:], budget.schedule.tokens, strict=False):
-        then = [min(limit, has + new) for limit, has in zip(limits, held[-1], strict=True)]
+        then = list(filled(limits, held[-1], new))
         while (excess := max(_moments(held[-1], then, heads)) - most) > 0:
             shrink, shrunk = _shrunk(held[-1], then, excess)
             grow, grown = _ungrown(held[-1], then, excess, heads)
