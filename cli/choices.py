@@ -5,10 +5,10 @@ Knows options and settings; reads no weights and prints nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.configs.settings import Setting, Settings, Source
@@ -187,18 +187,8 @@ def _numbers(setting: Setting) -> float | tuple[float, ...] | None:
     Raises:
         UserError: something in it is no number.
     """
-    if not setting.value:
-        return None
-    try:
-        values = tuple(float(part) for part in setting.value.split(","))
-    except ValueError:
-        raise UserError(
-            f"cannot read {setting.value!r}",
-            where=setting.origin,
-            rule="one number, or one per scale with commas between",
-            fix="3, or 1,2,3,3,3,3,3",
-        ) from None
-    return values[0] if len(values) == 1 else values
+    rule = "one number, or one per scale with commas between"
+    return _listed(setting, float, rule, "3, or 1,2,3,3,3,3,3")
 
 
 def _layers(setting: Setting) -> int | tuple[int, ...] | None:
@@ -207,18 +197,25 @@ def _layers(setting: Setting) -> int | tuple[int, ...] | None:
     Raises:
         UserError: something in it is no whole number.
     """
+    rule = "whole numbers with commas between: 0 for the logits, or negative ones"
+    return _listed(setting, int, rule, "0, or -1, or -1,-5")
+
+
+N = TypeVar("N", int, float)
+
+
+def _listed(
+    setting: Setting, kind: Callable[[str], N], rule: str, fix: str
+) -> N | tuple[N, ...] | None:
     if not setting.value:
         return None
     try:
-        layers = tuple(int(part) for part in setting.value.split(","))
+        values = tuple(kind(part) for part in setting.value.split(","))
     except ValueError:
         raise UserError(
-            f"cannot read {setting.value!r}",
-            where=setting.origin,
-            rule="whole numbers with commas between: 0 for the logits, or negative ones",
-            fix="0, or -1, or -1,-5",
+            f"cannot read {setting.value!r}", where=setting.origin, rule=rule, fix=fix
         ) from None
-    return layers[0] if len(layers) == 1 else layers
+    return values[0] if len(values) == 1 else values
 
 
 def _ratio_and_pixels(
