@@ -5,13 +5,11 @@ Knows the pipeline; nothing of measures or files.
 
 from __future__ import annotations
 
-import hashlib
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +17,9 @@ from torch import Tensor
 
 from scalekv.infinity_patch import Pipeline, Request, generate
 from scalekv.infinity_patch.hub import model_files
+from scalekv.infinity_patch.quick_hash import quick_hash
 from scalekv.infinity_patch.sampling import BitSampler
 from scripts.eval_measures import Pixels
-
-ENDS = 1 << 20  # bytes of each end of a weights file that tell it from another
 
 
 @dataclass(frozen=True)
@@ -67,20 +64,10 @@ def request_for(
     )  # fmt: skip
 
 
-def fingerprint(path: Path) -> str:
-    """Tells a weights file from another: a checksum of its size, its first and its last bytes."""
-    found = hashlib.sha256(str(path.stat().st_size).encode())
-    with path.open("rb") as stream:
-        found.update(stream.read(ENDS))
-        stream.seek(max(0, path.stat().st_size - ENDS))
-        found.update(stream.read(ENDS))
-    return found.hexdigest()[:16]
-
-
 def weights_of(pipeline: Pipeline) -> dict[str, str]:
-    """What tells a pipeline's weights from others, per file."""
+    """What tells a pipeline's weights from others, per file or folder of shards."""
     paths = model_files(pipeline.preset, pipeline.weights_dir)
-    return {p.name: fingerprint(p) for p in (paths.transformer, paths.vae) if p.is_file()}
+    return {path.name: quick_hash(path) for path in (paths.transformer, paths.vae)}
 
 
 @dataclass(frozen=True)
