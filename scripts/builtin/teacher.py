@@ -14,7 +14,8 @@ from torch import Tensor
 from scalekv.infinity_patch.attention import project, queries_keys_values
 from scalekv.infinity_patch.rotary import Scales3, rotary_table
 from scalekv.infinity_patch.schedules import grid_of
-from scalekv.infinity_patch.transformer import Infinity, SelfAttention, TextRows
+from scalekv.infinity_patch.products import apply
+from scalekv.infinity_patch.transformer import CrossAttention, Infinity, SelfAttention, TextRows
 from scalekv.kv.schedule import Schedule
 
 
@@ -54,8 +55,28 @@ def use_block_causal_attention(ends: Sequence[int], levels: Tensor) -> None:
     SelfAttention.forward = forward  # type: ignore[method-assign]
 
 
+def use_written_out_cross_attention() -> None:
+    """From now on, in this process, attention on the text goes through `weigh`."""
+
+    def forward(
+        self: CrossAttention, x: Tensor, memory: tuple[Tensor, Tensor], mask: Tensor | None
+    ) -> Tensor:
+        q = apply(self.mat_q, x).unflatten(-1, (self.heads, -1)).transpose(1, 2)
+        k, v = memory
+        scores = q @ k.mT * q.shape[-1] ** -0.5
+        if mask is not None:
+            scores = scores.masked_fill(~mask, -torch.inf)
+        return apply(self.proj, weigh(scores, v).transpose(1, 2).flatten(2))
+
+    CrossAttention.forward = forward  # type: ignore[method-assign]
+
+
 class Teacher:
-    """The model seen as training sees it."""
+    """The model seen as training sees it.
+
+    `weights` (L,) say how much a token counts in the loss: a scale of n tokens weighs as the square
+    root of n does, since the few coarse tokens decide what is drawn.
+    """
 
     def __init__(self, model: Infinity, schedule: Schedule, device: torch.device):
         self.model = model
@@ -66,7 +87,9 @@ class Teacher:
         )
         levels = [k for k, n in enumerate(schedule.tokens) for _ in range(n)]
         self.levels = torch.tensor(levels, device=device)
+        self.weights = torch.tensor([schedule.tokens[k] ** -0.5 for k in levels], device=device)
         use_block_causal_attention(self.ends, self.levels)
+        use_written_out_cross_attention()
 
     def compile(self) -> None:
         """Compile the blocks; worth it from a few hundred steps on."""

@@ -7,7 +7,7 @@ interrupt or SIGTERM ends it at the next step with a checkpoint, and a second ca
 there; `--from-shipped` begins with the weights the package carries instead. The learning rate
 stays up until the last `--cooldown` steps before `--steps`, so a run may be given any end while
 it runs: stop it and call it again with the end. Coarse scales are learned first and most: a step
-trains on the first 5, 6 or 7 scales. A quarter of the pictures is composed of drawings.
+trains on the first 5, 6 or 7 scales. A fifth of the pictures is composed of drawings.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ from scripts.builtin.training import (
 
 BATCH = {5: 64, 6: 32, 7: 16}  # pictures a step by scales: about 8,000 tokens each
 STAGES = ((800, (0.9, 0.1, 0.0)), (1400, (0.35, 0.45, 0.2)), (None, (0.25, 0.3, 0.45)))
-COMPOSED = 0.25  # share of the pictures
+COMPOSED = 0.2  # share of the pictures
 FLIPS = 0.25  # bitwise self-correction: the largest share of bits flipped in a scale
 TEXT_TOKENS = 32
 TEXT_DROPPED = 0.1
@@ -163,7 +163,8 @@ def main() -> None:
     model = Infinity(preset.transformer, preset.tokenizer.token_bits)
     if args.from_shipped:
         model.load_state_dict(in_float(BUILT_IN / "emoji" / "transformer.safetensors"))
-        encoder.load_state_dict(in_float(BUILT_IN / "emoji" / "text_encoder" / "model.safetensors"))
+        text = in_float(BUILT_IN / "emoji" / "text_encoder" / "model.safetensors")
+        encoder.load_state_dict(text | {"encoder.embed_tokens.weight": text["shared.weight"]})
     else:
         initialise(model)
     both = nn.ModuleDict({"transformer": model, "text": encoder}).to(device)
@@ -250,7 +251,9 @@ def main() -> None:
             logits = teacher.logits(text, inputs)
         difference = logits.float()[..., 1] - logits.float()[..., 0]
         each = F.binary_cross_entropy_with_logits(difference, targets.float(), reduction="none")
-        loss = each.mean()
+        per_token = each.mean((0, 2))
+        weights = teacher.weights[: len(per_token)]
+        loss = (per_token * weights).sum() / weights.sum()
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -258,9 +261,8 @@ def main() -> None:
         for optimizer in optimizers:
             optimizer.step()
         average.update(parameters, step)
-        per_token = each.detach().mean((0, 2))
         for k, end in enumerate(teacher.ends[:scales]):
-            losses[k].append(float(per_token[bits.schedule.before(k) : end].mean()))
+            losses[k].append(float(per_token.detach()[bits.schedule.before(k) : end].mean()))
         if (step + 1) % 50 == 0:
             text_losses = " ".join(f"{np.mean(v):.3f}" for _, v in sorted(losses.items()))
             print(

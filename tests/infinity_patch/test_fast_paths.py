@@ -45,6 +45,18 @@ def test_large_logits_do_not_overflow() -> None:
     assert torch.allclose(tiled_attention(q, k, v).float(), torch.tensor(2.0))
 
 
+@pytest.mark.parametrize("gain", [10.0, 40.0, 100.0])
+def test_large_logits_that_no_sample_shows_are_found(gain: float) -> None:
+    torch.manual_seed(0)
+    towards = F.normalize(torch.randn(64), dim=0)
+    q = (towards * gain).expand(1, 1, 32, 64).to(HALF)
+    k = F.normalize(torch.randn(1, 1, 700, 64) - 4 * towards, dim=-1)
+    k[0, 0, [3, 401, 699]] = F.normalize(towards + torch.randn(3, 64) / 100, dim=-1)
+    k, v = k.to(HALF), torch.randn(1, 1, 700, 64).to(HALF)
+    exact = F.scaled_dot_product_attention(q.double(), k.double(), v.double(), scale=1.0)
+    assert away(tiled_attention(q, k, v), exact) < 0.005
+
+
 @pytest.mark.parametrize("threads", [1, 2, 64])
 @pytest.mark.parametrize("shape", [(2, 1, 1), (32, 64, 121), (32, 4096, 10521), (56, 4096, 4300)])
 def test_tiles_stay_within_their_memory(
