@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -30,12 +30,12 @@ from scalekv.kv.errors import UserError
 from scalekv.kv.policy import policy_names
 from scripts.builtin.captions import Row, heldout_rows, prompt
 from scripts.builtin.dataset import DEFAULT_FOLDER, Pixels, load_rows
-from scripts.builtin.scorer import Scorer, ids_of, load_scorer, pooled_features
+from scripts.builtin.scorer import Scorer, load_scorer, pooled_features
 from scripts.eval_measures import interval, kernel_distance, mean
 from scripts.eval_pictures import FULL, Variant, draw, request_for, variants, weights_of
 from scripts.eval_rows import Rows, exit_code
 
-RECIPE = 1  # raise when the same pictures would give other numbers
+RECIPE = 2  # raise when the same pictures would give other numbers
 CHOICES = 100
 LIMIT = 100  # prompts of a group, at most
 GROUPS: dict[str, tuple[str, Callable[[Row], bool]]] = {
@@ -60,17 +60,20 @@ def prompts_of(rows: Sequence[Row], limit: int) -> list[tuple[str, Row]]:
 
 
 def choices_for(row: Row, rows: Sequence[Row], number: int) -> list[str]:
-    """The captions the judge chooses from: the row's own first, then others in its style."""
+    """The concepts whose captions the judge chooses from: the row's own first, then others.
+
+    All of them in the row's style, so that the style tells nothing.
+    """
     others = [r for r in rows if r["style"] == row["style"] and r["concept"] != row["concept"]]
     drawn = np.random.default_rng((1, number)).choice(len(others), CHOICES - 1, replace=False)
-    return [prompt(row), *(prompt(others[i]) for i in drawn)]
+    return [row["concept"], *(others[i]["concept"] for i in drawn)]
 
 
 @torch.inference_mode()
-def rank(scorer: Scorer, picture: Pixels, captions: list[str]) -> int:
-    """How many captions the judge likes better than the first one."""
+def rank(scorer: Scorer, picture: Pixels, concepts: list[str]) -> int:
+    """How many concepts the judge likes better than the first one."""
     seen = scorer.pictures(pooled_features([picture]))
-    scores = (seen @ scorer.captions(ids_of(captions)).T)[0]
+    scores = (seen @ scorer.captions(concepts).T)[0]
     return int((scores[1:] >= scores[0]).sum())
 
 
@@ -125,12 +128,13 @@ def load_pictures(out: Path, variant: Variant, ids: Sequence[str]) -> list[Pixel
     return [np.asarray(Image.open(path)) for path in paths]
 
 
-def hits(found: Rows, group: str, variant: Variant) -> dict[str, float]:
-    """Whether the judge picked the right caption, by id."""
+def hits(found: Rows, groups: Collection[str], variant: Variant) -> dict[str, float]:
+    """Whether the judge picked the right caption, by id, for prompts of these groups."""
     return {
         row["id"]: float(row["rank"] == 0)
         for row in found.rows
-        if (row["group"], row["policy"], row["budget"]) == (group, variant.policy, variant.budget)
+        if (row["policy"], row["budget"]) == (variant.policy, variant.budget)
+        and row["group"] in groups
     }
 
 
@@ -151,10 +155,11 @@ def table(found: Rows, variant_list: list[Variant], distances: dict[Variant, flo
         "| concepts | policy | budget | prompts | retrieval at 1 | difference to full |",
         "| --- " * 6 + "|",
     ]
-    for group, (title, _) in GROUPS.items():
-        full = hits(found, group, FULL)
+    sets = [("all", tuple(GROUPS)), *((title, (group,)) for group, (title, _) in GROUPS.items())]
+    for title, groups in sets:
+        full = hits(found, groups, FULL)
         for variant in variant_list:
-            its = hits(found, group, variant)
+            its = hits(found, groups, variant)
             if not its:
                 continue
             both = [its[name] - full[name] for name in its if name in full]
@@ -172,7 +177,7 @@ def distances_to(
     """Kernel distance of every variant's held-out pictures to the held-out drawings."""
     distances = {}
     for variant in variant_list:
-        ids = sorted(name for g in ("style", "new") for name in hits(found, g, variant))
+        ids = sorted(hits(found, ("style", "new"), variant))
         features = pooled_features(load_pictures(out, variant, ids))
         distances[variant] = kernel_distance(features.numpy(), real.numpy())
     return distances

@@ -1,13 +1,13 @@
-"""A small judge of how well a picture fits a caption, trained apart from the generator.
+"""A small judge of what a picture shows, trained apart from the generator.
 
-Captions, in the words of the built-in model's vocabulary, are mapped to where the whitened features
-of an ImageNet network put the drawings; the cosine is the score. Linear discriminant axes are all
-that happens to the features: layers trained on these few drawings know those by heart and judge
-others worse. Knows nothing of the generator.
+Discriminant analysis of the features of an ImageNet network: every concept has a place, a caption
+is looked for at the place of its concept, and the cosine is the score. Layers trained on these few
+drawings know those by heart and judge others worse. Knows nothing of the generator.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,69 +15,74 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file
-from tokenizers import Tokenizer
-from torch import Tensor, nn
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
 
-from scalekv.infinity_patch.hub import BUILT_IN
 from scalekv.kv.errors import UserError
 from scripts.builtin.backbone import as_input, backbone
 
 WEIGHTS = Path(__file__).with_name("scorer.safetensors")
-FEATURES, WIDTH = 1280, 128
-LONGEST = 32  # tokens of a caption
+FEATURES, WIDTH = 1280, 192
+SHRINKAGE = 0.5  # of the mean variance, added in every direction
 
 
-def tokenizer() -> Tokenizer:
-    """The built-in model's own, which knows every word of the captions."""
-    found: Tokenizer = Tokenizer.from_file(str(BUILT_IN / "emoji" / "text_encoder/tokenizer.json"))
-    found.enable_padding(pad_id=0, length=LONGEST)
-    found.enable_truncation(LONGEST)
-    return found
+class Scorer:
+    """Pictures' features and concepts in one space, as unit vectors.
 
+    middle (F,) and axes (F, W) take features there; places (C, W) are where the concepts are.
+    """
 
-class Scorer(nn.Module):
-    """Captions and picture features into one space, as unit vectors (B, WIDTH)."""
+    def __init__(self, middle: Tensor, axes: Tensor, places: Tensor, concepts: Sequence[str]):
+        self.middle, self.axes, self.places = middle, axes, places
+        self.number = {concept: i for i, concept in enumerate(concepts)}
 
-    middle: Tensor
-    axes: Tensor
+    @classmethod
+    def fitted(cls, features: Tensor, concepts: Sequence[str], styles: Sequence[str]) -> Scorer:
+        """Of features (N, V, F) of N drawings in V views each, with their concepts and styles.
 
-    def __init__(self, vocabulary: int):
-        super().__init__()
-        self.words = nn.Embedding(vocabulary, WIDTH, padding_idx=0)
-        self.text_in = nn.Linear(WIDTH, WIDTH)
-        self.text_out = nn.Linear(WIDTH, WIDTH)
-        self.register_buffer("middle", torch.zeros(FEATURES))
-        self.register_buffer("axes", torch.zeros(FEATURES, WIDTH))
-
-    def whiten(self, features: Tensor) -> None:
-        """Take middle and axes from features (N, V, F) of N drawings in V views each.
-
-        First what views of one drawing differ by is evened out (their covariance and as much
-        again in every direction), so that blur and size count little; then the main axes of what
-        drawings differ by are kept, with equal spread.
+        First what should not count is evened out: what views of one drawing differ by, and what
+        two styles of one concept do (their covariances, less what all views or styles have in
+        common, and some of the mean variance in every direction); then the main axes of what
+        concepts differ by are kept.
         """
-        self.middle = features.mean((0, 1))
-        own = features.mean(1)
-        within = (features - own[:, None]).flatten(0, 1)
-        covariance = within.T @ within / len(within)
-        covariance += covariance.diag().mean() * torch.eye(len(covariance))
-        even = torch.linalg.inv(torch.linalg.cholesky(covariance))
-        _, spread, axes = torch.linalg.svd((own - self.middle) @ even.T, full_matrices=False)
-        self.axes = even.T @ axes[:WIDTH].T / spread[:WIDTH] * len(features) ** 0.5
+        middle, own = features.mean((0, 1)), features.mean(1)
+        views = features - features.mean(0) - (own - middle)[:, None]
+        drawings: dict[str, list[int]] = {}
+        for i in sorted(range(len(concepts)), key=lambda i: styles[i]):
+            drawings.setdefault(concepts[i], []).append(i)
+        pairs = torch.tensor([both for both in drawings.values() if len(both) == 2])
+        between = own[pairs[:, 0]] - own[pairs[:, 1]]
+        within = _scatter(views.flatten(0, 1)) + _scatter(between - between.mean(0)) / 2
+        within += within.diag().mean() * SHRINKAGE * torch.eye(len(within))
+        even = torch.linalg.inv(torch.linalg.cholesky(within))
+        means = torch.stack([own[of].mean(0) for of in drawings.values()])
+        _, _, axes = torch.linalg.svd((means - middle) @ even.T, full_matrices=False)
+        kept = even.T @ axes[:WIDTH].T
+        kept /= ((means - middle) @ kept).std()  # for numbers of a size that bf16 has; changes no cosine
+        return cls(middle, kept, (means - middle) @ kept, list(drawings))
 
-    def captions(self, ids: Tensor) -> Tensor:
-        """Of token ids (B, LONGEST), 0 where there is none: a sum over the words, then one layer.
-
-        A bag of words: it cannot tell "a cat and a dog" from "a dog and a cat".
-        """
-        pooled = self.words(ids).sum(1)
-        out: Tensor = self.text_out(F.gelu(self.text_in(pooled))) + pooled
-        return F.normalize(out, dim=-1)
+    def captions(self, concepts: Sequence[str]) -> Tensor:
+        """Of the concepts that captions name, (B, W)."""
+        return F.normalize(self.places[[self.number[concept] for concept in concepts]], dim=-1)
 
     def pictures(self, features: Tensor) -> Tensor:
-        """Of pooled features (B, FEATURES)."""
+        """Of pooled features (B, F), (B, W)."""
         return F.normalize((features - self.middle) @ self.axes, dim=-1)
+
+    def save(self, path: Path) -> None:
+        """Write it in bfloat16, the concepts beside the numbers."""
+        tensors = {"middle": self.middle, "axes": self.axes, "places": self.places}
+        save_file(
+            {name: value.to(torch.bfloat16).contiguous() for name, value in tensors.items()},
+            path,
+            metadata={"concepts": json.dumps(list(self.number))},
+        )
+
+
+def _scatter(x: Tensor) -> Tensor:
+    """Covariance (F, F) of rows (N, F) that are zero on average."""
+    return x.T @ x / len(x)
 
 
 def load_scorer(path: Path = WEIGHTS) -> Scorer:
@@ -92,14 +97,9 @@ def load_scorer(path: Path = WEIGHTS) -> Scorer:
             where=str(path),
             fix="python -m scripts.builtin.train_scorer",
         )
-    scorer = Scorer(tokenizer().get_vocab_size())
-    scorer.load_state_dict({name: value.float() for name, value in load_file(path).items()})
-    return scorer.eval().requires_grad_(False)
-
-
-def ids_of(captions: Sequence[str]) -> Tensor:
-    """Token ids (B, LONGEST) of captions."""
-    return torch.tensor([found.ids for found in tokenizer().encode_batch(list(captions))])
+    with safe_open(path, "pt") as file:
+        tensors = {name: file.get_tensor(name).float() for name in ("middle", "axes", "places")}
+        return Scorer(**tensors, concepts=json.loads(file.metadata()["concepts"]))
 
 
 @torch.inference_mode()

@@ -1,46 +1,84 @@
-"""Train the judge of captions and pictures, on real drawings alone.
+"""Train the judge of what pictures show, on drawings alone.
 
     python -m scripts.builtin.train_scorer --data data/builtin
 
 Every concept is seen, also those the generator never sees: the judge has to know what was asked
 for. The single styles that heldout.yaml keeps from the generator are kept from the judge too, and
-tell how good it is: it picks the caption of each among 100. Drawings are seen moved, scaled and
-blurred. The features are computed once and kept (`scorer-features.pt`); the rest takes a minute.
+tell how good it is: it picks the concept of each among 100. Drawings are seen as they are, moved,
+scaled and blurred, and as the picture tokenizer gives them back without the last scale and with
+bits of the finer scales flipped: what is lost so should not count. The features are computed once
+and kept (`scorer-features.pt`); the rest takes seconds.
 """
 
 from __future__ import annotations
 
 import argparse
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from PIL import Image, ImageFilter
-from safetensors.torch import save_file
 from torch import Tensor
 
-from scripts.builtin.captions import Row, caption, prompt
+from scalekv.configs.models import model_named
+from scalekv.infinity_patch.autoencoder import Autoencoder
+from scalekv.infinity_patch.hub import BUILT_IN
+from scalekv.infinity_patch.quantiser import codes, quantise, resize, vae_sizes
+from scalekv.infinity_patch.schedules import schedule_for
+from scripts.builtin.backbone import as_input
+from scripts.builtin.captions import Row
 from scripts.builtin.dataset import SIZE, Pixels, load_rows
-from scripts.builtin.scorer import WEIGHTS, Scorer, ids_of, pooled_features, tokenizer
-from scripts.builtin.training import held_rate, load_checkpoint, save_checkpoint, shipped
+from scripts.builtin.scorer import WEIGHTS, Scorer, load_scorer, pooled_features
+from scripts.builtin.training import in_float, load_checkpoint, save_checkpoint
 
 SEED = 77
-VIEWS = 6  # of each drawing; the first one is the drawing itself
+VIEWS = ("as it is", "moved", "moved again", "without the last scale", "with bits flipped")
 SCALES = (0.8, 1.0)
 BLUR = 1.5  # pixels, at most
-TEMPERATURE = 0.05
+FLIPS = 0.25  # the largest share of bits flipped in a scale
+FIRST_FLIPPED = 3  # scales before it decide what is drawn
 CHOICES = 100
+TOGETHER = 8  # drawings
 
 
-def view(picture: Pixels, rng: np.random.Generator) -> Pixels:
+def moved(picture: Pixels, rng: np.random.Generator) -> Pixels:
     """The drawing on white, smaller, moved and a little blurred."""
     side = round(SIZE * rng.uniform(*SCALES))
     left, top = (int(rng.integers(0, SIZE - side + 1)) for _ in range(2))
     page = Image.new("RGB", (SIZE, SIZE), "white")
     page.paste(Image.fromarray(picture).resize((side, side), Image.Resampling.LANCZOS), (left, top))
     return np.asarray(page.filter(ImageFilter.GaussianBlur(rng.uniform(0, BLUR))))
+
+
+class Tokenizer:
+    """The shipped picture tokenizer, as something that loses details."""
+
+    def __init__(self) -> None:
+        preset = model_named("emoji")
+        self.sizes = vae_sizes(schedule_for("1:1", preset.pixels).scales, False)
+        self.vae = Autoencoder(preset.tokenizer)
+        self.vae.load_state_dict(in_float(BUILT_IN / "emoji" / "vae.safetensors"))
+        self.noise = torch.Generator().manual_seed(SEED)
+
+    def flip(self, scale: int, bits: Tensor) -> Tensor:
+        """Bits of a finer scale, some of them flipped."""
+        share = torch.rand((len(bits), 1, 1, 1), generator=self.noise) * FLIPS
+        mask = torch.rand(bits.shape, generator=self.noise) < share
+        return bits ^ mask if scale >= FIRST_FLIPPED else bits
+
+    @torch.inference_mode()
+    def worse(self, pictures: Sequence[Pixels]) -> tuple[Pixels, Pixels]:
+        """Pictures given back without the last scale, and with bits flipped, (B, H, W, 3) each."""
+        with torch.autocast("cpu", torch.bfloat16):
+            latent = self.vae.encode(as_input(pictures)).float()
+            coarse = quantise(latent, self.sizes, lambda scale, bits: bits).bits[:-1]
+            without = torch.stack([resize(codes(b), self.sizes[-1]) for b in coarse]).sum(0)
+            flipped = quantise(latent, self.sizes, self.flip).total
+            both = self.vae.decode(torch.cat([without, flipped])).float()
+        drawn = both.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
+        return drawn[: len(pictures)], drawn[len(pictures) :]
 
 
 def features_of(data: Path) -> Tensor:
@@ -50,27 +88,30 @@ def features_of(data: Path) -> Tensor:
     if state is None:
         images = np.load(data / "images.npy", mmap_mode="r")
         rng = np.random.default_rng(SEED)
+        tokenizer = Tokenizer()
         parts = []
-        for number, image in enumerate(images):
-            views = [image, *(view(image, rng) for _ in range(VIEWS - 1))]
-            parts.append(pooled_features(views))
-            if (number + 1) % 200 == 0:
-                print(f"features of {number + 1} of {len(images)}", file=sys.stderr, flush=True)
-        state = {"features": torch.stack(parts)}
+        for start in range(0, len(images), TOGETHER):
+            some = images[start : start + TOGETHER]
+            views = [some, *([moved(p, rng) for p in some] for _ in range(2))]
+            views += tokenizer.worse(some)
+            parts.append(torch.stack([pooled_features(view) for view in views], dim=1))
+            if start % 400 == 0:
+                print(f"features of {start} of {len(images)}", file=sys.stderr, flush=True)
+        state = {"features": torch.cat(parts)}
         save_checkpoint(path, state)
     features: Tensor = state["features"]
     return features
 
 
-@torch.inference_mode()
-def accuracy(scorer: Scorer, features: Tensor, rows: list[Row], seed: int = 0) -> float:
-    """How often a drawing's own caption scores best among CHOICES, the others drawn at random."""
-    rng = np.random.default_rng(seed)
-    scores = scorer.pictures(features) @ scorer.captions(ids_of([prompt(row) for row in rows])).T
+def accuracy(scorer: Scorer, features: Tensor, rows: Sequence[Row]) -> float:
+    """How often a drawing's own concept scores best among CHOICES of these rows' concepts."""
+    rng = np.random.default_rng(0)
+    scores = scorer.pictures(features) @ scorer.captions([row["concept"] for row in rows]).T
     right = 0
-    for number in range(len(rows)):
-        others = [i for i in rng.permutation(len(rows)) if i != number][: CHOICES - 1]
-        right += bool((scores[number, number] > scores[number, others]).all())
+    for number, row in enumerate(rows):
+        others = [i for i, other in enumerate(rows) if other["concept"] != row["concept"]]
+        drawn = rng.choice(others, CHOICES - 1, replace=False)
+        right += bool((scores[number, number] > scores[number, drawn]).all())
     return right / len(rows)
 
 
@@ -78,49 +119,25 @@ def main() -> None:
     """Train, say how good it is, save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/builtin"))
-    parser.add_argument("--steps", type=int, default=1000)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--out", type=Path, default=WEIGHTS)
     args = parser.parse_args()
-    torch.manual_seed(SEED)
     rows = load_rows(args.data)
     features = features_of(args.data)
-    kept = np.array([i for i, row in enumerate(rows) if not row["heldout_style"]])
+    kept = [i for i, row in enumerate(rows) if not row["heldout_style"]]
     unseen = [i for i, row in enumerate(rows) if row["heldout_style"]]
-    scorer = Scorer(tokenizer().get_vocab_size())
-    scorer.whiten(features[kept])
-    optimizer = torch.optim.AdamW(scorer.parameters(), lr=args.lr, weight_decay=0.05)
-    for step in range(args.steps):
-        rng = np.random.default_rng((SEED, step))
-        chosen = rng.choice(kept, args.batch, replace=False)
-        seen = features[chosen, rng.integers(0, VIEWS, len(chosen))]
-        for group in optimizer.param_groups:
-            group["lr"] = held_rate(step, args.steps, args.lr, 100, args.steps // 2)
-        texts = scorer.captions(ids_of([caption(rows[i], rng) for i in chosen]))
-        scores = scorer.pictures(seen) @ texts.T / TEMPERATURE
-        # the other style of a concept may be in the batch: its caption is not wrong
-        concepts = np.array([rows[i]["concept"] for i in chosen])
-        same = torch.from_numpy(concepts[:, None] == concepts[None])
-        scores = scores.masked_fill(same & ~torch.eye(len(chosen), dtype=torch.bool), -torch.inf)
-        own = torch.arange(len(chosen))
-        loss = F.cross_entropy(scores, own) + F.cross_entropy(scores.T, own)
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        if (step + 1) % 250 == 0 or step + 1 == args.steps:
-            scorer.eval()
-            found = accuracy(scorer, features[unseen, 0], [rows[i] for i in unseen])
-            known = [int(i) for i in kept[:: len(kept) // len(unseen)]]
-            trained = accuracy(scorer, features[known, 0], [rows[i] for i in known])
-            print(
-                f"step {step + 1} loss {loss.item():.3f}; own caption first among {CHOICES}: "
-                f"{found:.3f} of {len(unseen)} unseen drawings, {trained:.3f} of seen ones",
-                file=sys.stderr,
-                flush=True,
-            )
-            scorer.train()
-    save_file(shipped(scorer.state_dict()), args.out)
+    seen = [rows[i] for i in kept]
+    Scorer.fitted(
+        features[kept], [row["concept"] for row in seen], [row["style"] for row in seen]
+    ).save(args.out)
+    scorer = load_scorer(args.out)
+    known = kept[:: len(kept) // len(unseen)]
+    print(f"own concept first among {CHOICES}, of {len(unseen)} unseen drawings and of seen ones")
+    for number, name in enumerate(VIEWS):
+        found, trained = (
+            accuracy(scorer, features[some, number], [rows[i] for i in some])
+            for some in (unseen, known)
+        )
+        print(f"{name}: {found:.3f}, {trained:.3f}")
     print(f"{args.out.stat().st_size / 1e6:.2f} MB in {args.out}")
 
 

@@ -22,7 +22,7 @@ from pathlib import Path
 import numpy as np
 import torch
 import torch.nn.functional as F
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
@@ -39,6 +39,7 @@ from scripts.builtin.teacher import Teacher
 from scripts.builtin.training import (
     Averaged,
     held_rate,
+    in_float,
     load_checkpoint,
     save_checkpoint,
     shipped,
@@ -86,11 +87,6 @@ def initialise(model: Infinity) -> None:
     model.head.weight.mul_(0.5)
 
 
-def in_float(path: Path) -> dict[str, Tensor]:
-    """The tensors of a shipped file, in float32."""
-    return {name: tensor.float() for name, tensor in load_file(path).items()}
-
-
 class Bits:
     """Targets and inputs of training pictures, made anew each time with other bits flipped."""
 
@@ -100,9 +96,7 @@ class Bits:
         self.schedule = schedule_for("1:1", preset.pixels)
         self.sizes = vae_sizes(self.schedule.scales, self.patchify)
         vae = Autoencoder(preset.tokenizer)
-        vae.load_state_dict(
-            {n: t.float() for n, t in load_file(data / "tokenizer" / "vae.safetensors").items()}
-        )
+        vae.load_state_dict(in_float(data / "tokenizer" / "vae.safetensors"))
         self.vae = vae.to(device)
         self.rows = [row for row in load_rows(data) if not is_held_out(row)]
         known = {row["id"]: i for i, row in enumerate(load_rows(data))}

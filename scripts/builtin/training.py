@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 
@@ -65,3 +66,8 @@ def shipped(
 ) -> dict[str, Tensor]:
     """Tensors as they are shipped: contiguous, in bfloat16."""
     return {name: t.detach().to(dtype).contiguous() for name, t in tensors.items()}
+
+
+def in_float(path: Path) -> dict[str, Tensor]:
+    """The tensors of a shipped file, in float32."""
+    return {name: tensor.float() for name, tensor in load_file(path).items()}
