@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from fractions import Fraction
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -71,6 +72,7 @@ def check_model(spec: BudgetSpec, model: str | None, name: str) -> None:
         )
 
 
+@cache
 def default_budget(model: str) -> BudgetSpec | None:
     """The budget whose drafters and provenance hold for `model` when none is named; None: the
     model has no known drafters."""

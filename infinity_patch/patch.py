@@ -36,15 +36,19 @@ _MISSING = object()
 
 def self_attentions(model: nn.Module) -> list[nn.Module]:
     """The self-attention modules of a model in order, recognised by their attributes."""
-    return [m for m in model.modules() if all(hasattr(m, name) for name in NEEDED)]
+    return [m for m in model.modules() if _is_self_attention(m)]
+
+
+def _is_self_attention(module: nn.Module) -> bool:
+    return all(hasattr(module, name) for name in NEEDED)
 
 
 def caches_of(model: nn.Module) -> Caches | None:
     """The caches of a model that is patched now, else None."""
-    for module in self_attentions(model):
-        caches = getattr(module.__dict__.get("forward"), "caches", None)
-        if isinstance(caches, Caches):
-            return caches
+    for module in model.modules():  # of a patched model the first self-attention has them
+        if _is_self_attention(module):
+            caches = getattr(module.__dict__.get("forward"), "caches", None)
+            return caches if isinstance(caches, Caches) else None
     return None
 
 
