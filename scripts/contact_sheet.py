@@ -4,7 +4,9 @@
 
 python -m scripts.contact_sheet --out docs/images/contact-sheet.png
 
-Without prompts: 24 that people try first, then 24 of drawings no training saw, marked with a star.
+Without prompts: 48 held-out ones, the first of each kind: 24 drawings whose other style alone was
+trained on, 12 drawings on a colour that they were never seen on, 12 in nobody's wording. `--trained`:
+24 that people try first, of drawings it was trained on.
 """
 
 from __future__ import annotations
@@ -20,7 +22,7 @@ from PIL import Image
 from scalekv.cli.sheet import Group, contact_sheet
 from scalekv.infinity_patch import Request, generate, load
 from scalekv.infinity_patch.likeness import likeness
-from scripts.eval_prompts import drawing_prompts
+from scripts.eval_prompts import background_prompts, free_prompts, other_style_prompts
 
 PROMPTS = (
     "a red apple", "an octopus", "a dog face", "a cat face", "a pizza", "an umbrella",
@@ -29,7 +31,7 @@ PROMPTS = (
     "a soccer ball", "a crescent moon", "a fire", "a snowman", "a butterfly, flat style",
     "a lion, shaded style", "a crown",
 )  # fmt: skip
-HELD_OUT = 24
+DRAWINGS, COLOURED, FREE = 24, 12, 12
 COLOURS = 256  # of the file's palette, which keeps it small
 BUDGETS = ("full", "20%", "10%")
 
@@ -45,24 +47,27 @@ def draw(prompts: tuple[str, ...], model: str, seed: int) -> dict[str, list[Imag
     return drawn
 
 
+def held_out() -> tuple[str, ...]:
+    """The first held-out prompts of each kind."""
+    drawings, coloured = other_style_prompts()[:DRAWINGS], background_prompts()[:COLOURED]
+    return (*drawings, *coloured, *free_prompts()[:FREE])
+
+
 def main() -> None:
     """Write the sheet, and print how far each budget is from the full cache."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("prompts", nargs="*")
+    parser.add_argument("--trained", action="store_true", help="prompts of drawings trained on")
     parser.add_argument("--model", default="emoji")
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--across", type=int, default=4, help="prompts side by side")
     parser.add_argument("--out", type=Path, default=Path("docs/images/contact-sheet.png"))
     args = parser.parse_args()
-    held_out = () if args.prompts else tuple(drawing_prompts()[:HELD_OUT])
-    prompts = (*(args.prompts or PROMPTS), *held_out)
+    prompts = tuple(args.prompts) or (PROMPTS if args.trained else held_out())
     drawn = draw(prompts, args.model, args.seed)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     groups = [
-        Group(
-            tuple(drawn[budget][number] for budget in BUDGETS),
-            f"{prompt} *" if prompt in held_out else prompt,
-        )
+        Group(tuple(drawn[budget][number] for budget in BUDGETS), prompt)
         for number, prompt in enumerate(prompts)
     ]
     side = drawn[BUDGETS[0]][0].width

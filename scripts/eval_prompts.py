@@ -30,9 +30,15 @@ def free_prompts() -> list[str]:
 
 def composed_prompts() -> list[str]:
     """The pairs and the coloured backgrounds that no training drew."""
-    pairs, backgrounds = compositions_held_out()
+    pairs, _ = compositions_held_out()
     both = [f"{with_article(a)} and {with_article(b)}" for a, b in pairs]
-    return both + [
+    return both + background_prompts()
+
+
+def background_prompts() -> list[str]:
+    """The drawings on coloured backgrounds that no training drew."""
+    _, backgrounds = compositions_held_out()
+    return [
         f"{with_article(concept)} on {article_before(colour)}{colour} background"
         for concept, colour in backgrounds
     ]
@@ -42,8 +48,18 @@ def drawing_prompts() -> list[str]:
     """The plain captions of the drawings that no training saw, in one shuffled order."""
     held_out = load_heldout()
     pairs = [(concept, style) for concept in held_out.concepts for style in STYLE_PHRASES]
-    texts = [f"{with_article(c)}, {STYLE_PHRASES[s]}" for c, s in [*pairs, *held_out.styles]]
+    texts = [_styled(c, s) for c, s in [*pairs, *held_out.styles]]
     return [str(text) for text in np.random.default_rng(0).permutation(sorted(texts))]
+
+
+def other_style_prompts() -> list[str]:
+    """Those of `drawing_prompts`, in their order, whose concept was trained on in another style."""
+    known = {_styled(concept, style) for concept, style in load_heldout().styles}
+    return [text for text in drawing_prompts() if text in known]
+
+
+def _styled(concept: str, style: str) -> str:
+    return f"{with_article(concept)}, {STYLE_PHRASES[style]}"
 
 
 def heldout_prompts() -> list[str]:
