@@ -30,7 +30,7 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     """softmax(q k^T) v of bf16 tensors q (B, H, L, D), k and v (B, H, T, D), to (B, H, L, D).
 
     A product gives the logits less a value a query, rounded after the subtraction: the nearer a
-    logit is to that value, the less it loses. The value is the largest logit among some of the keys;
+    logit is to that value, the less it loses. The value is the largest logit of some of the keys;
     where the sums show that a logit is more than 7 larger, so that it lost more than 1/64, the tile
     is done again with the largest of all. Against float64 the error is 0.001 to 0.005 of the
     answer's norm for queries 2 to 40 times as long as the keys, the fused kernel's 0 to 0.0024;

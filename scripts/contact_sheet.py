@@ -5,7 +5,7 @@
 python -m scripts.contact_sheet --out docs/images/contact-sheet.png
 
 Without prompts: 48 held-out ones, the first of each kind: 24 drawings whose other style alone was
-trained on, 12 drawings on a colour that they were never seen on, 12 in nobody's wording. `--trained`:
+trained on, 12 drawings on a colour they were never seen on, 12 in nobody's wording. `--trained`:
 24 that people try first, of drawings it was trained on.
 """
 

@@ -59,7 +59,7 @@ class Scorer:
         means = torch.stack([own[of].mean(0) for of in drawings.values()])
         _, _, axes = torch.linalg.svd((means - middle) @ even.T, full_matrices=False)
         kept = even.T @ axes[:WIDTH].T
-        kept /= ((means - middle) @ kept).std()  # for numbers of a size that bf16 has; changes no cosine
+        kept /= ((means - middle) @ kept).std()  # changes no cosine
         return cls(middle, kept, (means - middle) @ kept, list(drawings))
 
     def captions(self, concepts: Sequence[str]) -> Tensor:

@@ -135,8 +135,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/builtin"))
     parser.add_argument("--out", type=Path, default=Path("data/builtin/transformer"))
-    parser.add_argument("--steps", type=int, default=2200)
-    parser.add_argument("--cooldown", type=int, default=500, help="steps the rate falls over")
+    parser.add_argument("--steps", type=int, default=5700)
+    parser.add_argument("--cooldown", type=int, default=700, help="steps the rate falls over")
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--decay", type=float, default=0.998, help="of the averaged weights")
     parser.add_argument(

@@ -16,11 +16,13 @@ from scripts.builtin.captions import (
     words_for,
 )
 from scripts.builtin.compositions import COLOURS
+from scripts.contact_sheet import held_out
 from scripts.eval_prompts import (
     composed_prompts,
     drawing_prompts,
     free_prompts,
     heldout_prompts,
+    other_style_prompts,
     read_prompts,
 )
 
@@ -51,6 +53,19 @@ def test_composed_prompts_name_a_colour_or_join_two() -> None:
     for prompt in composed_prompts():
         coloured = prompt.endswith(" background") and prompt.split()[-2] in COLOURS
         assert coloured or " and " in prompt
+
+
+def test_the_contact_sheet_shows_held_out_prompts_of_each_kind() -> None:
+    shown = held_out()
+    assert len(shown) == len(set(shown)) == 48
+    assert set(shown) <= set(heldout_prompts())
+    assert set(shown) & set(other_style_prompts())
+    known = {f"{concept}, {STYLE_PHRASES[style]}" for concept, style in load_heldout().styles}
+    assert len(other_style_prompts()) == len(known)
+    assert all(
+        text.removeprefix("a ").removeprefix("an ").removeprefix("the ") in known
+        for text in other_style_prompts()
+    )
 
 
 def test_a_file_of_lines(tmp_path: Path) -> None:
