@@ -157,8 +157,8 @@ def main() -> None:
     model = Infinity(preset.transformer, preset.tokenizer.token_bits)
     if args.from_shipped:
         model.load_state_dict(in_float(BUILT_IN / "emoji" / "transformer.safetensors"))
-        text = in_float(BUILT_IN / "emoji" / "text_encoder" / "model.safetensors")
-        encoder.load_state_dict(text | {"encoder.embed_tokens.weight": text["shared.weight"]})
+        words = in_float(BUILT_IN / "emoji" / "text_encoder" / "model.safetensors")
+        encoder.load_state_dict(words | {"encoder.embed_tokens.weight": words["shared.weight"]})
     else:
         initialise(model)
     both = nn.ModuleDict({"transformer": model, "text": encoder}).to(device)
@@ -229,7 +229,7 @@ def main() -> None:
         latents = torch.cat([bits.encode(stacked(composed)), single])
         inputs, targets = bits.batch(latents, scales, noise)
         captions = [*(c.caption for c in composed), *(caption(bits.rows[i], rng) for i in chosen)]
-        words = tokenizer(
+        tokens = tokenizer(
             captions, return_tensors="pt", padding="max_length", truncation=True,
             max_length=TEXT_TOKENS,
         ).to(device)  # fmt: skip
@@ -238,10 +238,10 @@ def main() -> None:
             for group in optimizer.param_groups:
                 group["lr"] = held_rate(step, args.steps, args.lr, 100, args.cooldown)
         with torch.autocast(device.type, torch.bfloat16):
-            seen = encoder(**words).last_hidden_state.float()
+            seen = encoder(**tokens).last_hidden_state.float()
             unconditional = model.unconditional(TEXT_TOKENS).expand_as(seen)
             rows = model.text_norm(torch.where(dropped[:, None, None], unconditional, seen))
-            text = TextRows(rows, words["attention_mask"][:, None, None].bool())
+            text = TextRows(rows, tokens["attention_mask"][:, None, None].bool())
             logits = teacher.logits(text, inputs)
         difference = logits.float()[..., 1] - logits.float()[..., 0]
         each = F.binary_cross_entropy_with_logits(difference, targets.float(), reduction="none")

@@ -114,7 +114,8 @@ def drawings(concepts: int, noise: torch.Generator) -> torch.Tensor:
     meaning = torch.randn(concepts, 40, generator=noise) @ axes
     styles = torch.randn(concepts, 2, 1, 1, generator=noise) * other * 60
     views = torch.randn(concepts, 2, 4, 1, generator=noise) * one * 60
-    return (meaning[:, None, None] + styles + views + 1).flatten(0, 1)
+    both: torch.Tensor = meaning[:, None, None] + styles + views + 1
+    return both.flatten(0, 1)
 
 
 def test_what_views_and_styles_of_one_concept_differ_by_counts_little() -> None:
