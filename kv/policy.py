@@ -115,6 +115,7 @@ _UNIFORM, _PYRAMID = "scalekv.kv.shapes:uniform", "scalekv.kv.shapes:pyramid"
 _BUILT_IN = {
     "full": Entry("scalekv.kv.full:FullPolicy", takes_budget=False),
     "scalekv": Entry("scalekv.kv.scale:ScaleKVPolicy"),
+    "scalekv-anchored": Entry("scalekv.kv.scale_anchored:AnchoredScaleKVPolicy"),
     "scalekv-released": Entry("scalekv.kv.scale_released:ReleasedScaleKVPolicy"),
     "sliding-window": Entry("scalekv.kv.sliding_window:SlidingWindowPolicy", plan=_UNIFORM),
     "streaming-llm": Entry("scalekv.kv.streaming_llm:StreamingLLMPolicy", plan=_UNIFORM),

@@ -20,6 +20,7 @@ class ScaleKVPolicy:
     """
 
     name = "scalekv"
+    anchored_maps = 0  # first maps whose tokens stay as well
 
     def select(self, step: Step) -> Tensor | None:
         """See `Policy.select`; None, with nothing scored, where everything fits."""
@@ -38,4 +39,15 @@ class ScaleKVPolicy:
         )
         newest = tokens - step.schedule.tokens[step.scale]
         scores_BHT.index_fill_(2, window_W + newest, float("inf"))
+        if self.anchored_maps:
+            self._anchor(scores_BHT, step)
         return best_slots(scores_BHT, step.capacity)
+
+    def _anchor(self, scores_BHT: Tensor, step: Step) -> None:
+        """The first maps' tokens, as many as leave the window its place, are wanted most."""
+        first = step.schedule.before(min(self.anchored_maps, len(step.schedule)))
+        first = min(first, step.capacity - step.observers)
+        if step.positions is None:
+            scores_BHT[..., :first] = float("inf")
+        else:
+            scores_BHT.masked_fill_(step.positions < first, float("inf"))

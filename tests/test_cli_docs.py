@@ -76,7 +76,8 @@ def test_completion_completes() -> None:
         return done.stdout.split()
 
     assert words("scalekv do", "1") == ["download", "doctor"]
-    assert words("scalekv generate --policy scale", "3") == ["scalekv", "scalekv-released"]
+    found = words("scalekv generate --policy scale", "3")
+    assert found == ["scalekv", "scalekv-anchored", "scalekv-released"]
     assert words("scalekv generate --model em", "3") == ["emoji"]
     assert "paper-10" in words("scalekv generate --budget paper", "3")
     assert words("scalekv budgets s", "2") == ["show"]

@@ -28,6 +28,15 @@ def patch_centres(step: Step) -> set[int]:
     return set((centres + step.k.shape[2] - height * width).tolist())
 
 
+def anchored(step: Step) -> set[int]:
+    """Slots of those of the first three maps' tokens that are held and leave the window room."""
+    first = step.schedule.before(min(3, len(step.schedule)))
+    most = min(first, step.capacity - step.observers)
+    if step.positions is None:
+        return set(range(most))
+    return set(range(int((step.positions < most).sum(-1).min())))
+
+
 def newest(count: Callable[[Step], int]) -> Callable[[Step], set[int]]:
     return lambda step: set(range(step.k.shape[2] - count(step), step.k.shape[2]))
 
@@ -38,6 +47,7 @@ def last_window(step: Step) -> int:
 
 PROMISED: dict[str, Callable[[Step], set[int]]] = {
     "scalekv": patch_centres,
+    "scalekv-anchored": lambda step: patch_centres(step) | anchored(step),
     "scalekv-released": patch_centres,
     "sliding-window": newest(lambda step: step.capacity),
     "streaming-llm": lambda step: (

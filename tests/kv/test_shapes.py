@@ -29,7 +29,7 @@ def test_baselines_share_uniformly(name: str) -> None:
         assert set(row) == {min(40, SEVEN.before(scale))}
 
 
-@pytest.mark.parametrize("name", ["scalekv", "scalekv-released"])
+@pytest.mark.parametrize("name", ["scalekv", "scalekv-anchored", "scalekv-released"])
 def test_scalekv_keeps_the_budget_asked_for(name: str) -> None:
     asked = generate(SEVEN, 4, (0, 2), 40)
     assert planned(policy_named(name), asked) is asked
