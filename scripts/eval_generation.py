@@ -6,8 +6,8 @@ For the built-in model. Three groups of prompts: concepts it was trained on, con
 the other style only, and concepts it never saw. A judge trained apart (`builtin/train_scorer.py`)
 picks each picture's caption among 100; against the held-out drawings the kernel distance of
 ImageNet features is taken (the estimator of KID on another network: not KID's numbers).
-`OUT/pictures.jsonl` and `OUT/pictures/` are the truth: what is there is not made again, and
-`OUT/table.md` is made from them.
+`OUT/pictures.jsonl` and `OUT/pictures/` are the truth: what is there is not made again,
+another call adds to it, and `OUT/table.md` is made from all of it.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ from scripts.eval_rows import Rows, exit_code
 
 RECIPE = 2  # raise when the same pictures would give other numbers
 CHOICES = 100
-LIMIT = 100  # prompts of a group, at most
+LIMIT = 200  # prompts of a group, at most
 GROUPS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "trained": ("trained on", lambda row: not (row["heldout_concept"] or row["heldout_style"])),
     "style": ("other style only", lambda row: bool(row["heldout_style"])),
@@ -219,6 +219,10 @@ def run(args: argparse.Namespace) -> None:
         args.out / "pictures.jsonl", settings_of(args, pipeline), key=("id", "policy", "budget")
     )
     make(pipeline, scorer, rows, variant_list, found, args)
+    variant_list = sorted(
+        {Variant(row["policy"], row["budget"]) for row in found.rows},
+        key=lambda v: (v != FULL, policy_names().index(v.policy), v.budget),
+    )
     images = np.load(args.data / "images.npy", mmap_mode="r")
     places = {row["id"]: i for i, row in enumerate(rows)}
     real = pooled_features([np.asarray(images[places[row["id"]]]) for row in heldout_rows(rows)])

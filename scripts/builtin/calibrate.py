@@ -230,8 +230,8 @@ def measured_text(
         ),
         f"At K' {TOP}, " + "; ".join(on_own_map(one) for one in indices[TOP]) + ".",
         "### Which drafters keep pictures closest",
-        f"PSNR against the full cache, mean over the {len(CHOOSING)} prompts of `contact_sheet --trained`, "
-        f"seed {SEED}; the best set of either kind goes on.",
+        f"PSNR against the full cache, mean over the {len(CHOOSING)} prompts of "
+        f"`contact_sheet --trained`, seed {SEED}; the best set of either kind goes on.",
         table(
             head,
             [[c.name, said(c.drafters), *decibels(s)] for c, s in zip(made, scores, strict=True)],

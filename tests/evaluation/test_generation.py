@@ -147,7 +147,7 @@ def test_a_scorer_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--limit", "1"], "from 2 to 100"), (["--data", "nowhere"], "scripts.builtin.dataset")],
+    [(["--limit", "1"], "from 2 to 200"), (["--data", "nowhere"], "scripts.builtin.dataset")],
 )
 def test_refusals(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
