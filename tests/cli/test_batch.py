@@ -155,7 +155,7 @@ def test_nothing_is_overwritten(scalekv: Program, stand_in: StandIn, resume: lis
 
 def test_other_settings_in_the_same_folder_are_refused(scalekv: Program, stand_in: StandIn) -> None:
     assert scalekv("batch", "p.txt").code == 0
-    done = scalekv("batch", "p.txt", "--resume", "--cfg", "3")
+    done = scalekv("batch", "p.txt", "--resume", "--cfg", "4")
     assert done.code == 2
     assert "3 names are taken by other pictures or other settings" in done.err
 

@@ -94,7 +94,7 @@ def test_the_mark_is_that_of_the_picture() -> None:
     (one,) = jobs([{"prompt": "a"}])
     same = [
         jobs([{"prompt": "x"}, {"prompt": "a", "seed": 0, "name": "other"}])[1],
-        jobs([{"prompt": "a", "cfg": 2.0, "tau": 0.5, "budget": "10%"}])[0],
+        jobs([{"prompt": "a", "cfg": 3.0, "tau": 0.5, "budget": "10%"}])[0],
         jobs([{"prompt": "a", "budget": "26"}])[0],  # what 10% comes to
         jobs([{"prompt": "a"}], reproducible=True, batch_size="4")[0],
     ]

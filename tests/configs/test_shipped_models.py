@@ -83,7 +83,7 @@ GOOD = (FOLDER / "emoji.yaml").read_text(encoding="utf-8")
         ("patchify: false", "patchify: 0", ["patchify", "true or false"]),
         ("[1, 2, 4, 4]", "4", ["ch_mult", "list of whole numbers"]),
         ("[1, 2, 4, 4]", "[1, x]", ["ch_mult", "whole number"]),
-        ("cfg: 2.0", "cfg: strong", ["key sampling, key cfg", "number"]),
+        ("cfg: 3.0", "cfg: strong", ["key sampling, key cfg", "number"]),
         ("summary:", "sumary:", ["unknown key 'sumary'", "did you mean summary"]),
         (GOOD, "- no\n- mapping\n", ["no mapping"]),
         (GOOD, "a: [", ["YAML"]),
@@ -101,7 +101,7 @@ def test_bad_files(tmp_path: Path, old: str, new: str, words: list[str]) -> None
 
 def test_a_good_file_of_ones_own(tmp_path: Path) -> None:
     file = tmp_path / "mine.yaml"
-    file.write_text(GOOD.replace("cfg: 2.0", "cfg: 4"))
+    file.write_text(GOOD.replace("cfg: 3.0", "cfg: 4"))
     preset = read_preset(file)
     assert (preset.name, preset.sampling.cfg) == ("mine", 4.0)
     assert isinstance(preset.sampling.cfg, float)

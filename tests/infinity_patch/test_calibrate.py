@@ -133,7 +133,7 @@ def test_the_numbers_hang_together(measured: Calibration) -> None:
     assert bits["bits_by_scale"][0] == 0
     for value, most in zip(bits["bits_by_scale"], bits["most_by_scale"], strict=True):
         assert 0 <= value <= most
-    assert numbers["provenance"]["settings"]["cfg"] == [2.0] * 7
+    assert numbers["provenance"]["settings"]["cfg"] == [3.0] * 7
     assert "prompt" not in numbers["provenance"]["settings"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import mmap
 import threading
 from pathlib import Path
 
@@ -20,8 +21,11 @@ needs_proc = pytest.mark.skipif(
 )
 
 
-def touch(size: int) -> None:
-    torch.ones(size, dtype=torch.uint8)
+def fresh(size: int) -> mmap.mmap:
+    """Memory that the process did not hold before: an allocator may have some left from earlier."""
+    pages = mmap.mmap(-1, size)
+    torch.frombuffer(pages, dtype=torch.uint8).fill_(1)
+    return pages
 
 
 @pytest.fixture(params=["kernel", "sampled"])
@@ -36,7 +40,7 @@ def test_a_peak_belongs_to_its_stage(measured: Stages) -> None:
     with measured.stage("decode"):
         pass
     with measured.stage("load"):
-        held = torch.ones(SIZE, dtype=torch.uint8)
+        held = fresh(SIZE)
         if "sampled" in measured.sources[0]:
             threading.Event().wait(0.1)
         del held
@@ -54,7 +58,7 @@ def test_a_stage_inside_another_interrupts_it() -> None:
     measured = Stages(CPU)
     with measured.stage("encode"):
         with measured.stage("load"):
-            touch(SIZE)
+            fresh(SIZE)
         after = measured.peaks()["load"]["resident_peak_bytes"]
     peaks = measured.peaks()
     assert peaks["load"]["resident_peak_bytes"] == after
