@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -254,10 +254,15 @@ def caption(row: Row, rng: np.random.Generator) -> str:
     style: str | None = STYLE_PHRASES[row["style"]]
     if chance[2] < STYLE_DROPPED[row["style"]]:
         style = None
-    bounds = np.cumsum([weight for _, weight in STYLED])
-    form = STYLED[int(np.searchsorted(bounds[:-1], chance[3], side="right"))][0]
+    form = chosen(STYLED, chance[3])
     wrapper = WRAPPERS[int(chance[5] * len(WRAPPERS))] if chance[4] < WRAPPED else None
     return compose(name, style, articled=bool(chance[6] < ARTICLE_USED), form=form, wrapper=wrapper)
+
+
+def chosen(weighted: Sequence[tuple[str, float]], chance: float) -> str:
+    """The one of some weighted forms that a number from 0 to 1 falls on."""
+    bounds = np.cumsum([weight for _, weight in weighted])
+    return weighted[int(np.searchsorted(bounds[:-1], chance, side="right"))][0]
 
 
 def captions_of(row: Row) -> Iterator[str]:

@@ -18,6 +18,7 @@ from scripts.builtin.captions import (
     STYLE_DROPPED,
     STYLE_PHRASES,
     Row,
+    chosen,
     load_combinations,
     with_article,
     words_for,
@@ -41,7 +42,20 @@ ONE, PAIR = 112, 64  # pixels of a drawing alone, and of each of two
 PAIRS = 0.5  # share of pictures with two drawings
 PAIR_COLOURED = 0.25
 ALIAS_USED = 0.2
-JOINED = (("{a} and {b}", 0.7), ("{a} next to {b}", 0.3))
+JOINED = (
+    ("{a} and {b}", 0.5),
+    ("{a} next to {b}", 0.2),
+    ("{a} beside {b}", 0.08),
+    ("{a} with {b}", 0.08),
+    ("{a}, {b}", 0.07),
+    ("both {a} and {b}", 0.07),
+)
+GROUNDS = (
+    (" on {a} background", 0.65),
+    (" on {colour}", 0.15),
+    (", {colour} background", 0.1),
+    (" with {colour} behind", 0.1),
+)
 
 
 @dataclass(frozen=True)
@@ -125,10 +139,12 @@ class Composer:
                     continue
                 coloured = chance[3] < PAIR_COLOURED
                 picture = self.pair(first, second, named if coloured else (255, 255, 255))
-                form = JOINED[int(chance[4] >= JOINED[0][1])][0]
+                form = chosen(JOINED, chance[4])
                 caption = form.format(a=word(first, rng), b=word(second, rng))
             if coloured:
-                caption += f" on {'an' if colour == 'orange' else 'a'} {colour} background"
+                caption += chosen(GROUNDS, chance[6]).format(
+                    colour=colour, a=f"{'an' if colour == 'orange' else 'a'} {colour}"
+                )
             if chance[5] >= STYLE_DROPPED[style]:
                 caption += f", {STYLE_PHRASES[style]}"
             return Composed(picture, caption)

@@ -7,7 +7,8 @@ interrupt or SIGTERM ends it at the next step with a checkpoint, and a second ca
 there; `--from-shipped` begins with the weights the package carries instead. The learning rate
 stays up until the last `--cooldown` steps before `--steps`, so a run may be given any end while
 it runs: stop it and call it again with the end. Coarse scales are learned first and most: a step
-trains on the first 5, 6 or 7 scales. A fifth of the pictures is composed of drawings.
+trains on the first 5, 6 or 7 scales. A fifth of the pictures is composed of drawings; three in ten
+of the others are asked for among words that name nothing.
 """
 
 from __future__ import annotations
@@ -44,10 +45,12 @@ from scripts.builtin.training import (
     save_checkpoint,
     shipped,
 )
+from scripts.builtin.wordings import Wordings
 
 BATCH = {5: 64, 6: 32, 7: 16}  # pictures a step by scales: about 8,000 tokens each
 STAGES = ((800, (0.9, 0.1, 0.0)), (1400, (0.35, 0.45, 0.2)), (None, (0.25, 0.3, 0.45)))
 COMPOSED = 0.2  # share of the pictures
+LOOSE = 0.3  # share of the drawings whose caption has other words beside the name
 FLIPS = 0.25  # bitwise self-correction: the largest share of bits flipped in a scale
 TEXT_TOKENS = 32
 TEXT_DROPPED = 0.1
@@ -152,6 +155,7 @@ def main() -> None:
     preset = model_named("emoji")
     bits = Bits(args.data, device)
     composer = Composer(args.data, bits.rows)
+    wordings = Wordings(load_rows(args.data))
     tokenizer = AutoTokenizer.from_pretrained(args.data / "text_tokenizer")
     encoder = text_encoder(len(tokenizer), preset.transformer.text_width)
     model = Infinity(preset.transformer, preset.tokenizer.token_bits)
@@ -228,7 +232,10 @@ def main() -> None:
         single = bits.latents[torch.from_numpy(chosen)]
         latents = torch.cat([bits.encode(stacked(composed)), single])
         inputs, targets = bits.batch(latents, scales, noise)
-        captions = [*(c.caption for c in composed), *(caption(bits.rows[i], rng) for i in chosen)]
+        captions = [c.caption for c in composed]
+        for i in chosen:
+            worded = wordings.draw if rng.random() < LOOSE else caption
+            captions.append(worded(bits.rows[i], rng))
         tokens = tokenizer(
             captions, return_tensors="pt", padding="max_length", truncation=True,
             max_length=TEXT_TOKENS,
