@@ -233,10 +233,8 @@ def _fullest_scale(work: Work, cache: CachePrediction) -> tuple[int, int]:
     for scale, tokens in enumerate(schedule.tokens):
         last = scale + 1 == len(schedule)
         held = cache.scale_bytes[scale] if last else cache.held_peak_bytes
-        # the scale before this one is still referred to by its hidden states
-        before = 4 * width * work.sequences * (schedule.tokens[scale - 1] if scale else 0)
         turns = 4 * tokens * spec.head_dim
-        rest = always + before + turns + _block(work, tokens * work.sequences)
+        rest = always + turns + _block(work, tokens * work.sequences)
         moments.append((0 if work.kv_on_host else held, rest))
     return max(moments, key=sum)
 
@@ -248,9 +246,9 @@ def _block(work: Work, rows: int) -> int:
     besides the stream after attention and a norm of it; attention's answer, the layer's input and
     its hidden values before and after the activation in the blocks' dtype. When queries and keys
     are turned besides both in float32 (where they are not already) and turned; the layer's input,
-    its product, q, k and v in the blocks' dtype. A CPU goes through more than `ROWS` in chunks, so
-    that of all rows there are either what goes into attention, q, k, v, the answer, a copy of it
-    and its projection, or the answer and the block's output, and a chunk.
+    its product, q, k and v in the blocks' dtype. A CPU goes through more than `ROWS` in chunks, and
+    writes the stream over the input, so that of all rows there are the stream and either what goes
+    into attention, q, k, v, the answer, a copy of it and its projection, or the answer and a chunk.
     """
     width, element = work.preset.transformer.width, BYTES[work.dtype]
     always = 2 * 4 * width
@@ -259,8 +257,8 @@ def _block(work: Work, rows: int) -> int:
     together = always + max(forward, turning)
     if work.device != "cpu" or rows <= ROWS:
         return rows * together
-    attention = rows * (always + 7 * width * element)
-    return max(attention, rows * (3 * 4 * width + width * element) + ROWS * together)
+    attention = rows * (4 * width + 7 * width * element)
+    return max(attention, rows * (4 * width + width * element) + ROWS * together)
 
 
 def _decoder_bytes(work: Work) -> int:

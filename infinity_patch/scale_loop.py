@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scalekv.infinity_patch import heap
 from scalekv.infinity_patch.quantiser import (
     codes,
     map_to_tokens,
@@ -75,11 +76,13 @@ def generate_codes(
             mix = None
             if min(guidance.layers) < 0 and halves == 2:
                 mix = {model.spec.depth + layer: guidance.cfg[k] for layer in guidance.layers}
-            hidden = model.forward_scale(x, k, condition, scales, tables, mix)
-            logits = model.logits(hidden, condition).mul(1 / guidance.tau[k])
+            x = model.forward_scale(x, k, condition, scales, tables, mix)
+            logits = model.logits(x, condition).mul(1 / guidance.tau[k])
             if halves == 2:
                 logits = logits.chunk(2)[0] if mix else mix_halves(logits, guidance.cfg[k])
             bits = choose(k, logits)
+            if x.device.type == "cpu" and x.nbytes >= heap.WORTHWHILE:
+                heap.give_back()
             code = codes(tokens_to_map(bits.unflatten(1, (h, w)), patchify))
             grown = resize(code, sizes[-1])
             total = grown if total is None else total + grown

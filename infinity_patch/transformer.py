@@ -220,7 +220,10 @@ class Block(nn.Module):
         tables: Mapping[str, Tensor],
         scale: int,
     ) -> Tensor:
-        """x (G, L, C) float32 to the same; `modulation` as the method of that name gives it."""
+        """x (G, L, C) float32 to the same; `modulation` as the method of that name gives it.
+
+        Where tokens are worked on some at a time, the answer is written over x.
+        """
         dtype = self.ffn.fc1.weight.dtype
         _, _, factor, _, shift, _ = modulation.unbind()
         slices = list(row_slices(x))
@@ -241,10 +244,9 @@ class Block(nn.Module):
         )
         if whole:
             return self.after_attention(x, h, modulation, memory, mask)
-        out = torch.empty_like(x)
         for rows in slices:
-            out[:, rows] = self.after_attention(x[:, rows], h[:, rows], modulation, memory, mask)
-        return out
+            x[:, rows] = self.after_attention(x[:, rows], h[:, rows], modulation, memory, mask)
+        return x
 
     def after_attention(
         self,
@@ -379,6 +381,8 @@ class Infinity(nn.Module):
     ) -> Tensor:
         """x (G, L, C), the input of scale `scale`, to hidden states after the last block.
 
+        x may be written over, unless gradients are wanted: at the last scale of a large picture
+        the residual stream is what takes most memory besides the cache.
         `after_block` maps the index of a block to a guidance strength: there the halves of the
         hidden states are mixed and both go on with the mixture.
         """
@@ -386,7 +390,7 @@ class Infinity(nn.Module):
         per_chunk = len(self.block_chunks[0].module)  # type: ignore[arg-type]
         for i, block in enumerate(self.in_turn()):
             if i == 0 or (self.spec.level_embed_every_chunk and i % per_chunk == 0):
-                x = x + level
+                x = x + level if torch.is_grad_enabled() else x.add_(level)
             x = block(
                 x,
                 condition.modulation[i],

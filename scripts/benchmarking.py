@@ -6,7 +6,6 @@ are told apart on the CPU only, where a call has done its work when it returns.
 
 from __future__ import annotations
 
-import ctypes
 import platform
 import statistics
 import time
@@ -22,6 +21,8 @@ from unittest.mock import patch
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+
+from scalekv.infinity_patch import heap
 
 PATIENCE = 3.0  # seconds after which a bare operation is not repeated
 
@@ -182,9 +183,7 @@ class PeakMemory:
 
     def forget(self) -> None:
         """Starts a new peak from what is resident now, freed memory given back."""
-        trim = getattr(ctypes.CDLL(None), "malloc_trim", None) if self.known else None
-        if trim is not None:  # glibc keeps what a run freed, which the next one's peak would show
-            trim(0)
+        heap.give_back()
         if self.known:
             Path("/proc/self/clear_refs").write_text("5", encoding="ascii")
 
