@@ -275,10 +275,11 @@ def modulated_norm(x: Tensor, factor: Tensor, shift: Tensor, dtype: torch.dtype)
     """Layer norm of x (G, L, C) times `factor` plus `shift`, each (G, 1, C), cast to `dtype`."""
     if x.device.type == "cpu" and not torch.is_grad_enabled():
         # one pass a sequence, whose factor and shift serve as the norm's own weight and bias
-        parts = zip(x, factor.squeeze(1), shift.squeeze(1), strict=True)
-        return torch.stack(
-            [F.layer_norm(one, one.shape[-1:], f, s, NORM_EPS).to(dtype) for one, f, s in parts]
-        )
+        out = torch.empty(x.shape, dtype=dtype)
+        parts = zip(x, factor.squeeze(1), shift.squeeze(1), out, strict=True)
+        for one, f, s, into in parts:
+            into.copy_(F.layer_norm(one, one.shape[-1:], f, s, NORM_EPS))
+        return out
     return (plain_norm(x) * factor + shift).to(dtype)
 
 

@@ -132,9 +132,14 @@ class LayerCache:
     @property
     def kept(self) -> Tensor:
         """(B, H) int64 held tokens per sequence and head, on the CPU; (0, 0) before a picture."""
+        row = torch.tensor(self.tokens_by_head, dtype=torch.int64)
+        return row.expand(self._sequences, -1).clone() if self.groups else row.view(0, 0)
+
+    @property
+    def tokens_by_head(self) -> list[int]:
+        """Held tokens of each head, the same in all sequences; empty before a picture."""
         by_head = {head: group.tokens for group in self.groups for head in group.heads}
-        row = torch.tensor([by_head[head] for head in sorted(by_head)], dtype=torch.int64)
-        return row.expand(self._sequences, -1).clone() if by_head else row.view(0, 0)
+        return [by_head[head] for head in sorted(by_head)]
 
     @property
     def nbytes(self) -> int:

@@ -281,20 +281,20 @@ class Caches:
                     for some in _alike(cache.groups[number].heads, limits)
                 ]
             )
-        counts = cache.kept
+        counts = cache.tokens_by_head
+        held, index = self._bytes[layer] = (cache.nbytes, cache.index_nbytes)
         ledger.record(
             following,
             layer,
             LayerRecord(
                 capacity=max(limits) if budget is None else budget.capacity(following, layer),
-                held_min=int(counts.min()),
-                held_max=int(counts.max()),
-                held_mean=float(counts.double().mean()),
-                held_bytes=cache.nbytes,
-                index_bytes=cache.index_nbytes,
+                held_min=min(counts),
+                held_max=max(counts),
+                held_mean=sum(counts) / len(counts),
+                held_bytes=held,
+                index_bytes=index,
             ),
         )
-        self._bytes[layer] = (cache.nbytes, cache.index_nbytes)
         held, index = (sum(column) for column in zip(*self._bytes, strict=True))
         self._peak = max(self._peak, held)
         ledger.record_held(held, index)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 from itertools import accumulate
 
 from scalekv.kv.errors import UserError
@@ -37,7 +37,7 @@ class Schedule:
     @classmethod
     def of(cls, sizes: Iterable[Sequence[int]]) -> Schedule:
         """From (h, w) or (1, h, w) entries, the latter as Infinity's own code passes them."""
-        return cls(tuple((int(size[-2]), int(size[-1])) for size in sizes))
+        return _schedule(tuple((int(size[-2]), int(size[-1])) for size in sizes))
 
     @classmethod
     def parse(cls, text: str) -> Schedule:
@@ -86,3 +86,8 @@ class Schedule:
     def history(self) -> int:
         """Tokens of all scales but the last, whose k and v no later scale reads."""
         return self._starts[-2]
+
+
+@lru_cache(maxsize=64)  # every layer of every scale asks for the same one
+def _schedule(scales: tuple[tuple[int, int], ...]) -> Schedule:
+    return Schedule(scales)

@@ -98,30 +98,24 @@ def pooled_on_maps(
         scales: the first `scales` scales of the schedule are those that can be cached.
         kernel: odd side of the square neighbourhood; only tokens still cached count in it.
     """
-    batch, heads, _ = scores.shape
+    rows, tokens = scores.flatten(0, 1), schedule.before(scales)
+    # scores and, below them, what is held: ones and zeros, which are pooled alike
     if positions is None:
-        canvas, held = scores, scores.new_ones(1, 1, scores.shape[2])
+        canvas = torch.cat((rows, rows.new_ones(1, tokens)))
     else:
-        places = positions.long()
-        canvas = scores.new_zeros(batch, heads, schedule.before(scales))
-        held = torch.zeros_like(canvas).scatter_(2, places, 1.0)
-        canvas = canvas.scatter(2, places, scores)
-    pooled = torch.empty_like(canvas)
+        places = positions.flatten(0, 1).long()
+        canvas = rows.new_zeros(2 * len(rows), tokens)
+        canvas[: len(rows)].scatter_(1, places, rows)
+        canvas[len(rows) :].scatter_(1, places, 1.0)
+    sums = torch.empty_like(canvas)
     for scale in range(scales):
         span = slice(schedule.before(scale), schedule.before(scale + 1))
-        height, width = schedule.scales[scale]
-        sums, counts = (
-            F.avg_pool2d(
-                x[..., span].reshape(*x.shape[:2], height, width),
-                kernel,
-                stride=1,
-                padding=kernel // 2,
-                divisor_override=1,
-            ).flatten(2)
-            for x in (canvas, held)
-        )
-        pooled[..., span] = sums / counts.clamp_min(1.0)
-    return pooled if positions is None else pooled.gather(2, places)
+        maps = canvas[:, span].unflatten(1, schedule.scales[scale])
+        sums[:, span] = F.avg_pool2d(
+            maps, kernel, stride=1, padding=kernel // 2, divisor_override=1
+        ).flatten(1)
+    pooled = sums[: len(rows)].div_(sums[len(rows) :].clamp_min_(1.0))
+    return (pooled if positions is None else pooled.gather(1, places)).view_as(scores)
 
 
 def best_slots(scores: Tensor, count: int) -> Tensor:
