@@ -6,6 +6,7 @@ For the built-in model. Three groups of prompts: concepts it was trained on, con
 the other style only, and concepts it never saw. A judge trained apart (`builtin/train_scorer.py`)
 picks each picture's caption among 100; against the held-out drawings the kernel distance of
 ImageNet features is taken (the estimator of KID on another network: not KID's numbers).
+Image k of prompt n has the seed `--seed` + n + 1000 k under every variant.
 `OUT/pictures.jsonl` and `OUT/pictures/` are the truth: what is there is not made again,
 another call adds to it, and `OUT/table.md` is made from all of it.
 """
@@ -14,7 +15,7 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -35,9 +36,11 @@ from scripts.eval_measures import interval, kernel_distance, mean
 from scripts.eval_pictures import FULL, Variant, draw, request_for, variants, weights_of
 from scripts.eval_rows import Rows, exit_code
 
-RECIPE = 2  # raise when the same pictures would give other numbers
+RECIPE = 3  # raise when the same pictures would give other numbers
 CHOICES = 100
 LIMIT = 200  # prompts of a group, at most
+SEED_STEP = 1000  # from an image of a prompt to its next one; more than there are prompts
+KEY = ("id", "image", "policy", "budget")
 GROUPS: dict[str, tuple[str, Callable[[Row], bool]]] = {
     "trained": ("trained on", lambda row: not (row["heldout_concept"] or row["heldout_style"])),
     "style": ("other style only", lambda row: bool(row["heldout_style"])),
@@ -83,41 +86,46 @@ def make(
 ) -> None:  # fmt: skip
     """Draw and judge what is missing."""
     wanted = prompts_of(rows, args.limit)
-    for number, (group, row) in enumerate(wanted):
-        missing = [v for v in variant_list if (row["id"], v.policy, v.budget) not in found.done]
-        for variant in missing:
-            text = prompt(row)
-            picture = draw(pipeline, request_for(text, args.seed + number, variant)).picture
-            path = picture_path(args.out, variant.folder, row["id"])
-            path.parent.mkdir(parents=True, exist_ok=True)
-            Image.fromarray(picture).save(path)
-            found.add(
-                {
-                    "id": row["id"],
-                    "policy": variant.policy,
-                    "budget": variant.budget,
-                    "group": group,
-                    "prompt": text,
-                    "seed": args.seed + number,
-                    "rank": rank(scorer, picture, choices_for(row, rows, number)),
-                }
-            )
-        if missing:
-            print(f"{number + 1} of {len(wanted)}: {text}", file=sys.stderr, flush=True)
+    for image in range(args.num_images):
+        for number, (group, row) in enumerate(wanted):
+            text, seed = prompt(row), args.seed + number + SEED_STEP * image
+            missing = [
+                v for v in variant_list if (row["id"], image, v.policy, v.budget) not in found.done
+            ]
+            for variant in missing:
+                picture = draw(pipeline, request_for(text, seed, variant)).picture
+                path = picture_path(args.out, variant.folder, row["id"], image)
+                path.parent.mkdir(parents=True, exist_ok=True)
+                Image.fromarray(picture).save(path)
+                found.add(
+                    {
+                        "id": row["id"],
+                        "image": image,
+                        "policy": variant.policy,
+                        "budget": variant.budget,
+                        "group": group,
+                        "prompt": text,
+                        "seed": seed,
+                        "rank": rank(scorer, picture, choices_for(row, rows, number)),
+                    }
+                )
+            if missing:
+                done, count = image * len(wanted) + number + 1, args.num_images * len(wanted)
+                print(f"{done} of {count}: {text}", file=sys.stderr, flush=True)
 
 
-def picture_path(out: Path, folder: str, name: str) -> Path:
+def picture_path(out: Path, folder: str, name: str, image: int) -> Path:
     """Where a variant's picture of a row is kept."""
-    return out / "pictures" / folder / f"{name}.png"
+    return out / "pictures" / folder / f"{name}-{image}.png"
 
 
-def load_pictures(out: Path, variant: Variant, ids: Sequence[str]) -> list[Pixels]:
-    """A variant's pictures.
+def load_pictures(out: Path, variant: Variant, wanted: Sequence[tuple[str, int]]) -> list[Pixels]:
+    """A variant's pictures, by (id, image).
 
     Raises:
         UserError: one that has a row is gone.
     """
-    paths = [picture_path(out, variant.folder, name) for name in ids]
+    paths = [picture_path(out, variant.folder, name, image) for name, image in wanted]
     missing = next((path for path in paths if not path.is_file()), None)
     if missing is not None:
         raise UserError(
@@ -128,14 +136,22 @@ def load_pictures(out: Path, variant: Variant, ids: Sequence[str]) -> list[Pixel
     return [np.asarray(Image.open(path)) for path in paths]
 
 
-def hits(found: Rows, groups: Collection[str], variant: Variant) -> dict[str, float]:
-    """Whether the judge picked the right caption, by id, for prompts of these groups."""
+def ranks(found: Rows, groups: Collection[str], variant: Variant) -> dict[tuple[str, int], int]:
+    """How the judge ranked the right caption, 0 being best, by (id, image) of these groups."""
     return {
-        row["id"]: float(row["rank"] == 0)
+        (row["id"], row["image"]): row["rank"]
         for row in found.rows
         if (row["policy"], row["budget"]) == (variant.policy, variant.budget)
         and row["group"] in groups
     }
+
+
+def hits(judged: Mapping[tuple[str, int], int]) -> dict[str, float]:
+    """The share of a prompt's pictures for which the judge picked the right caption, by id."""
+    by_prompt: dict[str, list[bool]] = {}
+    for (name, _), its in judged.items():
+        by_prompt.setdefault(name, []).append(its == 0)
+    return {name: sum(right) / len(right) for name, right in by_prompt.items()}
 
 
 def shown(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
@@ -152,19 +168,23 @@ def table(found: Rows, variant_list: list[Variant], distances: dict[Variant, flo
         "EfficientNet-Lite0's features to the held-out drawings, over the prompts of the last two "
         "groups.",
         "",
-        "| concepts | policy | budget | prompts | retrieval at 1 | difference to full |",
-        "| --- " * 6 + "|",
+        "| concepts | policy | budget | prompts | pictures | retrieval at 1 | difference to full |",
+        "| --- " * 7 + "|",
     ]
     sets = [("all", tuple(GROUPS)), *((title, (group,)) for group, (title, _) in GROUPS.items())]
     for title, groups in sets:
-        full = hits(found, groups, FULL)
+        full = ranks(found, groups, FULL)
         for variant in variant_list:
-            its = hits(found, groups, variant)
-            if not its:
+            judged = ranks(found, groups, variant)
+            if not judged:
                 continue
-            both = [its[name] - full[name] for name in its if name in full]
+            its = hits(judged)
+            pairs = judged.keys() & full.keys()
+            here = hits({key: judged[key] for key in judged if key in pairs})
+            there = hits({key: full[key] for key in full if key in pairs})
+            both = [here[name] - there[name] for name in here]
             difference = shown(both, sign="+") if variant != FULL and both else ""
-            cells = [title, variant.policy, variant.budget, str(len(its))]
+            cells = [title, variant.policy, variant.budget, str(len(its)), str(len(judged))]
             lines.append("| " + " | ".join([*cells, shown(list(its.values())), difference]) + " |")
     lines += ["", "| pictures | kernel distance |", "| --- | --- |"]
     lines += [f"| {v.policy} {v.budget} | {value:.4f} |" for v, value in distances.items()]
@@ -177,8 +197,8 @@ def distances_to(
     """Kernel distance of every variant's held-out pictures to the held-out drawings."""
     distances = {}
     for variant in variant_list:
-        ids = sorted(hits(found, ("style", "new"), variant))
-        features = pooled_features(load_pictures(out, variant, ids))
+        wanted = sorted(ranks(found, ("style", "new"), variant))
+        features = pooled_features(load_pictures(out, variant, wanted))
         distances[variant] = kernel_distance(features.numpy(), real.numpy())
     return distances
 
@@ -209,15 +229,15 @@ def run(args: argparse.Namespace) -> None:
         )
     if not 2 <= args.limit <= LIMIT:
         raise UserError(f"{args.limit} prompts", where="--limit", rule=f"from 2 to {LIMIT}")
+    if args.num_images < 1:
+        raise UserError(f"{args.num_images} pictures", where="--num-images", rule="at least 1")
     scorer = load_scorer()
     variant_list = variants(args.policies, args.budgets)
     pipeline = load("emoji", dtype=args.dtype, weights_dir=args.weights_dir)
     rows = load_rows(args.data)
     for variant in variant_list:
         check(request_for("a cat", args.seed, variant), pipeline.preset, pipeline.weights_dir)
-    found = Rows.open(
-        args.out / "pictures.jsonl", settings_of(args, pipeline), key=("id", "policy", "budget")
-    )
+    found = Rows.open(args.out / "pictures.jsonl", settings_of(args, pipeline), key=KEY)
     make(pipeline, scorer, rows, variant_list, found, args)
     variant_list = sorted(
         {Variant(row["policy"], row["budget"]) for row in found.rows},
@@ -242,6 +262,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights-dir", type=Path, help="instead of the shipped weights")
     parser.add_argument("--dtype", default="auto", help="fp32, bf16")
     parser.add_argument("--limit", type=int, default=LIMIT, help="prompts of a group")
+    parser.add_argument("--num-images", type=int, default=3, help="pictures of a prompt")
     parser.add_argument("--seed", type=int, default=0, help="of the first prompt")
     parser.add_argument("--out", type=Path, default=Path("runs/generation"))
     args = parser.parse_args(arguments)

@@ -11,12 +11,20 @@ import torch.nn.functional as F
 
 from scripts.builtin.captions import Row, load_heldout
 from scripts.builtin.scorer import FEATURES, Scorer, load_scorer
-from scripts.eval_generation import CHOICES, GROUPS, choices_for, hits, main, prompts_of, table
+from scripts.eval_generation import (
+    CHOICES,
+    GROUPS,
+    KEY,
+    choices_for,
+    hits,
+    main,
+    prompts_of,
+    ranks,
+    table,
+)
 from scripts.eval_measures import kernel_distance
 from scripts.eval_pictures import FULL, Variant
 from scripts.eval_rows import Rows
-
-KEY = ("id", "policy", "budget")
 
 
 def made_up(number: int) -> list[Row]:
@@ -55,26 +63,50 @@ def test_the_choices_are_the_rows_own_and_99_others_in_its_style() -> None:
     assert choices_for(rows[7], rows, 3) == choices != choices_for(rows[7], rows, 4)
 
 
+def rows_of(path: Path, judged: dict[Variant, list[list[int]]]) -> Rows:
+    """Rows of what a judge said: by variant, prompt and image."""
+    found = Rows.open(path, {}, KEY)
+    for variant, prompts in judged.items():
+        for number, images in enumerate(prompts):
+            for image, its in enumerate(images):
+                found.add(
+                    {
+                        "id": str(number),
+                        "image": image,
+                        "policy": variant.policy,
+                        "budget": variant.budget,
+                        "group": "trained",
+                        "rank": its,
+                    }
+                )
+    return found
+
+
+LESS = Variant("scalekv", "10%")
+
+
 def test_differences_are_paired(tmp_path: Path) -> None:
-    found = Rows.open(tmp_path / "rows.jsonl", {}, KEY)
-    less = Variant("scalekv", "10%")
-    for i in range(10):
-        for variant, wrong in ((FULL, i < 4), (less, i < 5)):
-            found.add(
-                {
-                    "id": str(i),
-                    "policy": variant.policy,
-                    "budget": variant.budget,
-                    "group": "trained",
-                    "rank": 3 if wrong else 0,
-                }
-            )
-    assert sum(hits(found, ["trained"], FULL).values()) == 6
-    lines = table(found, [FULL, less], {FULL: 0.5}).splitlines()
-    assert any(line.startswith("| all | full | full | 10 | 0.600 (") for line in lines)
-    assert any(line.startswith("| trained on | full | full | 10 | 0.600 (") for line in lines)
-    (line,) = [x for x in lines if x.startswith("| trained on | scalekv | 10% | 10 | 0.500 (")]
+    wrong = {FULL: 4, LESS: 5}
+    found = rows_of(
+        tmp_path / "rows.jsonl",
+        {variant: [[3 if i < n else 0] for i in range(10)] for variant, n in wrong.items()},
+    )
+    assert sum(hits(ranks(found, ["trained"], FULL)).values()) == 6
+    lines = table(found, [FULL, LESS], {FULL: 0.5}).splitlines()
+    assert any(line.startswith("| all | full | full | 10 | 10 | 0.600 (") for line in lines)
+    assert any(line.startswith("| trained on | full | full | 10 | 10 | 0.600 (") for line in lines)
+    (line,) = [x for x in lines if x.startswith("| trained on | scalekv | 10% | 10 | 10 | 0.500 (")]
     assert "| -0.100 (-0.300 to +0.000) |" in line
+
+
+def test_a_prompt_counts_once_however_many_pictures_it_has(tmp_path: Path) -> None:
+    found = rows_of(tmp_path / "rows.jsonl", {FULL: [[0, 0, 5], [7]], LESS: [[0], [0]]})
+    assert hits(ranks(found, ["trained"], FULL)) == {"0": pytest.approx(2 / 3), "1": 0}
+    lines = table(found, [FULL, LESS], {}).splitlines()
+    assert any(line.startswith("| all | full | full | 2 | 4 | 0.333 (") for line in lines)
+    # of pictures that only one side has, none counts towards the difference
+    (line,) = [x for x in lines if x.startswith("| all | scalekv | 10% | 2 | 2 | 1.000 (")]
+    assert "| +0.500 (" in line
 
 
 def test_the_kernel_distance_by_its_definition() -> None:
@@ -147,7 +179,11 @@ def test_a_scorer_is_read_as_it_was_written(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
-    [(["--limit", "1"], "from 2 to 200"), (["--data", "nowhere"], "scripts.builtin.dataset")],
+    [
+        (["--limit", "1"], "from 2 to 200"),
+        (["--num-images", "0"], "at least 1"),
+        (["--data", "nowhere"], "scripts.builtin.dataset"),
+    ],
 )
 def test_refusals(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
