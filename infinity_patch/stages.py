@@ -158,7 +158,7 @@ class _KernelPeak:
         (_SELF / "clear_refs").write_text("5")
 
     def peaks(self) -> Peaks:
-        return {"resident_peak_bytes": _status("VmHWM")}
+        return {"resident_peak_bytes": process_bytes("VmHWM")}
 
 
 class _SampledPeak:
@@ -179,7 +179,7 @@ class _SampledPeak:
 
     def _sample(self) -> None:
         while True:
-            self._highest = max(self._highest, _status("VmRSS"))
+            self._highest = max(self._highest, process_bytes("VmRSS"))
             if self._done.wait(_SAMPLE_SECONDS):
                 return
 
@@ -197,7 +197,7 @@ class _HighestSoFar:
         return {"resident_peak_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit}
 
 
-def _status(key: str) -> int:
+def process_bytes(key: str) -> int:
     """Bytes of one line of /proc/self/status, which counts in KiB."""
     for line in (_SELF / "status").read_text().splitlines():
         name, _, value = line.partition(":")

@@ -282,7 +282,7 @@ class Caches:
                 ]
             )
         counts = cache.tokens_by_head
-        held, index = self._bytes[layer] = (cache.nbytes, cache.index_nbytes)
+        held_bytes, index_bytes = self._bytes[layer] = (cache.nbytes, cache.index_nbytes)
         ledger.record(
             following,
             layer,
@@ -291,8 +291,8 @@ class Caches:
                 held_min=min(counts),
                 held_max=max(counts),
                 held_mean=sum(counts) / len(counts),
-                held_bytes=held,
-                index_bytes=index,
+                held_bytes=held_bytes,
+                index_bytes=index_bytes,
             ),
         )
         held, index = (sum(column) for column in zip(*self._bytes, strict=True))

@@ -23,6 +23,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scalekv.infinity_patch import heap
+from scalekv.infinity_patch.stages import process_bytes
 
 PATIENCE = 3.0  # seconds after which a bare operation is not repeated
 
@@ -179,7 +180,7 @@ class PeakMemory:
 
     def now(self) -> int:
         """Bytes resident now; 0 where the system does not say."""
-        return self._read("VmRSS")
+        return process_bytes("VmRSS") if self.known else 0
 
     def forget(self) -> None:
         """Starts a new peak from what is resident now, freed memory given back."""
@@ -189,13 +190,7 @@ class PeakMemory:
 
     def peak(self) -> int:
         """The most bytes resident since `forget`; 0 where the system does not say."""
-        return self._read("VmHWM")
-
-    def _read(self, name: str) -> int:
-        if not self.known:
-            return 0
-        status = Path("/proc/self/status").read_text(encoding="ascii")
-        return next(int(s.split()[1]) * 1024 for s in status.splitlines() if s.startswith(name))
+        return process_bytes("VmHWM") if self.known else 0
 
 
 def processor() -> str:

@@ -136,22 +136,22 @@ def load_pictures(out: Path, variant: Variant, wanted: Sequence[tuple[str, int]]
     return [np.asarray(Image.open(path)) for path in paths]
 
 
-def ranks(found: Rows, groups: Collection[str], variant: Variant) -> dict[tuple[str, int], int]:
-    """How the judge ranked the right caption, 0 being best, by (id, image) of these groups."""
+def hits(found: Rows, groups: Collection[str], variant: Variant) -> dict[tuple[str, int], float]:
+    """Whether the judge picked the right caption, by (id, image), for prompts of these groups."""
     return {
-        (row["id"], row["image"]): row["rank"]
+        (row["id"], row["image"]): float(row["rank"] == 0)
         for row in found.rows
         if (row["policy"], row["budget"]) == (variant.policy, variant.budget)
         and row["group"] in groups
     }
 
 
-def hits(judged: Mapping[tuple[str, int], int]) -> dict[str, float]:
-    """The share of a prompt's pictures for which the judge picked the right caption, by id."""
-    by_prompt: dict[str, list[bool]] = {}
-    for (name, _), its in judged.items():
-        by_prompt.setdefault(name, []).append(its == 0)
-    return {name: sum(right) / len(right) for name, right in by_prompt.items()}
+def by_prompt(values: Mapping[tuple[str, int], float]) -> dict[str, float]:
+    """The mean over each prompt's images, by id, of values by (id, image)."""
+    its: dict[str, list[float]] = {}
+    for (name, _), value in values.items():
+        its.setdefault(name, []).append(value)
+    return {name: sum(images) / len(images) for name, images in its.items()}
 
 
 def shown(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
@@ -173,19 +173,18 @@ def table(found: Rows, variant_list: list[Variant], distances: dict[Variant, flo
     ]
     sets = [("all", tuple(GROUPS)), *((title, (group,)) for group, (title, _) in GROUPS.items())]
     for title, groups in sets:
-        full = ranks(found, groups, FULL)
+        full = hits(found, groups, FULL)
         for variant in variant_list:
-            judged = ranks(found, groups, variant)
-            if not judged:
+            its = hits(found, groups, variant)
+            if not its:
                 continue
-            its = hits(judged)
-            pairs = judged.keys() & full.keys()
-            here = hits({key: judged[key] for key in judged if key in pairs})
-            there = hits({key: full[key] for key in full if key in pairs})
-            both = [here[name] - there[name] for name in here]
-            difference = shown(both, sign="+") if variant != FULL and both else ""
-            cells = [title, variant.policy, variant.budget, str(len(its)), str(len(judged))]
-            lines.append("| " + " | ".join([*cells, shown(list(its.values())), difference]) + " |")
+            prompts = by_prompt(its)
+            apart = by_prompt({key: its[key] - full[key] for key in its if key in full})
+            difference = shown(list(apart.values()), sign="+") if variant != FULL and apart else ""
+            cells = [title, variant.policy, variant.budget, str(len(prompts)), str(len(its))]
+            lines.append(
+                "| " + " | ".join([*cells, shown(list(prompts.values())), difference]) + " |"
+            )
     lines += ["", "| pictures | kernel distance |", "| --- | --- |"]
     lines += [f"| {v.policy} {v.budget} | {value:.4f} |" for v, value in distances.items()]
     return "\n".join(lines) + "\n"
@@ -197,7 +196,7 @@ def distances_to(
     """Kernel distance of every variant's held-out pictures to the held-out drawings."""
     distances = {}
     for variant in variant_list:
-        wanted = sorted(ranks(found, ("style", "new"), variant))
+        wanted = sorted(hits(found, ("style", "new"), variant))
         features = pooled_features(load_pictures(out, variant, wanted))
         distances[variant] = kernel_distance(features.numpy(), real.numpy())
     return distances

@@ -18,6 +18,7 @@ from scripts.builtin.captions import (
     STYLE_DROPPED,
     STYLE_PHRASES,
     Row,
+    article_before,
     chosen,
     load_combinations,
     with_article,
@@ -143,7 +144,7 @@ class Composer:
                 caption = form.format(a=word(first, rng), b=word(second, rng))
             if coloured:
                 caption += chosen(GROUNDS, chance[6]).format(
-                    colour=colour, a=f"{'an' if colour == 'orange' else 'a'} {colour}"
+                    colour=colour, a=article_before(colour) + colour
                 )
             if chance[5] >= STYLE_DROPPED[style]:
                 caption += f", {STYLE_PHRASES[style]}"

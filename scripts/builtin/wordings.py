@@ -20,6 +20,7 @@ from scripts.builtin.captions import (
     with_article,
     words_for,
 )
+from scripts.eval_prompts import free_prompts
 
 OPENERS = (
     ("{a}", 0.3),
@@ -52,9 +53,7 @@ STYLES = {
     "noto": ("shaded style", "in shaded style", "shaded", "with shades", "made with shades"),
 }
 FILLERS = tuple(Path(__file__).with_name("fillers.txt").read_text(encoding="utf-8").split())
-HELD_OUT = frozenset(
-    Path(__file__).with_name("free_prompts.txt").read_text(encoding="utf-8").splitlines()
-)
+HELD_OUT = frozenset(free_prompts())
 NONSENSE = 0.25  # of the fillers
 
 
@@ -101,7 +100,8 @@ class Wordings:
 
     def _fillers(self, name: str, rng: np.random.Generator) -> str:
         """One or two words that make no other name of this one."""
-        allowed = [word for word, beside in self._beside.items() if not beside & _words(name)]
+        own = _words(name)
+        allowed = [word for word, beside in self._beside.items() if not beside & own]
         return " ".join(
             _nonsense(rng) if rng.random() < NONSENSE else allowed[int(rng.random() * len(allowed))]
             for _ in range(1 + int(rng.random() * 2))

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 
 from scripts.builtin.captions import Row
 from scripts.builtin.wordings import FILLERS, Wordings
-
-HERE = Path(__file__).resolve().parents[2]
+from scripts.eval_prompts import free_prompts
 
 
 def row(concept: str, style: str = "flat") -> Row:
@@ -53,8 +50,7 @@ def test_styles_are_told_apart() -> None:
 
 def test_the_free_prompts_of_the_evaluation_are_not_made() -> None:
     """Two of them would be: "orange cat" and "yellow banana" are names."""
-    free = (HERE / "scripts/builtin/free_prompts.txt").read_text(encoding="utf-8").splitlines()
     names = ["house", "rocket", "dog", "banana", "pizza", "cat", "guitar", "owl"]
     wordings = Wordings([row(name) for name in names])
     drawn = {text for name in names for text in many(wordings, row(name), 1000)}
-    assert not drawn & set(free)
+    assert not drawn & set(free_prompts())

@@ -15,11 +15,11 @@ from scripts.eval_generation import (
     CHOICES,
     GROUPS,
     KEY,
+    by_prompt,
     choices_for,
     hits,
     main,
     prompts_of,
-    ranks,
     table,
 )
 from scripts.eval_measures import kernel_distance
@@ -91,7 +91,7 @@ def test_differences_are_paired(tmp_path: Path) -> None:
         tmp_path / "rows.jsonl",
         {variant: [[3 if i < n else 0] for i in range(10)] for variant, n in wrong.items()},
     )
-    assert sum(hits(ranks(found, ["trained"], FULL)).values()) == 6
+    assert sum(hits(found, ["trained"], FULL).values()) == 6
     lines = table(found, [FULL, LESS], {FULL: 0.5}).splitlines()
     assert any(line.startswith("| all | full | full | 10 | 10 | 0.600 (") for line in lines)
     assert any(line.startswith("| trained on | full | full | 10 | 10 | 0.600 (") for line in lines)
@@ -101,7 +101,7 @@ def test_differences_are_paired(tmp_path: Path) -> None:
 
 def test_a_prompt_counts_once_however_many_pictures_it_has(tmp_path: Path) -> None:
     found = rows_of(tmp_path / "rows.jsonl", {FULL: [[0, 0, 5], [7]], LESS: [[0], [0]]})
-    assert hits(ranks(found, ["trained"], FULL)) == {"0": pytest.approx(2 / 3), "1": 0}
+    assert by_prompt(hits(found, ["trained"], FULL)) == {"0": pytest.approx(2 / 3), "1": 0}
     lines = table(found, [FULL, LESS], {}).splitlines()
     assert any(line.startswith("| all | full | full | 2 | 4 | 0.333 (") for line in lines)
     # of pictures that only one side has, none counts towards the difference

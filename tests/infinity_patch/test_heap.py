@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import ctypes
 import sys
-from pathlib import Path
 
 import pytest
 import torch
 
 from scalekv.infinity_patch import generate, heap, load
+from scalekv.infinity_patch.stages import process_bytes
 
 glibc = pytest.mark.skipif(
     not sys.platform.startswith("linux") or not hasattr(ctypes.CDLL(None), "malloc_trim"),
@@ -17,20 +17,15 @@ glibc = pytest.mark.skipif(
 )
 
 
-def resident() -> int:
-    status = Path("/proc/self/status").read_text(encoding="ascii")
-    return next(int(s.split()[1]) for s in status.splitlines() if s.startswith("VmRSS")) * 1024
-
-
 @glibc
 def test_freed_memory_goes_back() -> None:
     heap.give_back()
     kept = [torch.ones(1 << 18) for _ in range(128)]  # 1 MB each, from the heap
     last = torch.ones(64)  # above them, so that the heap does not shrink by itself
-    full = resident()
+    full = process_bytes("VmRSS")
     del kept
     heap.give_back()
-    assert full - resident() > 64 << 20
+    assert full - process_bytes("VmRSS") > 64 << 20
     assert last.sum() == 64
 
 
