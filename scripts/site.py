@@ -1,5 +1,5 @@
-"""What the documentation's site needs besides docs/: pages that lie elsewhere in the repository, and
-the files that pages link to. A hook of mkdocs; knows Markdown links and paths, nothing of scalekv.
+"""What the documentation's site needs besides docs/: pages that lie elsewhere in the repository,
+and the files that pages link to. A hook of mkdocs; knows Markdown links and paths, nothing else.
 """
 
 from __future__ import annotations
