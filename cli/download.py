@@ -51,7 +51,7 @@ def download(
     from scalekv.cli.console.stdout import to_json
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings, Source, save_setting
-    from scalekv.infinity_patch.files.download import check_room, plan_download
+    from scalekv.infinity_patch.files.download import check_disk, plan_download
     from scalekv.infinity_patch.files.download import download as fetch
     from scalekv.kv.sizes import human_bytes
 
@@ -63,7 +63,7 @@ def download(
     if dry_run:
         print(to_json(facts), end="") if json else _print_plan(plan)
         return
-    check_room(plan)
+    check_disk(plan)
     # 2. the files
     to_fetch = plan.to_fetch
     with ByteDisplay(stderr(), quiet=quiet) as display:

@@ -24,6 +24,7 @@ NO_REPO = "none"
 """`repo` of a size that was described but never released: its weights can only be one's own."""
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
+"""What models compute in, as people may ask for it."""
 """Precisions a preset may name."""
 
 PIXELS = ("0.06M", "0.25M", "0.60M", "1M")

@@ -15,6 +15,7 @@ from pathlib import Path
 import yaml
 from platformdirs import user_config_path
 
+from scalekv.configs.whole_files import replace_text
 from scalekv.configs.yaml_files import parse_yaml, read_text, read_yaml
 from scalekv.kv.errors import UserError, close_matches
 
@@ -184,9 +185,7 @@ def save_setting(name: str, value: str, environment: Mapping[str, str] | None = 
         if not _says(text, wanted):  # in some other style of YAML: written anew
             text = yaml.safe_dump(wanted, allow_unicode=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        hidden = path.with_name(f".{path.name}.{os.getpid()}")
-        hidden.write_text(text, encoding="utf-8")
-        os.replace(hidden, path)
+        replace_text(path, text)
     except OSError as error:
         raise UserError(
             f"cannot write the config file: {error.strerror}",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
@@ -75,7 +74,7 @@ def memory_given(gpu_memory: str | None, device: str) -> Given:
                 where="--gpu-memory and --device",
                 fix="leave one of them out",
             )
-        return Given(CUDA, f"a device of {gpu_memory}", _size(gpu_memory))
+        return Given(CUDA, f"a device of {gpu_memory}", parse_size(gpu_memory, "--gpu-memory"))
     if device not in (CPU, "mps"):
         found = device_memory(device)
         if found is not None:
@@ -88,15 +87,3 @@ def memory_given(gpu_memory: str | None, device: str) -> Given:
                 fix="say how much it has: --gpu-memory 80GB",
             )
     return Given(CPU, "this machine", memory_bytes())
-
-
-def _size(text: str) -> int:
-    match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]+)\s*", text)
-    if match is None:
-        raise UserError(
-            f"cannot read the size {text!r}",
-            where="--gpu-memory",
-            rule="a number and a unit",
-            fix="--gpu-memory 80GB, or 24GiB",
-        )
-    return parse_size(match[1], match[2], "--gpu-memory")

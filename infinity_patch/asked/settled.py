@@ -16,7 +16,6 @@ from scalekv.infinity_patch.asked.request import (
     AUTO,
     DEFAULT_BUDGET,
     DEFAULT_POLICY,
-    ELEMENT_BYTES,
     PerScale,
     Request,
     per_scale,
@@ -37,7 +36,7 @@ from scalekv.kv.policies.registry import (
     read_calibration,
     takes_budget,
 )
-from scalekv.kv.precision import precision_of
+from scalekv.kv.precision import ELEMENT_BYTES, precision_of
 from scalekv.kv.schedule import Schedule
 
 if TYPE_CHECKING:

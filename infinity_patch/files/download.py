@@ -7,7 +7,6 @@ and only then gets its place in the cache, so whatever is in the cache is whole.
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,11 +14,12 @@ from typing import NoReturn
 
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.files.cache_layout import (
-    Checksum,
     name_in_cache,
     partial_file,
     point_to,
 )
+from scalekv.infinity_patch.files.disk import SPARE_RULE, shortage
+from scalekv.infinity_patch.files.hashes import Checksum, sha256_of
 from scalekv.infinity_patch.files.hub import (
     INDEX,
     TEXT_NEEDS,
@@ -34,9 +34,6 @@ from scalekv.infinity_patch.files.hub import (
 )
 from scalekv.infinity_patch.files.transfer import Damaged, DownloadRefused, listing, transfer
 from scalekv.kv.errors import close_matches
-
-SPARE_BYTES = 64 << 20
-"""What stays free on the disk besides the files themselves."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +156,7 @@ def _files_here(parts: Iterable[Part], cache: Path) -> Iterator[HubFile]:
         for path in sorted(path for path in root.rglob("*") if path.is_file()):
             name = path.relative_to(root).as_posix()
             if part.wants(name):
-                checksum = Checksum.of_cached(path) or Checksum.of_content(path)
+                checksum = Checksum.of_cached(path) or Checksum(sha256_of(path))
                 yield HubFile(part, root.name, name, path.stat().st_size, checksum)
 
 
@@ -188,7 +185,7 @@ def download(
         assert isinstance(preset, ModelPreset)
         plan = plan_download(preset, cache=cache, endpoint=endpoint)
     absent = plan.absent
-    check_room(plan)
+    check_disk(plan)
     done = plan.total - sum(file.size for file in absent)
     for index, file in enumerate(absent):
 
@@ -209,23 +206,17 @@ def download(
     return model_files(plan.preset, cache=plan.cache)
 
 
-def check_room(plan: Plan) -> None:
+def check_disk(plan: Plan) -> None:
     """Refuses a download that the disk has no room for.
 
     Raises:
         DownloadRefused: fewer bytes are free than are to be fetched.
     """
-    needed = plan.to_fetch
-    if not needed:
-        return
-    there = next(folder for folder in (plan.cache, *plan.cache.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed + SPARE_BYTES:
+    if plan.to_fetch and (lacking := shortage(plan.cache, plan.to_fetch)):
         raise DownloadRefused(
-            f"the disk has no room for {plan.preset.name}: "
-            f"{_gibibytes(needed)} to fetch, {_gibibytes(free)} free",
+            f"the disk has no room for {plan.preset.name}: {lacking}",
             where=str(plan.cache),
-            rule=f"the files and {SPARE_BYTES >> 20} MiB to spare must fit before anything starts",
+            rule=SPARE_RULE,
             fix="free some space, or set HF_HOME to a folder on a larger disk",
         )
 
@@ -298,7 +289,3 @@ def _disk_refuses(error: OSError, plan: Plan) -> NoReturn:
         fix=("free some space" if full else "make the folder writable")
         + ", or set HF_HOME to another folder",
     ) from error
-
-
-def _gibibytes(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"

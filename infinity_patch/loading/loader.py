@@ -32,11 +32,10 @@ from scalekv.infinity_patch.machine.peaks import Stages
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.text import TextEncoder
 from scalekv.infinity_patch.model.transformer import Infinity
+from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.errors import UserError
 
 log = logging.getLogger("scalekv")
-
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 @dataclass
@@ -210,7 +209,7 @@ def _precision(name: str, preset: ModelPreset, device: torch.device) -> torch.dt
     if name == "auto":
         fast = device.type == "cuda" or (device.type == "cpu" and fast_bf16())
         name = "bf16" if fast else "fp32"
-    return _usable(DTYPES[name], device, "--dtype")
+    return _usable(TORCH_DTYPES[name], device, "--dtype")
 
 
 def _text_precision(name: str, device: torch.device) -> torch.dtype:
@@ -224,7 +223,7 @@ def _text_precision(name: str, device: torch.device) -> torch.dtype:
             rule="fp32 or bf16 on a CPU",
             fix="--text-dtype bf16",
         )
-    return _usable(DTYPES[name], device, "--text-dtype")
+    return _usable(TORCH_DTYPES[name], device, "--text-dtype")
 
 
 def _usable(dtype: torch.dtype, device: torch.device, where: str) -> torch.dtype:

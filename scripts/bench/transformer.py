@@ -23,7 +23,6 @@ from scalekv.configs.models import ModelPreset, model_named
 from scalekv.infinity_patch.asked.settled import budget_maker
 from scalekv.infinity_patch.compute import products
 from scalekv.infinity_patch.generation import patch
-from scalekv.infinity_patch.loading.loader import DTYPES
 from scalekv.infinity_patch.model import attention, transformer
 from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
@@ -33,6 +32,7 @@ from scalekv.kv.budgets.asked import generate
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.caches.layer import LayerCache
 from scalekv.kv.caches.workspace import Workspace
+from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.policies.registry import policy_named
 from scalekv.kv.schedule import Schedule
 from scripts.bench.sides import (
@@ -264,7 +264,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
+    parser.add_argument("--dtype", choices=sorted(TORCH_DTYPES), default="bf16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
     parser.add_argument(
@@ -284,7 +284,7 @@ def main() -> None:
     measure_by(args.clock)
     if args.threads or args.clock == "cpu":
         torch.set_num_threads(1 if args.clock == "cpu" else args.threads)
-    device, dtype = torch.device(args.device), DTYPES[args.dtype]
+    device, dtype = torch.device(args.device), TORCH_DTYPES[args.dtype]
     preset = model_named(args.model)
     model = filled(preset, args.blocks or preset.transformer.depth, dtype, device)
     sides = [Side(text, model, preset) for text in args.side or ["full", "scalekv:10%"]]
