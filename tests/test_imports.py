@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = ["cli", "infinity_patch", "configs", "kv"]
+ORDER = ["program", "cli", "infinity_patch", "configs", "kv"]
 # where the two names differ
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "pynvml": "nvidia-ml-py"}
 

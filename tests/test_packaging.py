@@ -21,6 +21,11 @@ FOLDERS: dict[str, str] = PROJECT["tool"]["setuptools"]["package-dir"]
 TOP_FOLDERS = sorted(folder for folder in FOLDERS.values() if "/" not in folder)
 
 
+def installed(path: str) -> str:
+    """The package that a folder of the repository is installed as."""
+    return ".".join(["scalekv", *path.split("/")]).replace("scalekv.program", "scalekv")
+
+
 @pytest.fixture(scope="module")
 def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
     """Names in a wheel built, without a network, from a copy of what is packaged."""
@@ -39,17 +44,19 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 def test_every_package_is_listed() -> None:
     found = {
-        "scalekv." + ".".join(init.parent.relative_to(ROOT).parts)
+        init.parent.relative_to(ROOT).as_posix()
         for folder in TOP_FOLDERS
         for init in (ROOT / folder).rglob("__init__.py")
     }
-    assert sorted(found) == sorted(PROJECT["tool"]["setuptools"]["packages"])
-    assert sorted(found) == sorted(FOLDERS)
+    assert sorted(found) == sorted(FOLDERS.values())
+    assert sorted(FOLDERS) == sorted(PROJECT["tool"]["setuptools"]["packages"])
+    for package, folder in FOLDERS.items():
+        assert package == installed(folder)
 
 
 def test_the_wheel_holds_every_file_of_the_packages(wheel_names: set[str]) -> None:
     files = {
-        "scalekv/" + file.relative_to(ROOT).as_posix()
+        "/".join([*installed(folder).split("."), file.relative_to(ROOT / folder).as_posix()])
         for folder in TOP_FOLDERS
         for file in (ROOT / folder).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
@@ -65,7 +72,8 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel_names: set[str]) -> No
         "scalekv/infinity_patch/weights/emoji/transformer.safetensors",
         "scalekv/infinity_patch/weights/emoji/vae.safetensors",
         "scalekv/infinity_patch/weights/emoji/text_encoder/config.json",
-        *(f"scalekv/{folder}/py.typed" for folder in TOP_FOLDERS),
+        "scalekv/__main__.py",
+        *(f"scalekv/{folder}/py.typed" for folder in TOP_FOLDERS if folder != "program"),
     ],
 )
 def test_the_wheel_holds(name: str, wheel_names: set[str]) -> None:
