@@ -11,6 +11,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalekv.cli.console import interrupts
+from scalekv.cli.console.interrupts import interrupts_wait
+
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
@@ -56,8 +59,11 @@ def load(
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # What MPS lacks (interpolation in three dimensions) then runs on the CPU; read at the import.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
-    from scalekv.infinity_patch import load as load_pipeline
+    with interrupts_wait(leave_at_second=True):  # an import that is interrupted may swallow it
+        from transformers import AutoTokenizer, T5EncoderModel  # noqa: F401  (it reads them late)
 
+        from scalekv.infinity_patch import generate as _  # noqa: F401
+        from scalekv.infinity_patch import load as load_pipeline
     return load_pipeline(
         preset, device=device, dtype=dtype, weights_dir=weights_dir, placement=placement
     )
@@ -72,9 +78,11 @@ def generate(
     """The pictures, each as soon as it is done."""
     from scalekv.infinity_patch import generate as generate_pictures
 
-    return generate_pictures(
-        pipeline, request, on_progress=on_progress, on_smaller_batch=on_smaller_batch
-    )
+    def told(progress: Progress) -> None:
+        interrupts.raise_lost()
+        on_progress(progress)
+
+    return generate_pictures(pipeline, request, on_progress=told, on_smaller_batch=on_smaller_batch)
 
 
 def check_calibration(
@@ -99,7 +107,11 @@ def calibrate(
     """What attention looks like on the request's prompts, and what follows."""
     from scalekv.infinity_patch.calibration.measure import calibrate as measure
 
-    return measure(pipeline, request, on_progress=on_progress, on_picture=on_picture)
+    def told(progress: Progress) -> None:
+        interrupts.raise_lost()
+        on_progress(progress)
+
+    return measure(pipeline, request, on_progress=told, on_picture=on_picture)
 
 
 def one_at_a_time(pipeline: Pipeline, request: Request) -> bool:

@@ -42,7 +42,7 @@ Examples:
 
 """
     + "Exit codes: 0 all pictures are there; 1 some failed, they are listed and in a retry file; "
-    "2 refused; 130 interrupted.\n\n" + DEFAULTS_NOTE
+    "2 refused; 130 Ctrl-C; 143 SIGTERM.\n\n" + DEFAULTS_NOTE
 )
 
 

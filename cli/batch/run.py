@@ -24,9 +24,9 @@ from scalekv.cli.batch.resume import Standing, digest, standing
 from scalekv.cli.batch.tally import Tally, human_rate, human_time
 from scalekv.cli.choices import Choices
 from scalekv.cli.console.errors import Interrupted, Unsuccessful, debugging, one_line, show_trace
-from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
-from scalekv.cli.console.stdout import Stdout, to_json
+from scalekv.cli.console.stdout import say, say_json
 from scalekv.cli.generate.run import (
     common_settings,
     entry_of,
@@ -38,7 +38,7 @@ from scalekv.cli.generate.run import (
     with_names,
     write_report,
 )
-from scalekv.cli.pictures.folder import FORMAT, OutputFolder, png_bytes
+from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder, png_bytes
 from scalekv.cli.plan.room import check_room
 from scalekv.cli.report.figures import largest_cache
 from scalekv.kv.errors import UserError
@@ -84,13 +84,12 @@ class BatchRun:
     _settings: dict[str, Any] = field(default_factory=dict)
     _smaller: dict[Any, int] = field(default_factory=dict)
     _together: int = 0
-    _cannot_write: UserError | None = None
+    _cannot_write: CannotWrite | None = None
     tally: Tally = field(init=False)
     _display: Display = field(init=False)
     _load_seconds: float = 0.0
     _started: float = field(default_factory=time.perf_counter)
     _clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    _stdout: Stdout = field(default_factory=Stdout)
 
     def __post_init__(self) -> None:
         self.tally = Tally(len(self.jobs))
@@ -110,10 +109,9 @@ class BatchRun:
             said = f"{len(files)} pictures to make in {count} groups, {there} are there"
             self.console.print(said, style="dim", soft_wrap=True)
         if self.json:
-            self._stdout.say(to_json({"paths": files, "there_before": there}))
+            say_json({"paths": files, "there_before": there})
         else:
-            self._stdout.say("".join(f"{file}\n" for file in files))
-        self._stdout.check()
+            say("".join(f"{file}\n" for file in files))
 
     def execute(self) -> None:
         """Does it all.
@@ -122,7 +120,6 @@ class BatchRun:
             UserError: refused before the first picture.
             Unsuccessful: pictures failed, or could not be written any more.
             Interrupted: by Ctrl-C; finished pictures are kept in each case.
-            PipeClosed: at the end, where stdout could not be written.
         """
         out = self.choices.out
         name = manifest_name(self.shard)
@@ -131,7 +128,7 @@ class BatchRun:
                 check_room(kind)
         folder = OutputFolder(out, owner=Path(name).stem)
         try:
-            with self._display:
+            with interruptible(), self._display:
                 folder.prepare()
                 with Manifest(out / name) as manifest:
                     todo = self._take_up(folder, manifest)
@@ -196,9 +193,7 @@ class BatchRun:
             raise
         except _FailedFast:
             pass
-        except UserError as error:
-            if pipeline is None:
-                raise
+        except CannotWrite as error:
             self._cannot_write = error
         finally:
             with interrupts_wait():
@@ -281,21 +276,21 @@ class BatchRun:
         return len(jobs), None
 
     def _keep(self, job: Job, picture: Picture, folder: OutputFolder, manifest: Manifest) -> None:
-        """Saves a picture, then its line, then tells where it is."""
+        """Saves a picture, tells where it is, and writes its line."""
         sidecar = {**sidecar_of(picture, self.choices), "job": job.mark, "index": job.index}
         data = png_bytes(picture.image, picture.prompt, picture.settings, job.mark)
         if not folder.place(job.name, data, sidecar):
             self._fail(job, FileExistsError(f"{job.name + SUFFIX} came into the folder meanwhile"))
             return
-        manifest.append(_entry(job, data, picture.seconds, picture.together))
         self._cache = dict(largest_cache([c for c in (self._cache, picture.cache) if c]))
-        self.tally.picture_made()
         self._settings = common_settings(picture)
         path, beside = folder.path / (job.name + SUFFIX), folder.path / (job.name + ".json")
         self.pictures.append(entry_of(picture, path, beside))
         if not self.json:
             self._display.clear()
-            self._stdout.say(f"{path}\n")
+            say(f"{path}\n")
+        manifest.append(_entry(job, data, picture.seconds, picture.together))
+        self.tally.picture_made()
         if picture.truncated:
             self._display.note(f"line {job.line} was too long; not used: {picture.truncated}")
 
@@ -330,25 +325,23 @@ class BatchRun:
             try:
                 retry = self._save_retry(folder, manifest)
                 written = write_report(report, folder, choices)
-            except UserError as error:
-                self.console.print(f"no report: {error.what}", markup=False, soft_wrap=True)
+            except CannotWrite as error:  # costs the report alone
+                self._cannot_write = self._cannot_write or error
             if not choices.quiet:
                 show_report(report, written, choices, self.console)
         self._tell(retry)
         if self.json:
-            self._stdout.say(
-                to_json(
-                    {
-                        "outcome": outcome,
-                        "paths": [picture["file"] for picture in self.pictures],
-                        "there_before": self.tally.before,
-                        "failed": self._failed(),
-                        "manifest_path": str(manifest.path),
-                        "report_path": str(written[0]) if written else None,
-                        "retry_path": str(retry) if retry else None,
-                        "report": report,
-                    }
-                )
+            say_json(
+                {
+                    "outcome": outcome,
+                    "paths": [picture["file"] for picture in self.pictures],
+                    "there_before": self.tally.before,
+                    "failed": self._failed(),
+                    "manifest_path": str(manifest.path),
+                    "report_path": str(written[0]) if written else None,
+                    "retry_path": str(retry) if retry else None,
+                    "report": report,
+                }
             )
 
     def _figures(self, pipeline: Pipeline, manifest: Manifest, outcome: str) -> dict[str, Any]:
@@ -405,14 +398,13 @@ class BatchRun:
         wanted = self.tally.wanted
         if self._cannot_write is not None:
             raise Unsuccessful(
-                f"{self._cannot_write.what}; {self.tally.done} of {wanted} pictures are there, "
+                f"{self._cannot_write}; {self.tally.done} of {wanted} pictures are there, "
                 "the same command with --resume makes the rest",
                 "failed",
             )
         if self.failures:
             failed = len(self.failures)
             raise Unsuccessful(f"{failed} of {wanted} pictures failed", "pictures-failed")
-        self._stdout.check()
 
 
 def _entry(job: Job, data: bytes, seconds: float | None, together: int | None) -> dict[str, Any]:

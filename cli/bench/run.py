@@ -21,6 +21,7 @@ from rich.text import Text
 from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, Options, choose
 from scalekv.cli.console.errors import Interrupted, kind_of
+from scalekv.cli.console.interrupts import interruptible
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, show
 from scalekv.cli.report.figures import NARROW
@@ -115,7 +116,6 @@ class Benchmark:
         Raises:
             UserError: refused; `Busy` where other work disturbs and that is to be refused.
             Interrupted: by Ctrl-C.
-            PipeClosed: nobody read stdout.
         """
         quiet = self.compressed.quiet
         disturbing = busy(self.compressed.device)
@@ -129,7 +129,7 @@ class Benchmark:
         try:
             for c in (self.full, self.compressed):
                 engine.check(c.request, c.preset, c.weights_dir, c.dtype)
-            with Display(self.console, quiet=quiet) as display:
+            with interruptible(), Display(self.console, quiet=quiet) as display:
                 for text in disturbing:
                     display.note(f"other work disturbs the figures: {text}")
                 c = self.compressed
@@ -141,7 +141,7 @@ class Benchmark:
             raise Interrupted from None
         facts = self._facts(pipeline, measured, disturbing)
         if self.json:
-            say(json_module.dumps(facts, ensure_ascii=False) + "\n")
+            say(json_module.dumps(facts) + "\n")
             if not quiet:
                 for part in self._table(facts, self.console.width):
                     self.console.print(part)

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import product
+from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,9 @@ from rich.table import Table
 from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, Options, choose
 from scalekv.cli.console.errors import Interrupted
-from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
-from scalekv.cli.console.stdout import say, to_json
+from scalekv.cli.console.stdout import say, say_json, to_json
 from scalekv.cli.pictures.folder import FORMAT, OutputFolder, slug
 from scalekv.cli.report.figures import NARROW
 from scalekv.kv.errors import UserError
@@ -114,7 +115,6 @@ class Comparison:
         Raises:
             UserError: refused, before or during the run.
             Interrupted: by Ctrl-C.
-            PipeClosed: at the end, where nobody read stdout.
         """
         folder = OutputFolder(self.choices.out)
         try:
@@ -122,7 +122,7 @@ class Comparison:
             for variant in self.variants:
                 c = variant.choices
                 engine.check(c.request, c.preset, c.weights_dir, c.dtype)
-            with Display(self.console, quiet=self.choices.quiet) as display:
+            with interruptible(), Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
                 display.stage(f"loading {self.choices.preset.name}")
@@ -199,16 +199,19 @@ class Comparison:
             "variants": [self._figures(number) for number in range(len(self.variants))],
             "pictures": [self._scores(row) for row in self.rows],
         }
-        sheet = folder.save_numbered("compare", ".png", self._sheet(facts))
-        report = folder.save_numbered(
-            "compare", ".json", to_json({"format": FORMAT, **facts}).encode()
-        )
-        if not self.choices.quiet:
-            self._print_table(facts["variants"])
-        if self.json:
-            say(to_json({"sheet": str(sheet), "report_path": str(report), **facts}))
-        else:
-            say(f"{sheet}\n{report}\n")
+        written: dict[str, Path | None] = {".png": None, ".json": None}
+        try:
+            written[".png"] = folder.save_numbered("compare", ".png", self._sheet(facts))
+            report = to_json({"format": FORMAT, **facts}).encode()
+            written[".json"] = folder.save_numbered("compare", ".json", report)
+        finally:  # a disk that is full costs no figures, and what is there is named
+            if not self.choices.quiet:
+                self._print_table(facts["variants"])
+            sheet, there = (None if path is None else str(path) for path in written.values())
+            if self.json:
+                say_json({"sheet": sheet, "report_path": there, **facts})
+            else:
+                say("".join(f"{path}\n" for path in (sheet, there) if path))
 
     def _figures(self, number: int) -> dict[str, Any]:
         """What a variant came to over all rows; PSNR over those that differ from the reference."""

@@ -17,11 +17,11 @@ from rich.console import Console
 
 from scalekv.cli import engine
 from scalekv.cli.choices import Choices
-from scalekv.cli.console.errors import Interrupted
-from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.cli.console.errors import Interrupted, Unsuccessful
+from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
-from scalekv.cli.console.stdout import Stdout, to_json
-from scalekv.cli.pictures.folder import FORMAT, OutputFolder
+from scalekv.cli.console.stdout import say, say_json
+from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder
 from scalekv.cli.plan.room import check_room
 from scalekv.cli.report.figures import largest_cache, memory_report, print_table
 
@@ -46,15 +46,15 @@ class Run:
     _started: float = field(default_factory=time.perf_counter)
     _clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     _settings: dict[str, Any] = field(default_factory=dict)
-    _stdout: Stdout = field(default_factory=Stdout)
+    _cannot_write: CannotWrite | None = None
 
     def execute(self) -> None:
         """Does it all.
 
         Raises:
-            UserError: refused, before or during the run; finished pictures are kept.
-            Interrupted: by Ctrl-C; likewise.
-            PipeClosed, Unsuccessful: at the end, where stdout could not be written.
+            UserError: refused before the first picture.
+            Unsuccessful: pictures or the report could not be written any more.
+            Interrupted: by Ctrl-C; finished pictures are kept in each case.
         """
         choices = self.choices
         try:
@@ -65,7 +65,7 @@ class Run:
             raise Interrupted(0, "") from None
         folder = OutputFolder(choices.out)
         try:
-            with Display(self.console, quiet=self.choices.quiet) as display:
+            with interruptible(), Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
                 tell_of_idle_budget(choices, display)
@@ -86,7 +86,11 @@ class Run:
             raise Interrupted(len(self.pictures), str(choices.out)) from None
         finally:
             folder.discard_if_empty()
-        self._stdout.check()
+        if self._cannot_write is not None:
+            raise Unsuccessful(
+                f"{self._cannot_write}; {len(self.pictures)} of {self._wanted} pictures are there",
+                "failed",
+            )
 
     def _generate(self, pipeline: Pipeline, folder: OutputFolder, display: Display) -> None:
         outcome = "failed"
@@ -101,6 +105,8 @@ class Run:
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
+        except CannotWrite as error:
+            self._cannot_write = error
         finally:
             with interrupts_wait():
                 engine.release(pictures)
@@ -120,17 +126,21 @@ class Run:
         self.caches.append(picture.cache)
         self.pictures.append(entry_of(picture, image_path, sidecar_path))
         display.picture_done(picture.index, self._wanted, picture.seconds, picture.prompt)
+        if not self.json:
+            say(f"{image_path}\n")
         if "json" in self.choices.memory_report:  # a run that is killed leaves what it had
             folder.save_report(self._figures(pipeline, "running"))
         if picture.truncated:
             display.note(f"the prompt was too long; not used: {picture.truncated}")
-        if not self.json:
-            self._stdout.say(f"{image_path}\n")
 
     def _report(self, pipeline: Pipeline, folder: OutputFolder, outcome: str) -> None:
         """Says how the run ended, in every form asked for."""
         report = self._figures(pipeline, outcome)
-        written = write_report(report, folder, self.choices)
+        written: list[Path] = []
+        try:
+            written = write_report(report, folder, self.choices)
+        except CannotWrite as error:  # costs the report alone
+            self._cannot_write = self._cannot_write or error
         if not self.choices.quiet:
             show_report(report, written, self.choices, self.console)
         if self.json:
@@ -140,7 +150,7 @@ class Run:
                 "report_path": str(written[0]) if written else None,
                 "pictures": self.pictures,
             }
-            self._stdout.say(to_json({**said, "report": report}))
+            say_json({**said, "report": report})
 
     def _figures(self, pipeline: Pipeline, outcome: str) -> dict[str, Any]:
         return {

@@ -92,7 +92,7 @@ def plan(
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.choices import Options, choose
-    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.console.stdout import say_json
     from scalekv.cli.plan.room import memory_given
     from scalekv.kv.errors import UserError
 
@@ -139,7 +139,7 @@ def plan(
     if choices.sparsity is not None:
         figures["sparsity"] = choices.sparsity.to_dict()
     if json:
-        print(to_json(figures), end="")
+        say_json(figures)
     else:
         from rich.console import Console
 
