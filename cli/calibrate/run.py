@@ -20,6 +20,7 @@ from scalekv.cli.console.interrupts import interrupts_wait
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import Stdout, to_json
 from scalekv.cli.pictures.folder import FORMAT, OutputFolder
+from scalekv.cli.plan.room import target_of
 from scalekv.configs.budget_files import budget_text
 from scalekv.configs.sparsity import BESIDE
 from scalekv.kv.budgets.heat_order import write_order
@@ -74,7 +75,11 @@ class CalibrationRun:
             if self.plots:
                 check_plots_possible()
             engine.check_calibration(
-                self.request, choices.preset, choices.weights_dir, choices.dtype
+                self.request,
+                choices.preset,
+                choices.weights_dir,
+                choices.dtype,
+                target_of(choices.device).device,
             )
             with Display(self.console, quiet=choices.quiet) as display:
                 folder.prepare()
