@@ -3,11 +3,11 @@ anybody knows. Imports no torch."""
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scalekv.infinity_patch.machine.gpus import failure
 from scalekv.infinity_patch.machine.machine import device_memory, memory_bytes
 from scalekv.kv.errors import UserError
 from scalekv.kv.sizes import parse_size
@@ -64,9 +64,16 @@ def memory_given(gpu_memory: str | None, device: str) -> Target:
                 where="--gpu-memory and --device",
                 fix="leave one of them out",
             )
-        return Target(CUDA, f"a device of {gpu_memory}", _size(gpu_memory))
+        return Target(CUDA, f"a device of {gpu_memory}", parse_size(gpu_memory, "--gpu-memory"))
     target = target_of(device)
     if target.memory is None:
+        if why := failure():
+            raise UserError(
+                f"NVIDIA's driver does not answer: {why}",
+                where="--device",
+                rule="the memory of a device is asked of the driver",
+                fix="scalekv doctor, or say how much it has: --gpu-memory 80GB",
+            )
         raise UserError(
             f"there is no device {device!r} here, as far as NVIDIA's driver says",
             where="--device",
@@ -110,15 +117,3 @@ def planner_of(
 
     tokens = TEXT_TOKENS if text_tokens is None else text_tokens
     return Planner(settled, placement, tokens, text_spec_of(settled.preset, weights_dir))
-
-
-def _size(text: str) -> int:
-    match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]+)\s*", text)
-    if match is None:
-        raise UserError(
-            f"cannot read the size {text!r}",
-            where="--gpu-memory",
-            rule="a number and a unit",
-            fix="--gpu-memory 80GB, or 24GiB",
-        )
-    return parse_size(match[1], match[2], "--gpu-memory")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from scalekv.configs.budget_files import calibration_file
+from scalekv.configs.yaml_files import MOST_CALIBRATION_BYTES, read_text
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.errors import UserError
 from scalekv.kv.policies.policy import Policy
@@ -62,8 +63,8 @@ def calibration_of(policy: str | Policy, model: str | None) -> Any:
             fix=f"scalekv calibrate --model {model or 'NAME'}, then --policy {name}:FILE",
         )
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, MOST_CALIBRATION_BYTES)
+    except OSError as error:
         raise UserError(
             f"{path.name} cannot be read: {error}",
             where=str(path),

@@ -16,7 +16,6 @@ from scalekv.infinity_patch.asked.request import (
     AUTO,
     DEFAULT_BUDGET,
     DEFAULT_POLICY,
-    ELEMENT_BYTES,
     LEAST_TAU,
     Request,
     guidance_layers,
@@ -31,7 +30,7 @@ from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CacheShape, stored_bytes_of
 from scalekv.kv.policies.policy import Policy
 from scalekv.kv.policies.registry import entry_named
-from scalekv.kv.precision import check_kv_device, check_kv_dtype, precision_of
+from scalekv.kv.precision import ELEMENT_BYTES, check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
 
 

@@ -26,11 +26,12 @@ from scalekv.infinity_patch.generation.batching import (
 )
 from scalekv.infinity_patch.generation.patch import caches_of, patched_as_settled
 from scalekv.infinity_patch.generation.record import record
-from scalekv.infinity_patch.loading.loader import DTYPES, Pipeline
+from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes, to_uint8
 from scalekv.infinity_patch.model.tokens import cut_prompt
 from scalekv.kv.caches.caches import Caches
+from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
 
 AHEAD = 4 * MOST  # pictures encoded in one go; the features of thousands would need much memory
@@ -70,6 +71,16 @@ class Picture:
     truncated: str | None
     seconds: float
     together: int = 1
+
+
+class NotFinite(ArithmeticError):
+    """A picture was computed from numbers that are not finite, so that it shows nothing."""
+
+    def __init__(self, what: str, prompt: str):
+        super().__init__(
+            f"the {what} of {prompt[:40]!r} are not finite (NaN or infinite): the weights are "
+            "damaged, or too large for this precision; try --dtype fp32, and scalekv doctor --full"
+        )
 
 
 @dataclass(frozen=True)
@@ -127,6 +138,7 @@ def generate(
 
     Raises:
         UserError: a request that cannot be fulfilled, before the first picture.
+        NotFinite: a picture came out of numbers that are not finite; those before it are whole.
     """
     settled = settled_on(pipeline, request)
     asked = settled.request
@@ -149,7 +161,7 @@ def settled_on(pipeline: Pipeline, request: Request | Settled | str) -> Settled:
         UserError: prompts, seeds or settings that cannot be.
     """
     device = pipeline.device.type
-    dtype = next(name for name, dtype in DTYPES.items() if dtype == pipeline.dtype)
+    dtype = DTYPE_NAMES[pipeline.dtype]
     if isinstance(request, Settled):
         assert request.preset == pipeline.preset, (request.preset.name, pipeline.preset.name)
         check_pictures(request.request)
@@ -191,7 +203,7 @@ def _pictures(
         try:
             features = texts.of(batch)
             pipeline.text.rest()
-            codes, cache = _codes(pipeline, settled, batch, features, negative, report)
+            codes, cache, sound = _codes(pipeline, settled, batch, features, negative, report)
         except Exception as error:
             if len(batch) == 1 or not out_of_memory(error):
                 raise
@@ -203,10 +215,16 @@ def _pictures(
             continue
         # 4. decoding, one by one, when the caches are gone
         share = (time.perf_counter() - start) / len(batch)
-        for wanted, code in zip(batch, codes.split(1), strict=True):
+        for wanted, code, drawn in zip(batch, codes.split(1), sound, strict=True):
             start = time.perf_counter()
             with torch.inference_mode(), pipeline.stages.stage("decode"):
-                pixels = to_uint8(pipeline.vae.decode(code))[0].cpu().numpy()
+                decoded = pipeline.vae.decode(code)
+                pixels = to_uint8(decoded)[0].cpu().numpy()
+            # asked only now that the picture is there, so that no device was waited for
+            if not drawn:
+                raise NotFinite("logits", wanted.prompt)
+            if not decoded.isfinite().all():
+                raise NotFinite("pixels", wanted.prompt)
             text = request.text_of(wanted.prompt)
             cut = cut_prompt(pipeline.text.counter, text, "prompt", request.truncate)
             of_picture = {"prompt": wanted.prompt, "seed": wanted.seed, "batch": len(batch)}
@@ -242,8 +260,9 @@ def _codes(
     texts: Sequence[Tensor],
     negative: Tensor | None,
     report: Callable[[int, int], None],
-) -> tuple[Tensor, dict[str, Any]]:
-    """The summed codes (B, b, H, W) of a batch of pictures and the ledger of its caches."""
+) -> tuple[Tensor, dict[str, Any], Tensor]:
+    """The summed codes (B, b, H, W) of a batch of pictures, the ledger of its caches, and (B,)
+    whether each was drawn from finite logits."""
     sampler = BitSampler([wanted.seed for wanted in batch], settled.top_p)
     guidance = Guidance(settled.cfg, settled.tau, settled.cfg_layers)
     with (
@@ -261,7 +280,8 @@ def _codes(
             after_scale=lambda scale: report(scale, caches.nbytes),
         )
         assert caches.ledger is not None
-        return codes, caches.ledger.to_dict()
+        assert sampler.finite is not None
+        return codes, caches.ledger.to_dict(), sampler.finite
 
 
 def _cache_settings(cache: dict[str, Any]) -> dict[str, Any]:
