@@ -28,7 +28,7 @@ from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
 from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.infinity_patch.schedules import schedule_for
-from scalekv.kv.budgets.asked import generate
+from scalekv.kv.budgets.asked import capacities_for
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.caches.layer import LayerCache
 from scalekv.kv.caches.workspace import Workspace
@@ -97,7 +97,9 @@ class TimedSide:
             return whole
         # of a model cut short, the drafters that are left
         drafters = [tuple(d for d in row if d < depth) for row in whole.drafters]
-        return generate(schedule, depth, drafters, whole.mean, whole.window, label=whole.label)
+        return capacities_for(
+            schedule, depth, drafters, whole.mean, whole.window, label=whole.label
+        )
 
 
 def picture(side: TimedSide, schedule: Schedule, device: torch.device, batch: int) -> None:

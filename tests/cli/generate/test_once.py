@@ -10,7 +10,7 @@ from types import CodeType, FrameType
 
 import pytest
 
-from scalekv.infinity_patch.asked import budgets, settled
+from scalekv.infinity_patch.asked import settled
 from scalekv.kv.budgets import asked, shapes
 from scalekv.kv.policies import registry
 from tests.cli.conftest import Outcome
@@ -18,7 +18,7 @@ from tests.cli.conftest import Outcome
 COUNTED = {
     function.__code__: name
     for name, function in {
-        "parsed": budgets.parse_budget,
+        "parsed": asked.parse_budget,
         "settled": settled.settle,
         "resolved": asked.resolve,
         "planned by name": registry.plan_named,

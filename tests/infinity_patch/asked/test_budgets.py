@@ -11,7 +11,7 @@ from scalekv.configs.budget_files import default_budget, load_budget
 from scalekv.configs.models import list_models, model_named
 from scalekv.infinity_patch.asked.budgets import read_budget
 from scalekv.infinity_patch.schedules import PIXEL_CLASSES, ratios, schedule_for
-from scalekv.kv.budgets.asked import BudgetSpec, generate, parse_budget, resolve
+from scalekv.kv.budgets.asked import BudgetSpec, capacities_for, parse_budget, resolve
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.moments import within
 from scalekv.kv.budgets.shapes import pyramid
@@ -71,7 +71,7 @@ def test_every_mean_there_is_at_full_size(name: str) -> None:
     known = default_budget(name)
     assert known is not None
     for mean in (*range(1, 60), *range(190, 210), 265, 642, 650, 1300, 3212, 6424, 6425, 9000):
-        budget = generate(SQUARE, known.layers, known.drafters, mean)
+        budget = capacities_for(SQUARE, known.layers, known.drafters, mean)
         check_exact(budget)
         assert peak_held_tokens(SQUARE, known.layers, within(budget)) <= mean * known.layers
 
@@ -81,7 +81,7 @@ def test_every_mean_there_is_at_full_size(name: str) -> None:
 )
 def test_the_floor_for_layers_that_are_no_drafters(mean: int, least: int) -> None:
     """200 tokens as released; below a mean of 200 the window or half the mean; never above it."""
-    budget = generate(SQUARE, 8, [0], mean, window=16)
+    budget = capacities_for(SQUARE, 8, [0], mean, window=16)
     lowest = min(min(row) for row in budget.capacities[1:] if sum(row) == 8 * mean)
     assert least <= lowest <= mean
     # As low as the drafter can make use of, once maps are large.
@@ -92,7 +92,7 @@ def test_drafters_that_vary_by_scale_take_no_more_than_they_have() -> None:
     """As calibration finds them: what single layers cannot hold goes to others, to the token."""
     rows = {1: [0, 23], 5: [0, 3, 23], 9: [3, 7], 10: [0, 23], 11: [1], 12: [0, 2, 30], 13: [23]}
     for mean in (100, 265, 642, 1300):
-        budget = generate(SQUARE, 32, rows, mean)
+        budget = capacities_for(SQUARE, 32, rows, mean)
         check_exact(budget)
         use = within(budget)
         for scale in range(13):
@@ -136,13 +136,14 @@ def test_the_papers_linear_rule(delta: int) -> None:
 
 
 def test_a_linear_rule_without_drafters_at_a_scale_is_uniform_there() -> None:
-    budget = generate(SQUARE, 8, {1: [0], 13: []}, 650, linear=Linear(600, 10))
+    budget = capacities_for(SQUARE, 8, {1: [0], 13: []}, 650, linear=Linear(600, 10))
     check_exact(budget)
     assert budget.capacities[-1][1:] == (650,) * 7
     assert (
-        generate(SQUARE, 4, [0, 1, 2, 3], 650, linear=Linear(600, 10)).capacities[-1] == (650,) * 4
+        capacities_for(SQUARE, 4, [0, 1, 2, 3], 650, linear=Linear(600, 10)).capacities[-1]
+        == (650,) * 4
     )
-    assert generate(SQUARE, 4, [0], 6425, linear=Linear(1, 0)).capacities[-1] == (6425,) * 4
+    assert capacities_for(SQUARE, 4, [0], 6425, linear=Linear(1, 0)).capacities[-1] == (6425,) * 4
 
 
 @pytest.mark.parametrize(
@@ -157,11 +158,11 @@ def test_a_linear_rule_that_cannot_be_kept_is_refused(
     start: int, delta: int, says: str, fix: str
 ) -> None:
     with pytest.raises(UserError) as caught:
-        generate(SQUARE, 32, [0], 650, linear=Linear(start, delta), label="mine")
+        capacities_for(SQUARE, 32, [0], 650, linear=Linear(start, delta), label="mine")
     assert says in caught.value.what
     assert fix in caught.value.fix
     assert caught.value.where == "budget mine"
-    check_exact(generate(SQUARE, 32, [0], 650, linear=Linear(600, 146)))
+    check_exact(capacities_for(SQUARE, 32, [0], 650, linear=Linear(600, 146)))
 
 
 @pytest.mark.parametrize(("start", "delta"), [(0, 0), (600, -1), (600, 1.5), (True, 0)])
@@ -190,7 +191,7 @@ def test_bytes_wait_for_what_a_token_takes() -> None:
 
 
 def test_an_object_for_another_schedule_or_depth_is_refused() -> None:
-    budget = generate(SQUARE, 32, [0], 650, label="mine")
+    budget = capacities_for(SQUARE, 32, [0], 650, label="mine")
     assert read_budget(budget, 32, None).on(SQUARE) is budget
     with pytest.raises(UserError, match="was made for 32 layers"):
         read_budget(budget, 40, None).on(SQUARE)
