@@ -122,6 +122,7 @@ def batch(
     from scalekv.cli.batch.run import BatchRun
     from scalekv.cli.choices import choose
     from scalekv.cli.console.errors import stderr, turn_on_debugging
+    from scalekv.cli.plan.room import target_of
 
     if verbose:
         turn_on_debugging()
@@ -129,11 +130,13 @@ def batch(
     template, part = NameTemplate(name), shard_of(shard)
     if file == STDIN and sys.stdin.isatty() and not choices.quiet:
         stderr().print("prompts, one a line; Ctrl-D ends them", style="dim")
-    jobs = jobs_of(read_prompts(file, format), choices, template)
+    target = target_of(choices.device)
+    jobs = jobs_of(read_prompts(file, format), choices, template, target.device)
     run = BatchRun(
         choices,
         selected(jobs, start, limit, part),
         "stdin" if file == STDIN else file,
+        target,
         stderr(),
         json=json,
         resume=resume,

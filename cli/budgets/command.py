@@ -207,7 +207,7 @@ def _resolved(
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings, Source
     from scalekv.infinity_patch.asked.request import Request
-    from scalekv.infinity_patch.asked.settled import budget_of, schedule_of
+    from scalekv.infinity_patch.asked.settled import settle
     from scalekv.kv.budgets.asked import parse_budget, resolve
 
     settings = Settings()
@@ -229,7 +229,7 @@ def _resolved(
     )
     if spec is not None and spec.schedule is not None and ratio is None and pixels is None:
         return preset, resolve(spec, spec.schedule, preset.transformer.depth)
-    return preset, budget_of(request, preset, schedule_of(request, preset), BF16_BYTES)
+    return preset, settle(request, preset, "cuda", "bf16").asked
 
 
 def _peak_bytes(preset: ModelPreset, budget: Budget) -> int:
