@@ -18,6 +18,7 @@ from scalekv.configs.sparsity import Sparsity, measured_sparsity
 from scalekv.configs.values import AUTO
 from scalekv.kv.budgets.budget import FULL as FULL
 from scalekv.kv.errors import UserError
+from scalekv.kv.extras import needs
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Request
@@ -79,6 +80,8 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
     )
     if values["threads"] == AUTO:
         values["threads"] = sensible_threads()
+    if "html" in values["memory_report"]:
+        needs("matplotlib", "the report's page", "another form of --memory-report")
     for prompt in (*options.prompts, values["negative"] or ""):
         _check_readable(prompt)
     force = bool(options.typed.get("force"))

@@ -24,11 +24,12 @@ from scalekv.cli.pictures.settings import read_picture
 from scalekv.configs.options import BY_NAME
 from scalekv.configs.settings import option_name
 from scalekv.kv.errors import UserError
+from scalekv.kv.precision import LONG_NAMES
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
 
-DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+SHORT_NAMES = {long_name: name for name, long_name in LONG_NAMES.items()}
 
 
 class NotRepeatable(UserError):
@@ -155,9 +156,9 @@ def _choices(original: Original, options: Options) -> Choices:
             (prompt,),
             model=typed.get("model") or settings["model"],
             device=device,
-            dtype=DTYPES[settings["dtype"]],
+            dtype=SHORT_NAMES[settings["dtype"]],
             text_device=typed.get("text_device") or settings["text_device"],
-            text_dtype=DTYPES[settings["text_dtype"]],
+            text_dtype=SHORT_NAMES[settings["text_dtype"]],
             policy="full",  # what is asked for comes from the picture, below
         )
     )

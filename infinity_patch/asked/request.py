@@ -21,7 +21,6 @@ if TYPE_CHECKING:
 PerScale = float | Sequence[float]
 DEFAULT_POLICY = "scalekv"
 DEFAULT_BUDGET = "10%"
-ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 LEAST_TAU = 1e-3  # far below it, logits over temperature overflow
 
 
