@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from scalekv.configs.models import ModelPreset, model_named
-from scalekv.configs.option import Part
+from scalekv.configs.option import Owner
 from scalekv.configs.options import BY_NAME, SETTINGS
 from scalekv.configs.settings import Setting, Settings, Source
 from scalekv.configs.sparsity import Sparsity, measured_sparsity
@@ -86,15 +86,15 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
         _check_readable(prompt)
     force = bool(options.typed.get("force"))
 
-    def part(wanted: Part) -> dict[str, Any]:
-        return {name: values[name] for name, row in SETTINGS.items() if row.part is wanted}
+    def fields_of(owner: Owner) -> dict[str, Any]:
+        return {name: values[name] for name, row in SETTINGS.items() if row.owner is owner}
 
     return Choices(
-        request=Request(prompts=options.prompts, **part(Part.REQUEST)),
+        request=Request(prompts=options.prompts, **fields_of(Owner.REQUEST)),
         preset=preset,
         model=said["model"],
-        placement=Placement(**part(Part.PLACEMENT)),
-        **part(Part.RUN),
+        placement=Placement(**fields_of(Owner.PLACEMENT)),
+        **fields_of(Owner.RUN),
         force=force,
         sparsity=measured_sparsity(
             preset.name, values["budget"], own_weights=values["weights_dir"] is not None

@@ -28,14 +28,14 @@ class Scope(Enum):
     CALL = "call"
 
 
-class Part(Enum):
+class Owner(Enum):
     """Whose field of the same name an option fills: the request's, the placement's, or the run's
-    own. CHOICE: nobody's, it is a choice among models or sizes that others follow from."""
+    own. NOBODY: others follow from it, as ratio and pixels from a size."""
 
     REQUEST = "request"
     PLACEMENT = "placement"
     RUN = "run"
-    CHOICE = "choice"
+    NOBODY = "nobody"
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Option:
         help: one or two sentences.
         commands: that take it; others may too, with words of their own.
         panel: of the help.
-        part, scope: see there.
+        owner, scope: see there.
         default: what holds where nobody sets it, as text; "" is nothing.
         otherwise: words for what holds where the default is ""; "" says nothing.
         preset: what a model's preset says where nobody else does.
@@ -62,7 +62,7 @@ class Option:
     commands: tuple[str, ...]
     _: KW_ONLY
     panel: str
-    part: Part
+    owner: Owner
     scope: Scope
     default: str = ""
     otherwise: str = ""

@@ -10,7 +10,7 @@ from functools import partial
 
 from scalekv.configs import values
 from scalekv.configs.models import DTYPES, PIXELS
-from scalekv.configs.option import CACHE, MACHINE, OUTPUT, SAMPLING, Option, Part, Scope
+from scalekv.configs.option import CACHE, MACHINE, OUTPUT, SAMPLING, Option, Owner, Scope
 from scalekv.configs.values import AUTO, MOST_SEED, Kind, one_of, pattern, whole
 from scalekv.kv.policies.registry import policy_names
 from scalekv.kv.precision import KV_DTYPES
@@ -76,11 +76,11 @@ _PLACED = (*_DRAW, "calibrate", "plan")
 _LOADING = (*_DRAW, "bench", "calibrate")
 _ALL = (*_LOADING, "plan")
 
-_cache = partial(Option, panel=CACHE, part=Part.REQUEST, scope=Scope.PICTURE)
-_sampling = partial(Option, panel=SAMPLING, part=Part.REQUEST, scope=Scope.PICTURE)
-_machine = partial(Option, panel=MACHINE, part=Part.RUN, scope=Scope.RUN)
-_placement = partial(Option, panel=MACHINE, part=Part.PLACEMENT, scope=Scope.RUN)
-_output = partial(Option, panel=OUTPUT, part=Part.RUN, scope=Scope.RUN)
+_cache = partial(Option, panel=CACHE, owner=Owner.REQUEST, scope=Scope.PICTURE)
+_sampling = partial(Option, panel=SAMPLING, owner=Owner.REQUEST, scope=Scope.PICTURE)
+_machine = partial(Option, panel=MACHINE, owner=Owner.RUN, scope=Scope.RUN)
+_placement = partial(Option, panel=MACHINE, owner=Owner.PLACEMENT, scope=Scope.RUN)
+_output = partial(Option, panel=OUTPUT, owner=Owner.RUN, scope=Scope.RUN)
 
 OPTIONS: tuple[Option, ...] = (
     _cache(
@@ -198,7 +198,7 @@ OPTIONS: tuple[Option, ...] = (
         _SIZE,
         "Width and height in pixels, instead of --ratio and --pixels.",
         (*_DRAW, "plan"),
-        part=Part.CHOICE,
+        owner=Owner.NOBODY,
     ),
     _sampling(
         "reproducible",
@@ -215,7 +215,7 @@ OPTIONS: tuple[Option, ...] = (
         "Pictures that go through the model together; auto is what free GPU memory takes, and 1 "
         "on a CPU. Halved where memory runs out.",
         _MAKE,
-        part=Part.REQUEST,
+        owner=Owner.REQUEST,
         default=AUTO,
     ),
     _machine(
@@ -223,7 +223,7 @@ OPTIONS: tuple[Option, ...] = (
         Kind(values.text, "NAME", known=_models, check=_check_model),
         "Which model.",
         _ALL,
-        part=Part.CHOICE,
+        owner=Owner.NOBODY,
         default="emoji",
         repeats=True,
     ),
@@ -322,7 +322,7 @@ OPTIONS: tuple[Option, ...] = (
         _FLAG,
         "One JSON object on stdout instead of lines; an error is one on stderr.",
         (),
-        part=Part.CHOICE,
+        owner=Owner.NOBODY,
         scope=Scope.CALL,
         default="false",
     ),
@@ -340,7 +340,7 @@ OPTIONS: tuple[Option, ...] = (
         _FLAG,
         "Show where a failure happened, as SCALEKV_DEBUG=1 does.",
         _LOADING,
-        part=Part.CHOICE,
+        owner=Owner.NOBODY,
         scope=Scope.CALL,
         default="false",
     ),

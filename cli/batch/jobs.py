@@ -17,7 +17,7 @@ from scalekv.cli.batch.file import Problem, PromptFile, Row, shown
 from scalekv.cli.batch.names import NameTemplate, broken_rule, same_file, without_suffix
 from scalekv.cli.choices import Choices, policy_and_budget, ratio_and_pixels
 from scalekv.cli.pictures.folder import slug
-from scalekv.configs.option import Part
+from scalekv.configs.option import Owner
 from scalekv.configs.options import COLUMNS
 from scalekv.configs.settings import Setting, Source
 from scalekv.configs.values import MOST_SEED, Unreadable, text
@@ -334,7 +334,7 @@ def _name(value: object) -> str:
 
 
 _SETTINGS = [
-    name for name, row in COLUMNS.items() if row.part is Part.REQUEST and name not in _EACH
+    name for name, row in COLUMNS.items() if row.owner is Owner.REQUEST and name not in _EACH
 ]
 _READERS: dict[str, Callable[[object], Any]] = {
     "prompt": _prompt,

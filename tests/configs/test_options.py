@@ -16,7 +16,7 @@ from scalekv.cli.compare.command import compare
 from scalekv.cli.generate.command import generate
 from scalekv.cli.plan.command import plan
 from scalekv.configs.models import list_models, model_named
-from scalekv.configs.option import Part, Scope
+from scalekv.configs.option import Owner, Scope
 from scalekv.configs.options import COLUMNS, OPTIONS, SETTINGS
 from scalekv.configs.settings import Setting, Settings, Source
 from scalekv.configs.values import Unreadable
@@ -24,10 +24,10 @@ from scalekv.infinity_patch import Placement, Request
 from scalekv.kv.errors import UserError
 
 COMMANDS = {f.__name__: f for f in (generate, batch, compare, bench, calibrate, plan)}
-HOMES: dict[Part, Any] = {
-    Part.REQUEST: Request,
-    Part.PLACEMENT: Placement,
-    Part.RUN: Choices,
+HOMES: dict[Owner, Any] = {
+    Owner.REQUEST: Request,
+    Owner.PLACEMENT: Placement,
+    Owner.RUN: Choices,
 }
 NAMES = [option.name for option in OPTIONS]
 
@@ -39,8 +39,8 @@ def test_names_are_there_once() -> None:
 @pytest.mark.parametrize("option", OPTIONS, ids=NAMES)
 def test_a_row(option: Any) -> None:
     assert option.help.endswith(".")
-    if option.part in HOMES:
-        assert option.name in {field.name for field in fields(HOMES[option.part])}
+    if option.owner in HOMES:
+        assert option.name in {field.name for field in fields(HOMES[option.owner])}
     for command in option.commands:
         assert option.name in signature(COMMANDS[command]).parameters, command
     for word in option.kind.known():
