@@ -109,7 +109,7 @@ class Benchmark:
                 rule="one side is always the full cache, the other a compressed one",
                 fix="--budget 10%",
             )
-        full = choose(replace(options, policy=FULL, budget=None))
+        full = choose(options.changed(policy=FULL, budget=None))
         return cls(full, compressed, console, **how)
 
     def execute(self) -> None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scalekv.cli import options as given
+from scalekv.configs.option import MACHINE
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -48,6 +49,7 @@ class Fit(StrEnum):
     BUDGET = "budget"
 
 
+@given.takes_options("plan")
 def plan(
     batch: Annotated[
         int,
@@ -55,16 +57,12 @@ def plan(
             "--batch", min=1, metavar="N", help="Pictures that go through the model together."
         ),
     ] = 1,
-    budget: given.Budget = None,
-    policy: given.Policy = None,
-    kv_dtype: given.KvDtype = None,
-    kv_device: given.KvDevice = None,
     gpu_memory: Annotated[
         str | None,
         typer.Option(
             metavar="SIZE",
             help="Plan for a CUDA device with this much memory: 80GB, 24GiB.",
-            rich_help_panel=given.MACHINE,
+            rich_help_panel=MACHINE,
         ),
     ] = None,
     fit: Annotated[
@@ -75,18 +73,9 @@ def plan(
         int,
         typer.Option(min=1, max=512, metavar="N", help="Tokens of the longest prompt."),
     ] = 128,
-    cfg: given.Cfg = None,
-    ratio: given.Ratio = None,
-    pixels: given.Pixels = None,
-    size: given.Size = None,
-    model: given.Model = None,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
-    offload: given.Offload = None,
-    text_device: given.TextDevice = None,
-    text_dtype: given.TextDtype = None,
-    keep_text_encoder: given.KeepTextEncoder = None,
     json: given.Json = False,
+    *,
+    typed: given.Typed,
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.choices import Options, choose
@@ -95,26 +84,7 @@ def plan(
     from scalekv.infinity_patch.asked.settled import settle
     from scalekv.kv.errors import UserError
 
-    choices = choose(
-        Options(
-            prompts=("a plan",),
-            budget=budget,
-            policy=policy,
-            kv_dtype=kv_dtype,
-            kv_device=kv_device,
-            cfg=cfg,
-            ratio=ratio,
-            pixels=pixels,
-            size=size,
-            model=model,
-            device=device,
-            dtype=dtype,
-            offload=offload,
-            text_device=text_device,
-            text_dtype=text_dtype,
-            keep_text_encoder=keep_text_encoder,
-        )
-    )
+    choices = choose(Options(("a plan",), typed))
     target = memory_given(gpu_memory, choices.device)
     planner = planner_of(
         settle(choices.request, choices.preset, target.device, choices.dtype),
