@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 from torch import Tensor, nn
@@ -32,7 +33,7 @@ from scalekv.kv.policies.policy import Policy
 from scalekv.kv.schedule import Schedule
 
 NEEDED = ("mat_qkv", "q_bias", "v_bias", "scale_mul_1H11", "proj", "kv_caching")
-OVERRIDDEN = ("forward", "kv_caching")
+OVERRIDDEN = ("forward", "kv_caching", "keep_sequences")
 _MISSING = object()
 
 
@@ -155,6 +156,7 @@ def _attached(modules: list[nn.Module], caches: Caches) -> Iterator[None]:
             # written to the instance's dictionary: nn.Module would not look for methods elsewhere
             module.__dict__["forward"] = _forward(module, layer, caches)
             module.__dict__["kv_caching"] = _kv_caching(layer, caches)
+            module.__dict__["keep_sequences"] = partial(caches.keep_sequences, layer)
         yield
     finally:
         for module, saved in zip(modules, before, strict=True):
@@ -188,11 +190,19 @@ def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
         scale_ind: int = 0,
     ) -> Tensor:
         assert rope2d_freqs_grid is not None, "a patched model needs its rotary tables"
-        q, k, v = queries_keys_values(module, x, scale_schedule, rope2d_freqs_grid, scale_ind)
+        schedule = Schedule.of(scale_schedule)
+        q, k, v = queries_keys_values(
+            module,
+            x,
+            scale_schedule,
+            rope2d_freqs_grid,
+            scale_ind,
+            partial(caches.place, layer, scale_ind, schedule),
+        )
         out = caches.attend(
             layer,
             scale_ind,
-            Schedule.of(scale_schedule),
+            schedule,
             q,
             k,
             v,

@@ -126,7 +126,9 @@ def footprint(work: Work) -> Footprint:
     """
     shape = work.shape
     precision = precision_of(work.kv_dtype, work.dtype)
-    cache = predicted(work.schedule, shape, work.budget, precision, work.note_bytes)
+    cache = predicted(
+        work.schedule, shape, work.budget, precision, work.note_bytes, work.kv_on_host
+    )
     weights = weight_parts(work)
     encoding = weights | {"everything_else": _encoding(work)}
     if not work.placement.keep_text_encoder:
