@@ -44,9 +44,10 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False
 def _has_gelu_inside(x: Tensor) -> bool:
     """Whether the device's product ends with bias and GELU (tanh) in the same kernel.
 
-    In half precision alone: what float32 is chosen for is the plain formula.
+    CUDA's do, and shapes without memory go the same way. In half precision alone: what float32 is
+    chosen for is the plain formula.
     """
-    if not x.is_cuda or torch.is_grad_enabled():
+    if x.device.type not in ("cuda", "meta") or torch.is_grad_enabled():
         return False
     return x.dtype in (torch.float16, torch.bfloat16)
 
