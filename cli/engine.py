@@ -142,11 +142,9 @@ def computes_on(pipeline: Pipeline) -> str:
     return str(machine_of(pipeline.device)["name"])
 
 
-def use_threads(count: int) -> None:
+def use_threads(pipeline: Pipeline, count: int) -> None:
     """Computes on a CPU with this many threads: sums, and so last bits, depend on it."""
-    import torch
-
-    torch.set_num_threads(count)
+    pipeline.threads = count
 
 
 def forget_peaks(pipeline: Pipeline) -> None:

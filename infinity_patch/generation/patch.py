@@ -8,11 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
 from scalekv.infinity_patch.asked.settled import budget_maker, policy_for, preset_like
+from scalekv.infinity_patch.generation.turns import held
 from scalekv.infinity_patch.model.attention import (
     attend,
     attend_ragged,
@@ -76,12 +77,39 @@ def patched(
             "int8", "int4".
         kv_device: where: "auto" (where attention computes) or "cpu" (in the host's memory).
 
+    The model is this thread's inside the block: what another thread was drawing waits.
+
     Yields:
         The caches: `.nbytes`, `.peak_nbytes`, `.layers[i].kept` (B, H), `.ledger`, `.reset()`.
 
     Raises:
-        UserError: no self-attention found, the model is patched already, or a bad budget or policy.
+        UserError: no self-attention found, the model is patched already, by this thread or by
+            another one, or a bad budget or policy.
     """
+    with held(model), patch(
+        model,
+        policy,
+        budget,
+        schedule,
+        drafters=drafters,
+        kv_dtype=kv_dtype,
+        kv_device=kv_device,
+    ) as caches:
+        yield caches
+
+
+@contextmanager
+def patch(
+    model: nn.Module,
+    policy: str | Policy,
+    budget: BudgetLike,
+    schedule: Schedule | None,
+    *,
+    drafters: Drafters | None = None,
+    kv_dtype: str,
+    kv_device: str,
+) -> Iterator[Caches]:
+    """The same for whoever has seen to it that no other thread uses the model."""
     modules = self_attentions(model)
     if not modules:
         raise UserError(
@@ -111,7 +139,7 @@ def patched(
         for layer, module in enumerate(modules):
             _empty(module)
             # written to the instance's dictionary: nn.Module would not look for methods elsewhere
-            module.__dict__["forward"] = _forward(module, layer, caches)
+            module.__dict__["forward"] = _Forward(module, layer, caches)
             module.__dict__["kv_caching"] = _kv_caching(layer, caches)
         yield caches
     finally:
@@ -136,8 +164,15 @@ def _preset_of(model: nn.Module, modules: list[nn.Module]) -> str | None:
     return None if preset is None else preset.name
 
 
-def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
-    def forward(
+class _Forward:
+    """What a self-attention does while it is patched. It belongs to one module: a copy would go on
+    computing with the weights of the original."""
+
+    def __init__(self, module: Any, layer: int, caches: Caches) -> None:
+        self.module, self.layer, self.caches = module, layer, caches
+
+    def __call__(
+        self,
         x: Tensor,
         attn_bias_or_two_vector: Any = None,
         attn_fn: Any = None,
@@ -146,9 +181,10 @@ def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
         scale_ind: int = 0,
     ) -> Tensor:
         assert rope2d_freqs_grid is not None, "a patched model needs its rotary tables"
+        module = self.module
         q, k, v = queries_keys_values(module, x, scale_schedule, rope2d_freqs_grid, scale_ind)
-        out = caches.attend(
-            layer,
+        out = self.caches.attend(
+            self.layer,
             scale_ind,
             Schedule.of(scale_schedule),
             q,
@@ -160,8 +196,13 @@ def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
         )
         return project(module, out)
 
-    forward.caches = caches  # type: ignore[attr-defined]
-    return forward
+    def __reduce_ex__(self, _protocol: Any) -> NoReturn:
+        raise UserError(
+            "a patched model cannot be copied",
+            where="a `with patched(...)` block",
+            rule="a patch belongs to one model: a copy would compute with the original's weights",
+            fix="copy or save the model before the block or after it",
+        )
 
 
 def _kv_caching(layer: int, caches: Caches) -> Callable[[bool], None]:

@@ -24,8 +24,9 @@ from scalekv.infinity_patch.generation.batching import (
     free_memory,
     out_of_memory,
 )
-from scalekv.infinity_patch.generation.patch import caches_of, patched
+from scalekv.infinity_patch.generation.patch import caches_of, patch
 from scalekv.infinity_patch.generation.record import record
+from scalekv.infinity_patch.generation.turns import refuse_while_held, turn
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes, to_uint8
@@ -74,6 +75,16 @@ class Picture:
     together: int = 1
 
 
+class NotFinite(ArithmeticError):
+    """A picture was computed from numbers that are not finite, so that it shows nothing."""
+
+    def __init__(self, what: str, prompt: str):
+        super().__init__(
+            f"the {what} of {prompt[:40]!r} are not finite (NaN or infinite): the weights are "
+            "damaged, or too large for this precision; try --dtype fp32, and scalekv doctor --full"
+        )
+
+
 @dataclass(frozen=True)
 class _Wanted:
     """A picture to come."""
@@ -118,7 +129,8 @@ def generate(
 
     Args:
         request: what to generate; a string is a prompt with everything else as by default.
-            Inside a `with patched(pipeline.model, ...)` block the block's caches are used.
+            Inside a `with patched(pipeline.model, ...)` block the block's caches are used, and the
+            pictures are to be taken before it ends.
         on_smaller_batch: told the new size where memory ran out with a batch and the pictures go
             on in smaller ones.
 
@@ -127,24 +139,29 @@ def generate(
 
     Raises:
         UserError: a request that cannot be fulfilled, before the first picture.
+        NotFinite: a picture came out of numbers that are not finite; those before it are whole.
     """
     asked = Request((request,)) if isinstance(request, str) else request
+    refuse_while_held(pipeline.model)
     check_values(asked, pipeline.preset)
     check_lengths(asked, pipeline.text.counter)
     given = asked.policy is not None or asked.budget is not None or asked.drafters is not None
-    if given and caches_of(pipeline.model) is not None:
+    with turn(pipeline.model):  # what another thread has patched in for a batch is gone then
+        outer = caches_of(pipeline.model)
+    if given and outer is not None:
         raise UserError(
             "the model is patched already, and the request names a policy or budget too",
             where="generate(pipeline, request)",
             rule="inside a `with patched(...)` block pictures use the caches of that block",
             fix="leave policy, budget and drafters out of the request, or leave the block",
         )
-    return _pictures(pipeline, asked, on_progress, on_smaller_batch)
+    return _pictures(pipeline, asked, outer, on_progress, on_smaller_batch)
 
 
 def _pictures(
     pipeline: Pipeline,
     request: Request,
+    outer: Caches | None,
     on_progress: Callable[[Progress], None] | None,
     on_smaller_batch: Callable[[int], None] | None,
 ) -> Iterator[Picture]:
@@ -153,16 +170,17 @@ def _pictures(
     together = fixed_batch(request, pipeline.device.type) or 1
     budget = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize, together)
     guidance = guidance_of(request, pipeline, schedule)
-    settings = settings_of(request, pipeline, schedule, guidance)
     # 2. text, some pictures ahead; how many go together is seen when the encoder takes its rest
     texts = _Texts(pipeline, request)
     negative = None
-    if request.negative is not None:
-        with pipeline.stages.stage("encode"):
-            negative = pipeline.text.encode([request.negative])[0]
-    texts.of([_wanted(request, 0)])
-    pipeline.text.rest()
-    size = batch_size_of(request, pipeline, schedule, budget, guidance)
+    with _computing(pipeline, outer):
+        settings = settings_of(request, pipeline, schedule, guidance)
+        if request.negative is not None:
+            with pipeline.stages.stage("encode"):
+                negative = pipeline.text.encode([request.negative])[0]
+        texts.of([_wanted(request, 0)])
+        pipeline.text.rest()
+        size = batch_size_of(request, pipeline, schedule, budget, guidance)
     done = 0
     while done < request.pictures:
         batch = [_wanted(request, i) for i in range(done, min(done + size, request.pictures))]
@@ -175,11 +193,12 @@ def _pictures(
 
         # 3. scales, with the caches patched in for this batch alone
         try:
-            features = texts.of(batch)
-            pipeline.text.rest()
-            codes, cache = _codes(
-                pipeline, request, budget, schedule, guidance, batch, features, negative, report
-            )
+            with _computing(pipeline, outer):
+                features = texts.of(batch)
+                pipeline.text.rest()
+                codes, cache, sound = _codes(
+                    pipeline, request, budget, schedule, guidance, batch, features, negative, report
+                )
         except Exception as error:
             if len(batch) == 1 or not out_of_memory(error):
                 raise
@@ -191,10 +210,20 @@ def _pictures(
             continue
         # 4. decoding, one by one, when the caches are gone
         share = (time.perf_counter() - start) / len(batch)
-        for wanted, code in zip(batch, codes.split(1), strict=True):
+        for wanted, code, drawn in zip(batch, codes.split(1), sound, strict=True):
             start = time.perf_counter()
-            with torch.inference_mode(), pipeline.stages.stage("decode"):
-                pixels = to_uint8(pipeline.vae.decode(code))[0].cpu().numpy()
+            with (
+                _computing(pipeline, outer),
+                torch.inference_mode(),
+                pipeline.stages.stage("decode"),
+            ):
+                decoded = pipeline.vae.decode(code)
+                pixels = to_uint8(decoded)[0].cpu().numpy()
+            # asked only now that the picture is there, so that no device was waited for
+            if not drawn:
+                raise NotFinite("logits", wanted.prompt)
+            if not decoded.isfinite().all():
+                raise NotFinite("pixels", wanted.prompt)
             text = request.text_of(wanted.prompt)
             cut = cut_prompt(pipeline.text.counter, text, "prompt", request.truncate)
             of_picture = {"prompt": wanted.prompt, "seed": wanted.seed, "batch": len(batch)}
@@ -218,6 +247,32 @@ def _wanted(request: Request, index: int) -> _Wanted:
 
 
 @contextmanager
+def _computing(pipeline: Pipeline, outer: Caches | None) -> Iterator[None]:
+    """This thread's turn with the pipeline, on as many threads as it was loaded for.
+
+    Raises:
+        UserError: the model is patched otherwise than when the pictures were asked for.
+    """
+    with turn(pipeline.model):
+        if caches_of(pipeline.model) is not outer:
+            ended = "outside the `with patched(...)` block that they were asked for in"
+            raise UserError(
+                f"pictures are taken {ended if outer is not None else 'inside a later block'}",
+                where="generate(pipeline, request)",
+                rule="the caches of a picture are those of the block that `generate` is called in",
+                fix="take the pictures inside that block, or call generate anew",
+            )
+        before = torch.get_num_threads()
+        if pipeline.threads is not None:
+            torch.set_num_threads(pipeline.threads)
+        try:
+            yield
+        finally:
+            if pipeline.threads is not None:
+                torch.set_num_threads(before)
+
+
+@contextmanager
 def _caches(
     pipeline: Pipeline, request: Request, budget: Budget, schedule: Schedule
 ) -> Iterator[Caches]:
@@ -226,7 +281,7 @@ def _caches(
     if outer is not None:
         yield outer
         return
-    with patched(
+    with patch(
         pipeline.model,
         request.policy or DEFAULT_POLICY,
         budget,
@@ -247,8 +302,9 @@ def _codes(
     texts: Sequence[Tensor],
     negative: Tensor | None,
     report: Callable[[int, int], None],
-) -> tuple[Tensor, dict[str, Any]]:
-    """The summed codes (B, b, H, W) of a batch of pictures and the ledger of its caches."""
+) -> tuple[Tensor, dict[str, Any], Tensor]:
+    """The summed codes (B, b, H, W) of a batch of pictures, the ledger of its caches, and (B,)
+    whether each was drawn from finite logits."""
     sampler = BitSampler([wanted.seed for wanted in batch], request_top_p(request, pipeline))
     with (
         torch.inference_mode(),
@@ -265,7 +321,8 @@ def _codes(
             after_scale=lambda scale: report(scale, caches.nbytes),
         )
         assert caches.ledger is not None
-        return codes, caches.ledger.to_dict()
+        assert sampler.finite is not None
+        return codes, caches.ledger.to_dict(), sampler.finite
 
 
 def request_top_p(request: Request, pipeline: Pipeline) -> float:
