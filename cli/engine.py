@@ -60,7 +60,7 @@ def load(
     # What MPS lacks (interpolation in three dimensions) then runs on the CPU; read at the import.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     with interrupts_wait(leave_at_second=True):  # an import that is interrupted may swallow it
-        from transformers import AutoTokenizer, T5EncoderModel  # noqa: F401  (it reads them late)
+        from transformers import PreTrainedTokenizerFast, T5EncoderModel  # noqa: F401  (it reads them late)
 
         from scalekv.infinity_patch import generate as _  # noqa: F401
         from scalekv.infinity_patch import load as load_pipeline

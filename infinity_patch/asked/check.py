@@ -70,7 +70,14 @@ def check_settings(request: Request, preset: ModelPreset, dtype: str = "auto") -
             where="--batch-size",
             rule="a whole number of at least 1, or auto",
         )
-    per_scale(_cfg(request, preset), scales, "--cfg")
+    strengths = per_scale(_cfg(request, preset), scales, "--cfg")
+    if request.negative is not None and all(strength == 1 for strength in strengths):
+        raise UserError(
+            "guidance is off, so that a negative prompt would do nothing",
+            where="--negative",
+            rule="guidance leads away from the negative prompt, by --cfg; at 1 it is off",
+            fix="leave out --negative, or choose --cfg above 1",
+        )
     _check_budget(request, preset, schedule, dtype)
     taus = per_scale(preset.sampling.tau if request.tau is None else request.tau, scales, "--tau")
     if min(taus) < LEAST_TAU:

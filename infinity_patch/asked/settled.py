@@ -58,6 +58,8 @@ def preset_like(depth: int, width: int, heads: int) -> ModelPreset | None:
 
 def in_bytes(budget: BudgetLike | None) -> bool:
     """Whether a budget says how many bytes, so that batch and dtype decide how many tokens."""
+    if budget is not None:
+        _check_kind(budget)
     asked = parse_budget(budget) if isinstance(budget, str | int) else budget
     return isinstance(asked, BudgetRequest) and asked.nbytes is not None
 
@@ -73,6 +75,7 @@ def budget_maker(
     Raises:
         UserError: what is wrong with the budget whatever the schedule; the rest when it is called.
     """
+    _check_kind(budget)
     if isinstance(budget, Budget):
         return lambda schedule: _checked(budget, schedule, layers)
     asked: BudgetSpec | BudgetRequest
@@ -96,6 +99,19 @@ def budget_maker(
     return lambda schedule: (
         lambda bytes_of: resolve(request, schedule, layers, given, origin=origin, bytes_of=bytes_of)
     )
+
+
+def _check_kind(budget: object) -> None:
+    """Refuses what is no budget: 0.1 might be meant as a share, or as anything else."""
+    fine = isinstance(budget, Budget | BudgetSpec | BudgetRequest | str | int)
+    if not fine or isinstance(budget, bool):
+        share = 100 * budget if isinstance(budget, float) and 0 < budget < 1 else 10
+        raise UserError(
+            f"the budget {budget!r} does not say of what",
+            where="budget",
+            rule="a percentage of the history as text, a whole number of tokens, or an object",
+            fix=f'budget="{share:.12g}%"',
+        )
 
 
 def _checked(budget: Budget, schedule: Schedule, layers: int) -> Budget:

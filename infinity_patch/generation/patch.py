@@ -86,15 +86,18 @@ def patched(
         UserError: no self-attention found, the model is patched already, by this thread or by
             another one, or a bad budget or policy.
     """
-    with held(model), patch(
-        model,
-        policy,
-        budget,
-        schedule,
-        drafters=drafters,
-        kv_dtype=kv_dtype,
-        kv_device=kv_device,
-    ) as caches:
+    with (
+        held(model),
+        patch(
+            model,
+            policy,
+            budget,
+            schedule,
+            drafters=drafters,
+            kv_dtype=kv_dtype,
+            kv_device=kv_device,
+        ) as caches,
+    ):
         yield caches
 
 

@@ -138,8 +138,11 @@ def generate(
         Each picture as soon as it is done.
 
     Raises:
-        UserError: a request that cannot be fulfilled, before the first picture.
+        UserError: a request that cannot be fulfilled, before the first picture; or a picture is
+            taken where the model is patched otherwise than it was at the call.
         NotFinite: a picture came out of numbers that are not finite; those before it are whole.
+
+    Threads may share a pipeline: they take turns, batch by batch.
     """
     asked = Request((request,)) if isinstance(request, str) else request
     refuse_while_held(pipeline.model)

@@ -17,7 +17,7 @@ from scalekv.kv.errors import UserError
 
 @dataclass
 class _Use:
-    """lock: held by the thread that computes; holder: the thread inside a block, if there is one."""
+    """lock: of the thread that computes; holder: the thread inside a block, if there is one."""
 
     lock: RLock = field(default_factory=RLock)
     holder: int | None = None
