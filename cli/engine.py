@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalekv.cli.console import interrupts
 from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.infinity_patch.machine.machine import limit_spinning
 
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
@@ -53,6 +54,7 @@ def load(
     Raises:
         UserError: missing, damaged or foreign weights, or no such device.
     """
+    limit_spinning()
     # Nothing is ever fetched while generating, and libraries keep quiet on our stderr.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

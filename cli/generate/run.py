@@ -141,6 +141,7 @@ class Run:
             written = write_report(report, folder, self.choices)
         except CannotWrite as error:  # costs the report alone
             self._cannot_write = self._cannot_write or error
+            self.console.print(f"no report: {error}", markup=False, soft_wrap=True)
         if not self.choices.quiet:
             show_report(report, written, self.choices, self.console)
         if self.json:
