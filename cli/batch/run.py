@@ -339,6 +339,7 @@ class BatchRun:
                 written = write_report(report, folder, choices)
             except CannotWrite as error:  # costs the report alone
                 self._cannot_write = self._cannot_write or error
+                self.console.print(f"no report: {error}", markup=False, soft_wrap=True)
             if not choices.quiet:
                 show_report(report, written, choices, self.console)
         self._tell(retry)
