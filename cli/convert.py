@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scalekv.cli.options import default_note
+
 if TYPE_CHECKING:
     from scalekv.infinity_patch.loading.convert import Conversion, ConversionProgress
 
@@ -40,7 +42,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Folder for the copy, new or empty. [dim]\\[default: NAME-bf16][/dim]",
+            help="Folder for the copy, new or empty." + default_note("NAME-bf16"),
         ),
     ] = None,
     weights_dir: Annotated[
@@ -85,7 +87,7 @@ def convert(
     # 1. all that can be refused before anything is written
     preset = model_named(name, "NAME")
     most = parse_size(shard_size, "--shard-size")
-    folder = Settings().get("weights_dir", weights_dir).value
+    folder = Settings().get("weights_dir", weights_dir).read()
     target = Path(out) if out is not None else Path(f"{preset.name}-{dtype}")
     if out is not None and not out.strip():
         raise _nameless()
@@ -97,7 +99,7 @@ def convert(
         target,
         dtype=dtype,
         text_dtype=text_encoder,
-        weights_dir=Path(folder).expanduser() if folder else None,
+        weights_dir=folder,
         shard_bytes=most,
     )
     facts = _facts(plan)

@@ -18,28 +18,27 @@ from scalekv.infinity_patch.machine.machine import limit_spinning
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
+    from scalekv.infinity_patch.asked.settled import Settled
     from scalekv.infinity_patch.calibration.measure import Calibration
     from scalekv.infinity_patch.calibration.plan import CalibrationRequest
     from scalekv.infinity_patch.loading.placement import Placement
-    from scalekv.kv.budgets.budget import Budget
 
 
-def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype: str) -> None:
-    """Refuses what can be known to fail without reading weights; imports no torch.
+def check(
+    request: Request, preset: ModelPreset, weights_dir: Path | None, dtype: str, device: str
+) -> Settled:
+    """What a request comes to; refuses what can be known to fail without reading weights. Imports
+    no torch.
+
+    Args:
+        device: type of the device that the run is for, "cuda" or "cpu".
 
     Raises:
         UserError: the first thing found wrong.
     """
     from scalekv.infinity_patch import check as check_request
 
-    check_request(request, preset, weights_dir, dtype)
-
-
-def idle_budget(request: Request, preset: ModelPreset, dtype: str) -> Budget | None:
-    """The budget, where it drops nothing although it was not asked to; imports no torch."""
-    from scalekv.infinity_patch.asked.settled import idle_budget as idle
-
-    return idle(request, preset, dtype)
+    return check_request(request, preset, weights_dir, dtype, device)
 
 
 def load(
@@ -73,7 +72,7 @@ def load(
 
 def generate(
     pipeline: Pipeline,
-    request: Request,
+    settled: Settled,
     on_progress: Callable[[Progress], None],
     on_smaller_batch: Callable[[int], None],
 ) -> Iterator[Picture]:
@@ -81,23 +80,28 @@ def generate(
     from scalekv.infinity_patch import generate as generate_pictures
 
     def told(progress: Progress) -> None:
-        interrupts.check()
+        interrupts.raise_lost()
         on_progress(progress)
 
-    return generate_pictures(pipeline, request, on_progress=told, on_smaller_batch=on_smaller_batch)
+    return generate_pictures(pipeline, settled, on_progress=told, on_smaller_batch=on_smaller_batch)
 
 
 def check_calibration(
-    request: CalibrationRequest, preset: ModelPreset, weights_dir: Path | None, dtype: str
-) -> None:
-    """Refuses a calibration that can be known to fail without reading weights; imports no torch.
+    request: CalibrationRequest,
+    preset: ModelPreset,
+    weights_dir: Path | None,
+    dtype: str,
+    device: str,
+) -> Settled:
+    """What the pictures of a calibration come to; refuses what can be known to fail without reading
+    weights. Imports no torch.
 
     Raises:
         UserError: the first thing found wrong.
     """
     from scalekv.infinity_patch.calibration.plan import check_calibration as check_request
 
-    check_request(request, preset, weights_dir, dtype)
+    return check_request(request, preset, weights_dir, dtype, device)
 
 
 def calibrate(
@@ -110,17 +114,10 @@ def calibrate(
     from scalekv.infinity_patch.calibration.measure import calibrate as measure
 
     def told(progress: Progress) -> None:
-        interrupts.check()
+        interrupts.raise_lost()
         on_progress(progress)
 
     return measure(pipeline, request, on_progress=told, on_picture=on_picture)
-
-
-def one_at_a_time(pipeline: Pipeline, request: Request) -> bool:
-    """Whether pictures are never made together, whatever batch size was asked for."""
-    from scalekv.infinity_patch.asked.settled import one_at_a_time
-
-    return one_at_a_time(request, pipeline.device.type)
 
 
 def machine(pipeline: Pipeline) -> dict[str, Any]:

@@ -18,12 +18,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS: dict[str, str] = PROJECT["tool"]["setuptools"]["package-dir"]
+PROGRAM = "cli/program"  # installed as the package itself, for `python -m scalekv`
 TOP_FOLDERS = sorted(folder for folder in FOLDERS.values() if "/" not in folder)
 
 
 def installed(path: str) -> str:
     """The package that a folder of the repository is installed as."""
-    return ".".join(["scalekv", *path.split("/")]).replace("scalekv.program", "scalekv")
+    return "scalekv" if path == PROGRAM else ".".join(["scalekv", *path.split("/")])
 
 
 @pytest.fixture(scope="module")
@@ -55,12 +56,13 @@ def test_every_package_is_listed() -> None:
 
 
 def test_the_wheel_holds_every_file_of_the_packages(wheel_names: set[str]) -> None:
-    files = {
-        "/".join([*installed(folder).split("."), file.relative_to(ROOT / folder).as_posix()])
+    paths = {
+        file.relative_to(ROOT).as_posix()
         for folder in TOP_FOLDERS
         for file in (ROOT / folder).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
+    files = {f"scalekv/{path.removeprefix(PROGRAM + '/')}" for path in paths}
     assert {name for name in wheel_names if ".dist-info/" not in name} == files
 
 
@@ -73,7 +75,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel_names: set[str]) -> No
         "scalekv/infinity_patch/weights/emoji/vae.safetensors",
         "scalekv/infinity_patch/weights/emoji/text_encoder/config.json",
         "scalekv/__main__.py",
-        *(f"scalekv/{folder}/py.typed" for folder in TOP_FOLDERS if folder != "program"),
+        *(f"scalekv/{folder}/py.typed" for folder in TOP_FOLDERS),
     ],
 )
 def test_the_wheel_holds(name: str, wheel_names: set[str]) -> None:

@@ -39,12 +39,13 @@ from scalekv.cli.generate.run import (
     write_report,
 )
 from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder, png_bytes
-from scalekv.cli.plan.room import check_room
+from scalekv.cli.plan.room import Target, check_room
 from scalekv.cli.report.figures import largest_cache
 from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline, Progress
+    from scalekv.infinity_patch.asked.settled import Settled
 
 STRETCH = 256
 """Pictures that are asked for in one go, so that a text encoder that is freed after encoding is
@@ -64,6 +65,7 @@ class BatchRun:
     Args:
         jobs: what is asked for of this run.
         source: the file they came from, for people.
+        target: the device that the run is for.
         json: one object on stdout at the end instead of a path for every picture.
         resume: pictures that are there already are not made again.
         fail_fast: stop at the first picture that fails.
@@ -74,6 +76,7 @@ class BatchRun:
     choices: Choices
     jobs: Sequence[Job]
     source: str
+    target: Target
     console: Console
     json: bool = False
     resume: bool = False
@@ -128,7 +131,12 @@ class BatchRun:
         name = manifest_name(self.shard)
         if not self.choices.force:
             for kind in self._kinds():
-                check_room(kind)
+                check_room(
+                    kind,
+                    self.target,
+                    self.choices.placement.for_known_prompts(),
+                    self.choices.weights_dir,
+                )
         folder = OutputFolder(out, owner=Path(name).stem)
         try:
             with interruptible(), self._display:
@@ -142,11 +150,13 @@ class BatchRun:
             folder.discard_if_empty()
         self._end()
 
-    def _kinds(self) -> list[Choices]:
-        """The choices of pictures that differ in what memory depends on."""
-        settings = (job.settings for job in self.jobs)
-        kinds = {(s.policy, s.budget, s.ratio, s.pixels, s.cfg): s for s in settings}
-        return [replace(self.choices, request=kind) for kind in kinds.values()]
+    def _kinds(self) -> list[Settled]:
+        """What the pictures come to, once for all that are alike in what memory depends on."""
+        kinds = {}
+        for job in self.jobs:
+            said = job.settings
+            kinds[said.policy, said.budget, said.ratio, said.pixels, said.cfg] = job.settled
+        return list(kinds.values())
 
     def _take_up(self, folder: OutputFolder, manifest: Manifest) -> list[Job]:
         """Puts right what a kill left, and returns the jobs that are left."""
@@ -220,15 +230,16 @@ class BatchRun:
             f"({choices.model.origin}), policy {choices.request.policy}"
         )
         self._display.stage(f"loading {choices.preset.name}")
-        kinds = {
-            (s.policy, s.budget, s.ratio, s.pixels): s for s in (j.settings for j in self.jobs)
-        }
-        for settings in kinds.values():
-            tell_of_idle_budget(replace(choices, request=settings), self._display)
+        told: dict[tuple[object, ...], Settled] = {}
+        for kind in self._kinds():
+            said = kind.request
+            told.setdefault((said.policy, said.budget, said.ratio, said.pixels), kind)
+        for kind in told.values():
+            tell_of_idle_budget(kind, self._display)
         pipeline = engine.load(
             choices.preset, choices.device, choices.dtype, choices.weights_dir, choices.placement
         )
-        tell_of_batches(choices.request, pipeline, self._display)
+        tell_of_batches(self.jobs[0].settled, pipeline, self._display)
         self._load_seconds = time.perf_counter() - self._started
         return pipeline
 
@@ -237,7 +248,7 @@ class BatchRun:
     ) -> None:
         """Makes jobs of equal settings; what fails in a batch is tried again alone."""
         left = list(jobs)
-        singly = engine.one_at_a_time(pipeline, left[0].settings)
+        singly = left[0].settled.one_at_a_time_on(pipeline.device.type)
         alone = 0  # pictures that are to be tried one by one
         while left:
             some = left[:1] if alone else left
@@ -271,7 +282,8 @@ class BatchRun:
         )
         self.tally.start()
         try:
-            pictures = engine.generate(pipeline, request, self._scale_done, smaller)
+            settled = jobs[0].settled.of(request)
+            pictures = engine.generate(pipeline, settled, self._scale_done, smaller)
         except Exception as error:
             return 0, error
         try:

@@ -139,14 +139,14 @@ def new(
         typer.Option(
             metavar="LAYERS",
             help="Layers that get more: 0,23, or by scale from 1 on: 1:0,23;13:0, or none for a "
-            "uniform budget. [dim]\\[default: the model's][/dim]",
+            "uniform budget." + given.default_note("the model's"),
         ),
     ] = None,
     window: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Tokens of the newest map that observe. [dim]\\[default: 16][/dim]",
+            help="Tokens of the newest map that observe." + given.default_note("16"),
             show_default=False,
         ),
     ] = None,
@@ -207,7 +207,7 @@ def _resolved(
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings, Source
     from scalekv.infinity_patch.asked.request import Request
-    from scalekv.infinity_patch.asked.settled import budget_of, schedule_of
+    from scalekv.infinity_patch.asked.settled import settle
     from scalekv.kv.budgets.asked import parse_budget, resolve
 
     settings = Settings()
@@ -229,7 +229,7 @@ def _resolved(
     )
     if spec is not None and spec.schedule is not None and ratio is None and pixels is None:
         return preset, resolve(spec, spec.schedule, preset.transformer.depth)
-    return preset, budget_of(request, preset, schedule_of(request, preset), BF16_BYTES)
+    return preset, settle(request, preset, "cuda", "bf16").asked
 
 
 def _peak_bytes(preset: ModelPreset, budget: Budget) -> int:

@@ -20,6 +20,7 @@ from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
 from scalekv.cli.pictures.folder import FORMAT, OutputFolder
+from scalekv.cli.plan.room import target_of
 from scalekv.configs.budget_files import budget_text
 from scalekv.configs.sparsity import BESIDE
 from scalekv.kv.budgets.heat_order import write_order
@@ -74,7 +75,11 @@ class CalibrationRun:
             if self.plots:
                 needs("matplotlib", "heat maps", "--no-plots to go without")
             engine.check_calibration(
-                self.request, choices.preset, choices.weights_dir, choices.dtype
+                self.request,
+                choices.preset,
+                choices.weights_dir,
+                choices.dtype,
+                target_of(choices.device).device,
             )
             with interruptible(), Display(self.console, quiet=choices.quiet) as display:
                 folder.prepare()

@@ -68,10 +68,10 @@ def interruptible() -> Iterator[None]:
     _received = None
     with _handled(_raise), _no_word_of_what_got_lost():
         yield
-        check()
+        raise_lost()
 
 
-def check() -> None:
+def raise_lost() -> None:
     """Raises again what got lost.
 
     Raises:

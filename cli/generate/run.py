@@ -22,11 +22,12 @@ from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
 from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder
-from scalekv.cli.plan.room import check_room
+from scalekv.cli.plan.room import check_room, target_of
 from scalekv.cli.report.figures import largest_cache, memory_report, print_table
 
 if TYPE_CHECKING:
-    from scalekv.infinity_patch import Picture, Pipeline, Request
+    from scalekv.infinity_patch import Picture, Pipeline
+    from scalekv.infinity_patch.asked.settled import Settled
 
 
 @dataclass
@@ -57,10 +58,18 @@ class Run:
             Interrupted: by Ctrl-C; finished pictures are kept in each case.
         """
         choices = self.choices
+        placement = choices.placement.for_known_prompts()
         try:
-            engine.check(choices.request, choices.preset, choices.weights_dir, choices.dtype)
+            target = target_of(choices.device)
+            settled = engine.check(
+                choices.request,
+                choices.preset,
+                choices.weights_dir,
+                choices.dtype,
+                target.device,
+            )
             if not choices.force:
-                check_room(choices)
+                check_room(settled, target, placement, choices.weights_dir)
         except KeyboardInterrupt:
             raise Interrupted(0, "") from None
         folder = OutputFolder(choices.out)
@@ -68,20 +77,20 @@ class Run:
             with interruptible(), Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
-                tell_of_idle_budget(choices, display)
+                tell_of_idle_budget(settled, display)
                 display.stage(f"loading {choices.preset.name}")
                 pipeline = engine.load(
                     choices.preset,
                     choices.device,
                     choices.dtype,
                     choices.weights_dir,
-                    choices.placement.for_known_prompts(),
+                    placement,
                 )
                 dtype = str(pipeline.dtype).removeprefix("torch.")
                 display.note(f"computing in {dtype} on {pipeline.device}")
-                tell_of_batches(choices.request, pipeline, display)
+                tell_of_batches(settled, pipeline, display)
                 self.load_seconds = time.perf_counter() - self._started
-                self._generate(pipeline, folder, display)
+                self._generate(pipeline, settled, folder, display)
         except KeyboardInterrupt:
             raise Interrupted(len(self.pictures), str(choices.out)) from None
         finally:
@@ -92,11 +101,11 @@ class Run:
                 "failed",
             )
 
-    def _generate(self, pipeline: Pipeline, folder: OutputFolder, display: Display) -> None:
+    def _generate(
+        self, pipeline: Pipeline, settled: Settled, folder: OutputFolder, display: Display
+    ) -> None:
         outcome = "failed"
-        pictures = engine.generate(
-            pipeline, self.choices.request, display.scale_done, display.smaller_batch
-        )
+        pictures = engine.generate(pipeline, settled, display.scale_done, display.smaller_batch)
         try:
             for picture in pictures:
                 with interrupts_wait():
@@ -261,19 +270,23 @@ def with_names(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {**entry, **{key: Path(entry[key]).name for key in ("file", "sidecar")}}
 
 
-def tell_of_idle_budget(choices: Choices, display: Display) -> None:
+def tell_of_idle_budget(settled: Settled, display: Display) -> None:
     """Says so where the budget holds everything although it was not asked to."""
-    budget = engine.idle_budget(choices.request, choices.preset, choices.dtype)
-    if budget is not None:
-        history = budget.schedule.history
+    if settled.idle:
+        history = settled.schedule.history
         display.note(
-            f"budget {budget.label} drops nothing: all {history} tokens of history fit at this size"
+            f"budget {settled.asked.label} drops nothing: all {history} tokens of history fit at "
+            "this size"
         )
 
 
-def tell_of_batches(request: Request, pipeline: Pipeline, display: Display) -> None:
+def tell_of_batches(settled: Settled, pipeline: Pipeline, display: Display) -> None:
     """Says so where a batch size was asked for that is not used."""
-    asked = request.batch_size
-    if isinstance(asked, int) and asked > 1 and engine.one_at_a_time(pipeline, request):
-        why = "--reproducible" if request.reproducible else "on a CPU --no-reproducible changes it"
+    asked = settled.request.batch_size
+    if isinstance(asked, int) and asked > 1 and settled.one_at_a_time_on(pipeline.device.type):
+        why = (
+            "--reproducible"
+            if settled.request.reproducible
+            else "on a CPU --no-reproducible changes it"
+        )
         display.note(f"one picture at a time, for the same bits as alone ({why})")

@@ -10,7 +10,7 @@ import time
 
 import pytest
 
-from scalekv.cli.console.interrupts import check, interruptible, interrupts_wait, received
+from scalekv.cli.console.interrupts import interruptible, interrupts_wait, raise_lost, received
 from tests.cli.test_main import PROGRAM
 
 
@@ -90,7 +90,7 @@ def test_what_got_lost_is_raised_again(capsys: pytest.CaptureFixture[str]) -> No
         with interruptible():
             Swallows()
             for scale in range(3):
-                check()
+                raise_lost()
                 scales.append(scale)
 
     with pytest.raises(KeyboardInterrupt):
