@@ -156,7 +156,7 @@ def outcome(arguments: list[str], config: Path | None, said: Path) -> int:
             os.dup2(file, 1)
             os.dup2(file, 2)
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
-            engine.load = _enough
+            engine.load = _enough  # type: ignore[assignment]
             if config is not None:
                 os.environ["SCALEKV_CONFIG"] = str(config)
             code = program(arguments)
