@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from scalekv.configs.settings import DEBUG_VARIABLE
 from scalekv.kv.errors import UserError
 
 OK = 0
@@ -25,8 +26,6 @@ INTERRUPTED = 130
 """128 + SIGINT, as shells have it."""
 PIPE_CLOSED = 141
 """128 + SIGPIPE: whoever read stdout went away."""
-
-DEBUG_VARIABLE = "SCALEKV_DEBUG"
 
 KINDS = {
     "usage": "an option or argument that the command does not have, or not so",
