@@ -9,19 +9,13 @@ from __future__ import annotations
 from functools import partial
 
 from scalekv.configs import values
-from scalekv.configs.models import DTYPES, PIXELS
+from scalekv.configs.models import DTYPES, PIXELS, list_models
 from scalekv.configs.option import CACHE, MACHINE, OUTPUT, SAMPLING, Option, Owner, Scope
 from scalekv.configs.values import AUTO, MOST_SEED, Kind, one_of, pattern, whole
-from scalekv.kv.policies.registry import policy_names
+from scalekv.kv.policies.registry import check_policy_name, policy_names
 from scalekv.kv.precision import KV_DTYPES
 
 REPORT_FORMS = ("json", "html", "table")
-
-
-def _models() -> list[str]:
-    from scalekv.configs.models import list_models
-
-    return list_models()
 
 
 def _budgets() -> list[str]:
@@ -30,22 +24,10 @@ def _budgets() -> list[str]:
     return list(dict.fromkeys(["10%", "20%", "full", *(spec.name for spec in list_budgets())]))
 
 
-def _check_budget(value: str, where: str) -> None:
+def _check_budget(value: str) -> None:
     from scalekv.kv.budgets.asked import parse_budget
 
     parse_budget(value)
-
-
-def _check_policy(value: str, where: str) -> None:
-    from scalekv.kv.policies.registry import check_policy_name
-
-    check_policy_name(value)
-
-
-def _check_model(value: str, where: str) -> None:
-    from scalekv.configs.models import model_named
-
-    model_named(value, where)
 
 
 _TEXT, _FOLDER = Kind(values.text, "TEXT"), Kind(values.path, "DIR")
@@ -93,7 +75,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _cache(
         "policy",
-        Kind(values.text, "NAME", known=policy_names, check=_check_policy),
+        Kind(values.text, "NAME", known=policy_names, check=check_policy_name),
         "What chooses the tokens to keep: " + ", ".join(policy_names()) + ".",
         (*_PLANNED, "bench"),
         default="scalekv",
@@ -217,10 +199,11 @@ OPTIONS: tuple[Option, ...] = (
         _MAKE,
         owner=Owner.REQUEST,
         default=AUTO,
+        names=("--batch-size", "--batch"),
     ),
     _machine(
         "model",
-        Kind(values.text, "NAME", known=_models, check=_check_model),
+        Kind(values.text, "NAME", known=list_models),
         "Which model.",
         _ALL,
         owner=Owner.NOBODY,

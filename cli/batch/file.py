@@ -28,6 +28,12 @@ COLUMNS = ("prompt", *options.COLUMNS, "name")
 
 _BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
 MOST_NAMED = 20  # problems that are named one by one
+_FIXES = {
+    "json": "--format jsonl where every line is an object; jq -c '.[]' makes such lines of a list",
+    "tsv": "save it with commas between the cells, as .csv",
+}
+"""What to do with files in formats that are not read."""
+_MOST_UNDECODED = 20  # lines of a file in another encoding that are named one by one
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def read_prompts(source: str, kind: str | None = None) -> PromptFile:
             f"no format for the suffix {Path(source).suffix!r}" if source else "no file",
             where=source,
             rule="prompts come as .txt, .csv or .jsonl",
-            fix="name the format: --format txt",
+            fix=_FIXES.get(kind, "--format txt, where every line is a prompt and nothing else"),
         )
     file = PromptFile("stdin" if source == STDIN else source)
     text = _decoded(_bytes(source), file)

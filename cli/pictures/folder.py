@@ -229,7 +229,7 @@ class OutputFolder:
                         f"{path} is there already",
                         where="--out",
                         rule="nothing is overwritten",
-                        fix="--force to replace it, or another name with --out",
+                        fix="--overwrite to replace it, or another name with --out",
                     )
             placed.clear()
         except OSError as error:
