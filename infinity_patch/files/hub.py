@@ -100,14 +100,19 @@ def repo_folder(repo: str, cache: Path) -> Path:
 
 
 def snapshot(repo: str, revision: str, cache: Path) -> Path | None:
-    """The folder of a repository's files as they were last downloaded, or None."""
+    """The folder of a repository's files as they were last downloaded, or None.
+
+    Where the cache does not say which version `revision` is, as in a copy of the snapshots alone,
+    it is the only one there is.
+    """
     folder = repo_folder(repo, cache)
     commit = revision
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         try:
             commit = (folder / "refs" / revision).read_text().strip()
         except OSError:
-            return None
+            versions = [path.name for path in (folder / "snapshots").glob("*") if path.is_dir()]
+            commit = versions[0] if len(versions) == 1 else ""
     path = folder / "snapshots" / commit
     return path if commit and path.is_dir() else None
 
