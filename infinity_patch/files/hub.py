@@ -236,13 +236,20 @@ def _missing_shards(folder: Path) -> Iterator[str]:
     if not indexes:
         yield "model" + INDEX
     for index in indexes:
-        try:
-            listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            names = sorted({str(name) for name in listed})
-        except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        names = shards_of(index)
+        if names is None:
             yield index.name  # there, but not a list of shards
             continue
         yield from (name for name in names if not (folder / name).is_file())
+
+
+def shards_of(index: Path) -> list[str] | None:
+    """The names of the shards that an index lists, each once; None: it is no list of shards."""
+    try:
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return sorted({str(name) for name in listed})
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        return None
 
 
 def _names(preset: ModelPreset) -> str:
