@@ -54,7 +54,7 @@ def test_picture_sidecar_and_embedded_settings(tmp_path: Path) -> None:
     with Image.open(picture) as image:
         assert image.tobytes() == IMAGE.tobytes()
         texts: dict[str, str] = image.text  # type: ignore[attr-defined]
-    assert texts["prompt"] == "ein grüner 🐸"
+    assert texts["Description"] == "ein grüner 🐸"
     assert json.loads(texts["scalekv"]) == {"format": 1, "prompt": "ein grüner 🐸", "seed": 7}
     said = json.loads(sidecar.read_text(encoding="utf-8"))
     assert said["file"] == picture.name
