@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from scalekv.infinity_patch.loading.convert import Conversion, Progress
+    from scalekv.infinity_patch.loading.convert import Conversion, ConversionProgress
 
 HELP = (
     "Write a copy of the model NAME in the precision it runs in, which loads in seconds.\n\n"
@@ -108,7 +108,7 @@ def convert(
     with ByteDisplay(stderr(), quiet=quiet) as display:
         display.say(f"{preset.name}: {human_bytes(plan.nbytes)} to write into {plan.out}")
 
-        def show(progress: Progress) -> None:
+        def show(progress: ConversionProgress) -> None:
             display.show(progress.file, progress.done, progress.total)
 
         try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from scalekv.infinity_patch.files.download import Plan, Progress
+    from scalekv.infinity_patch.files.download import DownloadProgress, Plan
 
 HELP = (
     "Fetch the files of the model NAME from the hub and check every one.\n\n"
@@ -74,7 +74,7 @@ def download(
             else f"{preset.name}: everything is here already" + _unasked()
         )
 
-        def show(progress: Progress) -> None:
+        def show(progress: DownloadProgress) -> None:
             file = progress.file.rpartition("/")[2]
             where = f"{progress.index + 1}/{progress.files} {file}"
             display.show(where, progress.done, progress.total)

@@ -20,14 +20,14 @@ def existing(folder: Path) -> Path:
     return next(path for path in (whole, *whole.parents) if path.exists())
 
 
-def free_bytes(folder: Path) -> int:
+def free_disk(folder: Path) -> int:
     """Bytes free on the disk of a folder, which need not exist yet."""
     return shutil.disk_usage(existing(folder)).free
 
 
 def shortage(folder: Path, needed: int, spare: int = SPARE_BYTES) -> str:
     """What a folder's disk lacks room for, in words; "" if `needed` bytes fit besides `spare`."""
-    free = free_bytes(folder)
+    free = free_disk(folder)
     if free >= needed + spare:
         return ""
     return f"{human_bytes(needed)} to write, {human_bytes(free)} free"

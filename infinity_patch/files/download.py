@@ -23,8 +23,8 @@ from scalekv.infinity_patch.files.hashes import Checksum, sha256_of
 from scalekv.infinity_patch.files.hub import (
     INDEX,
     TEXT_NEEDS,
+    HubPart,
     ModelPaths,
-    Part,
     hub_cache,
     missing_files,
     model_files,
@@ -40,7 +40,7 @@ from scalekv.kv.errors import close_matches
 class HubFile:
     """One file as the hub describes it. `name` is its path in the repository; size in bytes."""
 
-    part: Part
+    part: HubPart
     commit: str
     name: str
     size: int
@@ -97,7 +97,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Progress:
+class DownloadProgress:
     """How far a download is: the file, files done and to do, and bytes of all files."""
 
     file: str
@@ -148,7 +148,7 @@ def plan_download(
     return Plan(preset, place, endpoint, tuple(files))
 
 
-def _files_here(parts: Iterable[Part], cache: Path) -> Iterator[HubFile]:
+def _files_here(parts: Iterable[HubPart], cache: Path) -> Iterator[HubFile]:
     """The files of complete parts, as the cache has them."""
     for part in parts:
         root = snapshot(part.repo, part.revision, cache)
@@ -165,7 +165,7 @@ def download(
     *,
     cache: Path | None = None,
     endpoint: str | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[DownloadProgress], None] | None = None,
 ) -> ModelPaths:
     """Fetches what of a preset is not on this machine, and says where everything is.
 
@@ -191,7 +191,9 @@ def download(
 
         def report(arrived: int, file: HubFile = file, i: int = index, before: int = done) -> None:
             if on_progress is not None:
-                on_progress(Progress(file.name, i, len(absent), before + arrived, plan.total))
+                on_progress(
+                    DownloadProgress(file.name, i, len(absent), before + arrived, plan.total)
+                )
 
         try:
             _fetch(plan, file, report)
@@ -249,7 +251,7 @@ def _fetch(plan: Plan, file: HubFile, report: Callable[[int], None]) -> None:
     report(file.size)
 
 
-def _check_complete(part: Part, chosen: list[HubFile], offered: list[str]) -> None:
+def _check_complete(part: HubPart, chosen: list[HubFile], offered: list[str]) -> None:
     names = {file.name for file in chosen}
     if part.patterns:
         missing = [need for need in TEXT_NEEDS if need not in names]

@@ -43,7 +43,7 @@ class WeightsDamaged(UserError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """A tensor in a checkpoint, not read: shape, and the kind of its numbers ("F32", "int64")."""
 
     shape: tuple[int, ...]
@@ -64,7 +64,7 @@ class Checkpoint:
     """
 
     path: Path
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TensorEntry]
     read: Callable[[str], Tensor]
     wrapped: bool = False
 
@@ -149,7 +149,7 @@ def _safetensors_file(path: Path, stack: ExitStack) -> Checkpoint:
     entries = {}
     for name in file.keys():  # noqa: SIM118 (no mapping)
         part = file.get_slice(name)
-        entries[name] = Entry(tuple(part.get_shape()), str(part.get_dtype()))
+        entries[name] = TensorEntry(tuple(part.get_shape()), str(part.get_dtype()))
     return Checkpoint(path, entries, file.get_tensor)
 
 
@@ -242,7 +242,7 @@ def _torch_file(path: Path) -> Checkpoint:
         )
     tensors: dict[str, Tensor] = held
     entries = {
-        name: Entry(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        name: TensorEntry(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
         for name, tensor in tensors.items()
     }
     return Checkpoint(path, entries, tensors.__getitem__)

@@ -97,7 +97,7 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class Progress:
+class ConversionProgress:
     """How far a copy is: the file being written, bytes done and of all."""
 
     file: str
@@ -156,7 +156,9 @@ def plan_conversion(
     return plan
 
 
-def convert(plan: Conversion, on_progress: Callable[[Progress], None] | None = None) -> Path:
+def convert(
+    plan: Conversion, on_progress: Callable[[ConversionProgress], None] | None = None
+) -> Path:
     """Writes the copy, all of it or nothing, and returns its preset: `load(read_preset(...))`.
 
     Raises:
@@ -179,14 +181,16 @@ def convert(plan: Conversion, on_progress: Callable[[Progress], None] | None = N
     return plan.file
 
 
-def _write(plan: Conversion, folder: Path, tell: Callable[[Progress], None]) -> ModelFiles:
+def _write(
+    plan: Conversion, folder: Path, tell: Callable[[ConversionProgress], None]
+) -> ModelFiles:
     """The files of a copy, and how its preset names them."""
     done = 0
 
     def report(name: str, more: int) -> None:
         nonlocal done
         done += more
-        tell(Progress(name, done, plan.nbytes))
+        tell(ConversionProgress(name, done, plan.nbytes))
 
     names = []
     for part, path in zip(plan.parts, (plan.source.transformer, plan.source.vae), strict=True):

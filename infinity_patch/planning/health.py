@@ -18,7 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from scalekv.configs.models import ModelPreset
-from scalekv.infinity_patch.files.disk import existing, free_bytes
+from scalekv.infinity_patch.files.disk import existing, free_disk
 from scalekv.infinity_patch.files.hashes import SUMS
 from scalekv.infinity_patch.files.hub import (
     WeightsMissing,
@@ -192,7 +192,7 @@ def _folders(preset: ModelPreset, out: Path) -> Iterator[Finding]:
         ("cache folder", cache, "make it writable, or set HF_HOME to another folder"),
         ("output folder", out.absolute(), "make it writable, or name another with --out"),
     ):
-        there, free = existing(folder), free_bytes(folder)
+        there, free = existing(folder), free_disk(folder)
         said = f"{folder}, {human_bytes(free)} free" + ("" if there == folder else ", not made yet")
         if not there.is_dir() or not _writable(there):
             shared = folder == cache and stored(preset).state is State.DOWNLOADED

@@ -146,7 +146,7 @@ def fitting_mean(schedule: Schedule, nbytes: int, bytes_of: BytesOf, label: str 
     return bisect_left(tokens, True, key=lambda mean: bytes_of(mean) > nbytes)
 
 
-def generate(
+def capacities_for(
     schedule: Schedule,
     layers: int,
     drafters: Drafters,
@@ -226,7 +226,7 @@ def resolve(
     else:
         percent = Fraction(100) if asked.full else asked.percent
         mean = _mean_tokens(schedule, percent, asked.mean)
-    return generate(schedule, layers, drafters or (), mean, label=asked.label, origin=origin)
+    return capacities_for(schedule, layers, drafters or (), mean, label=asked.label, origin=origin)
 
 
 def _resolve_spec(
@@ -253,7 +253,7 @@ def _resolve_spec(
             drafters, origin = spec.drafters, spec.provenance
         if spec.linear is not None:
             origin = f"{origin}; {spec.linear}".removeprefix("; ")
-        made = generate(
+        made = capacities_for(
             schedule,
             layers,
             drafters,

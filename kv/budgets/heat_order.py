@@ -164,7 +164,7 @@ def drops(schedule: Schedule, slots: int, mean: int | Fraction) -> tuple[int, ..
     )
 
 
-def planned(order: Order, schedule: Schedule, mean: int | Fraction) -> Kept:
+def kept_by_heat(order: Order, schedule: Schedule, mean: int | Fraction) -> Kept:
     """What is kept by the ranking alone, each drop taking effect when the layer is rewritten.
 
     Args:
@@ -209,9 +209,9 @@ def keeps(order: Order, schedule: Schedule, mean: int | Fraction) -> Kept:
     the layer attends at that scale, the last layer's first, in a layer the newest source scale's
     first, then in ranked order.
 
-    Args and errors: as `planned`.
+    Args and errors: as `kept_by_heat`.
     """
-    kept = planned(order, schedule, mean)
+    kept = kept_by_heat(order, schedule, mean)
     rank = [{pair: place for place, pair in enumerate(row)} for row in order.pairs]
     most = mean * order.layers * order.heads
     held = []

@@ -73,7 +73,7 @@ def filled(preset: ModelPreset, blocks: int, dtype: torch.dtype, device: torch.d
     return model.eval().requires_grad_(False)
 
 
-class Side:
+class TimedSide:
     """One way to run the model: a policy with a budget, or the model unpatched."""
 
     def __init__(self, text: str, model: Infinity, preset: ModelPreset) -> None:
@@ -99,7 +99,7 @@ class Side:
         return generate(schedule, depth, drafters, whole.mean, whole.window, label=whole.label)
 
 
-def picture(side: Side, schedule: Schedule, device: torch.device, batch: int) -> None:
+def picture(side: TimedSide, schedule: Schedule, device: torch.device, batch: int) -> None:
     """All scales of `batch` pictures, sampling included, decoding not."""
     preset, scales = side.preset, len(schedule)
     cfg, tau = preset.sampling.cfg, preset.sampling.tau
@@ -141,7 +141,7 @@ def watched(policy: str) -> list[tuple[Any, str, str]]:
 class Result:
     """Runs of one side at one size: seconds of each, what they were spent on, bytes of memory."""
 
-    side: Side
+    side: TimedSide
     seconds: list[float] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
     peak: int = 0
@@ -162,7 +162,7 @@ class Result:
 
 
 def measure(
-    sides: list[Side],
+    sides: list[TimedSide],
     schedule: Schedule,
     repeats: int,
     device: torch.device,
@@ -234,7 +234,7 @@ def ceilings(pixels: str, results: list[Result], model: Infinity) -> str:
     return table(columns, rows)
 
 
-def profiled(side: Side, schedule: Schedule, device: torch.device, batch: int) -> str:
+def profiled(side: TimedSide, schedule: Schedule, device: torch.device, batch: int) -> str:
     """The operations of one run that take most time, as torch.profiler counts them."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
@@ -287,7 +287,7 @@ def main() -> None:
     device, dtype = torch.device(args.device), TORCH_DTYPES[args.dtype]
     preset = model_named(args.model)
     model = filled(preset, args.blocks or preset.transformer.depth, dtype, device)
-    sides = [Side(text, model, preset) for text in args.side or ["full", "scalekv:10%"]]
+    sides = [TimedSide(text, model, preset) for text in args.side or ["full", "scalekv:10%"]]
     print(f"{args.model}, {model.spec.depth} blocks, {args.dtype}, batch {args.batch}, guidance")
     print(f"{heading(device)}; seconds by the {args.clock} clock")
     if device.type == "cpu":
