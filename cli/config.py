@@ -21,7 +21,7 @@ Examples:
 
 def config(json: given.Json = False) -> None:
     """The command; its help is `HELP`."""
-    from scalekv.cli.console.stdout import say, to_json
+    from scalekv.cli.console.stdout import say, say_json
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import DEFAULTS, Settings, variable_name
 
@@ -47,7 +47,7 @@ def config(json: given.Json = False) -> None:
             for name, value, origin in rows
         }
         there = settings.path.is_file()
-        say(to_json({"config_file": str(settings.path), "exists": there, "settings": listed}))
+        say_json({"config_file": str(settings.path), "exists": there, "settings": listed})
         return
     width = max(len(value) for _, value, _ in rows)
     for name, value, origin in rows:

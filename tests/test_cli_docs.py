@@ -14,7 +14,7 @@ from scalekv.cli.main import app
 from scalekv.configs.settings import DEFAULTS, option_name
 from scripts.cli_docs import PAGE, page
 
-PROGRAM = [sys.executable, "-c", "import sys; from scalekv.cli.main import main; sys.exit(main())"]
+PROGRAM = [sys.executable, "-m", "scalekv"]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

@@ -42,7 +42,7 @@ Examples:
 
 """
     + "Exit codes: 0 all pictures are there; 1 some failed, they are listed and in a retry file; "
-    "2 refused; 130 interrupted.\n\n" + DEFAULTS_NOTE
+    "2 refused; 130 Ctrl-C; 143 SIGTERM.\n\n" + DEFAULTS_NOTE
 )
 
 
@@ -122,6 +122,7 @@ def batch(
     from scalekv.cli.batch.run import BatchRun
     from scalekv.cli.choices import choose
     from scalekv.cli.console.errors import stderr, turn_on_debugging
+    from scalekv.cli.plan.room import target_of
 
     if verbose:
         turn_on_debugging()
@@ -129,11 +130,13 @@ def batch(
     template, part = NameTemplate(name), shard_of(shard)
     if file == STDIN and sys.stdin.isatty() and not choices.quiet:
         stderr().print("prompts, one a line; Ctrl-D ends them", style="dim")
-    jobs = jobs_of(read_prompts(file, format), choices, template)
+    target = target_of(choices.device)
+    jobs = jobs_of(read_prompts(file, format), choices, template, target.device)
     run = BatchRun(
         choices,
         selected(jobs, start, limit, part),
         "stdin" if file == STDIN else file,
+        target,
         stderr(),
         json=json,
         resume=resume,

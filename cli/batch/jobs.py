@@ -19,9 +19,9 @@ from scalekv.cli.batch.names import NameTemplate, broken_rule, same_file, withou
 from scalekv.cli.choices import Choices, policy_and_budget
 from scalekv.cli.pictures.folder import slug
 from scalekv.configs.settings import Setting, Source
-from scalekv.infinity_patch.asked.check import check_settings
-from scalekv.infinity_patch.asked.request import MOST_SEED, Request, per_scale
-from scalekv.infinity_patch.asked.settled import budget_of, in_bytes, schedule_of, tokenizer_of
+from scalekv.infinity_patch.asked.check import tokenizer_of
+from scalekv.infinity_patch.asked.request import MOST_SEED, Request
+from scalekv.infinity_patch.asked.settled import Settled, settle
 from scalekv.infinity_patch.model.tokens import cut_prompt
 from scalekv.kv.errors import UserError
 
@@ -41,7 +41,8 @@ class Job:
         line: of its row in the file.
         image: place among the pictures of its row, from 0.
         name: of its file, without the suffix.
-        settings: what it has in common with others; pictures with equal settings run together.
+        settled: what it has in common with others, settled; pictures with equal settings run
+            together.
         mark: the same for two jobs if and only if they ask for the same picture.
     """
 
@@ -51,8 +52,13 @@ class Job:
     prompt: str
     seed: int
     name: str
-    settings: Request
+    settled: Settled
     mark: str
+
+    @property
+    def settings(self) -> Request:
+        """What was asked for of all pictures that run together with this one."""
+        return self.settled.request
 
 
 @dataclass(frozen=True)
@@ -64,20 +70,21 @@ class _Checked:
     seed: int | None
     count: int
     name: str | None
-    settings: Request
+    settled: Settled
 
 
-def jobs_of(file: PromptFile, choices: Choices, template: NameTemplate) -> list[Job]:
+def jobs_of(file: PromptFile, choices: Choices, template: NameTemplate, device: str) -> list[Job]:
     """All pictures of a file, in its order.
 
     Args:
         choices: what holds where a row says nothing; its request's seed is that of the picture
             with index 0.
+        device: type of the device that they are made on, "cuda" or "cpu".
 
     Raises:
         UserError: every problem of every row.
     """
-    reader = _Reader(choices)
+    reader = _Reader(choices, device)
     rows = [checked for row in file.rows if (checked := reader.row(row, file.problems))]
     missing = _check_lengths(rows, choices, file.problems)
     jobs: list[Job] = []
@@ -163,7 +170,7 @@ def _pictures(
     row: _Checked, first: int, choices: Choices, template: NameTemplate, reader: _Reader
 ) -> Iterator[Job]:
     words = slug(row.prompt)
-    common = reader.mark_of(row.settings)
+    common = reader.mark_of(row.settled)
     for image in range(row.count):
         index = first + image
         seed = row.seed + image if row.seed is not None else choices.request.seed + index
@@ -178,7 +185,7 @@ def _pictures(
             prompt=row.prompt,
             seed=seed,
             name=name,
-            settings=row.settings,
+            settled=row.settled,
             mark=_mark([common, row.prompt, seed]),
         )
 
@@ -198,11 +205,12 @@ def _mark(parts: object) -> str:
 class _Reader:
     """Reads rows against the choices that hold for all."""
 
-    def __init__(self, choices: Choices) -> None:
+    def __init__(self, choices: Choices, device: str) -> None:
         self.choices = choices
+        self.device = device
         self.base = replace(choices.request, prompts=("",), seed=0, num_images=1, seeds=None)
-        self._wrong = lru_cache(maxsize=None)(self._check_settings)
-        self.mark_of = lru_cache(maxsize=None)(self._mark_of)
+        self._settled = lru_cache(maxsize=None)(self._settle)
+        self._marks: dict[Request, str] = {}
 
     def row(self, row: Row, problems: list[Problem]) -> _Checked | None:
         """The row's values; None and problems where they cannot be used."""
@@ -218,17 +226,17 @@ class _Reader:
             problems.append(Problem(row.line, "the prompt is missing", "every row has one"))
             bad = True
         try:
-            settings = self._settings(read)
-            wrong = self._wrong(settings)
+            settled = self._settled(self._settings(read))
         except UserError as error:
-            wrong = error
-        if wrong is not None:
-            problems.append(_problem(row.line, wrong))
-        if bad or wrong is not None:
+            settled = error
+        if isinstance(settled, UserError):
+            problems.append(_problem(row.line, settled))
+            return None
+        if bad:
             return None
         count = read.get("num_images", self.choices.request.num_images)
         own_name, own_seed = read.get("name"), read.get("seed")
-        return _Checked(row.line, read["prompt"], own_seed, count, own_name, settings)
+        return _Checked(row.line, read["prompt"], own_seed, count, own_name, settled)
 
     def _settings(self, read: Mapping[str, Any]) -> Request:
         own = {name: read[name] for name in _SETTINGS if name in read}
@@ -247,37 +255,36 @@ class _Reader:
             settings = replace(settings, policy=policy, budget=budget)
         return settings
 
-    def _check_settings(self, settings: Request) -> UserError | None:
+    def _settle(self, settings: Request) -> Settled | UserError:
         try:
-            check_settings(settings, self.choices.preset, self.choices.dtype)
+            return settle(settings, self.choices.preset, self.device, self.choices.dtype)
         except UserError as error:
             return error
-        return None
 
-    def _mark_of(self, settings: Request) -> str:
+    def mark_of(self, settled: Settled) -> str:
         """Of everything but prompt and seed; what the preset fills in counts as if it were said."""
-        preset = self.choices.preset
-        sampling = preset.sampling
-        schedule = schedule_of(settings, preset)
+        if settled.request not in self._marks:
+            self._marks[settled.request] = self._mark_of(settled)
+        return self._marks[settled.request]
+
+    def _mark_of(self, settled: Settled) -> str:
+        settings = settled.request
         budget: object = [settings.budget, settings.batch_size]  # bytes are for a batch together
-        if not in_bytes(settings.budget):
-            made = budget_of(settings, preset, schedule, element_bytes=1)
-            budget = repr(replace(made, label="", origin=""))
-        cfg = sampling.cfg if settings.cfg is None else settings.cfg
-        tau = sampling.tau if settings.tau is None else settings.tau
+        if not settled.read.in_bytes:
+            budget = repr(replace(settled.asked, label="", origin=""))
         said = {
             entry.name: getattr(settings, entry.name)
             for entry in fields(settings)
             if entry.name not in _EACH | _NOT_THE_PICTURE
         }
         said |= {
-            "model": preset.name,
+            "model": settled.preset.name,
             "dtype": [self.choices.dtype, self.choices.placement.text_dtype],
-            "pixels": str(schedule),
+            "pixels": str(settled.schedule),
             "budget": budget,
-            "cfg": per_scale(cfg, len(schedule), "cfg"),
-            "tau": per_scale(tau, len(schedule), "tau"),
-            "top_p": sampling.top_p if settings.top_p is None else settings.top_p,
+            "cfg": settled.cfg,
+            "tau": settled.tau,
+            "top_p": settled.top_p,
         }
         return _mark(said)
 
@@ -293,8 +300,8 @@ def _check_lengths(
     known: set[tuple[str, str]] = set()
     for row in rows:
         texts = (
-            ("prompt", row.settings.text_of(row.prompt)),
-            ("negative", row.settings.negative or ""),
+            ("prompt", row.settled.request.text_of(row.prompt)),
+            ("negative", row.settled.request.negative or ""),
         )
         for name, text in texts:
             if (name, text) in known:

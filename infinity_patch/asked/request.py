@@ -6,15 +6,11 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from scalekv.kv.budgets.asked import BudgetLike
 from scalekv.kv.budgets.budget import Drafters
 from scalekv.kv.errors import UserError
 from scalekv.kv.policies.policy import Policy
-
-if TYPE_CHECKING:
-    pass
 
 PerScale = float | Sequence[float]
 DEFAULT_POLICY = "scalekv"
