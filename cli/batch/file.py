@@ -33,7 +33,6 @@ _FIXES = {
     "tsv": "save it with commas between the cells, as .csv",
 }
 """What to do with files in formats that are not read."""
-_MOST_UNDECODED = 20  # lines of a file in another encoding that are named one by one
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,10 @@ FORMAT = 1
 CHUNK = "scalekv"
 """Keyword of the PNG text chunk that holds the settings as JSON."""
 
+PROMPT_CHUNK = "Description"
+"""Keyword of the chunk with the prompt, one of those the PNG standard names; "prompt" is what
+ComfyUI reads its graph from."""
+
 JOB_CHUNK = "scalekv-job"
 """Keyword of the chunk by which a batch recognises its own picture."""
 
@@ -74,7 +78,7 @@ def png_bytes(
     """
     texts = PngInfo()
     texts.add_text(CHUNK, json.dumps({"format": FORMAT, **settings}))
-    texts.add_text("prompt", prompt)
+    texts.add_text(PROMPT_CHUNK, prompt)
     if job is not None:
         texts.add_text(JOB_CHUNK, job)
     buffer = io.BytesIO()
