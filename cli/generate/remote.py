@@ -14,17 +14,24 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
 from PIL import Image
+from rich.console import Console
 
+from scalekv.cli.choices import Choices, Options, choose
 from scalekv.cli.console.errors import Unsuccessful
+from scalekv.cli.generate.run import Run
+from scalekv.configs.settings import option_name
+from scalekv.infinity_patch.asked.settled import settle
+from scalekv.infinity_patch.schedules import size_of
 from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
-    from scalekv.cli.choices import Choices
+    from scalekv.cli.console.progress import Display
+    from scalekv.infinity_patch.asked.settled import Settled
 
 KEY_VARIABLE = "SCALEKV_API_KEY"
 TOGETHER = 8
@@ -33,6 +40,23 @@ TIMEOUT_SECONDS = 3600.0
 """For one picture, those before it in the queue included."""
 MOST_WAITS = 120
 """Times a full queue is asked again."""
+
+
+ON_THE_SERVER = (
+    "kv_device",
+    "reproducible",
+    "batch_size",
+    "weights_dir",
+    "device",
+    "dtype",
+    "threads",
+    "offload",
+    "text_device",
+    "text_dtype",
+    "keep_text_encoder",
+    "force",
+)
+"""Options that say how a model is loaded and run: a server has its own."""
 
 
 @dataclass(frozen=True)
@@ -160,10 +184,51 @@ class Remote:
         )
 
 
+@dataclass
+class RemoteRun(Run):
+    """A run whose pictures a server draws."""
+
+    remote: Remote = field(default_factory=lambda: Remote("http://127.0.0.1:8000"))
+    _largest: RemotePicture | None = None
+
+    @classmethod
+    def of(cls, address: str, options: Options, console: Console, *, json: bool) -> Self:
+        """The run that options ask for, with the server's model where none was named.
+
+        Raises:
+            UserError: nobody answers there, or an option is not for a server.
+        """
+        remote = Remote(address)
+        for name in ON_THE_SERVER:
+            if options.typed.get(name):
+                raise UserError(
+                    f"{option_name(name)} is for a model that is loaded here",
+                    where=f"--server and {option_name(name)}",
+                    rule="a server has one of its own",
+                    fix=f"leave it out, or give it to scalekv serve: {option_name(name)}",
+                )
+        model = remote.check(options.typed.get("model"))
+        return cls(choose(options.changed(model=model)), console, json=json, remote=remote)
+
+    def _settled(self) -> Settled:
+        choices = self.choices
+        return settle(choices.request, choices.preset, "cpu", choices.dtype)
+
+    def _drawn(self, settled: Settled, display: Display) -> Iterator[Any]:
+        display.stage(f"drawn by {self.remote.address}")
+        for picture in self.remote.pictures(self.choices):
+            held = picture.cache["held_peak_bytes"]
+            if self._largest is None or held > self._largest.cache["held_peak_bytes"]:
+                self._largest = picture
+            yield picture
+
+    def _measured(self) -> dict[str, Any]:
+        assert self._largest is not None
+        return dict(self._largest.figures)
+
+
 def body_of(choices: Choices, index: int) -> dict[str, Any]:
     """The request for picture `index` of all, as the server's API has it."""
-    from scalekv.infinity_patch import size_of
-
     request = choices.request
     width, height = size_of(choices.preset, request.ratio, request.pixels or choices.preset.pixels)
     optional = {

@@ -5,22 +5,22 @@ from __future__ import annotations
 import asyncio
 import base64
 import time
-from dataclasses import replace
 from importlib.resources import files
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from fastapi import FastAPI, Request
 from fastapi.responses import HTMLResponse, JSONResponse, Response
 from starlette.exceptions import HTTPException
 
-from scalekv.cli import engine
 from scalekv.cli.console.errors import kind_of
-from scalekv.cli.plan.room import check_room
 from scalekv.cli.serve.kept import Kept
 from scalekv.cli.serve.metrics import CONTENT_TYPE, Metrics
 from scalekv.cli.serve.wire import ImageRequest, Rejected, Served, parsed, rejection
 from scalekv.cli.serve.worker import Closing, Drawn, Job, QueueFull, Worker
 from scalekv.kv.errors import UserError
+
+if TYPE_CHECKING:
+    from scalekv.infinity_patch.asked.settled import Settled
 
 PAGE_POLICY = (
     "default-src 'none'; img-src data:; style-src 'unsafe-inline'; script-src 'unsafe-inline'; "
@@ -84,12 +84,7 @@ def application(served: Served, worker: Worker, metrics: Metrics, kept: Kept) ->
     @app.post("/v1/images/generations")
     async def generations(request: Request) -> dict[str, Any]:
         asked = parsed(await request.body())
-        wanted = served.request_of(asked)
-        try:
-            await asyncio.to_thread(_check, served, wanted)
-        except UserError as error:
-            raise rejection(error) from None
-        job = _submitted(worker, wanted)
+        job = _submitted(worker, await asyncio.to_thread(served.settled, asked))
         drawn = await _awaited(worker, job, request)
         return {
             "created": int(time.time()),
@@ -99,19 +94,11 @@ def application(served: Served, worker: Worker, metrics: Metrics, kept: Kept) ->
     return app
 
 
-def _check(served: Served, wanted: Any) -> None:
-    """What `scalekv generate` refuses before it begins, a size that does not fit included."""
-    choices = replace(served.choices, request=wanted)
-    engine.check(wanted, choices.preset, choices.weights_dir, choices.dtype)
-    if not choices.force:
-        check_room(choices)
-
-
-def _submitted(worker: Worker, wanted: Any) -> Job:
+def _submitted(worker: Worker, settled: Settled) -> Job:
     if not worker.ready.is_set():
         raise Rejected(503, "the model is loading", kind="server_error", code="loading")
     try:
-        return worker.submit(wanted, asyncio.get_running_loop())
+        return worker.submit(settled, asyncio.get_running_loop())
     except QueueFull:
         raise Rejected(
             429,

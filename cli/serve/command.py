@@ -33,6 +33,7 @@ Examples:
 SERVER = "Server"
 
 
+@given.takes_options("serve")
 def serve(
     host: Annotated[
         str,
@@ -72,32 +73,8 @@ def serve(
             rich_help_panel=SERVER,
         ),
     ] = False,
-    budget: given.Budget = None,
-    policy: given.Policy = None,
-    kv_dtype: given.KvDtype = None,
-    kv_device: given.KvDevice = None,
-    cfg: given.Cfg = None,
-    cfg_layer: given.CfgLayer = None,
-    tau: given.Tau = None,
-    top_p: given.TopP = None,
-    negative: given.Negative = None,
-    positive_prompt: given.PositivePrompt = None,
-    truncate: given.Truncate = None,
-    ratio: given.Ratio = None,
-    pixels: given.Pixels = None,
-    size: given.Size = None,
-    reproducible: given.Reproducible = None,
-    batch_size: given.BatchSize = None,
-    model: given.Model = None,
-    weights_dir: given.WeightsDir = None,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
-    threads: given.Threads = None,
-    offload: given.Offload = None,
-    text_device: given.TextDevice = None,
-    text_dtype: given.TextDtype = None,
-    force: given.Force = False,
-    verbose: given.Verbose = False,
+    *,
+    typed: given.Typed,
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.kv.extras import needs
@@ -105,42 +82,11 @@ def serve(
     for package in ("fastapi", "uvicorn", "prometheus_client"):
         needs(package, "the server")
     from scalekv.cli.choices import Options, choose
-    from scalekv.cli.console.errors import stderr, turn_on_debugging
+    from scalekv.cli.console.errors import stderr
     from scalekv.cli.serve.run import Server
 
-    if verbose:
-        turn_on_debugging()
-    options = Options(
-        prompts=("a prompt",),
-        budget=budget,
-        policy=policy,
-        kv_dtype=kv_dtype,
-        kv_device=kv_device,
-        model=model,
-        cfg=cfg,
-        cfg_layer=cfg_layer,
-        tau=tau,
-        top_p=top_p,
-        ratio=ratio,
-        pixels=pixels,
-        size=size,
-        negative=negative,
-        positive_prompt=positive_prompt,
-        truncate=truncate,
-        dtype=dtype,
-        threads=threads,
-        device=device,
-        weights_dir=weights_dir,
-        offload=offload,
-        text_device=text_device,
-        text_dtype=text_dtype,
-        keep_text_encoder=True,
-        reproducible=reproducible,
-        batch_size=batch_size,
-        force=force,
-    )
     Server(
-        choose(options),
+        choose(Options(("a prompt",), {**typed, "keep_text_encoder": True})),
         stderr(),
         host=host,
         port=port,

@@ -18,7 +18,7 @@ from uvicorn.protocols.http.h11_impl import H11Protocol
 from scalekv.cli import engine
 from scalekv.cli.choices import Choices
 from scalekv.cli.console.stdout import say
-from scalekv.cli.plan.room import check_room
+from scalekv.cli.plan.room import check_room, target_of
 from scalekv.cli.serve.app import application
 from scalekv.cli.serve.guard import Guard, is_loopback
 from scalekv.cli.serve.kept import Kept
@@ -64,13 +64,16 @@ class Server:
         key = None if self.key_file is None else read_key(self.key_file)
         self._check_reach(key)
         choices = self.choices
-        engine.check(choices.request, choices.preset, choices.weights_dir, choices.dtype)
+        target = target_of(choices.device)
+        settled = engine.check(
+            choices.request, choices.preset, choices.weights_dir, choices.dtype, target.device
+        )
         if not choices.force:
-            check_room(choices)
+            check_room(settled, target, choices.placement, choices.weights_dir)
         metrics = Metrics()
         worker = Worker(choices, metrics, self.most_waiting)
         budgets = frozenset(spec.name for spec in list_budgets(choices.preset.name))
-        served = Served(choices, budgets, frozenset(policy_names()))
+        served = Served(choices, target, budgets, frozenset(policy_names()))
         app = application(served, worker, metrics, Kept())
         guarded = Counted(Guard(app, key=key, hosts=self._hosts()), metrics)
         with self._listening() as listener:

@@ -12,7 +12,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, policy_and_budget
+from scalekv.cli.plan.room import Target, check_room
 from scalekv.configs.settings import Setting, Source
 from scalekv.infinity_patch.asked.request import DEFAULT_POLICY
 from scalekv.kv import parse_budget
@@ -20,6 +22,7 @@ from scalekv.kv.errors import UserError, close_matches
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Request
+    from scalekv.infinity_patch.asked.settled import Settled
 
 MOST_PICTURES = 10
 """Pictures of one request, as OpenAI's API has it."""
@@ -139,8 +142,25 @@ class Served:
     """What this server draws with: the choices it was started with, and the budgets it knows."""
 
     choices: Choices
+    target: Target
     budgets: frozenset[str]
     policies: frozenset[str]
+
+    def settled(self, asked: ImageRequest) -> Settled:
+        """What the pictures asked for come to; what `scalekv generate` refuses is refused.
+
+        Raises:
+            Rejected: it is, or does not fit into memory.
+        """
+        c = self.choices
+        request = self.request_of(asked)
+        try:
+            settled = engine.check(request, c.preset, c.weights_dir, c.dtype, self.target.device)
+            if not c.force:
+                check_room(settled, self.target, c.placement, c.weights_dir)
+        except UserError as error:
+            raise rejection(error) from None
+        return settled
 
     def request_of(self, asked: ImageRequest) -> Request:
         """The pictures asked for; nothing in it names a file.

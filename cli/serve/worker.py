@@ -19,6 +19,7 @@ from scalekv.cli.serve.metrics import Metrics
 if TYPE_CHECKING:
     from scalekv.cli.choices import Choices
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
+    from scalekv.infinity_patch.asked.settled import Settled
 
 MOST_TOGETHER = 64
 """Pictures that are drawn together at the most, where the device draws several at once."""
@@ -53,12 +54,17 @@ class Drawn:
 class Job:
     """The pictures one client waits for: of one prompt, `request.num_images` of them."""
 
-    request: Request
+    settled: Settled
     loop: asyncio.AbstractEventLoop
     done: asyncio.Future[list[Drawn]]
     drawn: list[Drawn] = field(default_factory=list)
     gone: bool = False
     begun: int = 0
+
+    @property
+    def request(self) -> Request:
+        """What was asked for."""
+        return self.settled.request
 
     @property
     def shape(self) -> Request:
@@ -126,18 +132,18 @@ class Worker:
         self._thread = threading.Thread(target=run, name="scalekv-model", daemon=True)
         self._thread.start()
 
-    def submit(self, request: Request, loop: asyncio.AbstractEventLoop) -> Job:
+    def submit(self, settled: Settled, loop: asyncio.AbstractEventLoop) -> Job:
         """Puts pictures into the queue.
 
         Raises:
             QueueFull: there is no place for them.
             Closing: nothing is taken any more.
         """
-        job = Job(request, loop, loop.create_future())
+        job = Job(settled, loop, loop.create_future())
         with self._changed:
             if self._closing:
                 raise Closing
-            if self.waiting + request.pictures > self._most_waiting:
+            if self.waiting + job.request.pictures > self._most_waiting:
                 raise QueueFull
             self._jobs.append(job)
             self._count()
@@ -192,7 +198,8 @@ class Worker:
                     return []
                 self._changed.wait()
             shape = self._jobs[0].shape
-            most = 1 if engine.one_at_a_time(pipeline, shape) else self._together
+            alone = self._jobs[0].settled.one_at_a_time_on(pipeline.device.type)
+            most = 1 if alone else self._together
             batch: list[tuple[Job, int]] = []
             for job in list(self._jobs):
                 if job.shape != shape or len(batch) == most:
@@ -206,20 +213,20 @@ class Worker:
         return batch
 
     def _draw(self, pipeline: Pipeline, batch: Sequence[tuple[Job, int]]) -> None:
-        first = batch[0][0].request
+        first = batch[0][0].settled
         request = replace(
-            first,
+            first.request,
             prompts=tuple(job.request.prompts[0] for job, _ in batch),
             num_images=1,
             seeds=tuple(job.request.seed_of(number) for job, number in batch),
-            batch_size=first.batch_size if len(batch) == 1 else len(batch),
+            batch_size=first.request.batch_size if len(batch) == 1 else len(batch),
         )
 
         def go_on(_: Progress) -> None:
             if all(job.gone for job, _ in batch):
                 raise NobodyWaits
 
-        pictures = engine.generate(pipeline, request, go_on, self._smaller)
+        pictures = engine.generate(pipeline, first.of(request), go_on, self._smaller)
         try:
             self._hand_out(pipeline, batch, pictures)
         except NobodyWaits:

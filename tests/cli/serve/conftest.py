@@ -48,7 +48,6 @@ def serve(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]
     """Starts servers; keywords as `Server` has them. They end with the test."""
     running: list[Running] = []
     monkeypatch.setattr(engine, "machine", lambda _: {"processor": "P"})
-    monkeypatch.setattr(engine, "one_at_a_time", lambda *_: True)
     monkeypatch.setattr(engine, "free_memory", lambda _: None)
 
     def start(**settings: Any) -> Running:
@@ -65,7 +64,7 @@ def serve(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]
 
         monkeypatch.setattr(run_module, "_Uvicorn", Seen)
         monkeypatch.setattr(run_module, "say", said.append)
-        choices = choose(Options(prompts=("a prompt",)))
+        choices = choose(Options(("a prompt",)))
         server = Server(choices, Console(stderr=True), port=0, **settings)
         thread = threading.Thread(target=server.execute, daemon=True)
         thread.start()

@@ -204,7 +204,7 @@ def test_slow_senders_are_let_go(serve: Start, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_a_full_queue_says_when_to_come_again(
-    serve: Start, stand_in: StandIn, client: Client
+    serve: Start, stand_in: StandIn, client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     begun, go_on = threading.Event(), threading.Event()
     draw = stand_in._picture
@@ -214,7 +214,7 @@ def test_a_full_queue_says_when_to_come_again(
         assert go_on.wait(30)
         return draw(*arguments)
 
-    stand_in._picture = held  # type: ignore[method-assign]
+    monkeypatch.setattr(stand_in, "_picture", held)
     address = serve(most_waiting=2).address
     with ThreadPoolExecutor() as pool:
         first = pool.submit(send, address, b'{"prompt": "x"}')
@@ -250,7 +250,9 @@ def test_fifty_clients_at_once(serve: Start, client: Client) -> None:
     assert b"scalekv_pictures_total 50.0" in metrics(running.address)
 
 
-def test_nothing_is_drawn_for_who_has_gone(serve: Start, stand_in: StandIn) -> None:
+def test_nothing_is_drawn_for_who_has_gone(
+    serve: Start, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     begun, go_on = threading.Event(), threading.Event()
     draw = stand_in._picture
 
@@ -259,7 +261,7 @@ def test_nothing_is_drawn_for_who_has_gone(serve: Start, stand_in: StandIn) -> N
         assert go_on.wait(30)
         return draw(*arguments)
 
-    stand_in._picture = held  # type: ignore[method-assign]
+    monkeypatch.setattr(stand_in, "_picture", held)
     running = serve()
     with ThreadPoolExecutor() as pool:
         staying = pool.submit(send, running.address, b'{"prompt": "x"}')
@@ -301,7 +303,9 @@ def test_a_key_is_needed_where_there_is_one(serve: Start, key_file: Path, client
     assert one.images.generate(prompt="x").data
 
 
-def test_what_was_taken_is_finished_at_the_end(serve: Start, stand_in: StandIn) -> None:
+def test_what_was_taken_is_finished_at_the_end(
+    serve: Start, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
     running = serve()
     draw = stand_in._picture
 
@@ -309,7 +313,7 @@ def test_what_was_taken_is_finished_at_the_end(serve: Start, stand_in: StandIn) 
         time.sleep(0.1)
         return draw(*arguments)
 
-    stand_in._picture = slow  # type: ignore[method-assign]
+    monkeypatch.setattr(stand_in, "_picture", slow)
     with ThreadPoolExecutor(8) as pool:
         answers = [pool.submit(send, running.address, b'{"prompt": "x"}') for _ in range(8)]
         until = time.monotonic() + 30
