@@ -163,3 +163,10 @@ def release(pictures: Iterator[Picture]) -> None:
     close = getattr(pictures, "close", None)
     if close is not None:
         close()
+
+
+def free_memory(pipeline: Pipeline) -> None:
+    """Gives back what was allocated and is not used, after memory ran out."""
+    from scalekv.infinity_patch.generation.batching import free_memory as free
+
+    free(pipeline.device)

@@ -13,8 +13,8 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
-ORDER = ["program", "cli", "infinity_patch", "configs", "kv"]
-RUNTIME_EXTRAS = ("metrics", "plots")
+ORDER = ["cli", "infinity_patch", "configs", "kv"]
+RUNTIME_EXTRAS = ("metrics", "plots", "serve")
 # where the two names differ
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "pynvml": "nvidia-ml-py"}
 
