@@ -93,10 +93,10 @@ def calibrate(
             rich_help_panel=OUTPUT,
         ),
     ] = Path("budget.yaml"),
-    force: Annotated[
+    overwrite: Annotated[
         bool,
         typer.Option(
-            "--force",
+            "--overwrite",
             help="Replace files that are there already.",
             rich_help_panel=OUTPUT,
         ),
@@ -129,5 +129,11 @@ def calibrate(
     choices = choose(options)
     request = CalibrationRequest(choices.request, budget, drafters, top, index, both_halves)
     CalibrationRun(
-        choices, request, out.expanduser(), stderr(), force=force, plots=not no_plots, json=json
+        choices,
+        request,
+        out.expanduser(),
+        stderr(),
+        overwrite=overwrite,
+        plots=not no_plots,
+        json=json,
     ).execute()
