@@ -25,9 +25,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scalekv.configs.models import model_named
-from scalekv.infinity_patch.autoencoder import Autoencoder
-from scalekv.infinity_patch.hub import BUILT_IN
-from scalekv.infinity_patch.quantiser import quantise, vae_sizes
+from scalekv.infinity_patch.files.hub import BUILT_IN
+from scalekv.infinity_patch.model.autoencoder import Autoencoder
+from scalekv.infinity_patch.model.quantiser import quantise, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.backbone import backbone, feature_distance
 from scripts.builtin.captions import training_rows
@@ -35,14 +35,8 @@ from scripts.builtin.compositions import Composer, stacked
 from scripts.builtin.dataset import load_rows
 from scripts.builtin.peaks import PEAKS, watched
 from scripts.builtin.train_tokenizer import EDGES, edge_loss
-from scripts.builtin.training import (
-    Averaged,
-    held_rate,
-    in_float,
-    load_checkpoint,
-    save_checkpoint,
-    shipped,
-)
+from scalekv.infinity_patch.files.hub import BUILT_IN
+from scripts.builtin.training import Averaged, held_rate, load_checkpoint, save_checkpoint, shipped
 
 PERCEPTUAL = 0.1
 MIXED = 0.75  # what is written lies so far from the tokenizer's decoder to the new one: PSNR stays
