@@ -1,9 +1,9 @@
 """Peaks in a picture decoder's maps: how they are measured, and what keeps them small.
 
-A group norm divides a group of channels by its spread over the whole map, so a decoder can steer the
-contrast of a picture by one enormous value at one place; with a channel a group, as at the largest
-size here, each channel does. What is drawn at that place is wrong: a neon fringe or speck
-(arXiv 1912.04958, section 2, calls the same thing a droplet). Knows group norms; nothing of
+A group norm divides the channels of a group by their spread over the whole map, so a decoder can
+steer the contrast of a picture by one enormous value at one place; with one channel a group, as at
+the largest size here, every channel can. What is drawn at that place is wrong: a neon fringe or
+speck (arXiv 1912.04958, section 2, calls the same thing a droplet). Knows group norms; nothing of
 pictures or bits.
 """
 
@@ -20,14 +20,14 @@ PEAKS = 1e-3  # weight of the excess in a training's loss
 
 
 def standardised(x: Tensor, groups: int) -> Tensor:
-    """Maps (B, C, H, W) as a norm of `groups` groups makes them, (B, groups, C / groups * H * W)."""
+    """Maps (B, C, H, W) as a norm of `groups` groups makes them, (B, groups, values a group)."""
     grouped = x.float().unflatten(1, (groups, -1)).flatten(2)
     spread, mean = torch.std_mean(grouped, -1, correction=0, keepdim=True)
     return (grouped - mean) / (spread + 1e-6)
 
 
 def excess(x: Tensor, groups: int) -> Tensor:
-    """How far values lie beyond LIMIT: squared, summed over a group, meaned over groups; a scalar."""
+    """How far values lie beyond LIMIT: squared, summed over a group, meaned over all; a scalar."""
     return (standardised(x, groups).abs() - LIMIT).clamp_min(0).square().sum(-1).mean()
 
 

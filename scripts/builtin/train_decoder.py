@@ -35,8 +35,14 @@ from scripts.builtin.compositions import Composer, stacked
 from scripts.builtin.dataset import load_rows
 from scripts.builtin.peaks import PEAKS, watched
 from scripts.builtin.train_tokenizer import EDGES, edge_loss
-from scalekv.infinity_patch.files.hub import BUILT_IN
-from scripts.builtin.training import Averaged, held_rate, load_checkpoint, save_checkpoint, shipped
+from scripts.builtin.training import (
+    Averaged,
+    held_rate,
+    in_float,
+    load_checkpoint,
+    save_checkpoint,
+    shipped,
+)
 
 PERCEPTUAL = 0.1
 MIXED = 0.75  # what is written lies so far from the tokenizer's decoder to the new one: PSNR stays
