@@ -45,6 +45,7 @@ from scripts.builtin.fetch import (
 
 DEFAULT_FOLDER = Path("data/builtin")
 SIZE = 128  # pixels of a side
+PIXELS = "0.06M"  # the pixel class of that size
 SUPERSAMPLED = 512  # rendered at this many, then averaged down
 RECIPE = 2  # raise when the same sources would give other pictures
 

@@ -23,12 +23,14 @@ def standardised(x: Tensor, groups: int) -> Tensor:
     """Maps (B, C, H, W) as a norm of `groups` groups makes them, (B, groups, values a group)."""
     grouped = x.float().unflatten(1, (groups, -1)).flatten(2)
     spread, mean = torch.std_mean(grouped, -1, correction=0, keepdim=True)
-    return (grouped - mean) / (spread + 1e-6)
+    out: Tensor = (grouped - mean) / (spread + 1e-6)
+    return out
 
 
 def excess(x: Tensor, groups: int) -> Tensor:
     """How far values lie beyond LIMIT: squared, summed over a group, meaned over all; a scalar."""
-    return (standardised(x, groups).abs() - LIMIT).clamp_min(0).square().sum(-1).mean()
+    beyond = (standardised(x, groups).abs() - LIMIT).clamp_min(0)
+    return beyond.square().sum(-1).mean()
 
 
 class Peaks:

@@ -32,7 +32,7 @@ from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.backbone import backbone, feature_distance
 from scripts.builtin.captions import training_rows
 from scripts.builtin.compositions import Composer, stacked
-from scripts.builtin.dataset import load_rows
+from scripts.builtin.dataset import PIXELS, load_rows
 from scripts.builtin.peaks import PEAKS, watched
 from scripts.builtin.train_tokenizer import EDGES, edge_loss
 from scripts.builtin.training import (
@@ -73,7 +73,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     preset = model_named("emoji")
     device = torch.device(args.device)
-    sizes = vae_sizes(schedule_for("1:1", preset.pixels).scales, preset.tokenizer.patchify)
+    sizes = vae_sizes(schedule_for("1:1", PIXELS).scales, preset.tokenizer.patchify)
     rows = load_rows(args.data)
     places = {row["id"]: i for i, row in enumerate(rows)}
     kept = np.array([places[row["id"]] for row in training_rows(rows)])

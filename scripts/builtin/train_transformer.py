@@ -34,7 +34,7 @@ from scalekv.infinity_patch.model.transformer import Infinity, TextRows
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.captions import caption, is_held_out
 from scripts.builtin.compositions import Composer, stacked
-from scripts.builtin.dataset import Pixels, load_rows
+from scripts.builtin.dataset import PIXELS, Pixels, load_rows
 from scripts.builtin.teacher import Teacher
 from scripts.builtin.training import (
     Averaged,
@@ -97,7 +97,7 @@ class Bits:
     def __init__(self, data: Path, device: torch.device):
         preset = model_named("emoji")
         self.patchify = preset.tokenizer.patchify
-        self.schedule = schedule_for("1:1", preset.pixels)
+        self.schedule = schedule_for("1:1", PIXELS)
         self.sizes = vae_sizes(self.schedule.scales, self.patchify)
         vae = Autoencoder(preset.tokenizer)
         vae.load_state_dict(in_float(data / "tokenizer" / "vae.safetensors"))

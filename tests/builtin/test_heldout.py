@@ -8,8 +8,8 @@ import pytest
 import yaml
 
 from scripts.builtin.captions import (
-    HELD_OUT_FILE,
     FIRST_STYLES,
+    HELD_OUT_FILE,
     HeldOut,
     Names,
     Row,
