@@ -13,9 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-import yaml
-
 from scalekv.configs.spec import Sampling, TextSpec, TokenizerSpec, TransformerSpec
+from scalekv.configs.yaml_files import read_yaml
 from scalekv.kv.errors import UserError, close_matches
 
 FOLDER = Path(__file__).parent / "models"
@@ -155,16 +154,12 @@ def read_preset(path: Path) -> ModelPreset:
     """
     where = str(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path, fix=_AS_IN)
     except OSError as error:
         raise UserError(
             f"cannot read the preset: {error.strerror}",
             where=where,
             fix=f"name a file that is there, or one of {', '.join(_known())}",
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"not readable as YAML: {' '.join(str(error).split())}", where=where, fix=_AS_IN
         ) from None
     if isinstance(content, Mapping):
         content = {"name": path.stem, **content}

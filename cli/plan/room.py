@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from scalekv.infinity_patch.machine.gpus import failure
 from scalekv.infinity_patch.machine.machine import device_memory, memory_bytes
 from scalekv.kv.errors import UserError
 from scalekv.kv.sizes import parse_size
@@ -80,6 +81,13 @@ def memory_given(gpu_memory: str | None, device: str) -> Given:
         if found is not None:
             return Given(CUDA, *found)
         if device != "auto":
+            if why := failure():
+                raise UserError(
+                    f"NVIDIA's driver does not answer: {why}",
+                    where="--device",
+                    rule="the memory of a device is asked of the driver",
+                    fix="scalekv doctor, or say how much it has: --gpu-memory 80GB",
+                )
             raise UserError(
                 f"there is no device {device!r} here, as far as NVIDIA's driver says",
                 where="--device",

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalekv.configs.budget_files import calibration_file, check_model, default_budget, load_budget
 from scalekv.configs.models import ModelPreset, list_models, model_named
+from scalekv.configs.yaml_files import MOST_CALIBRATION_BYTES, read_text
 from scalekv.infinity_patch.asked.request import (
     AUTO,
     DEFAULT_BUDGET,
@@ -153,8 +154,8 @@ def calibration_of(policy: str, model: str | None) -> Any:
             fix=f"scalekv calibrate --model {model or 'NAME'}, then --policy {name}:FILE",
         )
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        text = read_text(path, MOST_CALIBRATION_BYTES)
+    except OSError as error:
         raise UserError(
             f"{path.name} cannot be read: {error}",
             where=str(path),

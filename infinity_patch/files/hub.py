@@ -234,7 +234,7 @@ def _missing_shards(folder: Path) -> Iterator[str]:
         try:
             listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
             names = sorted({str(name) for name in listed})
-        except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
             yield index.name  # there, but not a list of shards
             continue
         yield from (name for name in names if not (folder / name).is_file())

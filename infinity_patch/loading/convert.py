@@ -28,11 +28,11 @@ from scalekv.infinity_patch.loading.fitting import (
     UNCONDITIONAL,
     check_fits,
     computes_in,
-    shapes_of,
     skeletons,
     unconditional_rows,
 )
-from scalekv.infinity_patch.model.text import TextEncoder, check_text_encoder
+from scalekv.infinity_patch.loading.text_files import check_text_encoder, encoder_shapes
+from scalekv.infinity_patch.model.text import TextEncoder
 from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.errors import UserError
 
@@ -246,13 +246,6 @@ def _tensors(
         tensor = checkpoint.take(name, dtype, host)
         if name == UNCONDITIONAL:
             tensor = unconditional_rows(tensor, plan.preset.transformer.text_max)
-        if dtype is torch.float16 and not tensor.isfinite().all():
-            raise UserError(
-                f"{name} has numbers that do not fit fp16",
-                where=str(checkpoint.path),
-                rule=f"at most {torch.finfo(dtype).max:g} in size",
-                fix="--dtype bf16",
-            )
         yield name, tensor
 
 
@@ -301,11 +294,7 @@ def _plain(value: Any) -> Any:
 
 def _encoder_numbers(folder: Path) -> int:
     """How many numbers a T5 encoder without its decoder has."""
-    from transformers import T5Config, T5EncoderModel
-
-    with torch.device("meta"):
-        encoder = T5EncoderModel(T5Config.from_pretrained(folder, local_files_only=True))
-    return sum(torch.Size(shape).numel() for shape in shapes_of(encoder).values())
+    return sum(torch.Size(shape).numel() for shape in encoder_shapes(folder).values())
 
 
 def _clear_left_behind(out: Path) -> None:

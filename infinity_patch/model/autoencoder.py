@@ -284,8 +284,12 @@ class Autoencoder(nn.Module):
         return out
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Summed codes (B, bits, h, w) to float32 pictures (B, 3, H, W) clamped to [-1, 1]."""
+        """Summed codes (B, bits, h, w) to float32 pictures (B, 3, H, W) clamped to [-1, 1].
+
+        What is not finite stays not finite.
+        """
         dtype = self.decoder.conv_in.conv.weight.dtype
         # stored so that the channels of a place lie together, as processors multiply them
         latent = latent.to(dtype, memory_format=torch.channels_last)
-        return torch.clamp(self.decoder(latent).float(), -1, 1)
+        image = self.decoder(latent).float()
+        return torch.clamp(image, -1, 1).masked_fill_(image.isinf(), torch.nan)

@@ -156,7 +156,7 @@ def text_spec_of(preset: ModelPreset, weights_dir: Path | None = None) -> TextSp
         config = json.loads(file.read_text(encoding="utf-8"))
         names = ("num_layers", "num_heads", "d_kv", "d_ff", "vocab_size")
         return TextSpec(*(int(config[name]) for name in names))
-    except (UserError, OSError, ValueError, KeyError, TypeError):
+    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return preset.text  # what is wrong with the files is said when they are needed
 
 

@@ -272,3 +272,15 @@ def test_text_encoder_in_bf16(folder: Path) -> None:
 def test_placements_that_cannot_be(placement: Placement, words: str) -> None:
     with pytest.raises(UserError, match=words):
         load("emoji", device="cpu", placement=placement)
+
+
+def test_a_model_saved_while_wrapped_loads_and_says_so_in_one_line(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / "transformer.safetensors"
+    save_file({f"module.{name}": tensor for name, tensor in load_file(path).items()}, path)
+    wrapped = load("emoji", device="cpu", weights_dir=folder)
+    assert [r.getMessage().partition(":")[0] for r in caplog.records] == ["transformer.safetensors"]
+    own = load("emoji", device="cpu").model.state_dict()
+    assert all(torch.equal(t, own[n]) for n, t in wrapped.model.state_dict().items())
+    assert len(caplog.records) == 1
