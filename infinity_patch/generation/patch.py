@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
@@ -132,7 +132,7 @@ def _preset_of(model: nn.Module, modules: list[nn.Module]) -> str | None:
     if isinstance(named, str):
         return named
     first: Any = modules[0]
-    preset = preset_like(len(modules), first.mat_qkv.weight.shape[1], first.scale_mul_1H11.numel())
+    preset = preset_like(len(modules), first.q_bias.numel(), first.scale_mul_1H11.numel())
     return None if preset is None else preset.name
 
 
@@ -160,8 +160,30 @@ def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
         )
         return project(module, out)
 
-    forward.caches = caches  # type: ignore[attr-defined]
-    return forward
+    return _Forward(forward, caches)
+
+
+class _Forward:
+    """What a patched module computes, and the caches that it computes with."""
+
+    def __init__(self, forward: Callable[..., Tensor], caches: Caches) -> None:
+        self._forward, self.caches = forward, caches
+
+    def __call__(self, *args: Any, **others: Any) -> Tensor:
+        return self._forward(*args, **others)
+
+    def __reduce__(self) -> NoReturn:
+        """A copy would go on computing with the original's weights and caches.
+
+        Raises:
+            UserError: always.
+        """
+        raise UserError(
+            "a patched model cannot be copied or pickled",
+            where="patched(model)",
+            rule="its self-attention computes with the caches of one `with patched(...)` block",
+            fix="copy the model before the block, or after it",
+        )
 
 
 def _kv_caching(layer: int, caches: Caches) -> Callable[[bool], None]:

@@ -30,6 +30,7 @@ from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes, to_uint8
 from scalekv.infinity_patch.model.tokens import cut_prompt
+from scalekv.kv.autocast import without_autocast
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.caches.caches import Caches
 from scalekv.kv.errors import UserError
@@ -204,7 +205,7 @@ def _pictures(
         share = (time.perf_counter() - start) / len(batch)
         for wanted, code, drawn in zip(batch, codes.split(1), sound, strict=True):
             start = time.perf_counter()
-            with torch.inference_mode(), pipeline.stages.stage("decode"):
+            with torch.inference_mode(), without_autocast(code), pipeline.stages.stage("decode"):
                 decoded = pipeline.vae.decode(code)
                 pixels = to_uint8(decoded)[0].cpu().numpy()
             # asked only now that the picture is there, so that no device was waited for
