@@ -22,7 +22,7 @@ Examples:
 
 def config(json: given.Json = False) -> None:
     """The command; its help is `HELP`."""
-    from scalekv.cli.console.stdout import say, to_json
+    from scalekv.cli.console.stdout import say, say_json
     from scalekv.configs.models import model_named
     from scalekv.configs.options import SETTINGS
     from scalekv.configs.settings import Settings, variable_name
@@ -35,8 +35,8 @@ def config(json: given.Json = False) -> None:
         setting = settings.get(name)
         value, origin = setting.value, setting.origin
         if not value and option.preset is not None:
-            said = option.preset(preset)
-            value = f"{said:g}" if isinstance(said, float) else str(said)
+            number = option.preset(preset)
+            value = f"{number:g}" if isinstance(number, float) else str(number)
             origin = f"preset {preset.name}"
         rows.append((name, value, origin))
     if json:
@@ -50,7 +50,7 @@ def config(json: given.Json = False) -> None:
             "settings": listed,
             "unused_variables": settings.unused,
         }
-        say(to_json(facts))
+        say_json(facts)
         return
     names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
     for name, value, origin in rows:

@@ -73,8 +73,9 @@ def convert(
     from pathlib import Path
 
     from scalekv.cli.console.bytes import ByteDisplay
-    from scalekv.cli.console.errors import INTERRUPTED, stderr
-    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.console.errors import Interrupted, stderr
+    from scalekv.cli.console.interrupts import interruptible
+    from scalekv.cli.console.stdout import say_json
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings
     from scalekv.kv.sizes import human_bytes, parse_size
@@ -102,7 +103,7 @@ def convert(
     facts = _facts(plan)
     if dry_run:
         said = f"{human_bytes(plan.nbytes)} into {plan.out}"
-        print(to_json(facts) if json else said, end="" if json else "\n")
+        say_json(facts) if json else print(said)
         return
     # 2. the copy
     with ByteDisplay(stderr(), quiet=silent) as display:
@@ -112,12 +113,13 @@ def convert(
             display.show(progress.file, progress.done, progress.total)
 
         try:
-            file = write(plan, show)
+            with interruptible():
+                file = write(plan, show)
         except KeyboardInterrupt:
             display.say(f"nothing is left in {plan.out.parent}")
-            raise typer.Exit(INTERRUPTED) from None
+            raise Interrupted from None
     if json:
-        print(to_json({**facts, "path": str(file)}), end="")
+        say_json({**facts, "path": str(file)})
     else:
         print(file)
 

@@ -46,7 +46,7 @@ def doctor(
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.console.errors import Unsuccessful
-    from scalekv.cli.console.stdout import say, to_json
+    from scalekv.cli.console.stdout import say_json
     from scalekv.infinity_patch.planning.health import Level
 
     findings = []
@@ -57,7 +57,7 @@ def doctor(
     problems = sum(finding.level is Level.PROBLEM for finding in findings)
     if json:
         listed = [{**vars(f), "level": f.level.value} for f in findings]
-        say(to_json({"problems": problems, "findings": listed}))
+        say_json({"problems": problems, "findings": listed})
     if problems:
         said = "1 problem" if problems == 1 else f"{problems} problems"
         raise Unsuccessful(said, "problems")

@@ -47,8 +47,9 @@ def download(
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.console.bytes import ByteDisplay
-    from scalekv.cli.console.errors import INTERRUPTED, stderr
-    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.console.errors import Interrupted, stderr
+    from scalekv.cli.console.interrupts import interruptible
+    from scalekv.cli.console.stdout import say_json
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings, Source, save_setting
     from scalekv.infinity_patch.files.download import check_disk, plan_download
@@ -65,7 +66,7 @@ def download(
     plan = plan_download(preset)
     facts = _facts(plan)
     if dry_run:
-        print(to_json(facts), end="") if json else _print_plan(plan)
+        say_json(facts) if json else _print_plan(plan)
         return
     check_disk(plan)
     # 2. the files
@@ -83,10 +84,11 @@ def download(
             display.show(where, progress.done, progress.total)
 
         try:
-            paths = fetch(plan, on_progress=show)
+            with interruptible():
+                paths = fetch(plan, on_progress=show)
         except KeyboardInterrupt:
             display.say("what has arrived is kept; the same command goes on from there")
-            raise typer.Exit(INTERRUPTED) from None
+            raise Interrupted from None
     # 3. the first model becomes the default one
     becomes_default = settings.get("model").source is Source.DEFAULT
     if becomes_default:
@@ -127,7 +129,7 @@ def _show_own(preset: ModelPreset, *, json: bool, quiet: bool) -> None:
 
 def _print_paths(paths: ModelPaths, facts: dict[str, Any] | None) -> None:
     """Where the parts of a model are, a line each; as JSON beside `facts` where there are some."""
-    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.console.stdout import say_json
 
     places = {
         "transformer": str(paths.transformer),
@@ -137,7 +139,7 @@ def _print_paths(paths: ModelPaths, facts: dict[str, Any] | None) -> None:
     if facts is None:
         print("\n".join(places.values()))
     else:
-        print(to_json({**facts, "paths": places}), end="")
+        say_json({**facts, "paths": places})
 
 
 def _absolute(name: str) -> object:

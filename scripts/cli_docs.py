@@ -32,14 +32,20 @@ to stderr: progress, notes, errors. On a terminal progress moves; elsewhere it i
 nothing is ever asked. `--quiet` leaves only errors on stderr, `--verbose` (or `SCALEKV_DEBUG=1`)
 adds where a failure happened. `NO_COLOR`, `TERM=dumb` and `COLUMNS` are heeded. Nothing is
 overwritten, and a file appears whole or not at all.
+
+A reader of stdout or stderr that leaves (`| head -1`, `2> >(head -1)`), or either closed from the
+start (`>&-`), costs nothing: the work is done, and the exit code is the work's. A disk that is full
+under stdout is exit code 1, after the work. What an encoding lacks is written as an escape
+(`\\u732b`), and JSON is ASCII. Control characters in prompts and names reach no terminal.
 """
 
 CODES = {
     errors.OK: "done",
     errors.FAILED: "something broke, or a check found problems; what was finished is kept",
     errors.REFUSED: "refused before any work: what, where, the rule it breaks and how to mend it",
+    errors.HUNG_UP: "the terminal closed (SIGHUP); what was finished is kept",
     errors.INTERRUPTED: "interrupted (Ctrl-C); what was finished is kept",
-    errors.PIPE_CLOSED: "whoever read stdout went away; everything else was done",
+    errors.TERMINATED: "ended from outside (SIGTERM: docker stop, systemd, Slurm); likewise",
 }
 
 ABOUT_SETTINGS = """\

@@ -15,7 +15,7 @@ from scalekv.configs.options import SETTINGS
 from scalekv.configs.settings import option_name
 from scripts.cli_docs import PAGE, page
 
-PROGRAM = [sys.executable, "-c", "import sys; from scalekv.cli.main import main; sys.exit(main())"]
+PROGRAM = [sys.executable, "-m", "scalekv"]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:

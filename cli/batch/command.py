@@ -41,7 +41,7 @@ Examples:
 
 """
     + "Exit codes: 0 all pictures are there; 1 some failed, they are listed and in a retry file; "
-    "2 refused; 130 interrupted.\n\n" + DEFAULTS_NOTE
+    "2 refused; 130 Ctrl-C; 143 SIGTERM.\n\n" + DEFAULTS_NOTE
 )
 
 
@@ -122,16 +122,19 @@ def batch(
     from scalekv.cli.batch.run import BatchRun
     from scalekv.cli.choices import Options, choose
     from scalekv.cli.console.errors import stderr
+    from scalekv.cli.plan.room import target_of
 
     choices = choose(Options((), typed))
     template, part = NameTemplate(name), shard_of(shard)
     if file == STDIN and sys.stdin.isatty() and not choices.quiet:
         stderr().print("prompts, one a line; Ctrl-D ends them", style="dim")
-    jobs = jobs_of(read_prompts(file, format), choices, template)
+    target = target_of(choices.device)
+    jobs = jobs_of(read_prompts(file, format), choices, template, target.device)
     run = BatchRun(
         choices,
         selected(jobs, start, limit, part),
         "stdin" if file == STDIN else file,
+        target,
         stderr(),
         json=json,
         resume=resume,

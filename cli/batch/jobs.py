@@ -21,9 +21,9 @@ from scalekv.configs.option import Owner
 from scalekv.configs.options import COLUMNS
 from scalekv.configs.settings import Setting, Source
 from scalekv.configs.values import MOST_SEED, Unreadable, text
-from scalekv.infinity_patch.asked.check import check_settings
-from scalekv.infinity_patch.asked.request import Request, per_scale
-from scalekv.infinity_patch.asked.settled import budget_of, in_bytes, schedule_of, tokenizer_of
+from scalekv.infinity_patch.asked.check import tokenizer_of
+from scalekv.infinity_patch.asked.request import Request
+from scalekv.infinity_patch.asked.settled import Settled, settle
 from scalekv.infinity_patch.model.tokens import cut_prompt
 from scalekv.kv.errors import UserError
 
@@ -42,7 +42,8 @@ class Job:
         line: of its row in the file.
         image: place among the pictures of its row, from 0.
         name: of its file, without the suffix.
-        settings: what it has in common with others; pictures with equal settings run together.
+        settled: what it has in common with others, settled; pictures with equal settings run
+            together.
         mark: the same for two jobs if and only if they ask for the same picture.
     """
 
@@ -52,8 +53,13 @@ class Job:
     prompt: str
     seed: int
     name: str
-    settings: Request
+    settled: Settled
     mark: str
+
+    @property
+    def settings(self) -> Request:
+        """What was asked for of all pictures that run together with this one."""
+        return self.settled.request
 
 
 @dataclass(frozen=True)
@@ -65,20 +71,21 @@ class _Checked:
     seed: int | None
     count: int
     name: str | None
-    settings: Request
+    settled: Settled
 
 
-def jobs_of(file: PromptFile, choices: Choices, template: NameTemplate) -> list[Job]:
+def jobs_of(file: PromptFile, choices: Choices, template: NameTemplate, device: str) -> list[Job]:
     """All pictures of a file, in its order.
 
     Args:
         choices: what holds where a row says nothing; its request's seed is that of the picture
             with index 0.
+        device: type of the device that they are made on, "cuda" or "cpu".
 
     Raises:
         UserError: every problem of every row.
     """
-    reader = _Reader(choices)
+    reader = _Reader(choices, device)
     rows = [checked for row in file.rows if (checked := reader.row(row, file.problems))]
     missing = _check_lengths(rows, choices, file.problems)
     jobs: list[Job] = []
@@ -152,7 +159,7 @@ def _pictures(
     row: _Checked, first: int, choices: Choices, template: NameTemplate, reader: _Reader
 ) -> Iterator[Job]:
     words = slug(row.prompt)
-    common = reader.mark_of(row.settings)
+    common = reader.mark_of(row.settled)
     for image in range(row.count):
         index = first + image
         seed = row.seed + image if row.seed is not None else choices.request.seed + index
@@ -167,7 +174,7 @@ def _pictures(
             prompt=row.prompt,
             seed=seed,
             name=name,
-            settings=row.settings,
+            settled=row.settled,
             mark=_mark([common, row.prompt, seed]),
         )
 
@@ -191,11 +198,12 @@ def _mark(parts: object) -> str:
 class _Reader:
     """Reads rows against the choices that hold for all."""
 
-    def __init__(self, choices: Choices) -> None:
+    def __init__(self, choices: Choices, device: str) -> None:
         self.choices = choices
+        self.device = device
         self.base = replace(choices.request, prompts=("",), seed=0, num_images=1, seeds=None)
-        self._wrong = lru_cache(maxsize=None)(self._check_settings)
-        self.mark_of = lru_cache(maxsize=None)(self._mark_of)
+        self._settled = lru_cache(maxsize=None)(self._settle)
+        self._marks: dict[Request, str] = {}
 
     def row(self, row: Row, problems: list[Problem]) -> _Checked | None:
         """The row's values; None and problems where they cannot be used."""
@@ -212,76 +220,75 @@ class _Reader:
             problems.append(Problem(row.line, "the prompt is missing", "every row has one"))
             bad = True
         try:
-            settings = self._settings(read)
-            wrong = self._wrong(settings)
+            settled = self._settled(self._settings(read))
         except UserError as error:
-            wrong = error
-        if wrong is not None:
-            problems.append(_problem(row.line, wrong))
-        if bad or wrong is not None:
+            settled = error
+        if isinstance(settled, UserError):
+            problems.append(_problem(row.line, settled))
+            return None
+        if bad:
             return None
         count = read.get("num_images", self.choices.request.num_images)
         own_name, own_seed = read.get("name"), read.get("seed")
-        return _Checked(row.line, read["prompt"], own_seed, count, own_name, settings)
+        return _Checked(row.line, read["prompt"], own_seed, count, own_name, settled)
 
     def _settings(self, read: Mapping[str, Any]) -> Request:
         settings = replace(self.base, **{name: read[name] for name in _SETTINGS if name in read})
 
-        def said(name: str, otherwise: object) -> Setting:
+        def as_setting(name: str, otherwise: object) -> Setting:
             if name in read:
                 return Setting(name, str(read[name]), Source.OPTION, "this row")
             return Setting(name, str(otherwise or ""), Source.DEFAULT, "the options")
 
         if "policy" in read or "budget" in read:
             policy, budget = policy_and_budget(
-                said("policy", settings.policy), said("budget", settings.budget)
+                as_setting("policy", settings.policy), as_setting("budget", settings.budget)
             )
             settings = replace(settings, policy=policy, budget=budget)
         if "size" in read:
             ratio, pixels = ratio_and_pixels(
-                said("size", None),
-                said("ratio", settings.ratio),
-                said("pixels", settings.pixels),
+                as_setting("size", None),
+                as_setting("ratio", settings.ratio),
+                as_setting("pixels", settings.pixels),
                 self.choices.preset,
             )
             settings = replace(settings, ratio=ratio, pixels=pixels)
         return settings
 
-    def _check_settings(self, settings: Request) -> UserError | None:
+    def _settle(self, settings: Request) -> Settled | UserError:
         try:
-            check_settings(settings, self.choices.preset, self.choices.dtype)
+            return settle(settings, self.choices.preset, self.device, self.choices.dtype)
         except UserError as error:
             return error
-        return None
 
-    def _mark_of(self, settings: Request) -> str:
+    def mark_of(self, settled: Settled) -> str:
         """Of everything but prompt and seed; what the preset fills in counts as if it were said."""
-        preset = self.choices.preset
-        sampling = preset.sampling
-        schedule = schedule_of(settings, preset)
+        if settled.request not in self._marks:
+            self._marks[settled.request] = self._mark_of(settled)
+        return self._marks[settled.request]
+
+    def _mark_of(self, settled: Settled) -> str:
+        settings = settled.request
         budget: object = [settings.budget, settings.batch_size]  # bytes are for a batch together
-        if not in_bytes(settings.budget):
-            made = budget_of(settings, preset, schedule, element_bytes=1)
-            budget = repr(replace(made, label="", origin=""))
-        layer = settings.cfg_layer
-        cfg = sampling.cfg if settings.cfg is None else settings.cfg
-        tau = sampling.tau if settings.tau is None else settings.tau
-        said = {
+        if not settled.read.in_bytes:
+            budget = repr(replace(settled.asked, label="", origin=""))
+        presets_own = (settled.preset.sampling.cfg_layer,)
+        facts = {
             entry.name: getattr(settings, entry.name)
             for entry in fields(settings)
             if entry.name not in _EACH | _NOT_THE_PICTURE
         }
-        said |= {
-            "model": preset.name,
+        facts |= {
+            "model": settled.preset.name,
             "dtype": [self.choices.dtype, self.choices.placement.text_dtype],
-            "pixels": str(schedule),
+            "pixels": str(settled.schedule),
             "budget": budget,
-            "cfg": per_scale(cfg, len(schedule), "cfg"),
-            "cfg_layer": None if layer == sampling.cfg_layer else layer,
-            "tau": per_scale(tau, len(schedule), "tau"),
-            "top_p": sampling.top_p if settings.top_p is None else settings.top_p,
+            "cfg": settled.cfg,
+            "cfg_layer": None if settled.cfg_layers == presets_own else settled.cfg_layers,
+            "tau": settled.tau,
+            "top_p": settled.top_p,
         }
-        return _mark(said)
+        return _mark(facts)
 
 
 def _check_lengths(
@@ -295,11 +302,11 @@ def _check_lengths(
     known: set[tuple[str, str]] = set()
     for row in rows:
         texts = (
-            ("prompt", row.settings.text_of(row.prompt)),
-            ("negative", row.settings.negative or ""),
+            ("prompt", row.settled.request.text_of(row.prompt)),
+            ("negative", row.settled.request.negative or ""),
         )
         for name, written in texts:
-            if row.settings.truncate or (name, written) in known:
+            if row.settled.request.truncate or (name, written) in known:
                 continue
             try:
                 cut_prompt(tokenizer, written, name, truncate=False)

@@ -31,6 +31,7 @@ from scalekv.kv.precision import LONG_NAMES
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
+    from scalekv.infinity_patch.asked.settled import Settled
 
 _NEEDED = {
     **dict.fromkeys(("prompt", "model", "device", "dtype", "text_device", "text_dtype"), str),
@@ -270,7 +271,9 @@ class Repetition(Run):
                 "different",
             )
 
-    def _generate(self, pipeline: Pipeline, folder: OutputFolder, display: Display) -> None:
+    def _generate(
+        self, pipeline: Pipeline, settled: Settled, folder: OutputFolder, display: Display
+    ) -> None:
         settings = self._original.settings
         if self._original.threads is not None:
             engine.use_threads(self._original.threads)
@@ -279,7 +282,7 @@ class Repetition(Run):
             display.note(f"made on {then}, here it is {now}: the last bits may differ")
         if settings["batch"] > 1:
             display.note("made together with others; alone, the last bits may differ")
-        super()._generate(pipeline, folder, display)
+        super()._generate(pipeline, settled, folder, display)
 
     def _keep(
         self, pipeline: Pipeline, picture: Picture, folder: OutputFolder, display: Display

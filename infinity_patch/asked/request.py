@@ -6,7 +6,6 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 from scalekv.configs.values import AUTO as AUTO
 from scalekv.configs.values import MOST_SEED as MOST_SEED
@@ -14,9 +13,6 @@ from scalekv.kv.budgets.asked import BudgetLike
 from scalekv.kv.budgets.budget import Drafters
 from scalekv.kv.errors import UserError
 from scalekv.kv.policies.policy import Policy
-
-if TYPE_CHECKING:
-    pass
 
 PerScale = float | Sequence[float]
 DEFAULT_POLICY = "scalekv"

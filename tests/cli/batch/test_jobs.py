@@ -13,7 +13,7 @@ from scalekv.cli.batch.file import read_prompts
 from scalekv.cli.batch.jobs import Job, as_row, groups, jobs_of, selected
 from scalekv.cli.batch.names import TEMPLATE, NameTemplate
 from scalekv.cli.choices import Options, choose
-from scalekv.infinity_patch.asked import settled as settled_module
+from scalekv.infinity_patch.asked import check as check_module
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.kv.errors import UserError
 
@@ -23,7 +23,7 @@ pytestmark = pytest.mark.usefixtures("stand_in")
 def jobs(rows: list[dict[str, Any]], template: str = TEMPLATE, **options: Any) -> list[Job]:
     Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     choices = choose(Options((), options), {})
-    return jobs_of(read_prompts("p.jsonl"), choices, NameTemplate(template))
+    return jobs_of(read_prompts("p.jsonl"), choices, NameTemplate(template), "cpu")
 
 
 THREE: list[dict[str, Any]] = [
@@ -165,7 +165,7 @@ def test_names_without_an_index_must_differ_by_themselves() -> None:
 def test_missing_weights_are_told_after_all_that_is_wrong_in_the_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(settled_module, "model_files", model_files)
+    monkeypatch.setattr(check_module, "model_files", model_files)
     with pytest.raises(UserError, match="seed is -1"):
         jobs([{"prompt": "a", "seed": -1}], model="infinity-2b")
     with pytest.raises(UserError) as missing:
