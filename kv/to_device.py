@@ -23,7 +23,7 @@ def whole_numbers(
     """(n,) on a device. Not to be written to: it is kept for the next call."""
     # An ordinary tensor even under inference mode: later calls outside it get the same one.
     with torch.inference_mode(False):
-        return to_device(torch.tensor(values, dtype=dtype), device)
+        return to_device(torch.tensor(values, dtype=dtype, device="cpu"), device)
 
 
 @lru_cache(maxsize=64)

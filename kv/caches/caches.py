@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scalekv.kv.autocast import without_autocast
 from scalekv.kv.budgets.budget import Budget, BytesOf
 from scalekv.kv.budgets.moments import within
 from scalekv.kv.caches.attending import Attention, Joined, Placed, Ragged, attended, distribute
@@ -158,7 +159,8 @@ class Caches:
             self._begin(schedule, like)
         ledger = self._checked_turn(layer, scale, schedule, like)
         cache = self.layers[layer]
-        with torch.no_grad():
+        # The caller's autocast is for attention alone: what is held stays as it was computed.
+        with torch.no_grad(), without_autocast(like):
             grown = self._grown(layer, scale, schedule, like)
             if grown is not None:
                 joined, new = [grown], grown[:, :, :, cache.tokens :]
@@ -223,7 +225,9 @@ class Caches:
             self.observer(layer, scale, schedule, q, joined[0][0])
         out = attended(cache, q, joined, attention, ragged)
         self._next_scale[layer] = scale + 1
-        if scale + 1 < len(schedule):  # the last scale's k and v are never read again
+        if scale + 1 == len(schedule):  # the last scale's k and v are never read again
+            return out
+        with torch.no_grad(), without_autocast(k):
             self._keep(ledger, layer, scale, q, joined, placed.there, raw_queries)
         return out
 
@@ -352,14 +356,13 @@ class Caches:
         asked = Asked(
             self.policy, self.budget, ledger.schedule, layer, scale, q, there, raw_queries
         )
-        with torch.no_grad():
-            cache.keep(
-                [
-                    asked.choice(cache, number, some, limits[some[0]], room[some[0]], kv)
-                    for number, kv in enumerate(joined)
-                    for some in alike(cache.groups[number].heads, limits)
-                ]
-            )
+        cache.keep(
+            [
+                asked.choice(cache, number, some, limits[some[0]], room[some[0]], kv)
+                for number, kv in enumerate(joined)
+                for some in alike(cache.groups[number].heads, limits)
+            ]
+        )
         self._record(ledger, layer, scale + 1)
 
     def _record(self, ledger: CacheLedger, layer: int, scale: int) -> None:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from scalekv.kv.autocast import without_autocast
 from scalekv.kv.kernels.operator import Kernel, Operator, pieces, power_of_two, strides
 
 if TYPE_CHECKING:
@@ -27,7 +28,7 @@ def _plain_mass(q: Tensor, k: Tensor, tokens: Tensor | None) -> Tensor:
     batch, heads, observers, _ = q.shape
     length = k.shape[2]
     # Autocast would turn the product back to half precision.
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q):
         queries = q.float()
         logits = queries.new_empty(batch, heads, observers, length)
         for start in range(0, length, _CHUNK):
@@ -37,7 +38,7 @@ def _plain_mass(q: Tensor, k: Tensor, tokens: Tensor | None) -> Tensor:
 
 
 def _plain_logits(query: Tensor, k: Tensor) -> Tensor:
-    with torch.autocast(query.device.type, enabled=False):
+    with without_autocast(query):
         parts = [(query @ keys.float().mT).squeeze(2) for keys in k.split(_CHUNK, dim=2)]
         return torch.cat(parts, dim=2)
 

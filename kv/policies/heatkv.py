@@ -88,5 +88,6 @@ class HeatKVPolicy:
                 for scale in kept
             ]
             with torch.inference_mode(False):  # later calls outside it get the same one
-                self._tables[schedule, mean, device] = to_device(torch.tensor(rows), device)
+                table = torch.tensor(rows, dtype=torch.float32, device="cpu")
+                self._tables[schedule, mean, device] = to_device(table, device)
         return self._tables[schedule, mean, device]
