@@ -17,7 +17,12 @@ ORDER = ["cli", "infinity_patch", "configs", "kv"]
 RUNTIME_EXTRAS = ("metrics", "plots", "serve")
 WITH_TORCH = ("triton",)  # comes with its CUDA builds; looked for before it is imported
 # where the two names differ
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "pynvml": "nvidia-ml-py"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "prometheus_client": "prometheus-client",
+    "pynvml": "nvidia-ml-py",
+    "yaml": "pyyaml",
+}
 
 
 def imported(file: Path) -> Iterator[str]:

@@ -6,7 +6,6 @@ Works on any module with the published attribute names (`mat_qkv`, `q_bias`, `v_
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any, Protocol
@@ -16,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalekv.infinity_patch.compute.kernels.bias_and_gain import bias_and_gain
 from scalekv.infinity_patch.compute.kernels.queries_keys import place_queries_keys_values
 from scalekv.infinity_patch.compute.processor import fused_attention_is_fast, row_slices
 from scalekv.infinity_patch.compute.products import apply, is_plain, weights_dtype
@@ -23,8 +23,6 @@ from scalekv.infinity_patch.compute.tiled_attention import tiled_attention, wort
 from scalekv.infinity_patch.model.rotary import Scales3, rotate, table_of_scale, turns_of_scale
 from scalekv.kv.caches.layout import by_token, empty
 from scalekv.kv.to_device import whole_numbers
-
-MAX_LOG_SCALE = math.log(100)
 
 
 class SelfAttentionLike(Protocol):
@@ -55,23 +53,14 @@ def _bias_and_gain(sa: SelfAttentionLike, scale: int) -> tuple[Tensor, Tensor]:
     """
     used = (sa.q_bias, sa.v_bias, sa.scale_mul_1H11)
     if torch.is_grad_enabled() or any(t.is_inference() for t in used):  # nothing tells of writes
-        return _fused_bias(sa), _gain(sa)
+        return bias_and_gain(*used)
     state = [(id(t), t.data_ptr(), t._version, t.dtype, t.device) for t in used]
     known = _prepared.get(sa)
     if scale == 0 or known is None or known[0] != state:
         with torch.inference_mode(False), torch.no_grad():  # usable in and outside inference mode
-            known = state, _fused_bias(sa), _gain(sa)
+            known = state, *bias_and_gain(*used)
         _prepared[sa] = known
     return known[1], known[2]
-
-
-def _fused_bias(sa: SelfAttentionLike) -> Tensor:
-    return torch.cat([sa.q_bias, torch.zeros_like(sa.v_bias), sa.v_bias])
-
-
-def _gain(sa: SelfAttentionLike) -> Tensor:
-    gain = sa.scale_mul_1H11.float().clamp_max(MAX_LOG_SCALE).exp().view(1, -1, 1)
-    return torch.cat([gain, torch.ones_like(gain)])
 
 
 Place = Callable[[tuple[int, int, int, int], torch.dtype, torch.device], tuple[Tensor, Tensor]]

@@ -16,8 +16,9 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from scalekv.configs.models import model_named
+from scalekv.infinity_patch.compute import products
 from scalekv.infinity_patch.generation.patch import patched
-from scalekv.infinity_patch.model import attention, rotary
+from scalekv.infinity_patch.model import attention, rotary, transformer
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
 from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.infinity_patch.schedules import schedule_for
@@ -134,7 +135,9 @@ def indexed(x: Tensor, index: Any) -> Tensor:
 def no_memory() -> Iterator[FakeTensorMode]:
     for kept in KEPT:
         kept.cache_clear()
-    with FakeTensorMode(allow_non_fake_inputs=True) as mode:
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, pytest.MonkeyPatch.context() as patch:
+        for module in (products, attention, transformer):  # a weight without memory is of no type
+            patch.setattr(module, "is_plain", lambda layer: True)
         yield mode
     for kept in KEPT:
         kept.cache_clear()
@@ -172,7 +175,6 @@ def launches(policy: str, budget: str) -> tuple[list[list[int]], list[list[bool]
     ):
         start = {}
         for block in model.blocks:
-            attention._bias_and_gain(block.sa, 0)  # made once a model
 
             def begin(module: Any, args: Any, of: Any = block) -> None:
                 start[of] = counting.total, counting.names["best_slots"]

@@ -6,7 +6,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalekv.infinity_patch.compute.kernels import norm, queries_keys, residual
+from scalekv.infinity_patch.compute.kernels import bias_and_gain, norm, queries_keys, residual
 from tests.kv.kernels.both import (
     DEVICE,
     EXACT,
@@ -75,3 +75,13 @@ def test_queries_keys_and_values_are_placed(
     for one, other in zip(ours, plain, strict=True):
         assert_as_plain(one, other)
     assert torch.equal(ours[2], qkv[:, :, 2].transpose(1, 2))
+
+
+@settings(max_examples=6)
+@given(seeds, dtypes, st.integers(4, 28), st.sampled_from([64, 104, 128]))
+def test_bias_and_gain(seed: int, dtype: torch.dtype, heads: int, dim: int) -> None:
+    biases = normal(seed, 2, heads * dim, dtype=dtype)
+    scales = normal(seed + 1, 1, heads, 1, 1, dtype=dtype) * 3 + 3
+    ours = counted(bias_and_gain._bias_and_gain, *biases, scales)
+    for one, other in zip(ours, bias_and_gain._plain(*biases, scales), strict=True):
+        assert_as_plain(one, other)
