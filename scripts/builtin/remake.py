@@ -37,6 +37,7 @@ ROOT = Path(__file__).parents[2]
 MODEL = "emoji"
 BUDGETS = ("50%", "20%", "10%", "5%", "2%")
 JUDGED = ("full", "scalekv", "scalekv-anchored", "heatkv")
+PUBLISHED = ("as-published-10", "as-published-20")
 RANKED_AT = "10%"
 PAPER = ("scalekv", "pyramidkv", "snapkv", "streaming-llm", "sliding-window")
 """ScaleKV's table at 10 % of the 2B model, best first (arXiv 2505.19602)."""
@@ -147,6 +148,9 @@ def steps(preset: ModelPreset, runs: Path) -> list[Step]:
     policies = [name for name in policy_names() if name != "full"]
     sheet = [*python, "scripts.evaluate.contact_sheet"]
 
+    drawn = [*python, "scripts.evaluate.fidelity", "--out", str(runs / "fidelity")]
+    drawn += ["--limit", "64", "--dtype", "bf16"]
+
     def evaluate(name: str, *more: str) -> list[str]:
         return [*python, f"scripts.evaluate.{name}", "--out", str(runs / name), *more]
 
@@ -163,8 +167,11 @@ def steps(preset: ModelPreset, runs: Path) -> list[Step]:
             _constants,
             _has_coded,
         ),
-        Step("fidelity", evaluate("fidelity", "--limit", "64", "--dtype", "bf16", *budgets,
-                                  "--policies", *policies), _fidelity),
+        Step("fidelity", [*drawn, *budgets, "--policies", *policies]),
+        Step("published budgets", [*drawn, "--policies", "scalekv", "--budgets", *PUBLISHED]),
+        Step("bits of held tokens", [*drawn, "--policies", "full", "scalekv", "heatkv",
+                                     "--budgets", "10%", "20%", "--kv-dtypes", "int8", "int4"],
+             _fidelity),
         Step("generation", evaluate("generation", *data, "--policies", *JUDGED, *budgets),
              _table("generation", CARD, "generation")),
         Step("reconstruction", evaluate("reconstruction", *data),
@@ -189,7 +196,7 @@ def run(step: Step, runs: Path) -> None:
     if not step.known():
         print(f"{step.name}: this version has no such thing", file=sys.stderr)
         return
-    print(f"{step.name}: {' '.join(step.command)}", file=sys.stderr, flush=True)
+    print(f"{step.name}: {shlex.join(step.command)}", file=sys.stderr, flush=True)
     with (runs / f"{step.name}.out").open("wb") as out:
         code = subprocess.run(step.command, stdout=out, cwd=ROOT, check=False).returncode
     if code:
@@ -209,7 +216,8 @@ def main() -> None:
     weights = hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()[:12]
     runs = args.runs.absolute() / weights
     if args.list:
-        print("\n".join(f"{step.name}: {' '.join(step.command)}" for step in steps(preset, runs)))
+        for step in steps(preset, runs):
+            print(f"{step.name}: {shlex.join(step.command)}")
         return
     (runs / "coded").mkdir(parents=True, exist_ok=True)
     for step in steps(preset, runs):

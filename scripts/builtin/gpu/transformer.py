@@ -172,7 +172,10 @@ def flipper(noise: torch.Generator) -> Callable[[int, Tensor], Tensor]:
 
 @torch.no_grad()
 def held_out_losses(model: Model, batches: Batches, batch: int) -> dict[str, list[float]]:
-    """Loss by scale over held-out drawings without flips, by pixel class."""
+    """Loss by scale over held-out drawings without flips, by pixel class.
+
+    Not compiled: that would take longer than the measurement.
+    """
     pictures = batches.pictures
     rows, places = pictures.held_rows[:HELD], pictures.held[:HELD]
     found: dict[str, list[float]] = {}
@@ -183,7 +186,8 @@ def held_out_losses(model: Model, batches: Batches, batch: int) -> dict[str, lis
             numbers = np.array(places[begin : begin + batch])
             tokens = batches.tokens([prompt(row) for row in its])
             none = torch.zeros(len(its), dtype=torch.bool, device=batches.device)
-            per_token = model.losses(tokens, none, *batches.bits(numbers, kind, None))
+            with torch.compiler.set_stance("force_eager"):
+                per_token = model.losses(tokens, none, *batches.bits(numbers, kind, None))
             sums.append(model.by_scale(per_token) * len(its))
         found[kind.pixels] = [round(v, 4) for v in (torch.stack(sums).sum(0) / len(rows)).tolist()]
     return found
@@ -290,7 +294,7 @@ def train(
 
 
 def warm_up(model: Model, batches: Batches, batch: int) -> None:
-    """Compile for the lengths that are to come, on the stage's time of nobody."""
+    """Compile for the lengths that are to come, before the stage's time begins."""
     for kind in {kind.scales: kind for kind in KINDS}.values():
         numbers, captions = batches.chosen(batch * kind.times, np.random.default_rng(0))
         none = torch.zeros(len(captions), dtype=torch.bool, device=batches.device)
