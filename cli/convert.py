@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scalekv.cli import options as given
+
 if TYPE_CHECKING:
-    from scalekv.infinity_patch.loading.convert import Conversion, Progress
+    from scalekv.infinity_patch.loading.convert import Conversion, ConversionProgress
 
 HELP = (
     "Write a copy of the model NAME in the precision it runs in, which loads in seconds.\n\n"
@@ -41,7 +42,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Folder for the copy, new or empty. [dim]\\[default: NAME-bf16][/dim]",
+            help="Folder for the copy, new or empty." + given.default_note("NAME-bf16"),
         ),
     ] = None,
     weights_dir: Annotated[
@@ -65,27 +66,26 @@ def convert(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check, say what it comes to, write nothing.")
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout instead of a path.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")
-    ] = False,
+    json: given.Json = False,
+    quiet: given.Quiet = None,
 ) -> None:
     """The command; its help is `HELP`."""
     from pathlib import Path
 
     from scalekv.cli.console.bytes import ByteDisplay
-    from scalekv.cli.console.errors import INTERRUPTED, stderr
-    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.console.errors import Interrupted, stderr
+    from scalekv.cli.console.interrupts import interruptible
+    from scalekv.cli.console.stdout import say_json
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings
-    from scalekv.kv.sizes import human_bytes
+    from scalekv.kv.sizes import human_bytes, parse_size
 
     # 1. all that can be refused before anything is written
     preset = model_named(name, "NAME")
-    most = _size(shard_size)
-    folder = Settings().get("weights_dir", weights_dir).value
+    most = parse_size(shard_size, "--shard-size")
+    settings = Settings()
+    folder = settings.get("weights_dir", weights_dir).read()
+    silent = settings.get("quiet", quiet).read()
     target = Path(out) if out is not None else Path(f"{preset.name}-{dtype}")
     if out is not None and not out.strip():
         raise _nameless()
@@ -97,28 +97,29 @@ def convert(
         target,
         dtype=dtype,
         text_dtype=text_encoder,
-        weights_dir=Path(folder).expanduser() if folder else None,
+        weights_dir=folder,
         shard_bytes=most,
     )
     facts = _facts(plan)
     if dry_run:
         said = f"{human_bytes(plan.nbytes)} into {plan.out}"
-        print(to_json(facts) if json else said, end="" if json else "\n")
+        say_json(facts) if json else print(said)
         return
     # 2. the copy
-    with ByteDisplay(stderr(), quiet=quiet) as display:
+    with ByteDisplay(stderr(), quiet=silent) as display:
         display.say(f"{preset.name}: {human_bytes(plan.nbytes)} to write into {plan.out}")
 
-        def show(progress: Progress) -> None:
+        def show(progress: ConversionProgress) -> None:
             display.show(progress.file, progress.done, progress.total)
 
         try:
-            file = write(plan, show)
+            with interruptible():
+                file = write(plan, show)
         except KeyboardInterrupt:
             display.say(f"nothing is left in {plan.out.parent}")
-            raise typer.Exit(INTERRUPTED) from None
+            raise Interrupted from None
     if json:
-        print(to_json({**facts, "path": str(file)}), end="")
+        say_json({**facts, "path": str(file)})
     else:
         print(file)
 
@@ -134,21 +135,6 @@ def _facts(plan: Conversion) -> dict[str, Any]:
             **({"text_encoder": plan.text_bytes} if plan.text_bytes else {}),
         },
     }
-
-
-def _size(text: str) -> int:
-    from scalekv.kv.errors import UserError
-    from scalekv.kv.sizes import parse_size
-
-    match = re.fullmatch(r"([\d.,]+)\s*([a-z]+)", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise UserError(
-            f"cannot read the size {text!r}",
-            where="--shard-size",
-            rule="a number with MB, GB, MiB or GiB",
-            fix="--shard-size 2GB",
-        )
-    return parse_size(match[1], match[2], "--shard-size")
 
 
 def _nameless() -> Exception:

@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from scalekv.configs.yaml_files import read_yaml
 from scalekv.kv.budgets.asked import BudgetSpec, resolve
 from scalekv.kv.budgets.budget import BOUNDS, WAYS, WINDOW
 from scalekv.kv.budgets.drafters import Drafters, drafters_by_scale
@@ -88,6 +89,9 @@ def calibration_file(name: str, model: str | None) -> Path | None:
     return path if model and path.is_file() else None
 
 
+_LISTED = "scalekv budgets lists the names"
+
+
 def _named(name: str, model: str | None) -> Path:
     """The shipped file of NAME (for `model`) or MODEL/NAME."""
     shipped = {f"{path.parent.name}/{path.stem}": path for path in FOLDER.glob("*/*.yaml")}
@@ -100,10 +104,10 @@ def _named(name: str, model: str | None) -> Path:
         return shipped[others[0]]
     if model is None:
         fix = close_matches(name, {*shipped, *(full.split("/")[1] for full in shipped)})
-        fix = f"name its model too: {' or '.join(others)}" if others else fix
+        fix = f"name its model too: {' or '.join(others)}" if others else fix or _LISTED
     else:
         own = [full.split("/")[1] for full in shipped if full.startswith(f"{model}/")]
-        fix = close_matches(name, own) or "ask for a percentage such as 10%"
+        fix = close_matches(name, own) or f"ask for a percentage such as 10%; {_LISTED}"
     made_for = [full.split("/")[0] for full in others]
     raise UserError(
         f"there is no budget named {name!r}" + (f" for {model}" if model else ""),
@@ -121,13 +125,11 @@ def _offer(model: str) -> str:
 def _read(path: Path, name: str) -> BudgetSpec:
     """One file, checked as far as it can be without a picture to use it for."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except FileNotFoundError:
         raise UserError(f"there is no file {path}", where="budget", fix="check the path") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", where="budget") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"not readable as YAML: {error}", where=str(path)) from None
     return _Reader(path, content).spec(name)
 
 

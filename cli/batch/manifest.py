@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from scalekv.cli.pictures.folder import CannotWrite
 from scalekv.kv.errors import UserError
 
 STEM, SUFFIX = "manifest", ".jsonl"
@@ -30,7 +31,7 @@ def manifest_name(shard: tuple[int, int] | None) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ManifestEntry:
     """What a line says of a picture; `job` is what it was asked for by, see `Job.mark`."""
 
     file: str
@@ -38,7 +39,7 @@ class Entry:
     size: int
 
 
-def read_manifests(folder: Path) -> dict[str, Entry]:
+def read_manifests(folder: Path) -> dict[str, ManifestEntry]:
     """The last entry of every file, from all manifests in a folder, by file name.
 
     A last line without its end is one whose writer was killed, or is writing it: not counted.
@@ -46,7 +47,7 @@ def read_manifests(folder: Path) -> dict[str, Entry]:
     Raises:
         UserError: a manifest cannot be read, or a line in it that is no entry.
     """
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ManifestEntry] = {}
     for path in sorted(folder.glob(f"{STEM}*{SUFFIX}")):
         try:
             data = path.read_bytes()
@@ -63,10 +64,10 @@ def read_manifests(folder: Path) -> dict[str, Entry]:
     return entries
 
 
-def _entry(line: bytes, where: str) -> Entry:
+def _entry(line: bytes, where: str) -> ManifestEntry:
     try:
         content = json.loads(line)
-        entry = Entry(str(content["file"]), str(content["job"]), int(content["bytes"]))
+        entry = ManifestEntry(str(content["file"]), str(content["job"]), int(content["bytes"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
             "the manifest was changed: this line is no entry",
@@ -113,7 +114,7 @@ class Manifest:
         """Writes a line, and returns when it is on the disk.
 
         Raises:
-            UserError: it cannot be written; then nothing of it is in the file.
+            CannotWrite: there is no more space; then nothing of it is in the file.
         """
         line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
         before = os.fstat(self._file).st_size
@@ -123,7 +124,7 @@ class Manifest:
             os.fsync(self._file)
         except OSError as error:
             os.ftruncate(self._file, before)
-            raise self._refusal(error) from error
+            raise CannotWrite(self.path, error) from error
         self.lines += 1
 
     def _open(self) -> bool:

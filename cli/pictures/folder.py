@@ -5,12 +5,11 @@ Knows files and names; nothing of models or of what is printed.
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
 import re
-import secrets
+import unicodedata
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -18,7 +17,9 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from PIL.PngImagePlugin import PngInfo
 
+from scalekv.cli.console.errors import Unsuccessful
 from scalekv.cli.console.stdout import to_json
+from scalekv.configs.whole_files import give_name, write_hidden
 from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
@@ -30,22 +31,40 @@ FORMAT = 1
 CHUNK = "scalekv"
 """Keyword of the PNG text chunk that holds the settings as JSON."""
 
+PROMPT_CHUNK = "Description"
+"""Keyword of the chunk with the prompt, one of those the PNG standard names; "prompt" is what
+ComfyUI reads its graph from."""
+
 JOB_CHUNK = "scalekv-job"
 """Keyword of the chunk by which a batch recognises its own picture."""
 
 SLUG_LENGTH = 40  # characters; at four bytes each a name stays far below the usual 255 bytes
 
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
-
 
 def slug(text: str) -> str:
-    """A short file name part that reminds of the text: letters, digits and hyphens."""
-    words = re.sub(r"[\W_]+", "-", text.casefold()).strip("-")
+    """A short file name part that reminds of the text: letters with their marks, digits and
+    hyphens."""
+    words = re.sub("-+", "-", _letters(text.casefold())).strip("-")
     if len(words) > SLUG_LENGTH:
         whole_words = words[: SLUG_LENGTH + 1].rpartition("-")[0]
         long_enough = len(whole_words) >= SLUG_LENGTH // 2
         words = whole_words if long_enough else words[:SLUG_LENGTH].strip("-")
     return words or "picture"
+
+
+def _letters(text: str) -> str:
+    """The text with hyphens for what is no part of a word. Vowel signs, of Hindi and Arabic, are
+    marks (M) and belong to the letter before; joiners (Cf) have no width and mean nothing here."""
+    if text.isascii():
+        return re.sub(r"[\W_]", "-", text)
+    out: list[str] = []
+    for character in unicodedata.normalize("NFC", text):
+        kind = unicodedata.category(character)
+        if kind[0] in "LN" or (kind[0] == "M" and out and out[-1] != "-"):
+            out.append(character)
+        elif kind != "Cf":
+            out.append("-")
+    return "".join(out)
 
 
 def png_bytes(
@@ -59,12 +78,19 @@ def png_bytes(
     """
     texts = PngInfo()
     texts.add_text(CHUNK, json.dumps({"format": FORMAT, **settings}))
-    texts.add_text("prompt", prompt)
+    texts.add_text(PROMPT_CHUNK, prompt)
     if job is not None:
         texts.add_text(JOB_CHUNK, job)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=texts)
     return buffer.getvalue()
+
+
+class CannotWrite(Unsuccessful):
+    """What could be written to no longer can: no space is left, or it is gone."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"cannot write to {path}: {error.strerror or error}", "failed")
 
 
 class OutputFolder:
@@ -73,6 +99,9 @@ class OutputFolder:
     Every file is written under a hidden name first and then given its name, which fails if the
     name is taken; another one is then tried. So nothing is ever overwritten, by two runs at once
     neither, and an interruption leaves no half-written file under a name that people read.
+
+    What cannot be written is refused (`UserError`) until `prepare` has shown that the folder is
+    one that can be written to, and after that a failure (`CannotWrite`).
     """
 
     def __init__(self, path: Path, owner: str = "") -> None:
@@ -85,6 +114,7 @@ class OutputFolder:
         self._hidden = f".scalekv-{owner}{'-' if owner else ''}"
         self._made: list[Path] = []
         self._report: Path | None = None
+        self._prepared = False
 
     def prepare(self) -> None:
         """Makes the folder and proves that files can be made in it.
@@ -99,6 +129,7 @@ class OutputFolder:
                 self._made.append(folder)
             probe = self._write(b"")
             probe.unlink()
+            self._prepared = True
         except OSError as error:
             self.discard_if_empty()
             self._refuse(error)
@@ -130,7 +161,7 @@ class OutputFolder:
             The paths of picture and sidecar, which differ in the suffix alone.
 
         Raises:
-            UserError: the folder cannot be written to; then neither file exists.
+            UserError, CannotWrite: the folder cannot be written to; then neither file exists.
         """
         png = png_bytes(image, prompt, settings)
         for name in _numbered(f"{seed}-{slug(prompt)}"):
@@ -142,7 +173,7 @@ class OutputFolder:
         """Gives a picture and its sidecar a name; False: it is taken, and nothing was done.
 
         Raises:
-            UserError: the folder cannot be written to; then neither file exists.
+            UserError, CannotWrite: the folder cannot be written to; then neither file exists.
         """
         picture_path, sidecar_path = self.path / f"{name}.png", self.path / f"{name}.json"
         if picture_path.exists() or sidecar_path.exists():
@@ -169,7 +200,8 @@ class OutputFolder:
         second time on, in place of the one written before.
 
         Raises:
-            UserError: the folder cannot be written to; what was written before is still whole.
+            UserError, CannotWrite: the folder cannot be written to; what was written before is
+                still whole.
         """
         if self._report is None:
             self._report = self.save_numbered("report", ".json", to_json(report).encode())
@@ -184,7 +216,7 @@ class OutputFolder:
             replace: overwrite files of these names; each is whole, old or new, at any moment.
 
         Raises:
-            UserError: a name is taken, or the folder cannot be written to.
+            UserError, CannotWrite: a name is taken, or the folder cannot be written to.
         """
         hidden: dict[Path, Path] = {}
         placed: list[Path] = []
@@ -194,14 +226,14 @@ class OutputFolder:
             for path, written in hidden.items():
                 if replace:
                     os.replace(written, path)
-                elif _give_name(written, path):
+                elif give_name(written, path):
                     placed.append(path)
                 else:
                     raise UserError(
                         f"{path} is there already",
                         where="--out",
                         rule="nothing is overwritten",
-                        fix="--force to replace it, or another name with --out",
+                        fix="--overwrite to replace it, or another name with --out",
                     )
             placed.clear()
         except OSError as error:
@@ -214,7 +246,7 @@ class OutputFolder:
         """Writes the page that goes with the report: its name with the ending .html.
 
         Raises:
-            UserError: the folder cannot be written to.
+            UserError, CannotWrite: the folder cannot be written to.
         """
         if self._report is None:
             return self.save_numbered("report", ".html", page.encode())
@@ -226,7 +258,7 @@ class OutputFolder:
         """Writes a file under the first free name: STEM, STEM-2 and so on.
 
         Raises:
-            UserError: the folder cannot be written to.
+            UserError, CannotWrite: the folder cannot be written to.
         """
         for name in _numbered(stem):
             path = self.path / f"{name}{suffix}"
@@ -238,7 +270,7 @@ class OutputFolder:
         """Writes a file under this name and no other.
 
         Raises:
-            UserError: the name is taken, or the folder cannot be written to.
+            UserError, CannotWrite: the name is taken, or the folder cannot be written to.
         """
         path = self.path / name
         if path.exists() or not self._put(path, content):
@@ -254,7 +286,7 @@ class OutputFolder:
         """Writes a file of the folder whether it is there or not, whole at any moment.
 
         Raises:
-            UserError: the folder cannot be written to.
+            UserError, CannotWrite: the folder cannot be written to.
         """
         try:
             hidden = self._write(content)
@@ -270,55 +302,24 @@ class OutputFolder:
         try:
             hidden = self._write(content)
             try:
-                return _give_name(hidden, path)
+                return give_name(hidden, path)
             finally:
                 hidden.unlink(missing_ok=True)
         except OSError as error:
             self._refuse(error)
 
     def _write(self, content: bytes) -> Path:
-        hidden = self.path / f"{self._hidden}{secrets.token_hex(8)}.part"
-        # Not tempfile: its files are private to the user whatever the umask says.
-        descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(descriptor)  # a name is given to what is on the disk
-        except BaseException:
-            hidden.unlink(missing_ok=True)
-            raise
-        return hidden
+        return write_hidden(self.path, self._hidden, content)
 
     def _refuse(self, error: OSError) -> NoReturn:
+        if self._prepared:
+            raise CannotWrite(self.path, error) from error
         raise UserError(
             f"cannot write to the folder {self.path}: {error.strerror}",
             where="--out",
             rule="a folder that exists or can be made, writable and with space left",
             fix="name another folder with --out DIR",
         ) from error
-
-
-def _give_name(hidden: Path, path: Path) -> bool:
-    """Names a file unless the name is taken, in one step."""
-    try:
-        os.link(hidden, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        # A file system without hard links: claim the name, then move over the empty claim.
-        try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        except FileExistsError:
-            return False
-        try:
-            os.replace(hidden, path)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-    return True
 
 
 def _numbered(stem: str) -> Iterator[str]:

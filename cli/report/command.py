@@ -45,11 +45,12 @@ def report(
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.console.errors import stderr
-    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.console.stdout import say_json
     from scalekv.cli.pictures.folder import OutputFolder
     from scalekv.cli.report.figures import print_table
     from scalekv.cli.report.run_folder import find_report, read_report
     from scalekv.kv.errors import UserError
+    from scalekv.kv.extras import needs
 
     for folder in full_from or ():
         if not folder.is_dir():
@@ -60,10 +61,11 @@ def report(
             )
     figures, folder = read_report(run_dir)
     if json:
-        print(to_json(figures), end="")
+        say_json(figures)
         return
     from scalekv.cli.report.page import render
 
+    needs("matplotlib", "the report's page", "--json to go without")
     page = render(figures, folder, full_from or ())
     found = find_report(run_dir)
     path = (folder / "report.json" if found is None else found).with_suffix(".html")

@@ -24,7 +24,7 @@ from scalekv.infinity_patch.calibration.plan import (
 from scalekv.infinity_patch.files.hashes import prompts_sha256, weights_sha256
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.generation.patch import patched
-from scalekv.infinity_patch.generation.pipeline import Picture, Progress, generate, guidance_of
+from scalekv.infinity_patch.generation.pipeline import Picture, Progress, generate, settled_on
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.kv.budgets.asked import BudgetSpec
 from scalekv.kv.budgets.heat_order import Order, order_from_mass
@@ -213,8 +213,8 @@ def calibrate(
         UserError: a request that cannot be fulfilled, before the first picture.
     """
     plan = plan_of(request, pipeline.preset)
-    pictures = pictures_of(request)
-    guided = guidance_of(pictures, pipeline, plan.schedule).needed
+    settled = settled_on(pipeline, pictures_of(request))
+    pictures, guided = settled.request, settled.guided
     layers = pipeline.preset.transformer.depth
     statistics = AttentionStatistics(
         plan.schedule,
@@ -223,20 +223,21 @@ def calibrate(
         halves=2 if guided else 1,
         conditional=not request.both_halves,
     )
+    # first what may be refused: nothing measured is lost then
+    weights = weights_sha256(model_files(pipeline.preset, pipeline.weights_dir).transformer)
     settings: dict[str, Any] = {}
     with patched(pipeline.model, "full", schedule=plan.schedule) as caches:
         caches.observer = statistics
-        for picture in generate(pipeline, pictures, on_progress=on_progress):
+        for picture in generate(pipeline, settled, on_progress=on_progress):
             settings = settings or picture.settings
             if on_picture is not None:
                 on_picture(picture)
     sequences = "both guidance halves" if request.both_halves else "the conditional half"
-    weights = model_files(pipeline.preset, pipeline.weights_dir).transformer
     provenance = Provenance(
         program=f"scalekv {version('scalekv')}",
         date=date.today().isoformat(),
         model=pipeline.preset.name,
-        weights=weights_sha256(weights),
+        weights=weights,
         prompts=len(pictures.prompts),
         prompts_sha256=prompts_sha256(pictures.prompts),
         seed=pictures.seed,

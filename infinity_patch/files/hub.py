@@ -43,7 +43,7 @@ class ModelPaths:
 
 
 @dataclass(frozen=True)
-class Part:
+class HubPart:
     """The files of a preset that come from one hub repository.
 
     repo, revision: which; label: "transformer", "vae" or "text encoder"; name: the file, the
@@ -66,19 +66,19 @@ class Part:
         return folder == self.name and last.endswith((".safetensors", INDEX))
 
 
-def parts_of(preset: ModelPreset) -> tuple[Part, ...]:
+def parts_of(preset: ModelPreset) -> tuple[HubPart, ...]:
     """What a preset needs of the hub; () where it needs nothing."""
     files = preset.files
-    parts: list[Part] = []
+    parts: list[HubPart] = []
     if preset.downloadable:
         parts = [
-            Part("transformer", files.repo, files.revision, files.transformer),
-            Part("vae", files.repo, files.revision, files.vae),
+            HubPart("transformer", files.repo, files.revision, files.transformer),
+            HubPart("vae", files.repo, files.revision, files.vae),
         ]
     if text_on_hub(files):
         patterns = files.text_encoder_files
         revision = files.text_encoder_revision
-        parts.append(Part("text encoder", files.text_encoder, revision, "", patterns))
+        parts.append(HubPart("text encoder", files.text_encoder, revision, "", patterns))
     return tuple(parts)
 
 
@@ -100,19 +100,24 @@ def repo_folder(repo: str, cache: Path) -> Path:
 
 
 def snapshot(repo: str, revision: str, cache: Path) -> Path | None:
-    """The folder of a repository's files as they were last downloaded, or None."""
+    """The folder of a repository's files as they were last downloaded, or None.
+
+    Where the cache does not say which version `revision` is, as in a copy of the snapshots alone,
+    it is the only one there is.
+    """
     folder = repo_folder(repo, cache)
     commit = revision
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         try:
             commit = (folder / "refs" / revision).read_text().strip()
         except OSError:
-            return None
+            versions = [path.name for path in (folder / "snapshots").glob("*") if path.is_dir()]
+            commit = versions[0] if len(versions) == 1 else ""
     path = folder / "snapshots" / commit
     return path if commit and path.is_dir() else None
 
 
-def part_files(part: Part, cache: Path) -> list[Path]:
+def part_files(part: HubPart, cache: Path) -> list[Path]:
     """The files of a part that are in the cache, whole ones (the cache names no others): of every
     version, those of a download that is not finished among them."""
     files: list[Path] = []
@@ -122,7 +127,7 @@ def part_files(part: Part, cache: Path) -> list[Path]:
     return files
 
 
-def missing_files(part: Part, cache: Path) -> list[str]:
+def missing_files(part: HubPart, cache: Path) -> list[str]:
     """What a part lacks in the cache, named as in its repository; [] if it is complete.
 
     A folder of shards is complete when every shard that its index lists is there.
@@ -231,13 +236,20 @@ def _missing_shards(folder: Path) -> Iterator[str]:
     if not indexes:
         yield "model" + INDEX
     for index in indexes:
-        try:
-            listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            names = sorted({str(name) for name in listed})
-        except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        names = shards_of(index)
+        if names is None:
             yield index.name  # there, but not a list of shards
             continue
         yield from (name for name in names if not (folder / name).is_file())
+
+
+def shards_of(index: Path) -> list[str] | None:
+    """The names of the shards that an index lists, each once; None: it is no list of shards."""
+    try:
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return sorted({str(name) for name in listed})
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        return None
 
 
 def _names(preset: ModelPreset) -> str:

@@ -6,6 +6,7 @@ tensor is read once, into the dtype and onto the device it is used in.
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,15 @@ from scalekv.infinity_patch.loading.fitting import (
     unconditional_rows,
 )
 from scalekv.infinity_patch.loading.placement import Placement, check_device, check_dtype
+from scalekv.infinity_patch.loading.text_files import check_text_encoder
 from scalekv.infinity_patch.machine.peaks import Stages
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.text import TextEncoder, check_text_encoder
+from scalekv.infinity_patch.model.text import TextEncoder
 from scalekv.infinity_patch.model.transformer import Infinity
+from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.errors import UserError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+log = logging.getLogger("scalekv")
 
 
 @dataclass
@@ -40,7 +43,8 @@ class Pipeline:
     """A model ready to generate.
 
     `weights_bytes` maps each part to the bytes of its tensors; `stages` has the peaks of loading,
-    and of everything that is generated with it.
+    and of everything that is generated with it; `threads` is how many a CPU computes with while
+    pictures are made, None as many as torch is set to.
     """
 
     preset: ModelPreset
@@ -52,6 +56,7 @@ class Pipeline:
     weights_dir: Path | None
     weights_bytes: dict[str, int]
     stages: Stages
+    threads: int | None = None
 
     def weights_there(self) -> dict[str, int]:
         """Bytes of each part's tensors that are on the device now."""
@@ -91,8 +96,6 @@ def load(
     """
     preset = model if isinstance(model, ModelPreset) else model_named(model)
     choice = placement or Placement()
-    if choice.threads is not None:
-        torch.set_num_threads(choice.threads)
     place = device_named(device, "--device")
     precision = _precision(dtype, preset, place)
     text_place = (
@@ -115,6 +118,13 @@ def load(
         # 2. whether they do
         transformer_file = stack.enter_context(open_checkpoint(paths.transformer))
         vae_file = stack.enter_context(open_checkpoint(paths.vae))
+        for file in (transformer_file, vae_file):
+            if file.wrapped:
+                log.warning(
+                    "%s: read without what wrapping a module adds to names, as module. and "
+                    "_orig_mod.",
+                    file.path.name,
+                )
         check_fits(transformer, transformer_file, preset, "transformer")
         check_fits(vae, vae_file, preset, "VAE")
         check_text_encoder(paths.text_encoder, preset)
@@ -149,6 +159,7 @@ def load(
                 "text_encoder": text.nbytes,
             },
             stages=stages,
+            threads=choice.threads,
         )
         stages.inventory = pipeline.weights_there
     return pipeline
@@ -199,7 +210,7 @@ def _precision(name: str, preset: ModelPreset, device: torch.device) -> torch.dt
     if name == "auto":
         fast = device.type == "cuda" or (device.type == "cpu" and fast_bf16())
         name = "bf16" if fast else "fp32"
-    return _usable(DTYPES[name], device, "--dtype")
+    return _usable(TORCH_DTYPES[name], device, "--dtype")
 
 
 def _text_precision(name: str, device: torch.device) -> torch.dtype:
@@ -213,7 +224,7 @@ def _text_precision(name: str, device: torch.device) -> torch.dtype:
             rule="fp32 or bf16 on a CPU",
             fix="--text-dtype bf16",
         )
-    return _usable(DTYPES[name], device, "--text-dtype")
+    return _usable(TORCH_DTYPES[name], device, "--text-dtype")
 
 
 def _usable(dtype: torch.dtype, device: torch.device, where: str) -> torch.dtype:

@@ -8,8 +8,24 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scalekv.infinity_patch.machine.gpus import gpu_of
+
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
+
+
+SPINS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+"""How long a thread that waits for others keeps its core busy, by the OpenMP library (GNU's, turns
+of a loop, 300,000 unless told; LLVM's, milliseconds, 200 unless told): a few microseconds, which
+is as long as the next piece of work takes to come."""
+
+
+def limit_spinning() -> None:
+    """Has threads that wait for others give up their core soon: where other work has taken the core
+    of one of them, the rest would spin for as long as it is away. To be called before torch is
+    loaded, which reads it; what is set already, of this or of OMP_WAIT_POLICY, stays."""
+    if not any(os.environ.get(name) for name in ("OMP_WAIT_POLICY", *SPINS)):
+        os.environ.update(SPINS)
 
 
 def sensible_threads() -> int | None:
@@ -92,27 +108,8 @@ def device_memory(device: str) -> tuple[str, int] | None:
     Returns:
         None: no NVIDIA driver here, or no such device.
     """
-    import pynvml
-
-    index = int(device.partition(":")[2] or 0)
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        name = str(index) if visible is None else visible.split(",")[index].strip()
-        if name.isdecimal():
-            handle = pynvml.nvmlDeviceGetHandleByIndex(int(name))
-        else:  # devices can be named by their unique id there
-            handle = pynvml.nvmlDeviceGetHandleByUUID(name)
-        return str(pynvml.nvmlDeviceGetName(handle)), int(
-            pynvml.nvmlDeviceGetMemoryInfo(handle).total
-        )
-    except (pynvml.NVMLError, IndexError):
-        return None
-    finally:
-        pynvml.nvmlShutdown()
+    gpu = gpu_of(device)
+    return None if gpu is None else (gpu.name, gpu.total_bytes)
 
 
 BF16 = frozenset({"avx512_bf16", "amx_bf16"})

@@ -13,9 +13,9 @@ from scalekv.kv.budgets.budget import FULL, WAYS, WINDOW, Budget, BytesOf, _chec
 from scalekv.kv.budgets.drafters import Drafters as Drafters
 from scalekv.kv.budgets.drafters import drafters_by_scale
 from scalekv.kv.budgets.shares import Linear, allot, allot_rest
-from scalekv.kv.errors import UserError
+from scalekv.kv.errors import BudgetTooSmall, UserError
 from scalekv.kv.schedule import Schedule
-from scalekv.kv.sizes import parse_size, size_text
+from scalekv.kv.sizes import SIZE, parse_size, size_text
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def parse_budget(text: str | int) -> BudgetRequest:
                 rule="tokens per layer are a whole number of at least 1",
             )
         return BudgetRequest(label, mean=int(number))
-    if match := re.fullmatch(r"([+-]?[\d.,]+)\s*([kmgt]i?b?|b|bytes?)", label, re.IGNORECASE):
-        return BudgetRequest(label, nbytes=parse_size(match[1], match[2], where))
+    if SIZE.fullmatch(label):
+        return BudgetRequest(label, nbytes=parse_size(label, where))
     if not label or label.endswith("%"):
         raise UserError(f"cannot read the budget {label!r}", where=where, rule=WAYS)
     return BudgetRequest(label, name=label)
@@ -113,12 +113,12 @@ def percent_tokens(schedule: Schedule, percent: Fraction | int) -> int:
     """floor(percent / 100 of the history tokens), exactly; 0 only where there is no history.
 
     Raises:
-        UserError: that is less than one token.
+        BudgetTooSmall: that is less than one token.
     """
     mean = floor(Fraction(percent) * schedule.history / 100)
     if mean < 1 and schedule.history:
         least = Fraction(100, schedule.history)
-        raise UserError(
+        raise BudgetTooSmall(
             f"{float(percent):g}% of {schedule.history} history tokens is less than one token",
             where="budget",
             rule="a layer holds at least 1 token",
@@ -132,10 +132,10 @@ def fitting_mean(schedule: Schedule, nbytes: int, bytes_of: BytesOf, label: str 
     history, where nothing is dropped.
 
     Raises:
-        UserError: not one token fits.
+        BudgetTooSmall: not one token fits.
     """
     if bytes_of(1) > nbytes:
-        raise UserError(
+        raise BudgetTooSmall(
             f"{label or size_text(nbytes)} is less than one token in every layer takes",
             where="budget",
             rule=f"a layer holds at least 1 token; in all layers that is {bytes_of(1)} bytes here",
@@ -146,7 +146,7 @@ def fitting_mean(schedule: Schedule, nbytes: int, bytes_of: BytesOf, label: str 
     return bisect_left(tokens, True, key=lambda mean: bytes_of(mean) > nbytes)
 
 
-def generate(
+def capacities_for(
     schedule: Schedule,
     layers: int,
     drafters: Drafters,
@@ -226,7 +226,7 @@ def resolve(
     else:
         percent = Fraction(100) if asked.full else asked.percent
         mean = _mean_tokens(schedule, percent, asked.mean)
-    return generate(schedule, layers, drafters or (), mean, label=asked.label, origin=origin)
+    return capacities_for(schedule, layers, drafters or (), mean, label=asked.label, origin=origin)
 
 
 def _resolve_spec(
@@ -253,7 +253,7 @@ def _resolve_spec(
             drafters, origin = spec.drafters, spec.provenance
         if spec.linear is not None:
             origin = f"{origin}; {spec.linear}".removeprefix("; ")
-        made = generate(
+        made = capacities_for(
             schedule,
             layers,
             drafters,

@@ -11,7 +11,7 @@ from functools import lru_cache
 from math import ceil
 
 from scalekv.kv.budgets.budget import Budget
-from scalekv.kv.errors import UserError
+from scalekv.kv.errors import BudgetTooSmall, UserError
 from scalekv.kv.schedule import Schedule
 
 PROTECTED = 3  # the first scales, which no head ever drops: 21 tokens at 1:1
@@ -69,7 +69,7 @@ def read_order(text: str, where: str = "order file") -> Order:
     rule = "a JSON list over source scales of lists of [head, layer] pairs, first dropped first"
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"not readable as JSON: {error}", where=where, rule=rule) from None
     if not isinstance(content, list) or not all(isinstance(row, list) and row for row in content):
         raise UserError("the file is no list of lists", where=where, rule=rule)
@@ -148,11 +148,11 @@ def drops(schedule: Schedule, slots: int, mean: int | Fraction) -> tuple[int, ..
         mean: tokens allowed per layer and head.
 
     Raises:
-        UserError: less than the protected scales take.
+        BudgetTooSmall: less than the protected scales take.
     """
     protected = schedule.before(min(PROTECTED, len(schedule) - 1))
     if mean < protected:
-        raise UserError(
+        raise BudgetTooSmall(
             f"{float(mean):g} tokens per layer are less than the first {PROTECTED} scales take",
             where="policy heatkv",
             rule=f"it never drops the {protected} tokens of the first {PROTECTED} scales",
@@ -164,14 +164,15 @@ def drops(schedule: Schedule, slots: int, mean: int | Fraction) -> tuple[int, ..
     )
 
 
-def planned(order: Order, schedule: Schedule, mean: int | Fraction) -> Kept:
+def kept_by_heat(order: Order, schedule: Schedule, mean: int | Fraction) -> Kept:
     """What is kept by the ranking alone, each drop taking effect when the layer is rewritten.
 
     Args:
         mean: tokens allowed per layer and head.
 
     Raises:
-        UserError: `order` ranks too few source scales, or `mean` is less than is always kept.
+        UserError: `order` ranks too few source scales.
+        BudgetTooSmall: `mean` is less than is always kept.
     """
     sources = range(PROTECTED, len(schedule) - 1)
     if len(order.pairs) < len(sources):
@@ -209,9 +210,9 @@ def keeps(order: Order, schedule: Schedule, mean: int | Fraction) -> Kept:
     the layer attends at that scale, the last layer's first, in a layer the newest source scale's
     first, then in ranked order.
 
-    Args and errors: as `planned`.
+    Args and errors: as `kept_by_heat`.
     """
-    kept = planned(order, schedule, mean)
+    kept = kept_by_heat(order, schedule, mean)
     rank = [{pair: place for place, pair in enumerate(row)} for row in order.pairs]
     most = mean * order.layers * order.heads
     held = []

@@ -10,9 +10,10 @@ from torch import Tensor
 
 from scalekv.kv.budgets.budget import WINDOW, Budget, BytesOf
 from scalekv.kv.budgets.moments import within
-from scalekv.kv.caches.held import COMPUTE, HeldFormat, Part
+from scalekv.kv.caches.held import HeldFormat, Part
 from scalekv.kv.caches.layer import Choice, LayerCache
 from scalekv.kv.caches.workspace import Workspace
+from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
 from scalekv.kv.memory.predicted import CacheShape, rooms, stored_bytes_of
@@ -64,6 +65,7 @@ class Caches:
         *,
         kv_dtype: str = "auto",
         kv_device: str = "auto",
+        as_planned: bool = False,
     ) -> None:
         """
         Args:
@@ -78,6 +80,7 @@ class Caches:
                 "int8" or "int4".
             kv_device: where: "auto" (where attention computes) or "cpu" (in the host's pinned
                 memory, each layer's brought over while the layer before it computes).
+            as_planned: whether `budget_for` answers with what the policy has planned already.
 
         Raises:
             UserError: whatever `budget_for` raises for the schedule given, or an unknown dtype or
@@ -97,6 +100,7 @@ class Caches:
         self._rooms: list[list[tuple[int, ...]]] = []
         self._kv_dtype = kv_dtype
         self._kv_device = kv_device
+        self._as_planned = as_planned
         self._made_of_bytes: Callable[[BytesOf], Budget] | None = None
         self._next_scale = [0] * layers
         self._bytes = [(0, 0)] * layers  # of each layer's k and v, and of what is noted about them
@@ -196,7 +200,7 @@ class Caches:
         if budget is not None:
             assert budget.schedule == schedule, f"budget for {budget.schedule}, not {schedule}"
             assert budget.layers == len(self.layers), f"budget for {budget.layers} layers"
-            budget = planned(self.policy, budget)
+            budget = budget if self._as_planned else planned(self.policy, budget)
         self.budget = budget
         self._limits = None if budget is None else within(budget)
 
@@ -220,7 +224,7 @@ class Caches:
             k_bytes=k.element_size(),
             v_bytes=v.element_size(),
         )
-        precision = precision_of(self._kv_dtype, COMPUTE[k.dtype])
+        precision = precision_of(self._kv_dtype, DTYPE_NAMES[k.dtype])
         if self._made_of_bytes is not None:
             self._take(self._made_of_bytes(stored_bytes_of(shape, precision, schedule)), schedule)
         self._rooms = rooms(schedule, len(self.layers), heads, self._limits)

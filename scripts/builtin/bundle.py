@@ -11,7 +11,6 @@ transformers, pyyaml and huggingface_hub. Knows files; nothing of trainings.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import lzma
 import subprocess
@@ -20,8 +19,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from scalekv.configs.whole_files import replace_text
+from scalekv.infinity_patch.files.hashes import sha256_of
 from scripts.builtin.captions import Row
-from scripts.builtin.dataset import DEFAULT_FOLDER, STYLES, assemble, sources, write_text
+from scripts.builtin.dataset import DEFAULT_FOLDER, STYLES, assemble, sources
 
 DRAWINGS, BACKBONE, WHEELS = "drawings.jsonl.xz", "backbone.safetensors", "wheels"
 MANIFEST = "manifest.json"
@@ -80,7 +81,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
         "files": {
             str(path.relative_to(folder)): {
                 "bytes": path.stat().st_size,
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "sha256": sha256_of(path),
             }
             for path in files
         },
@@ -116,7 +117,7 @@ def main() -> None:
     pack_drawings(args.out / DRAWINGS, *assemble(args.cache, tuple(STYLES)))
     pack_backbone(args.out / BACKBONE)
     manifest = manifest_of(args.out)
-    write_text(args.out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
+    replace_text(args.out / MANIFEST, json.dumps(manifest, indent=1) + "\n")
     total = sum(file["bytes"] for file in manifest["files"].values())
     assert total <= MOST_BYTES, f"{total} bytes, at most {MOST_BYTES} may be carried"
     print(f"{total / 1e6:.1f} MB in {args.out}")

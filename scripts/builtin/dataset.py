@@ -15,10 +15,8 @@ captions or training. Writes into DIR
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
-import os
 import re
 import sys
 from collections.abc import Iterable, Iterator, Sequence
@@ -31,6 +29,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from scalekv.configs.whole_files import replace_text, replacing
+from scalekv.infinity_patch.files.hashes import sha256_of
 from scripts.builtin.captions import FIRST_STYLES, HeldOut, Row, load_heldout, load_names
 from scripts.builtin.fetch import (
     EMOJIBASE,
@@ -242,25 +242,12 @@ def sources(styles: Iterable[str] = FIRST_STYLES) -> list[Package]:
     return list(dict.fromkeys([*needed, EMOJIBASE]))
 
 
-def sha256_of(path: Path) -> str:
-    """The checksum of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def is_complete(folder: Path, rows: list[Row], side: int = SIZE) -> bool:
     """Whether the folder's pictures are exactly those of these rows."""
     manifest = folder / "manifest.json"
     if not all((folder / name).is_file() for name in (manifest.name, *ARRAYS)):
         return False
     return bool(json.loads(manifest.read_text()) == manifest_of(rows, folder, side))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def assemble(cache: Path, styles: Sequence[str] = FIRST_STYLES) -> tuple[list[Row], list[str]]:
@@ -289,7 +276,7 @@ def assemble(cache: Path, styles: Sequence[str] = FIRST_STYLES) -> tuple[list[Ro
 def write(folder: Path, rows: list[Row], svgs: Sequence[str], side: int, jobs: int = 1) -> None:
     """Renders and writes a data set; what is there already is not made again."""
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(
+    replace_text(
         folder / "index.jsonl",
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
     )
@@ -303,12 +290,10 @@ def write(folder: Path, rows: list[Row], svgs: Sequence[str], side: int, jobs: i
         if (number + 1) % 200 == 0 or number + 1 == len(rows):
             print(f"rendered {number + 1} of {len(rows)}", file=sys.stderr)
     for name, array in zip(ARRAYS, (images, coverage), strict=True):
-        partial = folder / f"{name}.partial"
-        with partial.open("wb") as stream:
+        with replacing(folder / name) as hidden, hidden.open("wb") as stream:
             np.save(stream, array)
-        os.replace(partial, folder / name)
     manifest = manifest_of(rows, folder, side)
-    write_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
+    replace_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
 
 
 def load_rows(folder: Path = DEFAULT_FOLDER) -> list[Row]:

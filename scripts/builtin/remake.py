@@ -13,7 +13,6 @@ nothing of what they measure.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import shlex
 import shutil
@@ -25,13 +24,13 @@ from pathlib import Path
 from statistics import median
 
 from scalekv.configs.models import ModelPreset, model_named
-from scalekv.infinity_patch.files.hashes import NAME as SUMS
+from scalekv.configs.whole_files import replace_text, replacing
+from scalekv.infinity_patch.files.hashes import SUMS, sha256_of
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model import parameters
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.kv.policies.registry import policy_names
 from scripts.builtin import pages
-from scripts.builtin.dataset import write_text
 
 ROOT = Path(__file__).parents[2]
 MODEL = "emoji"
@@ -132,7 +131,8 @@ def _printed(name: str) -> Callable[[Path], None]:
 
 def _constants(runs: Path) -> None:
     place = ROOT / "configs/budgets" / MODEL / "coded.safetensors"
-    pages.write(place, (runs / "coded" / "emoji-coded.safetensors").read_bytes())
+    with replacing(place) as hidden:
+        shutil.copyfile(runs / "coded" / "emoji-coded.safetensors", hidden)
 
 
 def _has_coded() -> bool:
@@ -202,7 +202,7 @@ def run(step: Step, runs: Path) -> None:
     if code:
         raise SystemExit(f"{step.name} ended with {code}\nfix: mend it and call again")
     step.after(runs)
-    write_text(done, "")
+    replace_text(done, "")
 
 
 def main() -> None:
@@ -213,7 +213,7 @@ def main() -> None:
     args = parser.parse_args()
     preset = model_named(MODEL)
     folder = BUILT_IN / MODEL
-    weights = hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()[:12]
+    weights = sha256_of(folder / SUMS)[:12]
     runs = args.runs.absolute() / weights
     if args.list:
         for step in steps(preset, runs):

@@ -7,14 +7,15 @@ python -m scripts.builtin.ship --run OUT             # of train_gpu, its preset 
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from safetensors import safe_open
 from safetensors.torch import save_file
 
+from scalekv.configs.whole_files import replacing
 from scalekv.infinity_patch.files.hashes import write_sums
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scripts.builtin.gpu import files
@@ -32,6 +33,13 @@ MOST_BYTES_OF_RUN = 28_000_000
 PRESETS = Path(__file__).parents[2] / "configs" / "models"
 
 
+def place(source: Path, path: Path) -> None:
+    """Copy a file that everybody may read, whole or not at all."""
+    with replacing(path) as hidden:
+        shutil.copyfile(source, hidden)
+        hidden.chmod(0o644)
+
+
 def ship(data: Path, target: Path, names: Sequence[str]) -> int:
     """Copy these parts, each whole or not at all; the bytes that all parts then take."""
     total = sum(
@@ -42,10 +50,7 @@ def ship(data: Path, target: Path, names: Sequence[str]) -> int:
     for name in names:
         source = PARTS[name]
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        temporary = (target / name).with_suffix(".tmp")
-        shutil.copyfile(data / source, temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, target / name)
+        place(data / source, target / name)
     write_sums(target, sorted(PARTS))
     return total
 
@@ -57,22 +62,20 @@ def ship_run(run: Path, target: Path, preset: Path) -> int:
     """
     with safe_open(run / files.TRANSFORMER[0], "pt") as file:
         notes = file.metadata()
-    whole = run / "transformer.tmp"
-    save_file(files.load_transformer(run), whole, metadata=notes)
-    new = {
-        "transformer.safetensors": whole,
-        "vae.safetensors": run / files.VAE,
-        "text_encoder/model.safetensors": run / files.TEXT,
-    }
-    total = sum(new.get(name, target / name).stat().st_size for name in PARTS)
-    assert total <= MOST_BYTES_OF_RUN, f"{total} bytes, at most {MOST_BYTES_OF_RUN} may be shipped"
-    for name, source in [*new.items(), ("", run / files.PRESET)]:
-        place = target / name if name else preset
-        temporary = place.with_suffix(".tmp")
-        shutil.copyfile(source, temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, place)
-    whole.unlink()
+    with TemporaryDirectory() as folder:
+        whole = Path(folder) / "transformer.safetensors"
+        save_file(files.load_transformer(run), whole, metadata=notes)
+        new = {
+            "transformer.safetensors": whole,
+            "vae.safetensors": run / files.VAE,
+            "text_encoder/model.safetensors": run / files.TEXT,
+        }
+        total = sum(new.get(name, target / name).stat().st_size for name in PARTS)
+        most = MOST_BYTES_OF_RUN
+        assert total <= most, f"{total} bytes, at most {most} may be shipped"
+        for name, source in new.items():
+            place(source, target / name)
+    place(run / files.PRESET, preset)
     write_sums(target, sorted(PARTS))
     return total
 

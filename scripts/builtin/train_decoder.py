@@ -27,7 +27,7 @@ from torch import Tensor
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.quantiser import quantise, vae_sizes
+from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.backbone import backbone, feature_distance
 from scripts.builtin.captions import training_rows
@@ -150,7 +150,7 @@ def main() -> None:
             group["lr"] = held_rate(step, args.steps, args.lr, 20, args.cooldown)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             latent = model.encode(x).float()
-        total = quantise(latent, sizes, flip).total
+        total = quantise_latents(latent, sizes, flip).total
         with torch.autocast(device.type, torch.bfloat16):
             with watched(model.decoder) as peaks:
                 y = model.decoder(total).float()

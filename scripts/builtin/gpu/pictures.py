@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -17,10 +16,11 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from scalekv.configs.whole_files import replace_text, replacing
 from scripts.builtin.bundle import DRAWINGS
 from scripts.builtin.captions import FIRST_STYLES, Row, heldout_rows, training_rows
 from scripts.builtin.compositions import Composer
-from scripts.builtin.dataset import Pixels, load_rows, write, write_text
+from scripts.builtin.dataset import Pixels, load_rows, write
 
 SIDE = 256
 COMPOSITIONS = "compositions"
@@ -77,11 +77,9 @@ def compose(folder: Path, count: int, jobs: int) -> None:
         for number, (picture, text) in enumerate(made):
             images[number] = picture
             texts.append(text)
-    partial = folder / f"{COMPOSITIONS}.partial"
-    with partial.open("wb") as stream:
+    with replacing(folder / f"{COMPOSITIONS}.npy") as hidden, hidden.open("wb") as stream:
         np.save(stream, images)
-    os.replace(partial, folder / f"{COMPOSITIONS}.npy")
-    write_text(captions, json.dumps(texts))
+    replace_text(captions, json.dumps(texts))
 
 
 def prepare(

@@ -11,7 +11,8 @@ from typing import Any
 
 import pytest
 
-from scalekv.cli.batch.manifest import Entry, Manifest, manifest_name, read_manifests
+from scalekv.cli.batch.manifest import Manifest, ManifestEntry, manifest_name, read_manifests
+from scalekv.cli.pictures.folder import CannotWrite
 from scalekv.kv.errors import UserError
 
 
@@ -28,8 +29,8 @@ def test_lines_are_appended() -> None:
         assert manifest.lines == 1
         manifest.append(line("é.png"))
     assert read_manifests(Path()) == {
-        "a.png": Entry("a.png", "1", 5),
-        "é.png": Entry("é.png", "1", 5),
+        "a.png": ManifestEntry("a.png", "1", 5),
+        "é.png": ManifestEntry("é.png", "1", 5),
     }
 
 
@@ -92,7 +93,7 @@ def test_a_full_disk_leaves_no_part_of_a_line(monkeypatch: pytest.MonkeyPatch) -
         manifest.append(line())
         with monkeypatch.context() as full:
             full.setattr(os, "write", lambda file, data: write(file, data[:7]))
-            with pytest.raises(UserError, match="No space left"):
+            with pytest.raises(CannotWrite, match="No space left"):
                 manifest.append(line("b.png"))
         manifest.append(line("c.png"))
     assert list(read_manifests(path.parent)) == ["a.png", "c.png"]

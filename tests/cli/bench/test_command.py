@@ -11,8 +11,9 @@ import pytest
 
 from scalekv.cli import engine
 from scalekv.cli.bench import run as benchmark
+from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.files.hub import BUILT_IN
-from scalekv.infinity_patch.planning.health import Gpu
+from scalekv.infinity_patch.machine.gpus import Gpu
 from tests.cli.conftest import Outcome, StandIn
 
 Program = Callable[..., Outcome]
@@ -68,10 +69,10 @@ def test_a_side_that_does_not_fit(
 ) -> None:
     draw = engine.generate
 
-    def generate(pipeline: Any, request: Any, *told: Any) -> Iterator[Any]:
-        if request.policy == "full" and request.num_images > 1:
-            told[-1](request.num_images // 2)
-        yield from draw(pipeline, request, *told)
+    def generate(pipeline: Any, settled: Settled, *told: Any) -> Iterator[Any]:
+        if settled.policy == "full" and settled.together > 1:
+            told[-1](settled.together // 2)
+        yield from draw(pipeline, settled, *told)
 
     monkeypatch.setattr(engine, "generate", generate)
     done = scalekv("bench", "--batch", "2", "--rounds", "2", "--json")
@@ -87,7 +88,7 @@ def test_a_side_that_does_not_fit(
     ("arguments", "words"),
     [
         (["--budget", "full"], ["against itself", "--budget 10%"]),
-        (["--batch", "0"], ["--batch 1,2,4,8"]),
+        (["--batch", "0"], ["--batch-size 1,2,4,8"]),
         (["--batch", "1,x"], ["'1,x'"]),
         (["--rounds", "0"], ["--rounds"]),
         (["--budget", "150%"], ["150%"]),
@@ -125,14 +126,12 @@ def test_ctrl_c(scalekv: Program, measured: StandIn) -> None:
 def test_what_counts_as_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 9.0, 9.0))
-    gpus = [Gpu("A", "1", 8, 8, 0.0), Gpu("B", "1", 8, 8, 0.9)]
-    monkeypatch.setattr("scalekv.infinity_patch.planning.health.gpus", lambda: gpus)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    gpus = {"cuda": Gpu("A", "1", 8, 8, 0.0), "cuda:1": Gpu("B", "1", 8, 8, 0.9)}
+    monkeypatch.setattr("scalekv.infinity_patch.machine.gpus.gpu_of", gpus.get)
     assert benchmark.busy("cuda") == []
     assert benchmark.busy("cpu") == []
-    assert benchmark.busy("cuda:1") == ["GPU 1 is 90% busy"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert benchmark.busy("cuda") == ["GPU 1 is 90% busy"]
+    assert benchmark.busy("cuda:1") == ["the GPU is 90% busy"]
+    assert benchmark.busy("auto") == []
     monkeypatch.setattr("os.getloadavg", lambda: (99.0, 0.0, 0.0))
     assert "load" in benchmark.busy("cpu")[0]
 

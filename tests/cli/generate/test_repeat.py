@@ -13,7 +13,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from scalekv.infinity_patch.asked.request import Request
-from scalekv.infinity_patch.files.hashes import WHOLE_BYTES, quick_hash
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.generation.record import record, request_from
 from tests.cli.conftest import Outcome
@@ -111,6 +110,12 @@ def test_a_picture_that_comes_out_otherwise(scalekv: Program, made: Path) -> Non
         (lambda s: s["weights"].update(vae="0" * 32), ["the vae has other weights"]),
         (lambda s: s.update(device="cuda:0"), ["no device 'cuda:0' here"]),
         (lambda s: s.pop("recorded"), ["does not say enough", "recorded"]),
+        (lambda s: s.pop("prompt"), ["does not say enough", "prompt"]),
+        (lambda s: s.pop("seed"), ["does not say enough", "seed"]),
+        (lambda s: s.update(prompt=5, machine=[]), ["enough", "prompt, machine.name"]),
+        (lambda s: s.update(dtype="float8"), ["does not say enough", "dtype"]),
+        (lambda s: s["recorded"]["request"].update(cfg="much"), ["does not say enough", "cfg"]),
+        (lambda s: s["recorded"]["request"].update(brightness=1), ["enough", "brightness"]),
         (lambda s: s["recorded"]["objects"].append("policy"), ["its policy was an object"]),
         (lambda s: s["recorded"]["files"].update({"mine.yaml": ""}), ["mine.yaml is not what it"]),
         (
@@ -137,8 +142,12 @@ def test_a_refusal_offers_the_nearest_command(scalekv: Program, made: Path) -> N
     done = scalekv("generate", "--from", "octopus.png", "--json")
     error = json.loads(done.err)["error"]
     assert error["kind"] == "not-repeatable"
-    assert "scalekv generate 'an octopus' --model emoji --policy scalekv" in error["fix"]
-    assert "--cfg 1,2,3,3,3,3,3 --tau 0.6 --negative blue" in error["fix"]
+    assert (
+        "scalekv generate 'an octopus' --model emoji --budget mine.yaml --policy scalekv"
+        in error["fix"]
+    )
+    assert "--cfg 1,2,3,3,3,3,3" in error["fix"]
+    assert "--tau 0.6 --top-p 0.97 --negative blue" in error["fix"]
 
 
 @pytest.mark.parametrize(
@@ -179,27 +188,3 @@ def test_requests_go_there_and_back() -> None:
         reproducible=True,
     )
     assert record(Request(("a",), drafters={1: (0, 2)}))["objects"] == ["drafters"]
-
-
-def test_fingerprints(tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.write_bytes(b"abc")
-    assert quick_hash(small) == "ba7816bf8f01cfea414140de5dae2223"  # SHA-256 of "abc", FIPS 180-4
-    small.write_bytes(b"abcd")
-    assert quick_hash(small) != "ba7816bf8f01cfea414140de5dae2223"
-    large = tmp_path / "large"
-    with large.open("wb") as file:
-        file.truncate(WHOLE_BYTES + 5)
-    before = quick_hash(large)
-    with large.open("r+b") as file:
-        file.seek(-1, 2)
-        file.write(b"x")
-    assert quick_hash(large) != before
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "tokenizer.json").write_text("{}")
-    before = quick_hash(folder)
-    (folder / "README.md").write_text("not read")
-    assert quick_hash(folder) == before
-    (folder / "model.safetensors").write_bytes(b"")
-    assert quick_hash(folder) != before

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from scalekv.kv.budgets.asked import generate, parse_budget, resolve
+from scalekv.kv.budgets.asked import capacities_for, parse_budget, resolve
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.moments import within
 from scalekv.kv.caches.caches import Caches
-from scalekv.kv.caches.held import COMPUTE
 from scalekv.kv.caches.layer import LayerCache
+from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CacheShape, full_cache_bytes, predicted
 from scalekv.kv.policies.full import FullPolicy
@@ -137,7 +137,7 @@ def test_counts_and_bytes_are_the_arithmetics(
     limits = within(budget)
     caches = Caches(layers, policy, percent(text, layers), schedule, kv_dtype=kv_dtype)
     assert caches.budget == budget
-    precision = precision_of(kv_dtype, COMPUTE[dtype])
+    precision = precision_of(kv_dtype, DTYPE_NAMES[dtype])
     shape = CacheShape(layers, sequences, heads, dim, dtype.itemsize, dtype.itemsize)
     expected = predicted(schedule, shape, budget, precision)
     moments = []
@@ -374,7 +374,7 @@ def test_a_policy_beyond_its_capacity_is_a_bug_that_shows() -> None:
         def select(self, step: Step) -> Tensor | None:
             return None
 
-    caches = Caches(1, Greedy(), lambda schedule: generate(schedule, 1, (), 26))
+    caches = Caches(1, Greedy(), lambda schedule: capacities_for(schedule, 1, (), 26))
     with pytest.raises(AssertionError, match="greedy kept 57 tokens of layer 0 after scale 4"):
         play(caches, SEVEN, Inputs(layers=1))
 
