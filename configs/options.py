@@ -72,7 +72,6 @@ _SIZE = pattern(
 _MAKE = ("generate", "batch")
 _DRAW = (*_MAKE, "compare")
 _PLANNED = (*_MAKE, "plan")
-_PLACED = (*_DRAW, "calibrate", "plan")
 _LOADING = (*_DRAW, "bench", "calibrate")
 _ALL = (*_LOADING, "plan")
 
@@ -262,7 +261,7 @@ OPTIONS: tuple[Option, ...] = (
         _FLAG,
         "Keep the transformer's blocks in host memory and send them to the device one after "
         "another: slower, for cards that the model does not fit.",
-        _PLACED,
+        _ALL,
         default="false",
         repeats=True,
     ),
@@ -270,7 +269,7 @@ OPTIONS: tuple[Option, ...] = (
         "text_device",
         _DEVICE,
         "Where prompts are encoded: auto is --device's, or cpu, cuda.",
-        _PLACED,
+        _ALL,
         default=AUTO,
         repeats=True,
     ),
@@ -279,7 +278,7 @@ OPTIONS: tuple[Option, ...] = (
         one_of(*DTYPES),
         "Precision of the text encoder: fp32, bf16 or fp16; auto is fp16 on CUDA, as published, "
         "and fp32 elsewhere.",
-        _PLACED,
+        _ALL,
         default=AUTO,
     ),
     _placement(
@@ -287,7 +286,7 @@ OPTIONS: tuple[Option, ...] = (
         _FLAG,
         "Keep the text encoder in memory while pictures are made, or free it and read it again "
         "when more prompts come.",
-        _PLACED,
+        _ALL,
         otherwise="free where all prompts are known",
         names=("--keep-text-encoder/--free-text-encoder",),
         repeats=True,
@@ -296,7 +295,7 @@ OPTIONS: tuple[Option, ...] = (
         "force",
         _FLAG,
         "Try also what is planned not to fit into memory; see scalekv plan.",
-        _MAKE,
+        (*_DRAW, "bench"),
         scope=Scope.CALL,
         default="false",
         repeats=True,

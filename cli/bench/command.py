@@ -37,6 +37,8 @@ def bench(
     batch: Annotated[
         str,
         typer.Option(
+            "--batch",
+            "--batch-size",
             metavar="N[,N...]",
             help="Pictures at once; several sizes are measured one after another.",
             rich_help_panel=MEASURE,
