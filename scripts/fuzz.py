@@ -87,7 +87,7 @@ LINES = b'{"prompt": "an owl", "seed": 7, "cfg": 2.5}\n{"prompt": "a fox", "budg
 
 
 @dataclass(frozen=True)
-class Kind:
+class Sort:
     """Files of a kind: a whole one, its suffix, and the command lines that read it at PATH."""
 
     whole: bytes
@@ -95,7 +95,7 @@ class Kind:
     commands: tuple[Callable[[str], list[str]], ...]
 
 
-def kinds() -> dict[str, Kind]:
+def kinds() -> dict[str, Sort]:
     """By name."""
     from importlib.resources import files
 
@@ -111,14 +111,14 @@ def kinds() -> dict[str, Kind]:
     report = json.dumps({"format": 1, "pictures": [], "cache": {}}).encode()
     dry = ("batch", "--dry-run")
     return {
-        "budget": Kind(budget, ".yaml", (lambda p: ["budgets", "show", p, "--model", "emoji"],)),
-        "config": Kind(CONFIG, ".yaml", (lambda p: ["config", "--json"], lambda p: ["budgets"])),
-        "model": Kind(model, ".yaml", (lambda p: ["models", "show", p],)),
-        "text": Kind(TEXT, ".txt", (lambda p: [*dry, p],)),
-        "csv": Kind(CSV, ".csv", (lambda p: [*dry, p],)),
-        "jsonl": Kind(LINES, ".jsonl", (lambda p: [*dry, p, "--json"],)),
-        "png": Kind(png, ".png", (lambda p: ["inspect", p], lambda p: ["generate", "--from", p])),
-        "report": Kind(report, ".json", (lambda p: ["report", p, "--json"],)),
+        "budget": Sort(budget, ".yaml", (lambda p: ["budgets", "show", p, "--model", "emoji"],)),
+        "config": Sort(CONFIG, ".yaml", (lambda p: ["config", "--json"], lambda p: ["budgets"])),
+        "model": Sort(model, ".yaml", (lambda p: ["models", "show", p],)),
+        "text": Sort(TEXT, ".txt", (lambda p: [*dry, p],)),
+        "csv": Sort(CSV, ".csv", (lambda p: [*dry, p],)),
+        "jsonl": Sort(LINES, ".jsonl", (lambda p: [*dry, p, "--json"],)),
+        "png": Sort(png, ".png", (lambda p: ["inspect", p], lambda p: ["generate", "--from", p])),
+        "report": Sort(report, ".json", (lambda p: ["report", p, "--json"],)),
     }
 
 
@@ -178,7 +178,7 @@ def outcome(arguments: list[str], config: Path | None, said: Path) -> int:
         time.sleep(0.002)
 
 
-def _import_all(folder: Path, found: dict[str, Kind]) -> None:
+def _import_all(folder: Path, found: dict[str, Sort]) -> None:
     """Runs every command once, so that copies of this process import nothing any more."""
     for name, kind in found.items():
         file = folder / f"whole{kind.suffix}"

@@ -180,7 +180,7 @@ def _preset_of(model: nn.Module, modules: list[nn.Module]) -> str | None:
     if isinstance(named, str):
         return named
     first: Any = modules[0]
-    preset = preset_like(len(modules), first.mat_qkv.weight.shape[1], first.scale_mul_1H11.numel())
+    preset = preset_like(len(modules), first.q_bias.numel(), first.scale_mul_1H11.numel())
     return None if preset is None else preset.name
 
 
@@ -218,7 +218,7 @@ class _Forward:
 
     def __reduce_ex__(self, _protocol: Any) -> NoReturn:
         raise UserError(
-            "a patched model cannot be copied",
+            "a patched model cannot be copied or pickled",
             where="a `with patched(...)` block",
             rule="a patch belongs to one model: a copy would compute with the original's weights",
             fix="copy or save the model before the block or after it",
