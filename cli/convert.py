@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scalekv.cli import options as given
+
 if TYPE_CHECKING:
     from scalekv.infinity_patch.loading.convert import Conversion, ConversionProgress
 
@@ -40,7 +42,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Folder for the copy, new or empty. [dim]\\[default: NAME-bf16][/dim]",
+            help="Folder for the copy, new or empty." + given.default_note("NAME-bf16"),
         ),
     ] = None,
     weights_dir: Annotated[
@@ -64,19 +66,16 @@ def convert(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check, say what it comes to, write nothing.")
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout instead of a path.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")
-    ] = False,
+    json: given.Json = False,
+    quiet: given.Quiet = None,
 ) -> None:
     """The command; its help is `HELP`."""
     from pathlib import Path
 
     from scalekv.cli.console.bytes import ByteDisplay
-    from scalekv.cli.console.errors import INTERRUPTED, stderr
-    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.console.errors import Interrupted, stderr
+    from scalekv.cli.console.interrupts import interruptible
+    from scalekv.cli.console.stdout import say_json
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings
     from scalekv.kv.sizes import human_bytes, parse_size
@@ -84,7 +83,9 @@ def convert(
     # 1. all that can be refused before anything is written
     preset = model_named(name, "NAME")
     most = parse_size(shard_size, "--shard-size")
-    folder = Settings().get("weights_dir", weights_dir).value
+    settings = Settings()
+    folder = settings.get("weights_dir", weights_dir).read()
+    silent = settings.get("quiet", quiet).read()
     target = Path(out) if out is not None else Path(f"{preset.name}-{dtype}")
     if out is not None and not out.strip():
         raise _nameless()
@@ -96,28 +97,29 @@ def convert(
         target,
         dtype=dtype,
         text_dtype=text_encoder,
-        weights_dir=Path(folder).expanduser() if folder else None,
+        weights_dir=folder,
         shard_bytes=most,
     )
     facts = _facts(plan)
     if dry_run:
         said = f"{human_bytes(plan.nbytes)} into {plan.out}"
-        print(to_json(facts) if json else said, end="" if json else "\n")
+        say_json(facts) if json else print(said)
         return
     # 2. the copy
-    with ByteDisplay(stderr(), quiet=quiet) as display:
+    with ByteDisplay(stderr(), quiet=silent) as display:
         display.say(f"{preset.name}: {human_bytes(plan.nbytes)} to write into {plan.out}")
 
         def show(progress: ConversionProgress) -> None:
             display.show(progress.file, progress.done, progress.total)
 
         try:
-            file = write(plan, show)
+            with interruptible():
+                file = write(plan, show)
         except KeyboardInterrupt:
             display.say(f"nothing is left in {plan.out.parent}")
-            raise typer.Exit(INTERRUPTED) from None
+            raise Interrupted from None
     if json:
-        print(to_json({**facts, "path": str(file)}), end="")
+        say_json({**facts, "path": str(file)})
     else:
         print(file)
 

@@ -16,10 +16,11 @@ from scalekv.cli import engine
 from scalekv.cli.calibrate.heat_maps import index_map, mass_maps
 from scalekv.cli.choices import Choices
 from scalekv.cli.console.errors import Interrupted
-from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
-from scalekv.cli.console.stdout import Stdout, to_json
+from scalekv.cli.console.stdout import say, say_json
 from scalekv.cli.pictures.folder import FORMAT, OutputFolder
+from scalekv.cli.plan.room import target_of
 from scalekv.configs.budget_files import budget_text
 from scalekv.configs.sparsity import BESIDE
 from scalekv.kv.budgets.heat_order import write_order
@@ -47,7 +48,7 @@ class CalibrationRun:
 
     Args:
         out: the budget file.
-        force: replace what is there.
+        overwrite: replace what is there.
         plots: draw heat maps.
         json: one object on stdout instead of a path a line.
     """
@@ -56,7 +57,7 @@ class CalibrationRun:
     request: CalibrationRequest
     out: Path
     console: Console
-    force: bool = False
+    overwrite: bool = False
     plots: bool = True
     json: bool = False
 
@@ -66,7 +67,6 @@ class CalibrationRun:
         Raises:
             UserError: refused, before or during the run.
             Interrupted: by Ctrl-C; nothing was written.
-            PipeClosed: at the end, where nobody read stdout.
         """
         choices = self.choices
         folder = OutputFolder(self.out.parent)
@@ -75,9 +75,13 @@ class CalibrationRun:
             if self.plots:
                 needs("matplotlib", "heat maps", "--no-plots to go without")
             engine.check_calibration(
-                self.request, choices.preset, choices.weights_dir, choices.dtype
+                self.request,
+                choices.preset,
+                choices.weights_dir,
+                choices.dtype,
+                target_of(choices.device).device,
             )
-            with Display(self.console, quiet=choices.quiet) as display:
+            with interruptible(), Display(self.console, quiet=choices.quiet) as display:
                 folder.prepare()
                 count = len(choices.request.prompts)
                 display.note(
@@ -100,7 +104,7 @@ class CalibrationRun:
                 display.stage("writing")
                 files = files_of(calibration, self.out, plots=self.plots)
                 with interrupts_wait():
-                    folder.save_together(files, replace=self.force)
+                    folder.save_together(files, replace=self.overwrite)
         except KeyboardInterrupt:
             raise Interrupted from None
         finally:
@@ -120,12 +124,12 @@ class CalibrationRun:
         for path in (self.out.parent / name for name in names):
             if path.is_dir():
                 raise UserError(f"{path} is a folder", where="--out", fix="choose another name")
-            if path.exists() and not self.force:
+            if path.exists() and not self.overwrite:
                 raise UserError(
                     f"{path} is there already",
                     where="--out",
                     rule="nothing is overwritten",
-                    fix="--force to replace it, or another name with --out",
+                    fix="--overwrite to replace it, or another name with --out",
                 )
 
     def _tell(self, calibration: Calibration, paths: list[Path]) -> None:
@@ -135,12 +139,10 @@ class CalibrationRun:
                 self.console.print(line, markup=False, soft_wrap=True)
         ordered = [path for path in paths if path.name == self.out.name]
         ordered += [path for path in paths if path.name != self.out.name]
-        stdout = Stdout()
         if self.json:
-            stdout.say(to_json({"paths": [str(path) for path in ordered], **summary}))
+            say_json({"paths": [str(path) for path in ordered], **summary})
         else:
-            stdout.say("".join(f"{path}\n" for path in ordered))
-        stdout.check()
+            say("".join(f"{path}\n" for path in ordered))
 
 
 def files_of(calibration: Calibration, out: Path, *, plots: bool) -> dict[str, bytes]:

@@ -6,7 +6,7 @@ Knows the order of things and what is told to whom; how each is done is others' 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -17,16 +17,17 @@ from rich.console import Console
 
 from scalekv.cli import engine
 from scalekv.cli.choices import Choices
-from scalekv.cli.console.errors import Interrupted
-from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.cli.console.errors import Interrupted, Unsuccessful
+from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
-from scalekv.cli.console.stdout import Stdout, to_json
-from scalekv.cli.pictures.folder import FORMAT, OutputFolder
-from scalekv.cli.plan.room import check_room
+from scalekv.cli.console.stdout import say, say_json
+from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder
+from scalekv.cli.plan.room import check_room, target_of
 from scalekv.cli.report.figures import largest_cache, memory_report, print_table
 
 if TYPE_CHECKING:
-    from scalekv.infinity_patch import Picture, Pipeline, Request
+    from scalekv.infinity_patch import Picture, Pipeline
+    from scalekv.infinity_patch.asked.settled import Settled
 
 
 @dataclass
@@ -46,71 +47,104 @@ class Run:
     _started: float = field(default_factory=time.perf_counter)
     _clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     _settings: dict[str, Any] = field(default_factory=dict)
-    _stdout: Stdout = field(default_factory=Stdout)
+    _cannot_write: CannotWrite | None = None
+    _pipeline: Pipeline | None = None
 
     def execute(self) -> None:
         """Does it all.
 
         Raises:
-            UserError: refused, before or during the run; finished pictures are kept.
-            Interrupted: by Ctrl-C; likewise.
-            PipeClosed, Unsuccessful: at the end, where stdout could not be written.
+            UserError: refused before the first picture.
+            Unsuccessful: pictures or the report could not be written any more.
+            Interrupted: by Ctrl-C; finished pictures are kept in each case.
         """
         choices = self.choices
         try:
-            engine.check(choices.request, choices.preset, choices.weights_dir, choices.dtype)
-            if not choices.force:
-                check_room(choices)
+            settled = self._settled()
         except KeyboardInterrupt:
             raise Interrupted(0, "") from None
         folder = OutputFolder(choices.out)
         try:
-            with Display(self.console, quiet=self.choices.quiet) as display:
+            with interruptible(), Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
-                tell_of_idle_budget(choices, display)
-                display.stage(f"loading {choices.preset.name}")
-                pipeline = engine.load(
-                    choices.preset,
-                    choices.device,
-                    choices.dtype,
-                    choices.weights_dir,
-                    choices.placement.for_known_prompts(),
-                )
-                dtype = str(pipeline.dtype).removeprefix("torch.")
-                display.note(f"computing in {dtype} on {pipeline.device}")
-                tell_of_batches(choices.request, pipeline, display)
+                tell_of_idle_budget(settled, display)
+                pictures = self._drawn(settled, display)
                 self.load_seconds = time.perf_counter() - self._started
-                self._generate(pipeline, folder, display)
+                self._keep_all(pictures, folder, display)
         except KeyboardInterrupt:
             raise Interrupted(len(self.pictures), str(choices.out)) from None
         finally:
             folder.discard_if_empty()
-        self._stdout.check()
+        if self._cannot_write is not None:
+            raise Unsuccessful(
+                f"{self._cannot_write}; {len(self.pictures)} of {self._wanted} pictures are there",
+                "failed",
+            )
 
-    def _generate(self, pipeline: Pipeline, folder: OutputFolder, display: Display) -> None:
-        outcome = "failed"
-        pictures = engine.generate(
-            pipeline, self.choices.request, display.scale_done, display.smaller_batch
+    def _settled(self) -> Settled:
+        """What the request comes to.
+
+        Raises:
+            UserError: it cannot be fulfilled here.
+        """
+        choices = self.choices
+        target = target_of(choices.device)
+        settled = engine.check(
+            choices.request, choices.preset, choices.weights_dir, choices.dtype, target.device
         )
+        if not choices.force:
+            placement = choices.placement.for_known_prompts()
+            check_room(settled, target, placement, choices.weights_dir)
+        return settled
+
+    def _drawn(self, settled: Settled, display: Display) -> Iterator[Picture]:
+        """The pictures, from a model that is loaded first."""
+        self._pipeline = pipeline = self._load(display)
+        tell_of_batches(settled, pipeline, display)
+        return engine.generate(pipeline, settled, display.scale_done, display.smaller_batch)
+
+    def _load(self, display: Display) -> Pipeline:
+        choices = self.choices
+        display.stage(f"loading {choices.preset.name}")
+        pipeline = engine.load(
+            choices.preset,
+            choices.device,
+            choices.dtype,
+            choices.weights_dir,
+            choices.placement.for_known_prompts(),
+        )
+        dtype = str(pipeline.dtype).removeprefix("torch.")
+        display.note(f"computing in {dtype} on {pipeline.device}")
+        return pipeline
+
+    def _measured(self) -> dict[str, Any]:
+        """What the report says of model, machine and memory."""
+        assert self._pipeline is not None
+        return figures(self._pipeline, self.choices, largest_cache(self.caches))
+
+    def _keep_all(
+        self, pictures: Iterator[Picture], folder: OutputFolder, display: Display
+    ) -> None:
+        outcome = "failed"
         try:
             for picture in pictures:
                 with interrupts_wait():
-                    self._keep(pipeline, picture, folder, display)
+                    self._keep(picture, folder, display)
             outcome = "complete"
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
+        except CannotWrite as error:
+            self._cannot_write = error
         finally:
             with interrupts_wait():
                 engine.release(pictures)
                 display.clear()
                 if outcome == "complete" or self.pictures:
-                    self._report(pipeline, folder, outcome)
+                    self._report(folder, outcome)
 
-    def _keep(
-        self, pipeline: Pipeline, picture: Picture, folder: OutputFolder, display: Display
-    ) -> None:
+    def _keep(self, picture: Picture, folder: OutputFolder, display: Display) -> None:
         """Saves a picture and tells where it is."""
         sidecar = sidecar_of(picture, self.choices)
         image_path, sidecar_path = folder.save_picture(
@@ -120,17 +154,22 @@ class Run:
         self.caches.append(picture.cache)
         self.pictures.append(entry_of(picture, image_path, sidecar_path))
         display.picture_done(picture.index, self._wanted, picture.seconds, picture.prompt)
+        if not self.json:
+            say(f"{image_path}\n")
         if "json" in self.choices.memory_report:  # a run that is killed leaves what it had
-            folder.save_report(self._figures(pipeline, "running"))
+            folder.save_report(self._figures("running"))
         if picture.truncated:
             display.note(f"the prompt was too long; not used: {picture.truncated}")
-        if not self.json:
-            self._stdout.say(f"{image_path}\n")
 
-    def _report(self, pipeline: Pipeline, folder: OutputFolder, outcome: str) -> None:
+    def _report(self, folder: OutputFolder, outcome: str) -> None:
         """Says how the run ended, in every form asked for."""
-        report = self._figures(pipeline, outcome)
-        written = write_report(report, folder, self.choices)
+        report = self._figures(outcome)
+        written: list[Path] = []
+        try:
+            written = write_report(report, folder, self.choices)
+        except CannotWrite as error:  # costs the report alone
+            self._cannot_write = self._cannot_write or error
+            self.console.print(f"no report: {error}", markup=False, soft_wrap=True)
         if not self.choices.quiet:
             show_report(report, written, self.choices, self.console)
         if self.json:
@@ -140,11 +179,11 @@ class Run:
                 "report_path": str(written[0]) if written else None,
                 "pictures": self.pictures,
             }
-            self._stdout.say(to_json({**said, "report": report}))
+            say_json({**said, "report": report})
 
-    def _figures(self, pipeline: Pipeline, outcome: str) -> dict[str, Any]:
+    def _figures(self, outcome: str) -> dict[str, Any]:
         return {
-            **figures(pipeline, self.choices, largest_cache(self.caches)),
+            **self._measured(),
             "outcome": outcome,
             "started": self._clock,
             "settings": self._settings,
@@ -250,19 +289,23 @@ def with_names(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {**entry, **{key: Path(entry[key]).name for key in ("file", "sidecar")}}
 
 
-def tell_of_idle_budget(choices: Choices, display: Display) -> None:
+def tell_of_idle_budget(settled: Settled, display: Display) -> None:
     """Says so where the budget holds everything although it was not asked to."""
-    budget = engine.idle_budget(choices.request, choices.preset, choices.dtype)
-    if budget is not None:
-        history = budget.schedule.history
+    if settled.idle:
+        history = settled.schedule.history
         display.note(
-            f"budget {budget.label} drops nothing: all {history} tokens of history fit at this size"
+            f"budget {settled.asked.label} drops nothing: all {history} tokens of history fit at "
+            "this size"
         )
 
 
-def tell_of_batches(request: Request, pipeline: Pipeline, display: Display) -> None:
+def tell_of_batches(settled: Settled, pipeline: Pipeline, display: Display) -> None:
     """Says so where a batch size was asked for that is not used."""
-    asked = request.batch_size
-    if isinstance(asked, int) and asked > 1 and engine.one_at_a_time(pipeline, request):
-        why = "--reproducible" if request.reproducible else "on a CPU --no-reproducible changes it"
+    asked = settled.request.batch_size
+    if isinstance(asked, int) and asked > 1 and settled.one_at_a_time_on(pipeline.device.type):
+        why = (
+            "--reproducible"
+            if settled.request.reproducible
+            else "on a CPU --no-reproducible changes it"
+        )
         display.note(f"one picture at a time, for the same bits as alone ({why})")

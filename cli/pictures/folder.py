@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from PIL.PngImagePlugin import PngInfo
 
+from scalekv.cli.console.errors import Unsuccessful
 from scalekv.cli.console.stdout import to_json
 from scalekv.configs.whole_files import give_name, write_hidden
 from scalekv.kv.errors import UserError
@@ -29,6 +31,10 @@ FORMAT = 1
 CHUNK = "scalekv"
 """Keyword of the PNG text chunk that holds the settings as JSON."""
 
+PROMPT_CHUNK = "Description"
+"""Keyword of the chunk with the prompt, one of those the PNG standard names; "prompt" is what
+ComfyUI reads its graph from."""
+
 JOB_CHUNK = "scalekv-job"
 """Keyword of the chunk by which a batch recognises its own picture."""
 
@@ -36,13 +42,29 @@ SLUG_LENGTH = 40  # characters; at four bytes each a name stays far below the us
 
 
 def slug(text: str) -> str:
-    """A short file name part that reminds of the text: letters, digits and hyphens."""
-    words = re.sub(r"[\W_]+", "-", text.casefold()).strip("-")
+    """A short file name part that reminds of the text: letters with their marks, digits and
+    hyphens."""
+    words = re.sub("-+", "-", _letters(text.casefold())).strip("-")
     if len(words) > SLUG_LENGTH:
         whole_words = words[: SLUG_LENGTH + 1].rpartition("-")[0]
         long_enough = len(whole_words) >= SLUG_LENGTH // 2
         words = whole_words if long_enough else words[:SLUG_LENGTH].strip("-")
     return words or "picture"
+
+
+def _letters(text: str) -> str:
+    """The text with hyphens for what is no part of a word. Vowel signs, of Hindi and Arabic, are
+    marks (M) and belong to the letter before; joiners (Cf) have no width and mean nothing here."""
+    if text.isascii():
+        return re.sub(r"[\W_]", "-", text)
+    out: list[str] = []
+    for character in unicodedata.normalize("NFC", text):
+        kind = unicodedata.category(character)
+        if kind[0] in "LN" or (kind[0] == "M" and out and out[-1] != "-"):
+            out.append(character)
+        elif kind != "Cf":
+            out.append("-")
+    return "".join(out)
 
 
 def png_bytes(
@@ -56,12 +78,19 @@ def png_bytes(
     """
     texts = PngInfo()
     texts.add_text(CHUNK, json.dumps({"format": FORMAT, **settings}))
-    texts.add_text("prompt", prompt)
+    texts.add_text(PROMPT_CHUNK, prompt)
     if job is not None:
         texts.add_text(JOB_CHUNK, job)
     buffer = io.BytesIO()
     image.save(buffer, format="PNG", pnginfo=texts)
     return buffer.getvalue()
+
+
+class CannotWrite(Unsuccessful):
+    """What could be written to no longer can: no space is left, or it is gone."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"cannot write to {path}: {error.strerror or error}", "failed")
 
 
 class OutputFolder:
@@ -70,6 +99,9 @@ class OutputFolder:
     Every file is written under a hidden name first and then given its name, which fails if the
     name is taken; another one is then tried. So nothing is ever overwritten, by two runs at once
     neither, and an interruption leaves no half-written file under a name that people read.
+
+    What cannot be written is refused (`UserError`) until `prepare` has shown that the folder is
+    one that can be written to, and after that a failure (`CannotWrite`).
     """
 
     def __init__(self, path: Path, owner: str = "") -> None:
@@ -82,6 +114,7 @@ class OutputFolder:
         self._hidden = f".scalekv-{owner}{'-' if owner else ''}"
         self._made: list[Path] = []
         self._report: Path | None = None
+        self._prepared = False
 
     def prepare(self) -> None:
         """Makes the folder and proves that files can be made in it.
@@ -96,6 +129,7 @@ class OutputFolder:
                 self._made.append(folder)
             probe = self._write(b"")
             probe.unlink()
+            self._prepared = True
         except OSError as error:
             self.discard_if_empty()
             self._refuse(error)
@@ -127,7 +161,7 @@ class OutputFolder:
             The paths of picture and sidecar, which differ in the suffix alone.
 
         Raises:
-            UserError: the folder cannot be written to; then neither file exists.
+            UserError, CannotWrite: the folder cannot be written to; then neither file exists.
         """
         png = png_bytes(image, prompt, settings)
         for name in _numbered(f"{seed}-{slug(prompt)}"):
@@ -139,7 +173,7 @@ class OutputFolder:
         """Gives a picture and its sidecar a name; False: it is taken, and nothing was done.
 
         Raises:
-            UserError: the folder cannot be written to; then neither file exists.
+            UserError, CannotWrite: the folder cannot be written to; then neither file exists.
         """
         picture_path, sidecar_path = self.path / f"{name}.png", self.path / f"{name}.json"
         if picture_path.exists() or sidecar_path.exists():
@@ -166,7 +200,8 @@ class OutputFolder:
         second time on, in place of the one written before.
 
         Raises:
-            UserError: the folder cannot be written to; what was written before is still whole.
+            UserError, CannotWrite: the folder cannot be written to; what was written before is
+                still whole.
         """
         if self._report is None:
             self._report = self.save_numbered("report", ".json", to_json(report).encode())
@@ -181,7 +216,7 @@ class OutputFolder:
             replace: overwrite files of these names; each is whole, old or new, at any moment.
 
         Raises:
-            UserError: a name is taken, or the folder cannot be written to.
+            UserError, CannotWrite: a name is taken, or the folder cannot be written to.
         """
         hidden: dict[Path, Path] = {}
         placed: list[Path] = []
@@ -198,7 +233,7 @@ class OutputFolder:
                         f"{path} is there already",
                         where="--out",
                         rule="nothing is overwritten",
-                        fix="--force to replace it, or another name with --out",
+                        fix="--overwrite to replace it, or another name with --out",
                     )
             placed.clear()
         except OSError as error:
@@ -211,7 +246,7 @@ class OutputFolder:
         """Writes the page that goes with the report: its name with the ending .html.
 
         Raises:
-            UserError: the folder cannot be written to.
+            UserError, CannotWrite: the folder cannot be written to.
         """
         if self._report is None:
             return self.save_numbered("report", ".html", page.encode())
@@ -223,7 +258,7 @@ class OutputFolder:
         """Writes a file under the first free name: STEM, STEM-2 and so on.
 
         Raises:
-            UserError: the folder cannot be written to.
+            UserError, CannotWrite: the folder cannot be written to.
         """
         for name in _numbered(stem):
             path = self.path / f"{name}{suffix}"
@@ -235,7 +270,7 @@ class OutputFolder:
         """Writes a file under this name and no other.
 
         Raises:
-            UserError: the name is taken, or the folder cannot be written to.
+            UserError, CannotWrite: the name is taken, or the folder cannot be written to.
         """
         path = self.path / name
         if path.exists() or not self._put(path, content):
@@ -251,7 +286,7 @@ class OutputFolder:
         """Writes a file of the folder whether it is there or not, whole at any moment.
 
         Raises:
-            UserError: the folder cannot be written to.
+            UserError, CannotWrite: the folder cannot be written to.
         """
         try:
             hidden = self._write(content)
@@ -277,6 +312,8 @@ class OutputFolder:
         return write_hidden(self.path, self._hidden, content)
 
     def _refuse(self, error: OSError) -> NoReturn:
+        if self._prepared:
+            raise CannotWrite(self.path, error) from error
         raise UserError(
             f"cannot write to the folder {self.path}: {error.strerror}",
             where="--out",

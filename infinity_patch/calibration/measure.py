@@ -24,7 +24,7 @@ from scalekv.infinity_patch.calibration.plan import (
 from scalekv.infinity_patch.files.hashes import prompts_sha256, weights_sha256
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.generation.patch import patched
-from scalekv.infinity_patch.generation.pipeline import Picture, Progress, generate, guidance_of
+from scalekv.infinity_patch.generation.pipeline import Picture, Progress, generate, settled_on
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.kv.budgets.asked import BudgetSpec
 from scalekv.kv.budgets.heat_order import Order, order_from_mass
@@ -213,8 +213,8 @@ def calibrate(
         UserError: a request that cannot be fulfilled, before the first picture.
     """
     plan = plan_of(request, pipeline.preset)
-    pictures = pictures_of(request)
-    guided = guidance_of(pictures, pipeline, plan.schedule).needed
+    settled = settled_on(pipeline, pictures_of(request))
+    pictures, guided = settled.request, settled.guided
     layers = pipeline.preset.transformer.depth
     statistics = AttentionStatistics(
         plan.schedule,
@@ -228,7 +228,7 @@ def calibrate(
     settings: dict[str, Any] = {}
     with patched(pipeline.model, "full", schedule=plan.schedule) as caches:
         caches.observer = statistics
-        for picture in generate(pipeline, pictures, on_progress=on_progress):
+        for picture in generate(pipeline, settled, on_progress=on_progress):
             settings = settings or picture.settings
             if on_picture is not None:
                 on_picture(picture)

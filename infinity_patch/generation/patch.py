@@ -12,7 +12,10 @@ from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
-from scalekv.infinity_patch.asked.settled import budget_maker, policy_for, preset_like
+from scalekv.infinity_patch.asked.budgets import ReadBudget, preset_like, read_budget
+from scalekv.infinity_patch.asked.policies import calibration_of, make_policy
+from scalekv.infinity_patch.asked.settled import Settled
+from scalekv.infinity_patch.generation.turns import held
 from scalekv.infinity_patch.model.attention import (
     attend,
     attend_ragged,
@@ -23,7 +26,7 @@ from scalekv.infinity_patch.model.attention import (
 )
 from scalekv.infinity_patch.model.rotary import Scales3
 from scalekv.kv.budgets.asked import BudgetLike
-from scalekv.kv.budgets.budget import Drafters
+from scalekv.kv.budgets.budget import Budget, BytesOf, Drafters
 from scalekv.kv.caches.caches import Caches
 from scalekv.kv.errors import UserError
 from scalekv.kv.policies.policy import Policy
@@ -76,12 +79,54 @@ def patched(
             "int8", "int4".
         kv_device: where: "auto" (where attention computes) or "cpu" (in the host's memory).
 
+    The model is this thread's inside the block: what another thread was drawing waits.
+
     Yields:
         The caches: `.nbytes`, `.peak_nbytes`, `.layers[i].kept` (B, H), `.ledger`, `.reset()`.
 
     Raises:
-        UserError: no self-attention found, the model is patched already, or a bad budget or policy.
+        UserError: no self-attention found, the model is patched already, by this thread or by
+            another one, or a bad budget or policy.
     """
+    with held(model):
+        modules = _unpatched(model)
+        layers, preset = len(modules), _preset_of(model, modules)
+        caches = Caches(
+            layers,
+            make_policy(policy, calibration_of(policy, preset)),
+            _budget_for(read_budget(budget, layers, preset, drafters)),
+            schedule,
+            kv_dtype=kv_dtype,
+            kv_device=kv_device,
+        )
+        with _attached(modules, caches):
+            yield caches
+
+
+@contextmanager
+def patched_as_settled(model: nn.Module, settled: Settled) -> Iterator[Caches]:
+    """The same with everything as a request came to it, for whoever has the model's turn; nothing
+    is read or allotted again.
+
+    Raises:
+        UserError: no self-attention found, or the model is patched already.
+    """
+    modules = _unpatched(model)
+    caches = Caches(
+        len(modules),
+        make_policy(settled.policy, settled.calibration),
+        lambda schedule: settled.planned,
+        settled.schedule,
+        kv_dtype=settled.request.kv_dtype,
+        kv_device=settled.request.kv_device,
+        as_planned=True,
+    )
+    with _attached(modules, caches):
+        yield caches
+
+
+def _unpatched(model: nn.Module) -> list[nn.Module]:
+    """The self-attention modules of a model that is not patched."""
     modules = self_attentions(model)
     if not modules:
         raise UserError(
@@ -97,23 +142,26 @@ def patched(
             rule="patches do not nest",
             fix="leave the first `with patched(...)` block before entering another",
         )
-    layers, preset = len(modules), _preset_of(model, modules)
-    caches = Caches(
-        layers,
-        policy_for(policy, preset),
-        budget_maker(budget, layers, preset, drafters),
-        schedule,
-        kv_dtype=kv_dtype,
-        kv_device=kv_device,
-    )
+    return modules
+
+
+def _budget_for(read: ReadBudget) -> Callable[[Schedule], Budget | Callable[[BytesOf], Budget]]:
+    """What makes a schedule's budget; of bytes, once it is known how many a token takes."""
+    if read.in_bytes:
+        return lambda schedule: lambda bytes_of: read.on(schedule, bytes_of)
+    return read.on
+
+
+@contextmanager
+def _attached(modules: list[nn.Module], caches: Caches) -> Iterator[None]:
     before = [{name: m.__dict__.get(name, _MISSING) for name in OVERRIDDEN} for m in modules]
     try:
         for layer, module in enumerate(modules):
             _empty(module)
             # written to the instance's dictionary: nn.Module would not look for methods elsewhere
-            module.__dict__["forward"] = _forward(module, layer, caches)
+            module.__dict__["forward"] = _Forward(module, layer, caches)
             module.__dict__["kv_caching"] = _kv_caching(layer, caches)
-        yield caches
+        yield
     finally:
         for module, saved in zip(modules, before, strict=True):
             for name, value in saved.items():
@@ -136,8 +184,15 @@ def _preset_of(model: nn.Module, modules: list[nn.Module]) -> str | None:
     return None if preset is None else preset.name
 
 
-def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
-    def forward(
+class _Forward:
+    """What a self-attention does while it is patched. It belongs to one module: a copy would go on
+    computing with the weights of the original."""
+
+    def __init__(self, module: Any, layer: int, caches: Caches) -> None:
+        self.module, self.layer, self.caches = module, layer, caches
+
+    def __call__(
+        self,
         x: Tensor,
         attn_bias_or_two_vector: Any = None,
         attn_fn: Any = None,
@@ -146,9 +201,10 @@ def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
         scale_ind: int = 0,
     ) -> Tensor:
         assert rope2d_freqs_grid is not None, "a patched model needs its rotary tables"
+        module = self.module
         q, k, v = queries_keys_values(module, x, scale_schedule, rope2d_freqs_grid, scale_ind)
-        out = caches.attend(
-            layer,
+        out = self.caches.attend(
+            self.layer,
             scale_ind,
             Schedule.of(scale_schedule),
             q,
@@ -160,29 +216,12 @@ def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
         )
         return project(module, out)
 
-    return _Forward(forward, caches)
-
-
-class _Forward:
-    """What a patched module computes, and the caches that it computes with."""
-
-    def __init__(self, forward: Callable[..., Tensor], caches: Caches) -> None:
-        self._forward, self.caches = forward, caches
-
-    def __call__(self, *args: Any, **others: Any) -> Tensor:
-        return self._forward(*args, **others)
-
-    def __reduce__(self) -> NoReturn:
-        """A copy would go on computing with the original's weights and caches.
-
-        Raises:
-            UserError: always.
-        """
+    def __reduce_ex__(self, _protocol: Any) -> NoReturn:
         raise UserError(
-            "a patched model cannot be copied or pickled",
-            where="patched(model)",
-            rule="its self-attention computes with the caches of one `with patched(...)` block",
-            fix="copy the model before the block, or after it",
+            "a patched model cannot be copied",
+            where="a `with patched(...)` block",
+            rule="a patch belongs to one model: a copy would compute with the original's weights",
+            fix="copy or save the model before the block or after it",
         )
 
 

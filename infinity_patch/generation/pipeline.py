@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scalekv.infinity_patch.asked.check import check_lengths, check_values
-from scalekv.infinity_patch.asked.request import DEFAULT_POLICY, Request, guidance_layers, per_scale
-from scalekv.infinity_patch.asked.settled import budget_of, fixed_batch, schedule_of
+from scalekv.infinity_patch.asked.check import check_lengths, check_pictures
+from scalekv.infinity_patch.asked.request import Request
+from scalekv.infinity_patch.asked.settled import Settled, settle
 from scalekv.infinity_patch.files.hashes import model_hashes
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.generation.batching import (
@@ -24,17 +24,17 @@ from scalekv.infinity_patch.generation.batching import (
     free_memory,
     out_of_memory,
 )
-from scalekv.infinity_patch.generation.patch import caches_of, patched
+from scalekv.infinity_patch.generation.patch import caches_of, patched_as_settled
 from scalekv.infinity_patch.generation.record import record
+from scalekv.infinity_patch.generation.turns import refuse_while_held, turn
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes, to_uint8
 from scalekv.infinity_patch.model.tokens import cut_prompt
 from scalekv.kv.autocast import without_autocast
-from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.caches.caches import Caches
+from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
-from scalekv.kv.schedule import Schedule
 
 AHEAD = 4 * MOST  # pictures encoded in one go; the features of thousands would need much memory
 
@@ -120,7 +120,7 @@ class _Texts:
 
 def generate(
     pipeline: Pipeline,
-    request: Request | str,
+    request: Request | Settled | str,
     *,
     on_progress: Callable[[Progress], None] | None = None,
     on_smaller_batch: Callable[[int], None] | None = None,
@@ -128,8 +128,11 @@ def generate(
     """Generate pictures one batch after another, each picture with a random stream of its own.
 
     Args:
-        request: what to generate; a string is a prompt with everything else as by default.
-            Inside a `with patched(pipeline.model, ...)` block the block's caches are used.
+        request: what to generate; a string is a prompt with everything else as by default. One
+            that `check` or `settle` has settled is taken as it is, unless the pipeline turns out
+            to be on another device or in another dtype.
+            Inside a `with patched(pipeline.model, ...)` block the block's caches are used, and the
+            pictures are to be taken before it ends.
         on_smaller_batch: told the new size where memory ran out with a batch and the pictures go
             on in smaller ones.
 
@@ -137,44 +140,66 @@ def generate(
         Each picture as soon as it is done.
 
     Raises:
-        UserError: a request that cannot be fulfilled, before the first picture.
+        UserError: a request that cannot be fulfilled, before the first picture; or a picture is
+            taken where the model is patched otherwise than it was at the call.
         NotFinite: a picture came out of numbers that are not finite; those before it are whole.
+
+    Threads may share a pipeline: they take turns, batch by batch.
     """
-    asked = Request((request,)) if isinstance(request, str) else request
-    check_values(asked, pipeline.preset)
+    refuse_while_held(pipeline.model)
+    settled = settled_on(pipeline, request)
+    asked = settled.request
     check_lengths(asked, pipeline.text.counter)
     given = asked.policy is not None or asked.budget is not None or asked.drafters is not None
-    if given and caches_of(pipeline.model) is not None:
+    with turn(pipeline.model):  # what another thread has patched in for a batch is gone then
+        outer = caches_of(pipeline.model)
+    if given and outer is not None:
         raise UserError(
             "the model is patched already, and the request names a policy or budget too",
             where="generate(pipeline, request)",
             rule="inside a `with patched(...)` block pictures use the caches of that block",
             fix="leave policy, budget and drafters out of the request, or leave the block",
         )
-    return _pictures(pipeline, asked, on_progress, on_smaller_batch)
+    return _pictures(pipeline, settled, outer, on_progress, on_smaller_batch)
+
+
+def settled_on(pipeline: Pipeline, request: Request | Settled | str) -> Settled:
+    """What a request comes to with this pipeline.
+
+    Raises:
+        UserError: prompts, seeds or settings that cannot be.
+    """
+    device = pipeline.device.type
+    dtype = DTYPE_NAMES[pipeline.dtype]
+    if isinstance(request, Settled):
+        assert request.preset == pipeline.preset, (request.preset.name, pipeline.preset.name)
+        check_pictures(request.request)
+        return request.on(device, dtype)
+    asked = Request(request) if isinstance(request, str) else request
+    check_pictures(asked)
+    return settle(asked, pipeline.preset, device, dtype)
 
 
 def _pictures(
     pipeline: Pipeline,
-    request: Request,
+    settled: Settled,
+    outer: Caches | None,
     on_progress: Callable[[Progress], None] | None,
     on_smaller_batch: Callable[[int], None] | None,
 ) -> Iterator[Picture]:
-    # 1. schedule, budget, guidance
-    schedule = schedule_of(request, pipeline.preset)
-    together = fixed_batch(request, pipeline.device.type) or 1
-    budget = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize, together)
-    guidance = guidance_of(request, pipeline, schedule)
-    settings = settings_of(request, pipeline, schedule, guidance)
+    # 1. what all pictures have in common
+    request, schedule = settled.request, settled.schedule
     # 2. text, some pictures ahead; how many go together is seen when the encoder takes its rest
     texts = _Texts(pipeline, request)
     negative = None
-    if request.negative is not None:
-        with pipeline.stages.stage("encode"):
-            negative = pipeline.text.encode([request.negative])[0]
-    texts.of([_wanted(request, 0)])
-    pipeline.text.rest()
-    size = batch_size_of(request, pipeline, schedule, budget, guidance)
+    with _computing(pipeline, outer):
+        settings = settings_of(settled, pipeline)
+        if request.negative is not None:
+            with pipeline.stages.stage("encode"):
+                negative = pipeline.text.encode([request.negative])[0]
+        texts.of([_wanted(request, 0)])
+        pipeline.text.rest()
+        size = batch_size_of(settled, pipeline)
     done = 0
     while done < request.pictures:
         batch = [_wanted(request, i) for i in range(done, min(done + size, request.pictures))]
@@ -187,11 +212,10 @@ def _pictures(
 
         # 3. scales, with the caches patched in for this batch alone
         try:
-            features = texts.of(batch)
-            pipeline.text.rest()
-            codes, cache, sound = _codes(
-                pipeline, request, budget, schedule, guidance, batch, features, negative, report
-            )
+            with _computing(pipeline, outer):
+                features = texts.of(batch)
+                pipeline.text.rest()
+                codes, cache, sound = _codes(pipeline, settled, batch, features, negative, report)
         except Exception as error:
             if len(batch) == 1 or not out_of_memory(error):
                 raise
@@ -205,7 +229,12 @@ def _pictures(
         share = (time.perf_counter() - start) / len(batch)
         for wanted, code, drawn in zip(batch, codes.split(1), sound, strict=True):
             start = time.perf_counter()
-            with torch.inference_mode(), without_autocast(code), pipeline.stages.stage("decode"):
+            with (
+                _computing(pipeline, outer),
+                torch.inference_mode(),
+                without_autocast(code),
+                pipeline.stages.stage("decode"),
+            ):
                 decoded = pipeline.vae.decode(code)
                 pixels = to_uint8(decoded)[0].cpu().numpy()
             # asked only now that the picture is there, so that no device was waited for
@@ -236,31 +265,40 @@ def _wanted(request: Request, index: int) -> _Wanted:
 
 
 @contextmanager
-def _caches(
-    pipeline: Pipeline, request: Request, budget: Budget, schedule: Schedule
-) -> Iterator[Caches]:
+def _computing(pipeline: Pipeline, outer: Caches | None) -> Iterator[None]:
+    """This thread's turn with the pipeline, on as many threads as it was loaded for.
+
+    Raises:
+        UserError: the model is patched otherwise than when the pictures were asked for.
+    """
+    with turn(pipeline.model):
+        if caches_of(pipeline.model) is not outer:
+            ended = "outside the `with patched(...)` block that they were asked for in"
+            raise UserError(
+                f"pictures are taken {ended if outer is not None else 'inside a later block'}",
+                where="generate(pipeline, request)",
+                rule="the caches of a picture are those of the block that `generate` is called in",
+                fix="take the pictures inside that block, or call generate anew",
+            )
+        before = torch.get_num_threads()
+        if pipeline.threads is not None:
+            torch.set_num_threads(pipeline.threads)
+        try:
+            yield
+        finally:
+            if pipeline.threads is not None:
+                torch.set_num_threads(before)
+
+
+def _caches(pipeline: Pipeline, settled: Settled) -> AbstractContextManager[Caches]:
     """The caches to generate with: those the caller has patched in, or the request's own."""
     outer = caches_of(pipeline.model)
-    if outer is not None:
-        yield outer
-        return
-    with patched(
-        pipeline.model,
-        request.policy or DEFAULT_POLICY,
-        budget,
-        schedule,
-        kv_dtype=request.kv_dtype,
-        kv_device=request.kv_device,
-    ) as caches:
-        yield caches
+    return patched_as_settled(pipeline.model, settled) if outer is None else nullcontext(outer)
 
 
 def _codes(
     pipeline: Pipeline,
-    request: Request,
-    budget: Budget,
-    schedule: Schedule,
-    guidance: Guidance,
+    settled: Settled,
     batch: Sequence[_Wanted],
     texts: Sequence[Tensor],
     negative: Tensor | None,
@@ -268,16 +306,17 @@ def _codes(
 ) -> tuple[Tensor, dict[str, Any], Tensor]:
     """The summed codes (B, b, H, W) of a batch of pictures, the ledger of its caches, and (B,)
     whether each was drawn from finite logits."""
-    sampler = BitSampler([wanted.seed for wanted in batch], request_top_p(request, pipeline))
+    sampler = BitSampler([wanted.seed for wanted in batch], settled.top_p)
+    guidance = Guidance(settled.cfg, settled.tau, settled.cfg_layers)
     with (
         torch.inference_mode(),
         pipeline.stages.stage("scales"),
-        _caches(pipeline, request, budget, schedule) as caches,
+        _caches(pipeline, settled) as caches,
     ):
         codes = generate_codes(
             pipeline.model,
             conditions(pipeline.model, texts, negative, guidance),
-            schedule,
+            settled.schedule,
             pipeline.preset.tokenizer.patchify,
             guidance,
             sampler,
@@ -286,25 +325,6 @@ def _codes(
         assert caches.ledger is not None
         assert sampler.finite is not None
         return codes, caches.ledger.to_dict(), sampler.finite
-
-
-def request_top_p(request: Request, pipeline: Pipeline) -> float:
-    """The request's nucleus, or the preset's."""
-    return pipeline.preset.sampling.top_p if request.top_p is None else request.top_p
-
-
-def guidance_of(request: Request, pipeline: Pipeline, schedule: Schedule) -> Guidance:
-    """Guidance strengths and temperatures per scale, the request's or the preset's."""
-    sampling = pipeline.preset.sampling
-    cfg = sampling.cfg if request.cfg is None else request.cfg
-    tau = sampling.tau if request.tau is None else request.tau
-    scales = len(schedule)
-    layer = sampling.cfg_layer if request.cfg_layer is None else request.cfg_layer
-    return Guidance(
-        per_scale(cfg, scales, "--cfg"),
-        per_scale(tau, scales, "--tau"),
-        guidance_layers(layer, pipeline.preset.transformer.depth),
-    )
 
 
 def _cache_settings(cache: dict[str, Any]) -> dict[str, Any]:
@@ -319,19 +339,18 @@ def _cache_settings(cache: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def settings_of(
-    request: Request, pipeline: Pipeline, schedule: Schedule, guidance: Guidance
-) -> dict[str, Any]:
+def settings_of(settled: Settled, pipeline: Pipeline) -> dict[str, Any]:
     """What, with prompt, seed, policy and budget, makes the same picture again."""
+    request = settled.request
     return {
         "model": pipeline.preset.name,
-        "cfg": list(guidance.cfg),
-        "tau": list(guidance.tau),
-        "cfg_layer": list(guidance.layers),
-        "top_p": request_top_p(request, pipeline),
+        "cfg": list(settled.cfg),
+        "tau": list(settled.tau),
+        "cfg_layer": list(settled.cfg_layers),
+        "top_p": settled.top_p,
         "ratio": request.ratio,
         "pixels": request.pixels or pipeline.preset.pixels,
-        "schedule": str(schedule),
+        "schedule": str(settled.schedule),
         "negative": request.negative,
         "positive_prompt": request.positive_prompt,
         "truncate": request.truncate,

@@ -106,8 +106,8 @@ class TextEncoder:
             # from the one file that counts tokens too: a class that another file names would
             # replace parts of it by its own
             counted = read_tokenizer(self.folder / "tokenizer.json")
-            self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=counted)
-            with _quiet_transformers(), torch.device("cpu"):
+            with _silence(), torch.device("cpu"):
+                self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=counted)
                 loaded: Any = T5EncoderModel.from_pretrained(
                     self.folder,
                     dtype=self.dtype,
@@ -125,8 +125,8 @@ class TextEncoder:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Neither bars nor warnings while it reads; afterwards as the host program has it."""
+def _silence() -> Iterator[None]:
+    """Inside, transformers says nothing and draws no bars; how loud it is is its user's to say."""
     from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging
 

@@ -66,6 +66,7 @@ class Caches:
         *,
         kv_dtype: str = "auto",
         kv_device: str = "auto",
+        as_planned: bool = False,
     ) -> None:
         """
         Args:
@@ -80,6 +81,7 @@ class Caches:
                 "int8" or "int4".
             kv_device: where: "auto" (where attention computes) or "cpu" (in the host's pinned
                 memory, each layer's brought over while the layer before it computes).
+            as_planned: whether `budget_for` answers with what the policy has planned already.
 
         Raises:
             UserError: whatever `budget_for` raises for the schedule given, or an unknown dtype or
@@ -99,6 +101,7 @@ class Caches:
         self._rooms: list[list[tuple[int, ...]]] = []
         self._kv_dtype = kv_dtype
         self._kv_device = kv_device
+        self._as_planned = as_planned
         self._made_of_bytes: Callable[[BytesOf], Budget] | None = None
         self._next_scale = [0] * layers
         self._bytes = [(0, 0)] * layers  # of each layer's k and v, and of what is noted about them
@@ -201,7 +204,7 @@ class Caches:
         if budget is not None:
             assert budget.schedule == schedule, f"budget for {budget.schedule}, not {schedule}"
             assert budget.layers == len(self.layers), f"budget for {budget.layers} layers"
-            budget = planned(self.policy, budget)
+            budget = budget if self._as_planned else planned(self.policy, budget)
         self.budget = budget
         self._limits = None if budget is None else within(budget)
 

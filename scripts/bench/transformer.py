@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from scalekv.configs.models import ModelPreset, model_named
-from scalekv.infinity_patch.asked.settled import budget_maker
+from scalekv.infinity_patch.asked.budgets import read_budget
 from scalekv.infinity_patch.compute import products
 from scalekv.infinity_patch.generation import patch
 from scalekv.infinity_patch.model import attention, transformer
@@ -89,9 +89,10 @@ class TimedSide:
 
     def _budget(self, schedule: Schedule) -> Budget:
         depth, known = self.model.spec.depth, self.preset.transformer.depth
-        whole = budget_maker(self.budget or "full", known, self.preset.name, None)(schedule)
-        if not isinstance(whole, Budget):
+        read = read_budget(self.budget or "full", known, self.preset.name)
+        if read.in_bytes:
             raise SystemExit(f"--side {self.name}: a share or a number of tokens, not bytes")
+        whole = read.on(schedule)
         if depth == known:
             return whole
         # of a model cut short, the drafters that are left

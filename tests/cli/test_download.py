@@ -138,7 +138,9 @@ def test_a_broken_connection_is_taken_up_by_the_next_run(
     assert not list(cache.glob(f"*/{PARTIALS}/*"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
 def test_an_interruption_is_taken_up_by_the_next_run(
     hub: Hub, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -151,7 +153,7 @@ def test_an_interruption_is_taken_up_by_the_next_run(
         "HF_ENDPOINT": hub.url,
         "SCALEKV_CONFIG": "",
     }
-    command = [sys.executable, "-c", "from scalekv.cli.main import main; raise SystemExit(main())"]
+    command = [sys.executable, "-m", "scalekv"]
     command += ["download", "infinity-2b"]
     running = subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True)
     repository = tmp_path / "home" / "hub" / "models--FoundationVision--Infinity"
@@ -172,3 +174,25 @@ def test_an_interruption_is_taken_up_by_the_next_run(
     assert again.returncode == 0, again.stderr
     assert hub.ranges == [f"{TRANSFORMER} from {kept}"]
     assert Path(again.stdout.splitlines()[0]).read_bytes() == content
+
+
+def test_what_comes_with_the_program_is_there(scalekv: Program, hub: Hub, cache: Path) -> None:
+    done = scalekv("download", "emoji")
+    assert done.code == 0
+    assert "emoji: everything is here already, it comes with scalekv" in done.err
+    paths = [Path(line) for line in done.out.splitlines()]
+    assert [path.name for path in paths] == [
+        "transformer.safetensors",
+        "vae.safetensors",
+        "text_encoder",
+    ]
+    assert all(path.exists() for path in paths)
+    said = scalekv("download", "emoji", "--json", "--quiet")
+    assert (said.code, said.err) == (0, "")
+    facts = json.loads(said.out)
+    assert facts["paths"]["vae"] == str(paths[1])
+    assert (facts["to_fetch_bytes"], facts["files"]) == (0, [])
+    assert scalekv("download", "emoji", "--dry-run").code == 0
+    unreleased = scalekv("download", "infinity-layer16")
+    assert unreleased.code == 2
+    assert "ever released" in unreleased.err
