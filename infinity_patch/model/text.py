@@ -127,7 +127,7 @@ class TextEncoder:
 @contextmanager
 def _silence() -> Iterator[None]:
     """Inside, transformers says nothing and draws no bars; how loud it is is its user's to say."""
-    from huggingface_hub.utils import are_progress_bars_disabled, disable_progress_bars
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()

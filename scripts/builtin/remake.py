@@ -25,7 +25,7 @@ from statistics import median
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.configs.whole_files import replace_text
-from scalekv.infinity_patch.files.hashes import NAME as SUMS
+from scalekv.infinity_patch.files.hashes import SUMS
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model import parameters
 from scalekv.infinity_patch.schedules import schedule_for

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.quantiser import quantise, vae_sizes
+from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.backbone import feature_distance, read_backbone
 from scripts.builtin.bundle import BACKBONE
@@ -83,7 +83,7 @@ def held_out_psnr(model: Autoencoder, pictures: Pictures, device: torch.device, 
             x = as_input(chosen.to(device), pixels)
             with torch.autocast(device.type, torch.bfloat16):
                 latent = model.encode(x).float()
-                y = model.decoder(quantise(latent, sizes_of(pixels)).total).float()
+                y = model.decoder(quantise_latents(latent, sizes_of(pixels)).total).float()
             each.append(-10 * (y.clamp(-1, 1) - x).div(2).square().mean((1, 2, 3)).log10())
         found[pixels] = round(float(torch.cat(each).mean()), 3)
     return found
@@ -170,7 +170,7 @@ def train(
             group["lr"] = rate * group["share"] * rate_at(share, step)
         with torch.autocast(device.type, torch.bfloat16):
             latent = model.encode(x).float()
-        total = quantise(latent.detach(), sizes, flipper(flips, len(sizes), noise)).total
+        total = quantise_latents(latent.detach(), sizes, flipper(flips, len(sizes), noise)).total
         through = latent + (total - latent).detach()
         with torch.autocast(device.type, torch.bfloat16):
             with watched(model.decoder) as peaks:

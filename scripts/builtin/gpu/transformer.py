@@ -21,7 +21,7 @@ from transformers import AutoTokenizer
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.quantiser import map_to_tokens, quantise
+from scalekv.infinity_patch.model.quantiser import map_to_tokens, quantise_latents
 from scalekv.infinity_patch.model.transformer import Infinity, TextRows
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.captions import caption, prompt
@@ -113,7 +113,7 @@ class Batches:
     ) -> tuple[Tensor, Tensor]:
         """Inputs (B, L - 1, d) and target bits (B, L, d)."""
         latents = self.latents[kind.pixels][torch.from_numpy(numbers).to(self.device)]
-        q = quantise(latents, sizes_of(kind.pixels), flip)
+        q = quantise_latents(latents, sizes_of(kind.pixels), flip)
         inputs = [map_to_tokens(x, patchify=False) for x in q.inputs[: kind.scales - 1]]
         targets = [map_to_tokens(b, patchify=False) for b in q.bits[: kind.scales]]
         return torch.cat(inputs, dim=1), torch.cat(targets, dim=1)

@@ -45,7 +45,7 @@ class Adapter(nn.Module):
     def merged(self) -> nn.Linear:
         """A plain layer that computes the same."""
         bias = self.base_layer.bias
-        layer = nn.Linear(*reversed(self.weight.shape), bias=bias is not None)
+        layer = nn.Linear(self.weight.shape[1], self.weight.shape[0], bias=bias is not None)
         layer.weight = nn.Parameter(
             self.weight + (self.up @ self.down).to(self.weight.dtype), False
         )
@@ -83,7 +83,7 @@ def offloaded(layer: nn.Linear) -> nn.Module:
     """As accelerate does it: weights elsewhere, fetched by a forward written over the layer's."""
     kept = layer.weight.detach().clone()
     layer.weight = nn.Parameter(torch.empty_like(kept, device="meta"), False)
-    layer.forward = lambda x: F.linear(x, kept, layer.bias)  # type: ignore[method-assign]
+    layer.forward = lambda x: F.linear(x, kept, layer.bias)  # type: ignore[method-assign,assignment]
     return layer
 
 
