@@ -18,9 +18,9 @@ RUNTIME_EXTRAS = ("metrics", "plots", "serve")
 # where the two names differ
 DISTRIBUTIONS = {
     "PIL": "pillow",
-    "yaml": "pyyaml",
-    "pynvml": "nvidia-ml-py",
     "prometheus_client": "prometheus-client",
+    "pynvml": "nvidia-ml-py",
+    "yaml": "pyyaml",
 }
 
 

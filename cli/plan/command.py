@@ -94,19 +94,19 @@ def plan(
     from scalekv.cli.choices import Options, choose
     from scalekv.cli.console.stdout import say_json
     from scalekv.cli.plan.room import memory_given, planner_of
+    from scalekv.configs.values import AUTO
     from scalekv.infinity_patch.asked.settled import settle
     from scalekv.kv.errors import UserError
 
     choices = choose(Options(("a plan",), {**typed, "batch_size": batch_size}))
     target = memory_given(gpu_memory, choices.device)
+    settled = settle(choices.request, choices.preset, target.device, choices.dtype)
     planner = planner_of(
-        settle(choices.request, choices.preset, target.device, choices.dtype),
-        choices.placement.for_known_prompts(),
-        choices.weights_dir,
-        text_tokens,
+        settled, choices.placement.for_known_prompts(), choices.weights_dir, text_tokens
     )
+    # What is typed is planned for, though a CPU would draw one after another.
     together = choices.request.batch_size
-    batch = together if isinstance(together, int) else 1
+    batch = settled.together if batch_size is None or together == AUTO else int(together)
     asked: str | int | None = None
     if fit is not None:
         assert target.memory is not None, target

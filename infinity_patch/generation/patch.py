@@ -218,7 +218,7 @@ class _Forward:
 
     def __reduce_ex__(self, _protocol: Any) -> NoReturn:
         raise UserError(
-            "a patched model cannot be copied",
+            "a patched model cannot be copied or pickled",
             where="a `with patched(...)` block",
             rule="a patch belongs to one model: a copy would compute with the original's weights",
             fix="copy or save the model before the block or after it",

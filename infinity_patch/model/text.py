@@ -106,7 +106,7 @@ class TextEncoder:
             # from the one file that counts tokens too: a class that another file names would
             # replace parts of it by its own
             counted = read_tokenizer(self.folder / "tokenizer.json")
-            with _silence(), torch.device("cpu"):
+            with _quiet_transformers(), torch.device("cpu"):
                 self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=counted)
                 loaded: Any = T5EncoderModel.from_pretrained(
                     self.folder,
@@ -125,8 +125,8 @@ class TextEncoder:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Inside, transformers says nothing and draws no bars; how loud it is is its user's to say."""
+def _quiet_transformers() -> Iterator[None]:
+    """Neither bars nor warnings while it reads; afterwards as the host program has it."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging
 

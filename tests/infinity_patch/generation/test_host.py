@@ -1,4 +1,4 @@
-"""A library in somebody else's program: its autocast, defaults, copies and writes."""
+"""A library in somebody else's program: its autocast, defaults, copies, writes and settings."""
 
 from __future__ import annotations
 
@@ -18,16 +18,16 @@ from tests.infinity_patch.small import ready, run, small_model
 @pytest.mark.parametrize("policy", policy_names())
 def test_autocast_changes_nothing(policy: str, kv_dtype: str) -> None:
     model = small_model(torch.bfloat16)
-    found = []
+    found: list[Any] = []
     for enabled in (False, True):
         inside = patched(model, ready(policy), "25%", kv_dtype=kv_dtype)
         with torch.autocast("cpu", torch.bfloat16, enabled=enabled), inside as caches:
             _, logits = run(model)
             kept = [cache.tokens_by_head for cache in caches.layers]
-            held = kept, caches.peak_nbytes
-        found.append((logits, held))
-    (plain, held_plain), (cast, held_cast) = found
-    assert held_plain == held_cast
+            held = caches.peak_nbytes
+        found.append((logits, kept, held))
+    (plain, *held), (cast, *also) = found
+    assert held == also
     assert all(torch.equal(a, b) for a, b in zip(plain, cast, strict=True))
 
 
