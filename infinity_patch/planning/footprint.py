@@ -135,7 +135,7 @@ def footprint(work: Work) -> Footprint:
     )
     weights = weight_parts(work)
     encoding = weights | {"everything_else": _encoding(work)}
-    if not work.placement.keep_text_encoder:
+    if work.placement.keep_text_encoder is False:
         weights = weights | {"text_encoder": 0}
     held, moment = _fullest_scale(work, cache)
     on_device = {
