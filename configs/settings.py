@@ -17,17 +17,13 @@ from typing import Any
 import yaml
 from platformdirs import user_config_path
 
+from scalekv.configs.option import DEBUG_VARIABLE, PATH_VARIABLE, PREFIX
 from scalekv.configs.options import SETTINGS
 from scalekv.configs.values import Unreadable
 from scalekv.configs.whole_files import replace_text
 from scalekv.configs.yaml_files import parse_yaml, read_text, read_yaml
 from scalekv.kv.errors import UserError, close_matches
 
-PREFIX = "SCALEKV_"
-PATH_VARIABLE = "SCALEKV_CONFIG"
-"""Environment variable naming another config file."""
-DEBUG_VARIABLE = "SCALEKV_DEBUG"
-"""Environment variable that adds where a failure happened."""
 NEARLY = 0.75  # likeness of two words above which one is the other with a typing error
 
 

@@ -18,7 +18,8 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from scalekv.configs.models import DTYPES, ModelFiles, ModelPreset, read_preset
+from scalekv.configs.models import ModelFiles, ModelPreset, read_preset
+from scalekv.configs.spec import DTYPES
 from scalekv.configs.whole_files import replacing
 from scalekv.infinity_patch.files.disk import SPARE_RULE, shortage
 from scalekv.infinity_patch.files.hub import ModelPaths, hub_cache, model_files, text_on_hub
