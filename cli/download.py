@@ -54,6 +54,7 @@ def download(
     from scalekv.configs.settings import Settings, Source, save_setting
     from scalekv.infinity_patch.files.download import check_disk, plan_download
     from scalekv.infinity_patch.files.download import download as fetch
+    from scalekv.kv.errors import UserError
     from scalekv.kv.sizes import human_bytes
 
     # 1. all that can be refused before anything is fetched
@@ -92,11 +93,15 @@ def download(
     # 3. the first model becomes the default one
     becomes_default = settings.get("model").source is Source.DEFAULT
     if becomes_default:
-        file = save_setting("model", name if name == preset.name else str(_absolute(name)))
-        display.say(
-            f"{preset.name} is now the default model (in {file}); "
-            "scalekv models default emoji takes that back"
-        )
+        try:
+            file = save_setting("model", name if name == preset.name else str(_absolute(name)))
+            display.say(
+                f"{preset.name} is now the default model (in {file}); "
+                "scalekv models default emoji takes that back"
+            )
+        except UserError as error:  # the files are here, which is what was asked for
+            becomes_default = False
+            display.say(f"{preset.name} is not the default model: {error.what} ({error.where})")
     result = {**facts, "fetched_bytes": to_fetch, "default": becomes_default}
     _print_paths(paths, result if json else None)
 

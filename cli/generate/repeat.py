@@ -31,7 +31,6 @@ from scalekv.kv.precision import LONG_NAMES
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
-    from scalekv.infinity_patch.asked.settled import Settled
 
 _NEEDED = {
     **dict.fromkeys(("prompt", "model", "device", "dtype", "text_device", "text_dtype"), str),
@@ -271,23 +270,20 @@ class Repetition(Run):
                 "different",
             )
 
-    def _generate(
-        self, pipeline: Pipeline, settled: Settled, folder: OutputFolder, display: Display
-    ) -> None:
+    def _load(self, display: Display) -> Pipeline:
+        pipeline = super()._load(display)
         settings = self._original.settings
         if self._original.threads is not None:
-            engine.use_threads(self._original.threads)
+            engine.use_threads(pipeline, self._original.threads)
         then, now = settings["machine"]["name"], engine.computes_on(pipeline)
         if then != now:
             display.note(f"made on {then}, here it is {now}: the last bits may differ")
         if settings["batch"] > 1:
             display.note("made together with others; alone, the last bits may differ")
-        super()._generate(pipeline, settled, folder, display)
+        return pipeline
 
-    def _keep(
-        self, pipeline: Pipeline, picture: Picture, folder: OutputFolder, display: Display
-    ) -> None:
-        super()._keep(pipeline, picture, folder, display)
+    def _keep(self, picture: Picture, folder: OutputFolder, display: Display) -> None:
+        super()._keep(picture, folder, display)
         other = self._original.image
         self.same = picture.image.size == other.size and (
             picture.image.tobytes() == other.convert(picture.image.mode).tobytes()
