@@ -6,7 +6,8 @@ from scalekv.cli import options as given
 
 HELP = (
     "Show every default with its value and where it comes from.\n\n"
-    "The first that says something holds: option, variable, config file, the model's preset."
+    "The first that says something holds: option, variable, config file, the model's preset. A "
+    "value that no option takes is refused, here and by every command."
 )
 EPILOG = """
 Examples:
@@ -23,33 +24,37 @@ def config(json: given.Json = False) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.console.stdout import say, say_json
     from scalekv.configs.models import model_named
-    from scalekv.configs.settings import DEFAULTS, Settings, variable_name
+    from scalekv.configs.options import SETTINGS
+    from scalekv.configs.settings import Settings, variable_name
 
     settings = Settings()
     model = settings.get("model")
     preset = model_named(model.value, model.origin)
-    from_preset = {
-        "cfg": f"{preset.sampling.cfg:g}",
-        "tau": f"{preset.sampling.tau:g}",
-        "top_p": f"{preset.sampling.top_p:g}",
-        "pixels": preset.pixels,
-    }
     rows = []
-    for name in DEFAULTS:
+    for name, option in SETTINGS.items():
         setting = settings.get(name)
         value, origin = setting.value, setting.origin
-        if not value and name in from_preset:
-            value, origin = from_preset[name], f"preset {preset.name}"
+        if not value and option.preset is not None:
+            number = option.preset(preset)
+            value = f"{number:g}" if isinstance(number, float) else str(number)
+            origin = f"preset {preset.name}"
         rows.append((name, value, origin))
     if json:
         listed = {
             name: {"value": value, "from": origin, "variable": variable_name(name)}
             for name, value, origin in rows
         }
-        there = settings.path.is_file()
-        say_json({"config_file": str(settings.path), "exists": there, "settings": listed})
+        facts = {
+            "config_file": str(settings.path),
+            "exists": settings.path.is_file(),
+            "settings": listed,
+            "unused_variables": settings.unused,
+        }
+        say_json(facts)
         return
-    width = max(len(value) for _, value, _ in rows)
+    names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
     for name, value, origin in rows:
-        say(f"{name:12}  {value or '-':{width}}  {origin}\n")
+        say(f"{name:{names}}  {value or '-':{values}}  {origin}\n")
     say(f"\nconfig file: {settings.path}{'' if settings.path.is_file() else ' (there is none)'}\n")
+    if settings.unused:
+        say(f"not settings: {', '.join(settings.unused)}\n")

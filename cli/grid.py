@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from scalekv.cli import options as given
+from scalekv.configs.option import OUTPUT
 
 if TYPE_CHECKING:
     from scalekv.cli.pictures.settings import Embedded
@@ -62,9 +63,9 @@ def grid(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder for the sheets. [dim]\\[default: FOLDER][/dim]",
+            help="Folder for the sheets." + given.default_note("FOLDER"),
             show_default=False,
-            rich_help_panel=given.OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     json: given.Json = False,
@@ -79,7 +80,7 @@ def grid(
     from scalekv.configs.settings import Settings
     from scalekv.kv.errors import UserError
 
-    silent = Settings().get("quiet", quiet).flag()
+    silent = Settings().get("quiet", quiet).read()
     files = _pictures(folder)
     to = OutputFolder(folder if out is None else out)
     to.prepare()

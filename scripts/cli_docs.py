@@ -16,7 +16,9 @@ from rich.text import Text
 
 from scalekv.cli.console import errors
 from scalekv.cli.main import app
-from scalekv.configs.settings import DEFAULTS, variable_name
+from scalekv.configs.option import Option
+from scalekv.configs.options import SETTINGS
+from scalekv.configs.settings import variable_name
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 
@@ -46,11 +48,13 @@ CODES = {
     errors.TERMINATED: "ended from outside (SIGTERM: docker stop, systemd, Slurm); likewise",
 }
 
-SETTINGS = """\
+ABOUT_SETTINGS = """\
 Every default can be set as an environment variable, or in a config file: lines such as
 `model: emoji` in `~/.config/scalekv/config.yaml`, or where the platform has such files;
 `SCALEKV_CONFIG` names another one. The first that says something holds: option, variable, file, the
-model's preset. `scalekv config` shows every value and where it comes from.
+model's preset. `scalekv config` shows every value and where it comes from. Every command refuses a
+value that no option takes, an unknown key, and a variable that is nearly called like one of these;
+other variables that begin with `SCALEKV_` are left alone, and `scalekv config` names them.
 """
 
 COMPLETION = """\
@@ -89,8 +93,8 @@ def page() -> str:
         '"fix": ...}}`. A kind stays when wording changes:\n',
         _table(("kind", "meaning"), ((f"`{k}`", v) for k, v in errors.KINDS.items())),
     ]
-    settings = ((f"`{n}`", f"`{variable_name(n)}`", _default(n)) for n in DEFAULTS)
-    parts += ["## Settings", SETTINGS, _table(("key", "variable", "default"), settings)]
+    settings = ((f"`{n}`", f"`{variable_name(n)}`", _default(o)) for n, o in SETTINGS.items())
+    parts += ["## Settings", ABOUT_SETTINGS, _table(("key", "variable", "default"), settings)]
     parts += ["## Completion", COMPLETION, "## Recipes", RECIPES]
     for path, command in _commands(program, "scalekv"):
         parts += [f"## {path}\n", *_command(path, command)]
@@ -157,10 +161,8 @@ def _help(parameter: Any) -> str:
     return words
 
 
-def _default(name: str) -> str:
-    if DEFAULTS[name]:
-        return f"`{DEFAULTS[name]}`"
-    return "the model's" if name in ("cfg", "cfg_layer", "tau", "top_p", "pixels") else ""
+def _default(option: Option) -> str:
+    return f"`{option.default}`" if option.default else option.shown_default
 
 
 def _plain(text: str) -> str:

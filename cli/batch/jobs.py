@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -16,18 +15,20 @@ from typing import Any
 
 from scalekv.cli.batch.file import Problem, PromptFile, Row, shown
 from scalekv.cli.batch.names import NameTemplate, broken_rule, same_file, without_suffix
-from scalekv.cli.choices import Choices, policy_and_budget
+from scalekv.cli.choices import Choices, policy_and_budget, ratio_and_pixels
 from scalekv.cli.pictures.folder import slug
+from scalekv.configs.option import Owner
+from scalekv.configs.options import COLUMNS
 from scalekv.configs.settings import Setting, Source
+from scalekv.configs.values import MOST_SEED, Unreadable, text
 from scalekv.infinity_patch.asked.check import tokenizer_of
-from scalekv.infinity_patch.asked.request import MOST_SEED, Request
+from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.asked.settled import Settled, settle
 from scalekv.infinity_patch.model.tokens import cut_prompt
 from scalekv.kv.errors import UserError
 
-MOST_PICTURES = 10_000_000  # of a whole file; a typing error in num_images would fill the memory
+MOST_PICTURES = 500_000  # of a whole file; a typing error in num_images would fill the memory
 
-_SEED_RULE = f"a whole number from 0 to {MOST_SEED}"
 _EACH = {"prompts", "seed", "seeds", "num_images"}
 _NOT_THE_PICTURE = {"batch_size", "reproducible"}
 
@@ -86,15 +87,11 @@ def jobs_of(file: PromptFile, choices: Choices, template: NameTemplate, device: 
     """
     reader = _Reader(choices, device)
     rows = [checked for row in file.rows if (checked := reader.row(row, file.problems))]
+    _check_count(rows, file)
     missing = _check_lengths(rows, choices, file.problems)
     jobs: list[Job] = []
     taken: dict[str, int] = {}
     for row in rows:
-        if len(jobs) + row.count > MOST_PICTURES:
-            file.problems.append(
-                Problem(row.line, f"more than {MOST_PICTURES} pictures", "split the file")
-            )
-            break
         for job in _pictures(row, len(jobs), choices, template, reader):
             wrong = _out_of_bounds(job)
             key = same_file(job.name)
@@ -118,6 +115,22 @@ def jobs_of(file: PromptFile, choices: Choices, template: NameTemplate, device: 
     if missing is not None:
         raise missing
     return jobs
+
+
+def _check_count(rows: Sequence[_Checked], file: PromptFile) -> None:
+    """Refuses at once what would take minutes and gigabytes to refuse row by row."""
+    count = sum(row.count for row in rows)
+    if count > MOST_PICTURES:
+        largest = max(rows, key=lambda row: row.count)
+        file.problems = [
+            Problem(
+                largest.line if largest.count > MOST_PICTURES else 0,
+                f"{count:,} pictures are asked for in one file",
+                f"at most {MOST_PICTURES:,} in one file",
+                "split the file, or ask for fewer with -n or num_images",
+            )
+        ]
+        file.refuse()
 
 
 def selected(
@@ -149,21 +162,9 @@ def groups(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def as_row(job: Job) -> dict[str, Any]:
     """A row of a JSON lines file that, with the same options, asks for this picture."""
-    said = job.settings
-    row = {
-        "prompt": job.prompt,
-        "seed": job.seed,
-        "name": job.name,
-        "ratio": said.ratio,
-        "pixels": said.pixels,
-        "cfg": said.cfg,
-        "tau": said.tau,
-        "top_p": said.top_p,
-        "policy": said.policy,
-        "budget": said.budget,
-        "negative": said.negative,
-    }
-    return {key: value for key, value in row.items() if value is not None}
+    own = {"prompt": job.prompt, "seed": job.seed, "name": job.name}
+    common = {name: getattr(job.settings, name) for name in _SETTINGS}
+    return {key: value for key, value in (own | common).items() if value is not None}
 
 
 def _pictures(
@@ -192,7 +193,11 @@ def _pictures(
 
 def _out_of_bounds(job: Job) -> Problem | None:
     if job.seed > MOST_SEED:
-        return Problem(job.line, f"picture {job.image + 1} has the seed {job.seed}", _SEED_RULE)
+        return Problem(
+            job.line,
+            f"picture {job.image + 1} has the seed {job.seed}",
+            f"a seed is at most {MOST_SEED}",
+        )
     rule = broken_rule(job.name)
     return Problem(job.line, f"the name {shown(job.name)}", rule) if rule else None
 
@@ -219,8 +224,9 @@ class _Reader:
         for name, value in row.values.items():
             try:
                 read[name] = _READERS[name](value)
-            except ValueError as error:
-                problems.append(Problem(row.line, f"{name} is {shown(value)}", str(error)))
+            except Unreadable as error:
+                what = f"{name} is {shown(value)}"
+                problems.append(Problem(row.line, what, error.rule, error.fix))
                 bad = True
         if "prompt" not in row.values:
             problems.append(Problem(row.line, "the prompt is missing", "every row has one"))
@@ -239,20 +245,26 @@ class _Reader:
         return _Checked(row.line, read["prompt"], own_seed, count, own_name, settled)
 
     def _settings(self, read: Mapping[str, Any]) -> Request:
-        own = {name: read[name] for name in _SETTINGS if name in read}
-        settings = replace(self.base, **own)
+        settings = replace(self.base, **{name: read[name] for name in _SETTINGS if name in read})
+
+        def as_setting(name: str, otherwise: object) -> Setting:
+            if name in read:
+                return Setting(name, str(read[name]), Source.OPTION, "this row")
+            return Setting(name, str(otherwise or ""), Source.DEFAULT, "the options")
+
         if "policy" in read or "budget" in read:
-            pair = [
-                Setting(
-                    name,
-                    str(getattr(settings, name)),
-                    Source.OPTION if name in read else Source.DEFAULT,
-                    "this row" if name in read else "the options",
-                )
-                for name in ("policy", "budget")
-            ]
-            policy, budget = policy_and_budget(*pair)
+            policy, budget = policy_and_budget(
+                as_setting("policy", settings.policy), as_setting("budget", settings.budget)
+            )
             settings = replace(settings, policy=policy, budget=budget)
+        if "size" in read:
+            ratio, pixels = ratio_and_pixels(
+                as_setting("size", None),
+                as_setting("ratio", settings.ratio),
+                as_setting("pixels", settings.pixels),
+                self.choices.preset,
+            )
+            settings = replace(settings, ratio=ratio, pixels=pixels)
         return settings
 
     def _settle(self, settings: Request) -> Settled | UserError:
@@ -272,21 +284,23 @@ class _Reader:
         budget: object = [settings.budget, settings.batch_size]  # bytes are for a batch together
         if not settled.read.in_bytes:
             budget = repr(replace(settled.asked, label="", origin=""))
-        said = {
+        presets_own = (settled.preset.sampling.cfg_layer,)
+        facts = {
             entry.name: getattr(settings, entry.name)
             for entry in fields(settings)
             if entry.name not in _EACH | _NOT_THE_PICTURE
         }
-        said |= {
+        facts |= {
             "model": settled.preset.name,
             "dtype": [self.choices.dtype, self.choices.placement.text_dtype],
             "pixels": str(settled.schedule),
             "budget": budget,
             "cfg": settled.cfg,
+            "cfg_layer": None if settled.cfg_layers == presets_own else settled.cfg_layers,
             "tau": settled.tau,
             "top_p": settled.top_p,
         }
-        return _mark(said)
+        return _mark(facts)
 
 
 def _check_lengths(
@@ -303,15 +317,15 @@ def _check_lengths(
             ("prompt", row.settled.request.text_of(row.prompt)),
             ("negative", row.settled.request.negative or ""),
         )
-        for name, text in texts:
-            if (name, text) in known:
+        for name, written in texts:
+            if row.settled.request.truncate or (name, written) in known:
                 continue
             try:
-                cut_prompt(tokenizer, text, name, choices.request.truncate)
+                cut_prompt(tokenizer, written, name, truncate=False)
             except UserError as error:
                 problems.append(_problem(row.line, error))
             else:
-                known.add((name, text))
+                known.add((name, written))
     return None
 
 
@@ -321,95 +335,28 @@ def _problem(line: int, error: UserError) -> Problem:
     return Problem(line, named, error.rule, error.fix)
 
 
-def _seed(value: object) -> int:
-    number = _whole(value)
-    if number is None or not 0 <= number <= MOST_SEED:
-        raise ValueError(_SEED_RULE)
-    return number
-
-
-def _count(value: object) -> int:
-    number = _whole(value)
-    if number is None or number < 1:
-        raise ValueError("a whole number of at least 1")
-    return number
-
-
-def _whole(value: object) -> int | None:
-    if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,30}\s*", value, re.ASCII):
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("a number")
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        raise ValueError("a number") from None
-
-
-def _numbers(value: object) -> float | tuple[float, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    try:
-        if not isinstance(parts, list):
-            return _number(parts)
-        read = tuple(_number(part) for part in parts)
-    except ValueError:
-        read = ()
-    if not read:
-        raise ValueError("one number, or one per scale: 3, or 1,2,3,3,3,3,3")
-    return read[0] if len(read) == 1 else read
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("text")
-    control = [c for c in value if not c.isprintable() and c in _CONTROL]
-    if control:
-        raise ValueError(f"text without control characters, here {control[0]!r}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("text that is valid Unicode, no half of a pair of surrogates") from None
-    return value.strip()
-
-
 def _prompt(value: object) -> str:
-    text = _text(value)
-    if not text:
-        raise ValueError("a prompt has at least one word")
-    return text
-
-
-def _budget(value: object) -> str:
-    return str(value) if _whole(value) is not None else _text(value)
+    prompt = text(value)
+    if not prompt:
+        raise Unreadable("a prompt has at least one word")
+    return prompt
 
 
 def _name(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError("text")
+        raise Unreadable("text")
     name = without_suffix(value)
     wrong = broken_rule(name)
     if wrong:
-        raise ValueError(wrong)
+        raise Unreadable(wrong)
     return name
 
 
-_CONTROL = {chr(code) for code in (*range(32), *range(127, 160))} - set("\t\n\r")
-_SETTINGS = ("ratio", "pixels", "cfg", "tau", "top_p", "policy", "budget", "negative")
+_SETTINGS = [
+    name for name, row in COLUMNS.items() if row.owner is Owner.REQUEST and name not in _EACH
+]
 _READERS: dict[str, Callable[[object], Any]] = {
     "prompt": _prompt,
-    "seed": _seed,
-    "num_images": _count,
-    "ratio": _text,
-    "pixels": _text,
-    "cfg": _numbers,
-    "tau": _numbers,
-    "top_p": _number,
-    "policy": _text,
-    "budget": _budget,
-    "negative": _text,
+    **{name: row.kind.read for name, row in COLUMNS.items()},
     "name": _name,
 }

@@ -109,7 +109,7 @@ class Benchmark:
                 rule="one side is always the full cache, the other a compressed one",
                 fix="--budget 10%",
             )
-        full = choose(replace(options, policy=FULL, budget=None))
+        full = choose(options.changed(policy=FULL, budget=None))
         return cls(full, compressed, console, **how)
 
     def execute(self) -> None:
@@ -297,9 +297,9 @@ def sizes(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) >= 1 for part in parts):
         raise UserError(
             f"cannot read the batch sizes {text!r}",
-            where="--batch",
+            where="--batch-size",
             rule="whole numbers of at least 1, with commas between",
-            fix="--batch 1,2,4,8",
+            fix="--batch-size 1,2,4,8",
         )
     return tuple(dict.fromkeys(int(part) for part in parts))
 

@@ -139,14 +139,14 @@ def new(
         typer.Option(
             metavar="LAYERS",
             help="Layers that get more: 0,23, or by scale from 1 on: 1:0,23;13:0, or none for a "
-            "uniform budget. [dim]\\[default: the model's][/dim]",
+            "uniform budget." + given.default_note("the model's"),
         ),
     ] = None,
     window: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Tokens of the newest map that observe. [dim]\\[default: 16][/dim]",
+            help="Tokens of the newest map that observe." + given.default_note("16"),
             show_default=False,
         ),
     ] = None,

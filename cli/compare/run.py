@@ -63,9 +63,9 @@ def variants(options: Options, policies: Sequence[str], budgets: Sequence[str]) 
     Raises:
         UserError: nothing is left to compare the full cache with, or as `choose` does.
     """
-    reference = choose(replace(options, policy=FULL))
+    reference = choose(options.changed(policy=FULL))
     chosen = [
-        choose(replace(options, policy=policy, budget=budget))
+        choose(options.changed(policy=policy, budget=budget))
         for policy, budget in product(_listed(policies), _listed(budgets))
         if FULL not in (policy, budget)
     ]

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalekv.infinity_patch.compute.processor import fused_attention_is_fast, row_slices
-from scalekv.infinity_patch.compute.products import apply, linear
+from scalekv.infinity_patch.compute.products import apply, is_plain, weights_dtype
 from scalekv.infinity_patch.compute.tiled_attention import tiled_attention, worthwhile
 from scalekv.infinity_patch.model.rotary import Scales3, rotate, table_of_scale, turns_of_scale
 
@@ -30,7 +30,7 @@ class SelfAttentionLike(Protocol):
     """What a self-attention module must have to be run here."""
 
     @property
-    def mat_qkv(self) -> nn.Linear: ...
+    def mat_qkv(self) -> nn.Module: ...
     @property
     def q_bias(self) -> Tensor: ...
     @property
@@ -38,24 +38,26 @@ class SelfAttentionLike(Protocol):
     @property
     def scale_mul_1H11(self) -> Tensor: ...
     @property
-    def proj(self) -> nn.Linear: ...
+    def proj(self) -> nn.Module: ...
 
 
 _prepared: WeakKeyDictionary[Any, tuple[Any, Tensor, Tensor]] = WeakKeyDictionary()
 """Per module what its parameters were when prepared, its fused bias and its heads' gains."""
 
 
-def _bias_and_gain(sa: SelfAttentionLike) -> tuple[Tensor, Tensor]:
+def _bias_and_gain(sa: SelfAttentionLike, scale: int) -> tuple[Tensor, Tensor]:
     """(3 C,) bias of the fused projection, and (2, H, 1) float32: queries' learned scales, ones.
 
-    Made once per module, and again when a parameter was replaced or written to.
+    Made once per module and picture, and again when a parameter was replaced or written to. What
+    is written through `.data`, which no version tells of, counts from the next picture's first
+    scale on.
     """
     used = (sa.q_bias, sa.v_bias, sa.scale_mul_1H11)
     if torch.is_grad_enabled() or any(t.is_inference() for t in used):  # nothing tells of writes
         return _fused_bias(sa), _gain(sa)
     state = [(id(t), t.data_ptr(), t._version, t.dtype, t.device) for t in used]
     known = _prepared.get(sa)
-    if known is None or known[0] != state:
+    if scale == 0 or known is None or known[0] != state:
         with torch.inference_mode(False), torch.no_grad():  # usable in and outside inference mode
             known = state, _fused_bias(sa), _gain(sa)
         _prepared[sa] = known
@@ -84,10 +86,9 @@ def queries_keys_values(
     both rotated, all in float32, then cast once: what is cached is what attention reads.
     """
     heads = sa.scale_mul_1H11.numel()
-    weight = sa.mat_qkv.weight
-    bias, gain = _bias_and_gain(sa)
+    bias, gain = _bias_and_gain(sa, scale)
     if torch.is_grad_enabled():
-        qkv = linear(x, weight, bias)
+        qkv = apply(sa.mat_qkv, x, bias=bias)
         q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
         table = table_of_scale(tables, schedule, scale, x.device)
         q = rotate(F.normalize(q.float(), dim=-1) * gain[0, :, None], table).to(qkv.dtype)
@@ -95,11 +96,11 @@ def queries_keys_values(
         return q, k, v.contiguous()
     batch, length, width = x.shape
     shape = (batch, heads, length, width // heads)
-    q, k, v = (torch.empty(shape, dtype=weight.dtype, device=x.device) for _ in range(3))
     turns = turns_of_scale(tables, schedule, scale, x.device)
-    for rows in row_slices(x):
-        qkv = linear(x[:, rows], weight, bias)
-        parts = qkv.unflatten(-1, (3, heads, -1))
+    dtype = weights_dtype(sa.mat_qkv) or x.dtype
+    q, k, v = (torch.empty(shape, dtype=dtype, device=x.device) for _ in range(3))
+    for rows in row_slices(x) if is_plain(sa.mat_qkv) else [slice(None)]:
+        parts = apply(sa.mat_qkv, x[:, rows], bias=bias).unflatten(-1, (3, heads, -1))
         turned = _turned(parts[:, :, :2], gain, turns[rows]).transpose(1, 3)
         q[:, :, rows], k[:, :, rows] = turned.unbind(2)
         v[:, :, rows] = parts[:, :, 2].transpose(1, 2)
@@ -124,9 +125,7 @@ def raw_queries(sa: SelfAttentionLike, x: Tensor, tokens: Tensor) -> Tensor:
     x is (B, L, C), tokens (W,) int64. Nothing is added, normalised, scaled or rotated; only the
     queries' third of the projection is computed, for these tokens.
     """
-    weight = sa.mat_qkv.weight
-    width = weight.shape[0] // 3
-    q = linear(x.index_select(1, tokens), weight[:width], None)
+    q = apply(sa.mat_qkv, x.index_select(1, tokens), first=sa.q_bias.numel())
     queries: Tensor = q.unflatten(-1, (sa.scale_mul_1H11.numel(), -1)).transpose(1, 2)
     return queries
 

@@ -69,7 +69,8 @@ class Norm(nn.Module):
         each = channels // groups
 
         def by_group(channel_sums: Tensor) -> Tensor:
-            return channel_sums.unflatten(-1, (groups, -1)).sum(-1)
+            grouped: Tensor = channel_sums.unflatten(-1, (groups, -1)).sum(-1)
+            return grouped
 
         sums = torch.zeros(2, batch, channels, dtype=torch.float64, device=x.device)
         guess: Tensor | None = None

@@ -35,12 +35,16 @@ def rotary_table(scales: Sequence[tuple[int, int]], grid: tuple[int, int], head_
     if head_dim % 4:
         raise ValueError(f"head width {head_dim}: rotary positions need a multiple of 4")
     half = head_dim // 2
-    exponent = torch.arange(0, half, 2, dtype=torch.int64).float() / half
+    exponent = torch.arange(0, half, 2, dtype=torch.float32, device="cpu") / half
     inverse = 1.0 / (BASE**exponent)
     parts = []
     for h, w in scales:
-        rows = torch.outer(torch.tensor(positions(h, grid[0]), dtype=torch.float32), inverse)
-        cols = torch.outer(torch.tensor(positions(w, grid[1]), dtype=torch.float32), inverse)
+        rows, cols = (
+            torch.outer(
+                torch.tensor(positions(side, full), dtype=torch.float32, device="cpu"), inverse
+            )
+            for side, full in zip((h, w), grid, strict=True)
+        )
         both = torch.cat([rows[:, None].expand(h, w, -1), cols[None].expand(h, w, -1)], dim=-1)
         parts.append(both.reshape(h * w, half))
     angles = torch.cat(parts)

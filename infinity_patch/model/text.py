@@ -6,7 +6,8 @@ Knows prompts and token limits; nothing of the transformer that reads the featur
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from scalekv.infinity_patch.model.tokens import MAX_TOKENS, read_tokenizer
+from scalekv.kv.autocast import without_autocast
 from scalekv.kv.errors import UserError
 
 REMEMBERED = 256
@@ -87,32 +89,32 @@ class TextEncoder:
     def _encode(self, prompt: str) -> Tensor:
         if self.model is None:
             self.model = self._read()
-        batch = self.tokenizer(
-            prompt, return_tensors="pt", truncation=True, max_length=MAX_TOKENS
-        ).to(self.device)
-        out = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        with torch.device(self.device):  # whatever the caller's default is, as with autocast
+            batch = self.tokenizer(
+                prompt, return_tensors="pt", truncation=True, max_length=MAX_TOKENS
+            ).to(self.device)
+            with without_autocast(batch.input_ids):
+                out = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         features: Tensor = out.last_hidden_state[0]
         return features.to(self._features_on, torch.float32)
 
     def _read(self) -> Any:
         """The encoder from its files; the tokenizer with it."""
         from transformers import PreTrainedTokenizerFast, T5EncoderModel
-        from transformers.utils import logging
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
         try:
             # from the one file that counts tokens too: a class that another file names would
             # replace parts of it by its own
             counted = read_tokenizer(self.folder / "tokenizer.json")
-            self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=counted)
-            loaded: Any = T5EncoderModel.from_pretrained(
-                self.folder,
-                dtype=self.dtype,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
+            with _quiet_transformers(), torch.device("cpu"):
+                self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=counted)
+                loaded: Any = T5EncoderModel.from_pretrained(
+                    self.folder,
+                    dtype=self.dtype,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise _damaged(self.folder, str(error).splitlines()[0]) from error
         model, found = loaded
@@ -120,6 +122,26 @@ class TextEncoder:
         if missing := sorted(found["missing_keys"]):
             raise _damaged(self.folder, f"{missing[0]} is missing")
         return model.eval().requires_grad_(False).to(self.device)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Neither bars nor warnings while it reads; afterwards as the host program has it."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    no_bars_of_the_hub = are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # the hub's too
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        if no_bars_of_the_hub:
+            disable_progress_bars()
 
 
 def _damaged(folder: Path, rule: str) -> UserError:

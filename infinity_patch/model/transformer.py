@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from scalekv.configs.spec import TransformerSpec
 from scalekv.infinity_patch.compute.offload import BlockStream
 from scalekv.infinity_patch.compute.processor import row_slices
-from scalekv.infinity_patch.compute.products import apply, linear
+from scalekv.infinity_patch.compute.products import apply, is_plain, weights_dtype
 from scalekv.infinity_patch.model.attention import attend, project, queries_keys_values
 from scalekv.infinity_patch.model.parameters import LEVELS, mlp_width
 from scalekv.infinity_patch.model.rotary import Scales3
@@ -52,8 +52,9 @@ class TextRows:
         rows = nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
         if len(set(lengths)) == 1:
             return cls(rows, None)
-        real = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-        return cls(rows, real[:, None, None].to(rows.device))
+        places = torch.arange(max(lengths), device=rows.device)
+        real = places[None] < torch.tensor(lengths, device=rows.device)[:, None]
+        return cls(rows, real[:, None, None])
 
 
 class TextKeysValues(nn.Module):
@@ -67,9 +68,8 @@ class TextKeysValues(nn.Module):
 
     def keys_values(self, rows: Tensor, heads: int) -> tuple[Tensor, Tensor]:
         """k and v of text rows (G, T, Ct), each (G, heads, T, width / heads)."""
-        weight = self.mat_kv.weight
         bias = torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
-        kv = linear(rows, weight, bias)
+        kv = apply(self.mat_kv, rows, bias=bias)
         k, v = kv.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
         return k.contiguous(), v.contiguous()
 
@@ -199,6 +199,16 @@ class Block(nn.Module):
         self.ca = CrossAttention(width, spec.heads)
         self.ffn = FeedForward(width)
 
+    @property
+    def linears(self) -> tuple[nn.Module, ...]:
+        """The linear layers after self-attention."""
+        return self.ca.mat_q, self.ca.proj, self.ffn.fc1, self.ffn.fc2
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype of the matrix products, which is that of the weights."""
+        return weights_dtype(self.ffn.fc1) or torch.float32
+
     def modulation(self, shared: Tensor) -> Tensor:
         """What multiplies and shifts this block's hidden states, (6, G, 1, C) float32.
 
@@ -206,7 +216,7 @@ class Block(nn.Module):
         attention and feed-forward add; two factors and two shifts, of what they are given.
         """
         table = (self.ada_gss + shared).float().permute(2, 0, 1, 3)
-        one = torch.zeros(6, 1, 1, 1, device=table.device)
+        one = torch.zeros(6, 1, 1, 1, dtype=table.dtype, device=table.device)
         one[2:4] = 1  # stored is by how much a factor differs from 1
         return table + one
 
@@ -224,9 +234,10 @@ class Block(nn.Module):
 
         Where tokens are worked on some at a time, the answer is written over x.
         """
-        dtype = self.ffn.fc1.weight.dtype
+        dtype = self.compute_dtype
         _, _, factor, _, shift, _ = modulation.unbind()
-        slices = list(row_slices(x))
+        # whatever is called as a module of its own is called once, with all rows
+        slices = list(row_slices(x)) if all(map(is_plain, self.linears)) else [slice(None)]
         whole = len(slices) == 1
         if whole:
             h = modulated_norm(x, factor, shift, dtype)
@@ -258,10 +269,11 @@ class Block(nn.Module):
     ) -> Tensor:
         """The rest of the block, in which no token sees another: h (G, L, C) is attention's."""
         gain, gain_2, _, factor, _, shift = modulation.unbind()
-        dtype, norm = self.ffn.fc1.weight.dtype, self.ca_norm
+        dtype, norm = self.compute_dtype, self.ca_norm
         x = torch.addcmul(x, gain, h.float())
         h = F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), NORM_EPS)
-        x = x + self.ca(h, memory, mask)
+        text = self.ca(h, memory, mask)
+        x = x + text.to(x.dtype) if torch.is_grad_enabled() else x.add_(text)
         h = self.ffn(modulated_norm(x, factor, shift, dtype))
         return torch.addcmul(x, gain_2, h.float())
 
@@ -275,7 +287,7 @@ def modulated_norm(x: Tensor, factor: Tensor, shift: Tensor, dtype: torch.dtype)
     """Layer norm of x (G, L, C) times `factor` plus `shift`, each (G, 1, C), cast to `dtype`."""
     if x.device.type == "cpu" and not torch.is_grad_enabled():
         # one pass a sequence, whose factor and shift serve as the norm's own weight and bias
-        out = torch.empty(x.shape, dtype=dtype)
+        out = torch.empty(x.shape, dtype=dtype, device=x.device)
         parts = zip(x, factor.squeeze(1), shift.squeeze(1), out, strict=True)
         for one, f, s, into in parts:
             into.copy_(F.layer_norm(one, one.shape[-1:], f, s, NORM_EPS))
@@ -336,7 +348,7 @@ class Infinity(nn.Module):
     @property
     def compute_dtype(self) -> torch.dtype:
         """The dtype of the matrix products, which is that of the blocks' weights."""
-        return self.blocks[0].ffn.fc1.weight.dtype
+        return self.blocks[0].compute_dtype
 
     def unconditional(self, length: int) -> Tensor:
         """The learned rows that stand for no text, (length, Ct)."""
@@ -352,9 +364,9 @@ class Infinity(nn.Module):
         pool = self.text_proj_for_sos.ca
         start = pool(text).float()
         up, _, down = self.text_proj_for_ca
-        rows = apply(down, apply(up, text.rows, dtype, gelu=True), dtype)  # type: ignore[arg-type]
-        table = apply(self.shared_ada_lin[1], F.silu(start), torch.float32)  # type: ignore[arg-type]
-        head = apply(self.head_nm.ada_lin[1], F.silu(start), torch.float32)  # type: ignore[arg-type]
+        rows = apply(down, apply(up, text.rows, dtype, gelu=True), dtype)
+        table = apply(self.shared_ada_lin[1], F.silu(start), torch.float32)
+        head = apply(self.head_nm.ada_lin[1], F.silu(start), torch.float32)
         scale, shift = head[:, None].chunk(2, dim=-1)
         shared = table.unflatten(-1, (1, 6, self.spec.width))
         modulation, memory = [], []

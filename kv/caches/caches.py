@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from scalekv.kv.autocast import without_autocast
 from scalekv.kv.budgets.budget import WINDOW, Budget, BytesOf
 from scalekv.kv.budgets.moments import within
 from scalekv.kv.caches.held import HeldFormat, Part
@@ -173,11 +174,12 @@ class Caches:
         Raises:
             UserError: a schedule other than the picture's, or a scale out of turn.
         """
-        if layer == 0 and scale == 0:
-            self._begin(schedule, k, v)
-        ledger = self._checked_turn(layer, scale, schedule, k)
         cache = self.layers[layer]
-        with torch.no_grad():
+        # The caller's autocast is for attention alone: what is held stays as it was computed.
+        with torch.no_grad(), without_autocast(k):
+            if layer == 0 and scale == 0:
+                self._begin(schedule, k, v)
+            ledger = self._checked_turn(layer, scale, schedule, k)
             joined = self._workspace.joined(cache, k, v)
             if layer + 1 < len(self.layers):
                 self._workspace.fetch(self.layers[layer + 1], k, v)
@@ -186,7 +188,9 @@ class Caches:
             self.observer(layer, scale, schedule, q, joined[0][0])
         out = _attended(cache, q, joined, attention, ragged)
         self._next_scale[layer] = scale + 1
-        if scale + 1 < len(schedule):  # the last scale's k and v are never read again
+        if scale + 1 == len(schedule):  # the last scale's k and v are never read again
+            return out
+        with torch.no_grad(), without_autocast(k):
             self._keep(ledger, layer, scale, q, joined, raw_queries)
         return out
 
@@ -279,14 +283,13 @@ class Caches:
             limits = (ledger.schedule.before(following),) * heads
         else:
             limits = self._limits.limits(following, layer, heads)
-        with torch.no_grad():
-            cache.keep(
-                [
-                    self._chosen(layer, scale, number, some, limits[some[0]], q, kv, raw_queries)
-                    for number, kv in enumerate(joined)
-                    for some in _alike(cache.groups[number].heads, limits)
-                ]
-            )
+        cache.keep(
+            [
+                self._chosen(layer, scale, number, some, limits[some[0]], q, kv, raw_queries)
+                for number, kv in enumerate(joined)
+                for some in _alike(cache.groups[number].heads, limits)
+            ]
+        )
         counts = cache.tokens_by_head
         held_bytes, index_bytes = self._bytes[layer] = (cache.nbytes, cache.index_nbytes)
         ledger.record(

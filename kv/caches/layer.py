@@ -132,7 +132,7 @@ class LayerCache:
     @property
     def kept(self) -> Tensor:
         """(B, H) int64 held tokens per sequence and head, on the CPU; (0, 0) before a picture."""
-        row = torch.tensor(self.tokens_by_head, dtype=torch.int64)
+        row = torch.tensor(self.tokens_by_head, dtype=torch.int64, device="cpu")
         return row.expand(self._sequences, -1).clone() if self.groups else row.view(0, 0)
 
     @property
@@ -172,7 +172,7 @@ class LayerCache:
     def rows(self, heads: tuple[int, ...], device: torch.device) -> Tensor:
         """(h,) int64 of some heads' numbers or places, made once, so that nothing waits."""
         if heads not in self._rows:
-            self._rows[heads] = torch.tensor(heads, device=device)
+            self._rows[heads] = torch.tensor(heads, dtype=torch.int64, device=device)
         return self._rows[heads]
 
     def keep(self, choices: Sequence[Choice]) -> None:
@@ -231,7 +231,7 @@ class LayerCache:
         """The scale each held token of a group is from, (B, h, n) or (1, 1, n) int64."""
         assert self._ends is not None or not self._form.precision.quantised
         if self._ends is None:
-            return torch.empty(0, dtype=torch.int64)  # not looked at
+            return torch.empty(0, dtype=torch.int64, device="cpu")  # not looked at
         places = group.positions
         if places is None:
             places = torch.arange(group.tokens, dtype=torch.int32, device=self._ends.device)

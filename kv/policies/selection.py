@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from scalekv.kv.autocast import without_autocast
 from scalekv.kv.schedule import Schedule
 
 _CHUNK = 1024  # keys turned to float32 at a time, which bounds the copy
@@ -65,7 +66,7 @@ def attention_mass(q: Tensor, k: Tensor) -> Tensor:
     batch, heads, observers, _ = q.shape
     tokens = k.shape[2]
     # Autocast would turn the product back to half precision.
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q):
         queries = q.float()
         logits = queries.new_empty(batch, heads, observers, tokens)
         for start in range(0, tokens, _CHUNK):
@@ -81,7 +82,7 @@ def logit_sums(q: Tensor, k: Tensor) -> Tensor:
         q: (B, H, W, D) the observing queries.
         k: (B, H, T, D) everything cached.
     """
-    with torch.autocast(q.device.type, enabled=False):
+    with without_autocast(q):
         query = q.float().sum(dim=2, keepdim=True)  # the sum of products is the product of the sum
         parts = [(query @ keys.float().mT).squeeze(2) for keys in k.split(_CHUNK, dim=2)]
         return torch.cat(parts, dim=2)

@@ -1,0 +1,16 @@
+"""Shelter from the caller's autocast, for what names its dtypes itself. Knows tensors' devices."""
+
+from __future__ import annotations
+
+from contextlib import AbstractContextManager, nullcontext
+
+import torch
+from torch import Tensor
+
+
+def without_autocast(like: Tensor) -> AbstractContextManager[object]:
+    """A block in which operations on tensors like this one run in the dtypes they are given in."""
+    kind = like.device.type
+    if torch.amp.is_autocast_available(kind) and torch.is_autocast_enabled(kind):
+        return torch.autocast(kind, enabled=False)
+    return nullcontext()
