@@ -224,7 +224,7 @@ class RemoteRun(Run):
 
     def _measured(self) -> dict[str, Any]:
         assert self._largest is not None
-        return dict(self._largest.figures)
+        return {**self._largest.figures, "kinds": self.kinds.to_list()}
 
 
 def body_of(choices: Choices, index: int) -> dict[str, Any]:
