@@ -13,7 +13,7 @@ import pytest
 import yaml
 
 from scripts.builtin.bundle import BACKBONE, DRAWINGS, MANIFEST, check, manifest_of, pack_drawings
-from scripts.builtin.captions import load_heldout
+from scripts.builtin.captions import Row, load_heldout
 from scripts.builtin.gpu import files
 from scripts.builtin.gpu.pictures import SIDE, prepare
 
@@ -33,7 +33,8 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from scripts.builtin.bundle import pack_backbone
 
     folder = tmp_path_factory.mktemp("bundle")
-    rows, svgs = [], []
+    rows: list[Row] = []
+    svgs: list[str] = []
     for number, concept in enumerate(CONCEPTS):
         for style in ("flat", "noto", "fluent"):
             rows.append(
