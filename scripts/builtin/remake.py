@@ -46,7 +46,7 @@ CLI = "from scalekv.cli.main import main; main()"
 
 
 @dataclass(frozen=True)
-class Step:
+class Chapter:
     """A command, and what is done with what it left.
 
     known: whether this version has the command; after: called with the folder of the results.
@@ -139,7 +139,7 @@ def _has_coded() -> bool:
     return "coded" in policy_names()
 
 
-def steps(preset: ModelPreset, runs: Path) -> list[Step]:
+def steps(preset: ModelPreset, runs: Path) -> list[Chapter]:
     """All of them, in order; results go below `runs`."""
     python = [sys.executable, "-m"]
     side = schedule_for("1:1", preset.pixels).scales[-1][0] * preset.tokenizer.stride
@@ -155,35 +155,35 @@ def steps(preset: ModelPreset, runs: Path) -> list[Step]:
         return [*python, f"scripts.evaluate.{name}", "--out", str(runs / name), *more]
 
     return [
-        Step(
+        Chapter(
             "drawings",
             [*python, "scripts.builtin.dataset", "--out", data[1], "--side", str(side)],
         ),
-        Step("calibration", [*python, "scripts.builtin.calibrate"]),
-        Step(
+        Chapter("calibration", [*python, "scripts.builtin.calibrate"]),
+        Chapter(
             "coded",
             [sys.executable, "-c", CLI, "calibrate", "--coded", "--no-plots", "--force",
              "--out", str(runs / "coded" / "emoji.yaml")],
             _constants,
             _has_coded,
         ),
-        Step("fidelity", [*drawn, *budgets, "--policies", *policies]),
-        Step("published budgets", [*drawn, "--policies", "scalekv", "--budgets", *PUBLISHED]),
-        Step("bits of held tokens", [*drawn, "--policies", "full", "scalekv", "heatkv",
+        Chapter("fidelity", [*drawn, *budgets, "--policies", *policies]),
+        Chapter("published budgets", [*drawn, "--policies", "scalekv", "--budgets", *PUBLISHED]),
+        Chapter("bits of held tokens", [*drawn, "--policies", "full", "scalekv", "heatkv",
                                      "--budgets", "10%", "20%", "--kv-dtypes", "int8", "int4"],
              _fidelity),
-        Step("generation", evaluate("generation", *data, "--policies", *JUDGED, *budgets),
+        Chapter("generation", evaluate("generation", *data, "--policies", *JUDGED, *budgets),
              _table("generation", CARD, "generation")),
-        Step("reconstruction", evaluate("reconstruction", *data),
+        Chapter("reconstruction", evaluate("reconstruction", *data),
              _table("reconstruction", CARD, "reconstruction")),
-        Step("fringes", [*python, "scripts.builtin.fringes", *data], _printed("fringes")),
-        Step("sheet", [*sheet, "--out", "docs/images/contact-sheet.png"]),
-        Step("trained sheet", [*sheet, "--trained", "--out",
+        Chapter("fringes", [*python, "scripts.builtin.fringes", *data], _printed("fringes")),
+        Chapter("sheet", [*sheet, "--out", "docs/images/contact-sheet.png"]),
+        Chapter("trained sheet", [*sheet, "--trained", "--out",
                                "docs/images/contact-sheet-trained.png"]),
     ]  # fmt: skip
 
 
-def run(step: Step, runs: Path) -> None:
+def run(step: Chapter, runs: Path) -> None:
     """Run a step unless it is done; its output is kept and its pages written.
 
     Raises:

@@ -17,7 +17,7 @@ from scripts.builtin.remake import (
     FIDELITY,
     ROOT,
     SELF,
-    Step,
+    Chapter,
     facts,
     ranking,
     run,
@@ -80,13 +80,13 @@ def test_the_ranking_is_of_medians_and_says_whether_it_is_the_papers() -> None:
 def test_a_step_runs_once_and_a_failed_one_again(tmp_path: Path) -> None:
     called = []
     command = [sys.executable, "-c", "print('made')"]
-    good = Step("good", command, lambda runs: called.append((runs / "good.out").read_text()))
+    good = Chapter("good", command, lambda runs: called.append((runs / "good.out").read_text()))
     run(good, tmp_path)
     run(good, tmp_path)
     assert called == ["made\n"]
-    bad = Step("bad", [sys.executable, "-c", "raise SystemExit(3)"])
+    bad = Chapter("bad", [sys.executable, "-c", "raise SystemExit(3)"])
     for _ in range(2):
         with pytest.raises(SystemExit, match="bad ended with 3"):
             run(bad, tmp_path)
-    run(Step("none", command, known=lambda: False), tmp_path)
+    run(Chapter("none", command, known=lambda: False), tmp_path)
     assert not (tmp_path / "none.out").exists()

@@ -23,7 +23,7 @@ from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.backbone import feature_distance, read_backbone
 from scripts.builtin.bundle import BACKBONE
-from scripts.builtin.gpu.clock import Clock, Every, Stop, rate_at
+from scripts.builtin.gpu.clock import Every, Stop, TimeLimit, rate_at
 from scripts.builtin.gpu.files import VAE, save_tensors
 from scripts.builtin.gpu.pictures import Pictures
 from scripts.builtin.gpu.start import Weights
@@ -105,7 +105,7 @@ def train(
     rate: float,
     stop: Stop,
 ) -> Trained:
-    """Train, or go on training, for so many seconds in all; see `Clock`."""
+    """Train, or go on training, for so many seconds in all; see `TimeLimit`."""
     model = Autoencoder(preset.tokenizer).to(device)
     model.load_state_dict(weights.vae)
     parameters = dict(model.named_parameters())
@@ -127,7 +127,7 @@ def train(
     features = read_backbone(bundle / BACKBONE).to(device)
     if "before" not in log:
         log["before"] = held_out_psnr(model, pictures, device, batch)
-    clock = Clock(seconds, spent, deadline)
+    clock = TimeLimit(seconds, spent, deadline)
 
     def save(done: bool) -> None:
         save_checkpoint(

@@ -25,7 +25,7 @@ from scalekv.infinity_patch.model.quantiser import map_to_tokens, quantise_laten
 from scalekv.infinity_patch.model.transformer import Infinity, TextRows
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.captions import caption, prompt
-from scripts.builtin.gpu.clock import Clock, Every, Stop, rate_at
+from scripts.builtin.gpu.clock import Every, Stop, TimeLimit, rate_at
 from scripts.builtin.gpu.files import TEXT, save_tensors, save_transformer
 from scripts.builtin.gpu.pictures import Pictures
 from scripts.builtin.gpu.start import Weights
@@ -54,7 +54,7 @@ HELD = 64  # held-out drawings the loss is measured on
 
 
 @dataclass(frozen=True)
-class Kind:
+class Batch:
     """What a step is made of: pixel class, scales, pictures per picture of a whole step."""
 
     pixels: str
@@ -62,8 +62,8 @@ class Kind:
     times: int
 
 
-WHOLE = Kind("0.25M", 10, 1)
-KINDS = {WHOLE: 0.6, Kind("0.25M", 7, 4): 0.15, Kind("0.06M", 7, 4): 0.25}
+WHOLE = Batch("0.25M", 10, 1)
+KINDS = {WHOLE: 0.6, Batch("0.25M", 7, 4): 0.15, Batch("0.06M", 7, 4): 0.25}
 """With their shares. All have about as many tokens; a picture of seven scales has a fifth."""
 
 
@@ -109,7 +109,7 @@ class Batches:
         return {name: tensor.to(self.device) for name, tensor in found.items()}
 
     def bits(
-        self, numbers: np.ndarray, kind: Kind, flip: Callable[[int, Tensor], Tensor] | None
+        self, numbers: np.ndarray, kind: Batch, flip: Callable[[int, Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """Inputs (B, L - 1, d) and target bits (B, L, d)."""
         latents = self.latents[kind.pixels][torch.from_numpy(numbers).to(self.device)]
@@ -179,7 +179,7 @@ def held_out_losses(model: Model, batches: Batches, batch: int) -> dict[str, lis
     pictures = batches.pictures
     rows, places = pictures.held_rows[:HELD], pictures.held[:HELD]
     found: dict[str, list[float]] = {}
-    for kind in (WHOLE, Kind("0.06M", 7, 1)):
+    for kind in (WHOLE, Batch("0.06M", 7, 1)):
         sums = []
         for begin in range(0, len(rows), batch):
             its = rows[begin : begin + batch]
@@ -209,7 +209,7 @@ def train(
     compiled: bool,
     stop: Stop,
 ) -> dict[str, Any]:
-    """Train, or go on training, for so many seconds in all (see `Clock`); what was measured."""
+    """Train, or go on training, for so many seconds in all (see `TimeLimit`); what was measured."""
     tokenizer = Autoencoder(preset.tokenizer).to(device).eval()
     tokenizer.load_state_dict(vae)
     latents = {p: encoded(tokenizer, pictures.images, p, device, batch) for p in CLASSES}
@@ -233,7 +233,7 @@ def train(
     if compiled:
         model.teacher.compile()
         warm_up(model, batches, batch)
-    clock = Clock(seconds, spent, deadline)
+    clock = TimeLimit(seconds, spent, deadline)
 
     def save(done: bool) -> None:
         save_checkpoint(
@@ -303,7 +303,7 @@ def warm_up(model: Model, batches: Batches, batch: int) -> None:
     model.zero_grad(set_to_none=True)
 
 
-def report(log: dict[str, Any], step: int, share: float, seen: dict[Kind, Tensor]) -> None:
+def report(log: dict[str, Any], step: int, share: float, seen: dict[Batch, Tensor]) -> None:
     """Keep and print what the last steps came to, and begin anew."""
     for kind, sums in seen.items():
         if not (count := float(sums[-1])):

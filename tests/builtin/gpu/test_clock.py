@@ -6,7 +6,7 @@ import time
 
 import pytest
 
-from scripts.builtin.gpu.clock import COOL_DOWN, WARM_UP, Clock, rate_at
+from scripts.builtin.gpu.clock import COOL_DOWN, WARM_UP, TimeLimit, rate_at
 
 
 def test_the_rate_rises_by_steps_and_falls_by_time() -> None:
@@ -18,14 +18,14 @@ def test_the_rate_rises_by_steps_and_falls_by_time() -> None:
 
 
 def test_a_stage_counts_what_was_spent_before() -> None:
-    clock = Clock(100, 50, time.monotonic() + 1000)
+    clock = TimeLimit(100, 50, time.monotonic() + 1000)
     assert clock.share == pytest.approx(0.5, abs=0.01)
     assert clock.spent == pytest.approx(50, abs=1)
 
 
 def test_a_stage_that_does_not_fit_is_shorter_from_the_beginning() -> None:
-    clock = Clock(100, 30, time.monotonic() + 20)
+    clock = TimeLimit(100, 30, time.monotonic() + 20)
     assert clock.seconds == pytest.approx(50, abs=0.1)
     assert clock.share == pytest.approx(0.6, abs=0.01)
-    assert Clock(100, 30, time.monotonic() - 1).share == 1
-    assert Clock(100, 0, time.monotonic() - 1).share == 1
+    assert TimeLimit(100, 30, time.monotonic() - 1).share == 1
+    assert TimeLimit(100, 0, time.monotonic() - 1).share == 1
