@@ -75,7 +75,8 @@ class Sizes:
 class ModelPreset:
     """One model: its parts belong together and are never mixed with another preset's.
 
-    pixels: pixel class it was trained for; ratios: width:height it was trained for, () for all;
+    pixels: pixel class it was trained for; pixels_too: others that it was trained for as well;
+    ratios: width:height it was trained for, () for all, and for every pixel class then;
     sizes: None where nothing is to be fetched; text: the text encoder's sizes, None where only its
     own configuration says them; dtype: precision of the blocks, "auto" for the device's usual one.
     """
@@ -92,6 +93,12 @@ class ModelPreset:
     sizes: Sizes | None = None
     text: TextSpec | None = None
     dtype: str = "auto"
+    pixels_too: tuple[str, ...] = ()
+
+    @property
+    def pixel_classes(self) -> tuple[str, ...]:
+        """Pixel classes it was trained for, its own first."""
+        return (self.pixels, *self.pixels_too)
 
     @property
     def built_in(self) -> bool:
@@ -177,13 +184,14 @@ def _check(preset: ModelPreset, where: str) -> None:
             rule="heads divide the width into multiples of 4, chunks divide the depth",
             fix=_AS_IN,
         )
-    if preset.pixels not in PIXELS:
-        raise UserError(
-            f"no pixel class {preset.pixels!r}",
-            where=f"{where}, key pixels",
-            rule="one of " + ", ".join(PIXELS),
-            fix=close_matches(preset.pixels, PIXELS) or _AS_IN,
-        )
+    for place, pixels in enumerate(preset.pixel_classes):
+        if pixels not in PIXELS:
+            raise UserError(
+                f"no pixel class {pixels!r}",
+                where=f"{where}, key {'pixels_too' if place else 'pixels'}",
+                rule="one of " + ", ".join(PIXELS),
+                fix=close_matches(pixels, PIXELS) or _AS_IN,
+            )
     if preset.dtype not in DTYPES:
         raise UserError(
             f"no dtype {preset.dtype!r}",
