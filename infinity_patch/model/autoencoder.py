@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalekv.configs.spec import TokenizerSpec
+from scalekv.infinity_patch.compute.exact import exact_float32
 from scalekv.infinity_patch.pieces import LARGE as LARGE
 from scalekv.infinity_patch.pieces import STRIP
 
@@ -295,11 +296,13 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(spec)
         self.decoder = Decoder(spec)
 
+    @exact_float32()
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to latent maps (B, bits, h, w), before quantisation."""
         out: Tensor = self.encoder(images)
         return out
 
+    @exact_float32()
     def decode(self, latent: Tensor) -> Tensor:
         """Summed codes (B, bits, h, w) to float32 pictures (B, 3, H, W) clamped to [-1, 1].
 
