@@ -13,7 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from scalekv.configs.spec import Sampling, TextSpec, TokenizerSpec, TransformerSpec
+from scalekv.configs.spec import (
+    DTYPES,
+    PIXELS,
+    Sampling,
+    TextSpec,
+    TokenizerSpec,
+    TransformerSpec,
+)
 from scalekv.configs.yaml_files import read_yaml
 from scalekv.kv.errors import UserError, close_matches
 
@@ -22,13 +29,6 @@ FOLDER = Path(__file__).parent / "models"
 
 NO_REPO = "none"
 """`repo` of a size that was described but never released: its weights can only be one's own."""
-
-DTYPES = ("auto", "fp32", "bf16", "fp16")
-"""What models compute in, as people may ask for it."""
-"""Precisions a preset may name."""
-
-PIXELS = ("0.06M", "0.25M", "0.60M", "1M")
-"""Pixel classes a preset may name."""
 
 _PATTERN = FOLDER / "infinity-2b.yaml"  # a whole preset to show to who writes one
 
