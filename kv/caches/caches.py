@@ -11,6 +11,15 @@ from torch import Tensor
 from scalekv.kv.autocast import without_autocast
 from scalekv.kv.budgets.budget import WINDOW, Budget, BytesOf
 from scalekv.kv.budgets.moments import within
+from scalekv.kv.caches.groups import (
+    Attention,
+    Joined,
+    Ragged,
+    RawQueries,
+    alike,
+    attended,
+    for_heads,
+)
 from scalekv.kv.caches.held import HeldFormat, Part
 from scalekv.kv.caches.layer import Choice, LayerCache
 from scalekv.kv.caches.workspace import Workspace
@@ -23,22 +32,9 @@ from scalekv.kv.policies.registry import planned, takes_budget
 from scalekv.kv.precision import check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
 
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(q (B, H, L, D), k (B, H, T, D), v (B, H, T, D)) -> a new tensor, no view of k or v."""
-
-Ragged = Callable[[Tensor, Tensor, Tensor, int, tuple[int, ...]], Tensor]
-"""Attention of many sequences of unequal length in one call: (q (N * L, D), k (sum of T, D), v
-likewise, L, the N lengths T) -> (N * L, D), new; sequence after sequence in each."""
-
 Observer = Callable[[int, int, Schedule, Tensor, Tensor], None]
 """(layer, scale, schedule, q (B, H, L, D), k (B, H, T, D)) of an attention call about to be made,
 the last scale's too; under a policy that keeps everything, key t is token t of the picture."""
-
-Joined = list[tuple[Tensor, Tensor]]
-"""For each group of heads k and v (B, h, T, D) of everything cached."""
-
-RawQueries = Callable[[Tensor], Tensor]
-"""(W,) tokens of the newest map -> (B, H, W, D); see `Step.raw_queries`."""
 
 
 class Caches:
@@ -186,7 +182,7 @@ class Caches:
         ledger.record_transient(scale, self.transient_nbytes)
         if self.observer is not None and cache.all_together:
             self.observer(layer, scale, schedule, q, joined[0][0])
-        out = _attended(cache, q, joined, attention, ragged)
+        out = attended(cache, q, joined, attention, ragged)
         self._next_scale[layer] = scale + 1
         if scale + 1 == len(schedule):  # the last scale's k and v are never read again
             return out
@@ -287,7 +283,7 @@ class Caches:
             [
                 self._chosen(layer, scale, number, some, limits[some[0]], q, kv, raw_queries)
                 for number, kv in enumerate(joined)
-                for some in _alike(cache.groups[number].heads, limits)
+                for some in alike(cache.groups[number].heads, limits)
             ]
         )
         counts = cache.tokens_by_head
@@ -335,7 +331,7 @@ class Caches:
             numbers = cache.rows(heads, q.device)
             q = q.index_select(1, numbers)
             if raw_queries is not None:
-                raw_queries = _for_heads(raw_queries, numbers)
+                raw_queries = for_heads(raw_queries, numbers)
         if capacity == 0:
             slots: Tensor | None = torch.empty(
                 (*k.shape[:2], 0), dtype=torch.int64, device=k.device
@@ -365,43 +361,3 @@ class Caches:
         )
         room = max(part.tokens, self._rooms[scale + 1][layer][heads[0]])
         return Choice(number, heads, rows, part, room, positions, notes)
-
-
-def _attended(
-    cache: LayerCache, q: Tensor, joined: Joined, attention: Attention, ragged: Ragged | None
-) -> Tensor:
-    """Attention of all heads: one call for those that hold equally many tokens, or for all."""
-    if cache.all_together:
-        return attention(q, *joined[0])
-    queries = [cache.of(group, q) for group in cache.groups]
-    if ragged is None:
-        answers = [attention(some, *kv) for some, kv in zip(queries, joined, strict=True)]
-    else:
-        answers = _in_one_call(queries, joined, ragged)
-    order = [head for group in cache.groups for head in group.heads]
-    places = tuple(sorted(range(len(order)), key=order.__getitem__))
-    return torch.cat(answers, dim=1).index_select(1, cache.rows(places, q.device))
-
-
-def _in_one_call(queries: list[Tensor], joined: Joined, ragged: Ragged) -> list[Tensor]:
-    """Each group's attention (B, h, L, D); every head of every sequence is a sequence here."""
-    length, dim = queries[0].shape[2:]
-    lengths = tuple(k.shape[2] for k, _ in joined for _ in range(k.shape[0] * k.shape[1]))
-    # The groups lie one behind the other in the workspace: that is the form wanted, uncopied.
-    k_rows, v_rows = (first.as_strided((sum(lengths), dim), (dim, 1)) for first in joined[0])
-    q_rows = torch.cat([some.reshape(-1, dim) for some in queries])
-    rows = ragged(q_rows, k_rows, v_rows, length, lengths)
-    sizes = [some.shape[0] * some.shape[1] * length for some in queries]
-    return [part.view(some.shape) for part, some in zip(rows.split(sizes), queries, strict=True)]
-
-
-def _alike(heads: tuple[int, ...], limits: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The heads that may keep equally many tokens together, in their order."""
-    by_limit: dict[int, list[int]] = {}
-    for head in heads:
-        by_limit.setdefault(limits[head], []).append(head)
-    return [tuple(some) for some in by_limit.values()]
-
-
-def _for_heads(raw_queries: RawQueries, numbers: Tensor) -> RawQueries:
-    return lambda tokens: raw_queries(tokens).index_select(1, numbers)
