@@ -9,13 +9,19 @@ from __future__ import annotations
 from functools import partial
 
 from scalekv.configs import values
-from scalekv.configs.models import DTYPES, PIXELS, list_models
 from scalekv.configs.option import CACHE, MACHINE, OUTPUT, SAMPLING, Option, Owner, Scope
+from scalekv.configs.spec import DTYPES, PIXELS
 from scalekv.configs.values import AUTO, MOST_SEED, Kind, one_of, pattern, whole
 from scalekv.kv.policies.registry import check_policy_name, policy_names
 from scalekv.kv.precision import KV_DTYPES
 
 REPORT_FORMS = ("json", "html", "table")
+
+
+def _models() -> list[str]:
+    from scalekv.configs.models import list_models
+
+    return list_models()
 
 
 def _budgets() -> list[str]:
@@ -55,7 +61,6 @@ _MAKE = ("generate", "batch")
 _DRAW = (*_MAKE, "compare")
 _SAMPLED = (*_DRAW, "serve")
 _PLANNED = (*_MAKE, "plan", "serve")
-_PLACED = (*_DRAW, "calibrate", "plan", "serve")
 _LOADING = (*_DRAW, "bench", "calibrate", "serve")
 _ALL = (*_LOADING, "plan")
 
@@ -204,7 +209,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _machine(
         "model",
-        Kind(values.text, "NAME", known=list_models),
+        Kind(values.text, "NAME", known=_models),
         "Which model.",
         _ALL,
         owner=Owner.NOBODY,
@@ -246,7 +251,7 @@ OPTIONS: tuple[Option, ...] = (
         _FLAG,
         "Keep the transformer's blocks in host memory and send them to the device one after "
         "another: slower, for cards that the model does not fit.",
-        _PLACED,
+        _ALL,
         default="false",
         repeats=True,
     ),
@@ -254,7 +259,7 @@ OPTIONS: tuple[Option, ...] = (
         "text_device",
         _DEVICE,
         "Where prompts are encoded: auto is --device's, or cpu, cuda.",
-        _PLACED,
+        _ALL,
         default=AUTO,
         repeats=True,
     ),
@@ -263,7 +268,7 @@ OPTIONS: tuple[Option, ...] = (
         one_of(*DTYPES),
         "Precision of the text encoder: fp32, bf16 or fp16; auto is fp16 on CUDA, as published, "
         "and fp32 elsewhere.",
-        _PLACED,
+        _ALL,
         default=AUTO,
     ),
     _placement(
@@ -271,7 +276,7 @@ OPTIONS: tuple[Option, ...] = (
         _FLAG,
         "Keep the text encoder in memory while pictures are made, or free it and read it again "
         "when more prompts come.",
-        (*_DRAW, "calibrate", "plan"),
+        (*_DRAW, "bench", "calibrate", "plan"),
         otherwise="free where all prompts are known",
         names=("--keep-text-encoder/--free-text-encoder",),
         repeats=True,
@@ -280,7 +285,7 @@ OPTIONS: tuple[Option, ...] = (
         "force",
         _FLAG,
         "Try also what is planned not to fit into memory; see scalekv plan.",
-        (*_MAKE, "serve"),
+        (*_DRAW, "bench", "serve"),
         scope=Scope.CALL,
         default="false",
         repeats=True,

@@ -28,6 +28,7 @@ from scalekv.cli.generate.run import (
     write_report,
 )
 from scalekv.cli.pictures.folder import CannotWrite, OutputFolder
+from scalekv.cli.report.kinds import Kinds
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Pipeline
@@ -44,7 +45,7 @@ class Account:
         source: the file that its pictures came from, for people.
         json: one object on stdout at the end instead of a path for every picture.
         pictures: made by this run, as the report lists them; failures: with the reason.
-        cache: the ledger of the largest cache so far; settings: what all pictures have in common.
+        kinds: of caches, by policy and budget; settings: what all pictures have in common.
         cannot_write: why nothing could be written any more, if so.
         load_seconds: that loading took; started: when, by `time.perf_counter`; clock: as a date.
     """
@@ -56,7 +57,7 @@ class Account:
     json: bool = False
     pictures: list[dict[str, Any]] = field(default_factory=list)
     failures: list[tuple[Job, str]] = field(default_factory=list)
-    cache: dict[str, Any] = field(default_factory=dict)
+    kinds: Kinds = field(default_factory=Kinds)
     settings: dict[str, Any] = field(default_factory=dict)
     cannot_write: CannotWrite | None = None
     load_seconds: float = 0.0
@@ -72,7 +73,7 @@ class Account:
         written: list[Path] = []
         retry = None
         if pipeline is not None and (self.tally.made or self.failures):
-            report = self._figures(pipeline, manifest, outcome)
+            report = self.figures(pipeline, manifest, outcome)
             try:
                 retry = self._save_retry(folder, manifest)
                 written = write_report(report, folder, choices)
@@ -96,10 +97,11 @@ class Account:
                 }
             )
 
-    def _figures(self, pipeline: Pipeline, manifest: Manifest, outcome: str) -> dict[str, Any]:
+    def figures(self, pipeline: Pipeline, manifest: Manifest, outcome: str) -> dict[str, Any]:
+        """The report of what there is so far."""
         tally = self.tally
         return {
-            **figures(pipeline, self.choices, self.cache),
+            **figures(pipeline, self.choices, self.kinds),
             "outcome": outcome,
             "started": self.clock,
             "settings": self.settings,
@@ -147,6 +149,11 @@ class Account:
         return folder.save_numbered(stem, ".jsonl", "".join(rows).encode())
 
     def check(self) -> None:
+        """Ends well or not.
+
+        Raises:
+            Unsuccessful: a picture failed, or could not be written.
+        """
         wanted = self.tally.wanted
         if self.cannot_write is not None:
             raise Unsuccessful(

@@ -245,7 +245,10 @@ class _Reader:
         return _Checked(row.line, read["prompt"], own_seed, count, own_name, settled)
 
     def _settings(self, read: Mapping[str, Any]) -> Request:
-        settings = replace(self.base, **{name: read[name] for name in _SETTINGS if name in read})
+        own = {name: read[name] for name in _SETTINGS if name in read}
+        if not own:
+            return self.base
+        settings = replace(self.base, **own)
 
         def as_setting(name: str, otherwise: object) -> Setting:
             if name in read:

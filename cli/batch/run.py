@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,7 +35,7 @@ from scalekv.cli.generate.run import (
 )
 from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder, png_bytes
 from scalekv.cli.plan.room import Target, check_room
-from scalekv.cli.report.figures import largest_cache
+from scalekv.cli.report.running import Running
 from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
@@ -75,6 +76,7 @@ class BatchRun:
     fail_fast: bool = False
     shard: tuple[int, int] | None = None
     marks: frozenset[str] = frozenset()
+    _running: Running | None = None
     _smaller: dict[Any, int] = field(default_factory=dict)
     _together: int = 0
     _account: Account = field(init=False)
@@ -119,7 +121,7 @@ class BatchRun:
                 check_room(
                     kind,
                     self.target,
-                    self.choices.placement.for_known_prompts(),
+                    self.choices.placement,
                     self.choices.weights_dir,
                 )
         folder = OutputFolder(out, owner=Path(name).stem)
@@ -191,6 +193,7 @@ class BatchRun:
         try:
             if todo:
                 pipeline = self._load()
+                self._running = Running(folder)
             for group in groups(todo):
                 for first in range(0, len(group), STRETCH):
                     self._make(pipeline, group[first : first + STRETCH], folder, manifest)
@@ -280,6 +283,7 @@ class BatchRun:
                     return made, error
                 with interrupts_wait():
                     self._keep(job, picture, folder, manifest)
+                    self._update(pipeline, manifest)
         finally:
             engine.release(pictures)
         return len(jobs), None
@@ -291,9 +295,7 @@ class BatchRun:
         if not folder.place(job.name, data, sidecar):
             self._fail(job, FileExistsError(f"{job.name + SUFFIX} came into the folder meanwhile"))
             return
-        self._account.cache = dict(
-            largest_cache([c for c in (self._account.cache, picture.cache) if c])
-        )
+        self._account.kinds.add(picture.cache)
         self._account.settings = common_settings(picture)
         path, beside = folder.path / (job.name + SUFFIX), folder.path / (job.name + ".json")
         self._account.pictures.append(entry_of(picture, path, beside))
@@ -304,6 +306,15 @@ class BatchRun:
         self._account.tally.picture_made()
         if picture.truncated:
             self._display.note(f"line {job.line} was too long; not used: {picture.truncated}")
+
+    def _update(self, pipeline: Pipeline, manifest: Manifest) -> None:
+        """Leaves a report of what there is, in case this run is killed."""
+        if self._running is not None and "json" in self.choices.memory_report:
+            with suppress(CannotWrite):  # said at the end, or of the next picture
+                self._running.update(
+                    len(self._account.pictures),
+                    lambda: self._account.figures(pipeline, manifest, "running"),
+                )
 
     def _fail(self, job: Job, error: Exception) -> None:
         self._account.failures.append((job, one_line(error)))

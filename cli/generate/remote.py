@@ -24,6 +24,7 @@ from rich.console import Console
 from scalekv.cli.choices import Choices, Options, choose
 from scalekv.cli.console.errors import Unsuccessful
 from scalekv.cli.generate.run import Run
+from scalekv.configs.option import KEY_VARIABLE
 from scalekv.configs.settings import option_name
 from scalekv.infinity_patch.asked.settled import settle
 from scalekv.infinity_patch.schedules import size_of
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
     from scalekv.cli.console.progress import Display
     from scalekv.infinity_patch.asked.settled import Settled
 
-KEY_VARIABLE = "SCALEKV_API_KEY"
 TOGETHER = 8
 """Requests under way at once: what waits is drawn together where the server's device can."""
 TIMEOUT_SECONDS = 3600.0
@@ -224,7 +224,7 @@ class RemoteRun(Run):
 
     def _measured(self) -> dict[str, Any]:
         assert self._largest is not None
-        return dict(self._largest.figures)
+        return {**self._largest.figures, "kinds": self.kinds.to_list()}
 
 
 def body_of(choices: Choices, index: int) -> dict[str, Any]:

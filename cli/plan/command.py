@@ -107,7 +107,7 @@ def plan(
     # What is typed is planned for, though a CPU would draw one after another.
     together = choices.request.batch_size
     batch = settled.together if batch_size is None or together == AUTO else int(together)
-    asked: str | int | None = None
+    asked: int | None = None
     if fit is not None:
         assert target.memory is not None, target
         found = (
@@ -126,7 +126,7 @@ def plan(
             )
         batch, asked = (found, None) if fit is Fit.BATCH else (batch, found)
     made = planner.footprint(batch, asked)
-    figures = _figures(planner, made, target)
+    figures = _figures(planner, made, target, asked)
     if choices.sparsity is not None:
         figures["sparsity"] = choices.sparsity.to_dict()
     if json:
@@ -159,8 +159,14 @@ def _refuse(figures: dict[str, Any]) -> NoReturn:
     )
 
 
-def _figures(planner: Planner, made: Footprint, target: Target) -> dict[str, Any]:
-    """Everything as plain JSON values."""
+def _figures(
+    planner: Planner, made: Footprint, target: Target, asked: int | None
+) -> dict[str, Any]:
+    """Everything as plain JSON values.
+
+    Args:
+        asked: tokens per layer that were found to fit, in place of the budget asked for.
+    """
     from scalekv.infinity_patch.planning.planner import fullest
     from scalekv.kv.memory.denominators import LowerBound, uncompressed
 
@@ -197,14 +203,16 @@ def _figures(planner: Planner, made: Footprint, target: Target) -> dict[str, Any
         "full_caches": [
             full.to_dict(cache.held_peak_bytes) for full in uncompressed(work.schedule, shape)
         ],
-        "budgets": _budgets(planner, made, target.memory),
+        "budgets": _budgets(planner, made, target.memory, asked),
         "lower_bound": LowerBound.of(work.schedule, shape.head_dim).to_dict(
             cache.held_peak_bytes, places
         ),
     }
 
 
-def _budgets(planner: Planner, made: Footprint, memory: int | None) -> list[dict[str, Any]]:
+def _budgets(
+    planner: Planner, made: Footprint, memory: int | None, asked: int | None
+) -> list[dict[str, Any]]:
     """The same with other budgets: what each takes, and the largest batch that fits with it."""
     from scalekv.configs.budget_files import list_budgets
     from scalekv.kv.errors import UserError
@@ -213,11 +221,15 @@ def _budgets(planner: Planner, made: Footprint, memory: int | None) -> list[dict
     own = made.work.budget.label if made.work.budget else ""
     rows = []
     for label in dict.fromkeys([*BUDGETS, *named, *([own] if own else [])]):
-        plans = planner.unbounded() if label == "full" else planner.bounded()
+        plans: Planner = planner
+        budget: str | int | None = asked
+        if label != own:
+            plans = planner.unbounded() if label == "full" else planner.bounded()
+            budget = label
         try:
-            one = plans.footprint(made.work.pictures, label)
-            batch = None if memory is None else plans.largest_batch(memory, label)
-        except UserError:  # too small for so few tokens, or made for another schedule
+            one = plans.footprint(made.work.pictures, budget)
+            batch = None if memory is None else plans.largest_batch(memory, budget)
+        except UserError:  # of a row nobody asked for: too few tokens, or for another schedule
             continue
         rows.append(
             {

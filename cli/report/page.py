@@ -1,25 +1,28 @@
 """The memory report as one HTML page that needs nothing but itself.
 
-Knows what the page shows and says; its looks are in `templates/`, its charts in `plots`.
+Knows what the page shows and says; its looks are in `templates/`, its charts in `memory_charts`.
 """
 
 from __future__ import annotations
 
 import base64
 import io
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from scalekv.cli.report.figures import STAGES, peak_of
-from scalekv.cli.report.plots import Table, charts_of, maps_of
-from scalekv.cli.report.run_folder import Drawn, drawn_as, twins
+from scalekv.cli.report.figures import STAGES, peak_of, pictures_of_kind
+from scalekv.cli.report.kinds import drawn_with, kind_of
+from scalekv.cli.report.memory_charts import Table, charts_of, maps_of
+from scalekv.cli.report.sidecars import Drawn, drawn_as, twins
 from scalekv.kv.sizes import human_bytes
 
 SHOWN_SIDE = 640  # pixels; a larger picture is put into the page at that size
@@ -37,7 +40,7 @@ OUTCOMES = {
 
 @dataclass(frozen=True)
 class Shown:
-    """A picture in the page: `source` is its data, `link` the file beside the page."""
+    """A picture in the page: `source` is its data, `link` the file as seen from the page."""
 
     source: str
     link: str
@@ -47,13 +50,19 @@ class Shown:
     bytes_held: str
 
 
-def render(report: Mapping[str, Any], folder: Path, others: Sequence[Path] = ()) -> str:
+def render(
+    report: Mapping[str, Any],
+    folder: Path,
+    others: Sequence[Path] = (),
+    place: Path | None = None,
+) -> str:
     """The page.
 
     Args:
         report: a run's figures.
-        folder: where its pictures are; the page is to be put there.
+        folder: where its pictures are.
         others: more folders to look in for the same pictures drawn with nothing dropped.
+        place: the folder that the page is to be put into; None: `folder`.
     """
     text = files("scalekv.cli.report").joinpath("templates")
     environment = Environment(
@@ -63,11 +72,11 @@ def render(report: Mapping[str, Any], folder: Path, others: Sequence[Path] = ())
     cache = report["cache"]
     return template.render(
         style=Markup(text.joinpath("report.css").read_text(encoding="utf-8")),
-        title=f"{report['model']['name']}: {_drawn_with(cache)}",
+        title=f"{report['model']['name']}: {_title(report)}",
         report=report,
         outcome=_outcome(report),
         key_figures=_key_figures(report),
-        pictures=_pictures(report, folder, others),
+        pictures=_pictures(report, folder, others, folder if place is None else place),
         charts=charts_of(report),
         maps=maps_of(cache),
         bound=report.get("lower_bound"),
@@ -78,19 +87,27 @@ def render(report: Mapping[str, Any], folder: Path, others: Sequence[Path] = ())
     )
 
 
-def _drawn_with(cache: Mapping[str, Any]) -> str:
-    if not cache:
-        return "no picture"
-    budget = cache.get("budget")
-    return f"{cache['policy']}, budget {budget['label']}" if budget else str(cache["policy"])
+def _title(report: Mapping[str, Any]) -> str:
+    """What the pictures were drawn with: all kinds, where there are several."""
+    kinds = report.get("kinds", [])
+    if len(kinds) > 1:
+        return "; ".join(
+            drawn_with(kind["policy"], kind["budget"]) + pictures_of_kind(kind) for kind in kinds
+        )
+    return drawn_with(*kind_of(report["cache"])) if report["cache"] else "no picture"
 
 
 def _outcome(report: Mapping[str, Any]) -> str:
-    done, wanted = len(report["pictures"]), report.get("pictures_wanted")
+    """How the run ended, and how many of the pictures asked for there are."""
+    before = int(report.get("pictures_there_before", 0))
+    done, wanted = len(report["pictures"]) + before, report.get("pictures_wanted")
     said = OUTCOMES.get(str(report["outcome"]), str(report["outcome"]))
-    if wanted is None or (report["outcome"] == "complete" and done == wanted):
-        return said
-    return f"{said} {done} of {wanted} pictures are there."
+    earlier = f" {before} of them were there before this run." if before else ""
+    if wanted is None or (report["outcome"] == "complete" and done >= wanted):
+        return said + earlier
+    if report["outcome"] == "complete":
+        said = "The run ended."  # and pictures were taken away since
+    return f"{said} {done} of {wanted} pictures are there.{earlier}"
 
 
 def _key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
@@ -108,6 +125,14 @@ def _key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
                 "same dtype",
             ),
         ]
+        made += [
+            (
+                f"held by {drawn_with(kind['policy'], kind['budget'])}",
+                human_bytes(kind["held_peak_bytes"]),
+                f"peak, {kind['ratio_history']:.1%} of the full cache{pictures_of_kind(kind)}",
+            )
+            for kind in report.get("kinds", [])[1:]
+        ]
     if report["stages"]:
         stage, peaks = max(report["stages"].items(), key=lambda item: peak_of(item[1]))
         kind = "allocated on the device" if "allocated_peak_bytes" in peaks else "resident"
@@ -121,7 +146,7 @@ def _key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
 
 
 def _pictures(
-    report: Mapping[str, Any], folder: Path, others: Sequence[Path]
+    report: Mapping[str, Any], folder: Path, others: Sequence[Path], place: Path
 ) -> list[dict[str, Any]]:
     drawn = {picture["file"]: drawn_as(folder / picture["file"]) for picture in report["pictures"]}
     known = [one for one in drawn.values() if one is not None]
@@ -136,16 +161,16 @@ def _pictures(
                 "seed": picture["seed"],
                 "file": picture["file"],
                 "seconds": float(picture["seconds"]),
-                "image": None if one is None else _shown(one, folder),
-                "twin": None if twin is None else _shown(twin, folder),
+                "image": None if one is None else _shown(one, place),
+                "twin": None if twin is None else _shown(twin, place),
             }
         )
     return shown
 
 
-def _shown(drawn: Drawn, folder: Path) -> Shown:
-    label = "full cache" if drawn.full else _drawn_with(drawn.sidecar["cache"])
-    beside = drawn.path.parent.resolve() == folder.resolve()
+def _shown(drawn: Drawn, place: Path) -> Shown:
+    label = "full cache" if drawn.full else drawn_with(*kind_of(drawn.sidecar["cache"]))
+    link = os.path.relpath(drawn.path.resolve(), place.resolve())
     with Image.open(drawn.path) as image:
         width, height = image.size
         if max(width, height) <= LARGEST_AS_IS:
@@ -157,7 +182,7 @@ def _shown(drawn: Drawn, folder: Path) -> Shown:
             kind, content = "webp", buffer.getvalue()
     return Shown(
         source=f"data:image/{kind};base64,{base64.b64encode(content).decode()}",
-        link=drawn.path.name if beside else "",
+        link=quote(link),
         width=width,
         height=height,
         label=label,
@@ -175,6 +200,7 @@ def _settings(report: Mapping[str, Any]) -> list[Table]:
         "scalekv": report["version"],
     }
     settings = {k: v for k, v in report.get("settings", {}).items() if k not in run}
+    settings |= _files(settings.pop("recorded", {}))
     machine = dict(report.get("machine", {}))
     for key in [key for key in machine if key.endswith("_bytes")]:
         machine[key.removesuffix("_bytes")] = human_bytes(machine.pop(key))
@@ -183,6 +209,12 @@ def _settings(report: Mapping[str, Any]) -> list[Table]:
         Table("Settings", ["setting", "value"], _pairs({**run, **settings})),
         Table("Machine", ["what", "value"], _pairs(machine)),
     ]
+
+
+def _files(recorded: Mapping[str, Any]) -> dict[str, str]:
+    """Files that the request named. What else a picture records of its request is said already."""
+    named = recorded.get("files", {})
+    return {"files": ", ".join(f"{name} ({word[:8]})" for name, word in named.items())}
 
 
 def _pairs(values: Mapping[str, Any]) -> list[list[str]]:

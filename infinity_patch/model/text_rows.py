@@ -12,9 +12,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalekv.infinity_patch.compute.kernels.norm import EPS as NORM_EPS
 from scalekv.infinity_patch.compute.products import apply
-
-NORM_EPS = 1e-6
+from scalekv.kv.to_device import whole_numbers
 
 
 class TextNorm(nn.Module):
@@ -44,7 +44,7 @@ class TextRows:
         if len(set(lengths)) == 1:
             return cls(rows, None)
         places = torch.arange(max(lengths), device=rows.device)
-        real = places[None] < torch.tensor(lengths, device=rows.device)[:, None]
+        real = places[None] < whole_numbers(tuple(lengths), rows.device)[:, None]
         return cls(rows, real[:, None, None])
 
 

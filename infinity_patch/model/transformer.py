@@ -16,19 +16,16 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalekv.configs.spec import TransformerSpec
+from scalekv.infinity_patch.compute.kernels.norm import EPS as NORM_EPS
+from scalekv.infinity_patch.compute.kernels.norm import norm
+from scalekv.infinity_patch.compute.kernels.residual import add_norm
 from scalekv.infinity_patch.compute.offload import BlockStream
 from scalekv.infinity_patch.compute.processor import row_slices
 from scalekv.infinity_patch.compute.products import apply, is_plain, weights_dtype
 from scalekv.infinity_patch.model.attention import attend, project, queries_keys_values
 from scalekv.infinity_patch.model.parameters import LEVELS, mlp_width
 from scalekv.infinity_patch.model.rotary import Scales3
-from scalekv.infinity_patch.model.text_rows import (
-    NORM_EPS,
-    TextKeysValues,
-    TextNorm,
-    TextPool,
-    TextRows,
-)
+from scalekv.infinity_patch.model.text_rows import TextKeysValues, TextNorm, TextPool, TextRows
 
 
 class CrossAttention(TextKeysValues):
@@ -65,6 +62,11 @@ class SelfAttention(nn.Module):
         """Start or stop keeping keys and values; either way what was kept is dropped."""
         self.caching = enable
         self.cached_k = self.cached_v = None
+
+    def keep_sequences(self, count: int) -> None:
+        """Between two scales: drop what was kept of all sequences but the first."""
+        if self.cached_k is not None and self.cached_v is not None:
+            self.cached_k, self.cached_v = self.cached_k[:count], self.cached_v[:count]
 
     def forward(
         self,
@@ -113,6 +115,16 @@ class Condition:
     head: tuple[Tensor, Tensor]
     memory: list[tuple[Tensor, Tensor]]
     mask: Tensor | None
+
+    def first(self, sequences: int) -> Condition:
+        """That of the first sequences alone, in the same memory."""
+        return Condition(
+            self.start[:sequences],
+            [table[:, :sequences] for table in self.modulation],
+            (self.head[0][:sequences], self.head[1][:sequences]),
+            [(k[:sequences], v[:sequences]) for k, v in self.memory],
+            None if self.mask is None else self.mask[:sequences],
+        )
 
 
 class Block(nn.Module):
@@ -184,7 +196,7 @@ class Block(nn.Module):
         if whole:
             return self.after_attention(x, h, modulation, memory, mask)
         for rows in slices:
-            x[:, rows] = self.after_attention(x[:, rows], h[:, rows], modulation, memory, mask)
+            self.after_attention(x[:, rows], h[:, rows], modulation, memory, mask)
         return x
 
     def after_attention(
@@ -195,32 +207,38 @@ class Block(nn.Module):
         memory: tuple[Tensor, Tensor],
         mask: Tensor | None,
     ) -> Tensor:
-        """The rest of the block, in which no token sees another: h (G, L, C) is attention's."""
+        """The rest of the block, in which no token sees another: h (G, L, C) is attention's.
+
+        The answer is written over x, unless gradients are wanted.
+        """
         gain, gain_2, _, factor, _, shift = modulation.unbind()
-        dtype, norm = self.compute_dtype, self.ca_norm
-        x = torch.addcmul(x, gain, h.float())
-        h = F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), NORM_EPS)
-        text = self.ca(h, memory, mask)
-        x = x + text.to(x.dtype) if torch.is_grad_enabled() else x.add_(text)
-        h = self.ffn(modulated_norm(x, factor, shift, dtype))
-        return torch.addcmul(x, gain_2, h.float())
-
-
-def plain_norm(x: Tensor) -> Tensor:
-    """Layer norm over the last axis without gain or bias."""
-    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+        dtype, affine = self.compute_dtype, self.ca_norm
+        x, h = added_norm(x, h, gain, affine.weight, affine.bias, dtype)
+        x, h = added_norm(x, self.ca(h, memory, mask), None, factor, shift, dtype)
+        h = self.ffn(h)
+        if torch.is_grad_enabled():
+            return torch.addcmul(x, gain_2, h.float())
+        return x.addcmul_(gain_2, h)
 
 
 def modulated_norm(x: Tensor, factor: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-    """Layer norm of x (G, L, C) times `factor` plus `shift`, each (G, 1, C), cast to `dtype`."""
-    if x.device.type == "cpu" and not torch.is_grad_enabled():
-        # one pass a sequence, whose factor and shift serve as the norm's own weight and bias
-        out = torch.empty(x.shape, dtype=dtype, device=x.device)
-        parts = zip(x, factor.squeeze(1), shift.squeeze(1), out, strict=True)
-        for one, f, s, into in parts:
-            into.copy_(F.layer_norm(one, one.shape[-1:], f, s, NORM_EPS))
-        return out
-    return (plain_norm(x) * factor + shift).to(dtype)
+    """Layer norm of x (G, L, C) times `factor` plus `shift`, each (G, 1, C) or (C,), cast to
+    `dtype`."""
+    if torch.is_grad_enabled():
+        normed = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+        return (normed * factor.float() + shift.float()).to(dtype)
+    return norm(x, factor, shift, dtype)
+
+
+def added_norm(
+    x: Tensor, h: Tensor, gain: Tensor | None, factor: Tensor, shift: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """x (G, L, C) and h, times `gain` (G, 1, C) where there is one, added up, and the modulated
+    norm of the sum. The sum is written over x, unless gradients are wanted."""
+    if torch.is_grad_enabled():
+        x = x + h.float() if gain is None else torch.addcmul(x, gain, h.float())
+        return x, modulated_norm(x, factor, shift, dtype)
+    return x, add_norm(x, h, gain, factor, shift, dtype)
 
 
 class Chunk(nn.Module):

@@ -1,7 +1,5 @@
-"""What the page of a report draws: charts with the tables of their figures.
-
-Knows a report's figures and what to say of them; drawing is left to `charts`.
-"""
+"""The figures of the memory report as charts with their tables. Knows what is shown and said; how a
+chart is drawn is `charts`' business."""
 
 from __future__ import annotations
 
@@ -20,7 +18,7 @@ from scalekv.cli.report.charts import (
     stacked_bars,
     stacked_rows,
 )
-from scalekv.cli.report.figures import PARTS, STAGES, peak_of
+from scalekv.cli.report.figures import PARTS, STAGES, peak_of, tokens_bytes
 from scalekv.kv.sizes import UNITS, human_bytes
 
 
@@ -42,7 +40,7 @@ class Figure:
 
 
 def charts_of(report: Mapping[str, Any]) -> list[Figure]:
-    """The charts of a report, in the order of the page."""
+    """Bytes by scale, by stage and beside full caches, as far as the report has them."""
     cache, made = report["cache"], []
     if cache.get("scales"):
         made += [_held_chart(cache), _share_chart(report, cache)]
@@ -57,27 +55,28 @@ def _held_chart(cache: Mapping[str, Any]) -> Figure:
     """Held bytes while each scale is generated, drafters' and refiners' apart."""
     scales = cache["scales"]
     groups = _groups(cache)
-    size, unit = _unit(max(row["held_bytes"] for row in scales))
+    size, unit = _unit(max(map(tokens_bytes, scales)))
     series = [
         Series(label, colour, [sum(row) / size for row in rows])
         for (label, rows), colour in zip(groups.items(), (RED, BLUE), strict=False)
     ]
     last = scales[-1]
     text = (
-        f"While the last scale was generated {human_bytes(last['held_bytes'])} were held, the most "
-        f"at any moment {human_bytes(cache['held_peak_bytes'])}. "
+        f"While the last scale was generated {human_bytes(tokens_bytes(last))} were held; the most "
+        f"that room for tokens took at any moment was {human_bytes(cache['held_peak_bytes'])}. "
         + ("Drafters are the layers that were given more. " if len(groups) == 2 else "")
-        + f"The budget holds from scale {_first_evicting(cache)} on."
+        + _evicting(cache)
     )
     of = [f"of it {name}" for name in groups]
-    head = ["scale", "map", "history tokens", "held", *of, "index", "transient"]
+    head = ["scale", "map", "history tokens", "held", *of, "room", "index", "transient"]
     rows = [
         [
             str(row["scale"]),
             f"{row['height']} × {row['width']}",
             str(row["history_tokens"]),
-            human_bytes(row["held_bytes"]),
+            human_bytes(tokens_bytes(row)),
             *(human_bytes(sum(by_scale[place])) for by_scale in groups.values()),
+            human_bytes(row["held_bytes"]),
             human_bytes(row["index_bytes"]),
             human_bytes(row["transient_bytes"]),
         ]
@@ -91,7 +90,8 @@ def _held_chart(cache: Mapping[str, Any]) -> Figure:
 def _groups(cache: Mapping[str, Any]) -> dict[str, list[list[int]]]:
     """Held bytes by kind of layer, scale and layer of that kind."""
     drafters = (cache.get("budget") or {}).get("drafters") or []
-    rows = [row["layers"]["held_bytes"] for row in cache["scales"]]
+    by_layer = [row["layers"] for row in cache["scales"]]
+    rows = [layers.get("tokens_bytes", layers["held_bytes"]) for layers in by_layer]
     if not any(drafters):
         return {"all layers": rows}
     # Before anything is dropped no layer is given more: the drafters to come are counted as such.
@@ -106,11 +106,11 @@ def _groups(cache: Mapping[str, Any]) -> dict[str, list[list[int]]]:
     }
 
 
-def _first_evicting(cache: Mapping[str, Any]) -> str:
+def _evicting(cache: Mapping[str, Any]) -> str:
     for row in cache["scales"]:
         if any(capacity < row["history_tokens"] for capacity in row["layers"]["capacity"]):
-            return str(row["scale"])
-    return "no scale"
+            return f"The budget holds from scale {row['scale']} on."
+    return "All tokens of history fit at every scale: nothing was dropped."
 
 
 def _share_chart(report: Mapping[str, Any], cache: Mapping[str, Any]) -> Figure:
@@ -119,7 +119,7 @@ def _share_chart(report: Mapping[str, Any], cache: Mapping[str, Any]) -> Figure:
     per_token = report["full_caches"][0]["bytes"] / max(int(cache["history_tokens"]), 1)
     full = [per_token * row["history_tokens"] for row in scales]
     size, unit = _unit(max(full))
-    held = [row["held_bytes"] for row in scales]
+    held = [tokens_bytes(row) for row in scales]
     saved = [max(whole - part, 0) for whole, part in zip(full, held, strict=True)]
     title = f"Held, and not held of the full cache, {unit}"
     series = [
