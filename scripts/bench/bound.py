@@ -140,7 +140,8 @@ class Bound:
         )
         out = F.scaled_dot_product_attention(q, k, v, scale=1.0).transpose(1, 2).flatten(2)
         h = linear(out, block["proj"], block["proj_bias"])
-        h = add_norm(x, h, gain, *block["norm"], self.dtype)
+        affine, beside = block["norm"]
+        h = add_norm(x, h, gain, affine, beside, self.dtype)
         q = linear(h, block["text_q"], block["text_q_bias"]).unflatten(-1, (self.heads, -1))
         out = F.scaled_dot_product_attention(q.transpose(1, 2), *block["text"])
         h = linear(out.transpose(1, 2).flatten(2), block["text_proj"], block["text_proj_bias"])
@@ -168,7 +169,11 @@ class Bound:
 
 def seconds(run: Callable[[], Any], device: torch.device, repeats: int) -> float:
     """Median of some runs, each waited for."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else (lambda: None)
+
+    def wait() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+
     taken = []
     for _ in range(repeats):
         wait()

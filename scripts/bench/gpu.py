@@ -4,8 +4,8 @@
 
 Recorded runs of the official code, the tests that need a device, every kernel against its plain
 formula; then the scales of a picture of 2B and 8B with random weights, the full cache against
-ScaleKV, alone and in batches, with peaks beside the plan, kernels, the time the device was busy, and
-the bound by structure. Nothing has to be installed but torch: what is missing is named and what
+ScaleKV, alone and in batches, with peaks beside the plan, kernels, the time the device was busy,
+and the bound by structure. Nothing has to be installed but torch: what is missing is named and what
 needs it left out. Progress goes to stderr, the table comes last, everything is in the JSON.
 """
 
@@ -22,6 +22,7 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from datetime import date
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +37,6 @@ TESTS = (
     "tests/infinity_patch/planning/test_footprint.py",
 )
 KERNELS = ("tests/kv/kernels", "tests/infinity_patch/compute/kernels")
-SIDES = {"full": "full", "compressed": "scalekv:paper-10"}
 
 
 def importable() -> None:
@@ -51,6 +51,11 @@ def importable() -> None:
         paths.append(str(tree))
     sys.path[:0] = paths
     os.environ["PYTHONPATH"] = os.pathsep.join([*paths, os.environ.get("PYTHONPATH", "")])
+
+
+def sides(budget: str) -> tuple[str, str]:
+    """What is compared: the full cache, and ScaleKV's with a budget."""
+    return "full", f"scalekv:{budget}"
 
 
 def missing(names: Sequence[str]) -> list[str]:
@@ -160,7 +165,7 @@ def planned(preset: Any, side: str, pixels: str, batch: int, element: int) -> in
 def busy(run: Callable[[], None]) -> dict[str, Any]:
     """Kernels of one run, and the seconds in which they ran."""
     import torch
-    from torch.autograd import DeviceType
+    from torch._C._autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CUDA]) as profiler:
@@ -171,7 +176,7 @@ def busy(run: Callable[[], None]) -> dict[str, Any]:
     return {"kernels": len(events), "busy": spent / 1e6}
 
 
-def rows_of(name: str, pixels: str, batches: Sequence[int], device: str, run: Run) -> Any:
+def rows_of(name: str, options: argparse.Namespace, run: Run) -> Any:
     """All rows of a model; a batch for which memory is too small is the last."""
     import torch
 
@@ -179,22 +184,23 @@ def rows_of(name: str, pixels: str, batches: Sequence[int], device: str, run: Ru
     from scripts.bench.transformer import filled
 
     preset = model_named(name)
-    model = filled(preset, preset.transformer.depth, torch.bfloat16, torch.device(device))
+    device = torch.device(options.device)
+    model = filled(preset, preset.transformer.depth, torch.bfloat16, device)
     rows: list[dict[str, Any]] = []
-    for batch in batches:
-        for side in SIDES.values():
+    for batch in options.batches:
+        for side in sides(options.budget):
             if run.left < 20:
                 return rows
             try:
-                rows.append(row(model, preset, side, pixels, batch, device))
+                rows.append(row(model, preset, side, options.pixels, batch, options.device))
             except torch.OutOfMemoryError:
                 rows.append({"side": side, "batch": batch, "failed": "out of memory"})
             said(json.dumps(rows[-1]))
     return rows
 
 
-def bounds_of(name: str, pixels: str, device: str) -> Any:
-    """The bound by structure of both sides."""
+def bounds_of(name: str, options: argparse.Namespace) -> Any:
+    """The bound by structure of each side."""
     import torch
 
     from scalekv.configs.models import model_named
@@ -202,13 +208,14 @@ def bounds_of(name: str, pixels: str, device: str) -> Any:
     from scalekv.infinity_patch.schedules import schedule_for
     from scripts.bench.bound import Bound, measure_bound
 
-    preset, schedule, found = model_named(name), schedule_for("1:1", pixels), {}
-    for kind, side in SIDES.items():
+    preset, schedule, found = model_named(name), schedule_for("1:1", options.pixels), {}
+    device = torch.device(options.device)
+    for side in sides(options.budget):
         policy, _, text = side.partition(":")
         read = read_budget(text or policy, preset.transformer.depth, preset.name)
         budget = None if policy == "full" else read.on(schedule)
-        bound = Bound(preset, schedule, budget, 1, torch.bfloat16, torch.device(device))
-        found[kind] = measure_bound(bound)
+        bound = Bound(preset, schedule, budget, 1, torch.bfloat16, device)
+        found[side] = measure_bound(bound)
         del bound
         gc.collect()
     return found
@@ -233,8 +240,7 @@ def short_table(found: dict[str, Any], models: Sequence[str]) -> str:
     for name in models:
         rows, bounds = found.get(name), found.get(f"bound of {name}", {})
         for one in rows if isinstance(rows, list) else []:
-            kind = next(kind for kind, side in SIDES.items() if side == one["side"])
-            bound = bounds.get(kind, {}) if one["batch"] == 1 else {}
+            bound = bounds.get(one["side"], {}) if one["batch"] == 1 else {}
             cells = [name, one["side"], str(one["batch"]), _cell(one, "seconds", "{:.3f}")]
             least = min(bound.values(), default=None)
             cells += ["-" if least is None else f"{least:.3f}", _cell(one, "busy", "{:.3f}")]
@@ -256,6 +262,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--models", nargs="+", default=["infinity-2b", "infinity-8b"])
     parser.add_argument("--pixels", default="1M")
+    parser.add_argument("--budget", default="paper-10", help="of the compressed side")
     parser.add_argument("--batches", nargs="+", type=int, default=[1, 4, 8])
     parser.add_argument("--seconds", type=float, default=290, help="for everything")
     parser.add_argument("--no-tests", action="store_true", help="the table alone")
@@ -289,9 +296,8 @@ def main() -> int:
         run.part("gpu tests", 30, lambda: run.program(*marked))
         run.part("kernels", 30, lambda: run.program(*pytest_arguments(*KERNELS)))
     for model in args.models:
-        rest = (args.pixels, args.device)
-        run.part(f"bound of {model}", 20, lambda m=model: bounds_of(m, *rest))
-        run.part(model, 20, lambda m=model: rows_of(m, args.pixels, args.batches, args.device, run))
+        run.part(f"bound of {model}", 20, partial(bounds_of, model, args))
+        run.part(model, 20, partial(rows_of, model, args, run))
     text = json.dumps(run.found, indent=2)
     if args.out is None:
         print(text)
