@@ -11,7 +11,7 @@ from typing import Any
 
 from scalekv.cli.batch.manifest import read_manifests
 from scalekv.cli.report.figures import denominators, largest_cache, peak_of
-from scalekv.cli.report.kinds import Kinds, cache_kind
+from scalekv.cli.report.kinds import Kinds, drawn_kind
 from scalekv.cli.report.sidecars import drawn_as, picture_entry
 
 
@@ -66,7 +66,7 @@ def _with_scales(
     if not cache:
         return {}
     same = [
-        r["cache"] for r in reports if r["cache"] and cache_kind(r["cache"]) == cache_kind(cache)
+        r["cache"] for r in reports if r["cache"] and drawn_kind(r["cache"]) == drawn_kind(cache)
     ]
     return largest_cache(same) or cache
 
