@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -40,7 +41,8 @@ from scalekv.cli.generate.run import (
 )
 from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder, png_bytes
 from scalekv.cli.plan.room import Target, check_room
-from scalekv.cli.report.figures import largest_cache
+from scalekv.cli.report.kinds import Kinds
+from scalekv.cli.report.running import Running
 from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
@@ -85,8 +87,9 @@ class BatchRun:
     marks: frozenset[str] = frozenset()
     pictures: list[dict[str, Any]] = field(default_factory=list)
     failures: list[tuple[Job, str]] = field(default_factory=list)
-    _cache: dict[str, Any] = field(default_factory=dict)
+    _kinds_drawn: Kinds = field(default_factory=Kinds)
     _settings: dict[str, Any] = field(default_factory=dict)
+    _running: Running | None = None
     _smaller: dict[Any, int] = field(default_factory=dict)
     _together: int = 0
     _cannot_write: CannotWrite | None = None
@@ -205,6 +208,7 @@ class BatchRun:
         try:
             if todo:
                 pipeline = self._load()
+                self._running = Running(folder)
             for group in groups(todo):
                 for first in range(0, len(group), STRETCH):
                     self._make(pipeline, group[first : first + STRETCH], folder, manifest)
@@ -294,6 +298,7 @@ class BatchRun:
                     return made, error
                 with interrupts_wait():
                     self._keep(job, picture, folder, manifest)
+                    self._update(pipeline, manifest)
         finally:
             engine.release(pictures)
         return len(jobs), None
@@ -305,7 +310,7 @@ class BatchRun:
         if not folder.place(job.name, data, sidecar):
             self._fail(job, FileExistsError(f"{job.name + SUFFIX} came into the folder meanwhile"))
             return
-        self._cache = dict(largest_cache([c for c in (self._cache, picture.cache) if c]))
+        self._kinds_drawn.add(picture.cache)
         self._settings = common_settings(picture)
         path, beside = folder.path / (job.name + SUFFIX), folder.path / (job.name + ".json")
         self.pictures.append(entry_of(picture, path, beside))
@@ -316,6 +321,14 @@ class BatchRun:
         self.tally.picture_made()
         if picture.truncated:
             self._display.note(f"line {job.line} was too long; not used: {picture.truncated}")
+
+    def _update(self, pipeline: Pipeline, manifest: Manifest) -> None:
+        """Leaves a report of what there is, in case this run is killed."""
+        if self._running is not None and "json" in self.choices.memory_report:
+            with suppress(CannotWrite):  # said at the end, or of the next picture
+                self._running.update(
+                    len(self.pictures), lambda: self._figures(pipeline, manifest, "running")
+                )
 
     def _fail(self, job: Job, error: Exception) -> None:
         self.failures.append((job, one_line(error)))
@@ -371,7 +384,7 @@ class BatchRun:
     def _figures(self, pipeline: Pipeline, manifest: Manifest, outcome: str) -> dict[str, Any]:
         tally = self.tally
         return {
-            **figures(pipeline, self.choices, self._cache),
+            **figures(pipeline, self.choices, self._kinds_drawn),
             "outcome": outcome,
             "started": self._clock,
             "settings": self._settings,

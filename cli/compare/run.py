@@ -267,7 +267,11 @@ class Comparison:
 
     def _sheet(self, facts: dict[str, Any]) -> bytes:
         from scalekv.cli.pictures.sheet import contact_sheet, sheet_bytes
+        from scalekv.cli.pictures.words import missing_fonts
 
+        said = missing_fonts(row.pictures[0].prompt for row in self.rows)
+        if said and not self.choices.quiet:
+            self.console.print(said, markup=False, soft_wrap=True, style="dim")
         page = contact_sheet(
             [self._group(row) for row in self.rows],
             across=self.across,
@@ -285,6 +289,7 @@ class Comparison:
             tuple(picture.image for picture in row.pictures),
             f"{first.prompt}, seed {first.seed}",
             ("", *remarks),
+            (f"seed {first.seed}",),
         )
 
     def _print_table(self, figures: list[dict[str, Any]]) -> None:

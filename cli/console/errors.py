@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from scalekv.cli.console.terminal import Terminal
-from scalekv.configs.settings import DEBUG_VARIABLE
+from scalekv.configs.option import DEBUG_VARIABLE
 from scalekv.kv.errors import UserError
 
 OK = 0

@@ -24,7 +24,8 @@ from rich.console import Console
 from scalekv.cli.choices import Choices, Options, choose
 from scalekv.cli.console.errors import Unsuccessful
 from scalekv.cli.generate.run import Run
-from scalekv.configs.settings import KEY_VARIABLE, option_name
+from scalekv.configs.option import KEY_VARIABLE
+from scalekv.configs.settings import option_name
 from scalekv.infinity_patch.asked.settled import settle
 from scalekv.infinity_patch.schedules import size_of
 from scalekv.kv.errors import UserError
@@ -223,7 +224,7 @@ class RemoteRun(Run):
 
     def _measured(self) -> dict[str, Any]:
         assert self._largest is not None
-        return dict(self._largest.figures)
+        return {**self._largest.figures, "kinds": self.kinds.to_list()}
 
 
 def body_of(choices: Choices, index: int) -> dict[str, Any]:

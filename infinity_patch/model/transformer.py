@@ -25,6 +25,7 @@ from scalekv.infinity_patch.compute.products import apply, is_plain, weights_dty
 from scalekv.infinity_patch.model.attention import attend, project, queries_keys_values
 from scalekv.infinity_patch.model.parameters import LEVELS, mlp_width
 from scalekv.infinity_patch.model.rotary import Scales3
+from scalekv.kv.to_device import whole_numbers
 
 
 class TextNorm(nn.Module):
@@ -54,7 +55,7 @@ class TextRows:
         if len(set(lengths)) == 1:
             return cls(rows, None)
         places = torch.arange(max(lengths), device=rows.device)
-        real = places[None] < torch.tensor(lengths, device=rows.device)[:, None]
+        real = places[None] < whole_numbers(tuple(lengths), rows.device)[:, None]
         return cls(rows, real[:, None, None])
 
 
@@ -191,6 +192,16 @@ class Condition:
     head: tuple[Tensor, Tensor]
     memory: list[tuple[Tensor, Tensor]]
     mask: Tensor | None
+
+    def first(self, sequences: int) -> Condition:
+        """That of the first sequences alone, in the same memory."""
+        return Condition(
+            self.start[:sequences],
+            [table[:, :sequences] for table in self.modulation],
+            (self.head[0][:sequences], self.head[1][:sequences]),
+            [(k[:sequences], v[:sequences]) for k, v in self.memory],
+            None if self.mask is None else self.mask[:sequences],
+        )
 
 
 class Block(nn.Module):

@@ -236,7 +236,6 @@ class Caches:
         alone more tokens will come."""
         assert self.ledger is not None, "within a picture"
         self.layers[layer].keep_sequences(count)
-        self._workspace.forget()
         self._record(self.ledger, layer, self._next_scale[layer])
 
     def _grown(self, layer: int, scale: int, schedule: Schedule, like: _Like) -> Tensor | None:

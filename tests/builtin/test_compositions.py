@@ -107,3 +107,18 @@ def test_held_out_combinations_are_never_drawn(data: Path) -> None:
         caption = composer.draw(rng).caption
         assert "apple" not in caption or "octopus" not in caption
         assert "octopus" not in caption or ground(caption) == "blue"
+
+
+def test_compositions_are_as_large_as_their_drawings(data: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    large.mkdir()
+    for name in ("images.npy", "coverage.npy"):
+        np.save(large / name, np.load(data / name).repeat(2, axis=1).repeat(2, axis=2))
+    (large / "index.jsonl").write_text((data / "index.jsonl").read_text())
+    for seed in range(8):
+        small = Composer(data, ROWS).draw(np.random.default_rng(seed))
+        twice = Composer(large, ROWS).draw(np.random.default_rng(seed))
+        assert twice.caption == small.caption
+        assert twice.picture.shape == (2 * SIZE, 2 * SIZE, 3)
+        apart = np.abs(twice.picture[::2, ::2].astype(int) - small.picture.astype(int))
+        assert (apart > 2).mean() < 0.02  # at the edges of what was put there

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scalekv.configs.models import model_named
+from scalekv.configs.option import NO_SETTINGS
 from scalekv.configs.options import SETTINGS
 from tests.cli.conftest import Outcome, StandIn
 
@@ -109,8 +110,12 @@ def test_other_variables_are_left_alone_and_named(
     others = ["SCALEKV_PORT", "SCALEKV_PORT_80_TCP_ADDR", "SCALEKV_SERVICE_HOST", "SCALEKV_VERSION"]
     for name in others:
         monkeypatch.setenv(name, "1")
+    for name in NO_SETTINGS:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("SCALEKV_API_KEY", "secret")
     done = scalekv("config")
     assert done.code == 0, done.err
+    assert "secret" not in done.out
     assert done.out.splitlines()[-1] == f"not settings: {', '.join(others)}"
     assert json.loads(scalekv("config", "--json").out)["unused_variables"] == others
 

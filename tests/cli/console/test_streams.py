@@ -99,3 +99,17 @@ def test_a_name_that_is_no_text_comes_out_as_it_is(scalekv: Program, stand_in: S
     said, _ = program.communicate(timeout=120)
     assert program.returncode == 0
     assert said == b"out-\xff/0-a.png\n"
+
+
+def test_file_names_in_the_posix_locale() -> None:
+    """File names are ASCII there, whatever prompts are."""
+    Path("p.txt").write_text("猫の絵\na fox\n", encoding="utf-8")
+    posix = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    program = start("batch", "p.txt", "--quiet", pause=0, environment=posix)
+    said, _ = program.communicate(timeout=300)
+    assert program.returncode == 0
+    assert said == "out/00000-0-picture.png\nout/00001-1-a-fox.png\n"
+    Path("p.csv").write_text("prompt,name\na fox,猫\n", encoding="utf-8")
+    program = start("batch", "p.csv", "--quiet", pause=0, environment=posix)
+    _, said = program.communicate(timeout=300)
+    assert (program.returncode, "a name has only characters" in said) == (2, True)
