@@ -13,12 +13,12 @@ from typing import TYPE_CHECKING, TypeVar
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.configs.settings import Setting, Settings, Source
 from scalekv.configs.sparsity import Sparsity, measured_sparsity
-from scalekv.kv.budget import FULL as FULL
+from scalekv.kv.budgets.budget import FULL as FULL
 from scalekv.kv.errors import UserError, close_matches
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Request
-    from scalekv.infinity_patch.placement import Placement
+    from scalekv.infinity_patch.loading.placement import Placement
 
 FORMS = ("json", "html", "table")
 
@@ -87,7 +87,7 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
         UserError: a value that cannot be read, an unknown model, or choices that contradict.
     """
     from scalekv.infinity_patch import Request
-    from scalekv.infinity_patch.placement import Placement, check_device, check_dtype
+    from scalekv.infinity_patch.loading.placement import Placement, check_device, check_dtype
 
     settings = Settings(environment)
     model = settings.get("model", options.model)
@@ -176,7 +176,7 @@ def _threads(setting: Setting) -> int | None:
     Raises:
         UserError: neither "auto" nor a number of at least 1.
     """
-    from scalekv.infinity_patch.threads import sensible_threads
+    from scalekv.infinity_patch.machine.machine import sensible_threads
 
     return sensible_threads() if setting.value == "auto" else setting.count(least=1)
 
@@ -222,7 +222,7 @@ def _ratio_and_pixels(
     settings: Settings, options: Options, preset: ModelPreset
 ) -> tuple[str, str | None]:
     """The size asked for, in whichever way was said last: by option, then variable, then file."""
-    from scalekv.infinity_patch.sizes import named_size
+    from scalekv.infinity_patch.schedules import named_size
 
     size = settings.get("size", options.size)
     ratio = settings.get("ratio", options.ratio)
@@ -244,7 +244,7 @@ def _ratio_and_pixels(
 
 
 def _batch_size(setting: Setting) -> int | str:
-    from scalekv.infinity_patch.request import AUTO
+    from scalekv.infinity_patch.asked.request import AUTO
 
     return AUTO if setting.value == AUTO else setting.count(least=1)
 

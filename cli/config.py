@@ -21,8 +21,7 @@ Examples:
 
 def config(json: given.Json = False) -> None:
     """The command; its help is `HELP`."""
-    from scalekv.cli.output import to_json
-    from scalekv.cli.stdout import say
+    from scalekv.cli.console.stdout import say, to_json
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import DEFAULTS, Settings, variable_name
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from scalekv.infinity_patch.convert import Conversion, Progress
+    from scalekv.infinity_patch.loading.convert import Conversion, Progress
 
 HELP = (
     "Write a copy of the model NAME in the precision it runs in, which loads in seconds.\n\n"
@@ -75,12 +75,12 @@ def convert(
     """The command; its help is `HELP`."""
     from pathlib import Path
 
-    from scalekv.cli.bytes_display import ByteDisplay
-    from scalekv.cli.errors import INTERRUPTED, stderr
-    from scalekv.cli.output import to_json
-    from scalekv.cli.report import human_bytes
+    from scalekv.cli.console.bytes import ByteDisplay
+    from scalekv.cli.console.errors import INTERRUPTED, stderr
+    from scalekv.cli.console.stdout import to_json
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings
+    from scalekv.kv.sizes import human_bytes
 
     # 1. all that can be refused before anything is written
     preset = model_named(name, "NAME")
@@ -89,8 +89,8 @@ def convert(
     target = Path(out) if out is not None else Path(f"{preset.name}-{dtype}")
     if out is not None and not out.strip():
         raise _nameless()
-    from scalekv.infinity_patch.convert import convert as write
-    from scalekv.infinity_patch.convert import plan_conversion
+    from scalekv.infinity_patch.loading.convert import convert as write
+    from scalekv.infinity_patch.loading.convert import plan_conversion
 
     plan = plan_conversion(
         preset,

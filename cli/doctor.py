@@ -12,7 +12,7 @@ import typer
 from scalekv.cli import options as given
 
 if TYPE_CHECKING:
-    from scalekv.infinity_patch.health import Finding
+    from scalekv.infinity_patch.planning.health import Finding
 
 HELP = (
     "Check everything a picture needs: Python, torch, GPU and driver, memory, disk, weights.\n\n"
@@ -45,10 +45,9 @@ def doctor(
     json: given.Json = False,
 ) -> None:
     """The command; its help is `HELP`."""
-    from scalekv.cli.errors import Unsuccessful
-    from scalekv.cli.output import to_json
-    from scalekv.cli.stdout import say
-    from scalekv.infinity_patch.health import Level
+    from scalekv.cli.console.errors import Unsuccessful
+    from scalekv.cli.console.stdout import say, to_json
+    from scalekv.infinity_patch.planning.health import Level
 
     findings = []
     for finding in _findings(model, weights_dir, out, full):
@@ -69,7 +68,7 @@ def _findings(
 ) -> Iterator[Finding]:
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import DEFAULTS, Settings
-    from scalekv.infinity_patch.health import Finding, Level, examine
+    from scalekv.infinity_patch.planning.health import Finding, Level, examine
     from scalekv.kv.errors import UserError
 
     try:
@@ -94,8 +93,8 @@ def _findings(
 def _print(finding: Finding) -> None:
     from rich.text import Text
 
-    from scalekv.cli.stdout import show
-    from scalekv.infinity_patch.health import Level
+    from scalekv.cli.console.stdout import show
+    from scalekv.infinity_patch.planning.health import Level
 
     colour = {Level.FINE: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}
     line = Text(f"{finding.level.value:8}", style=colour[finding.level])

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from scalekv.infinity_patch.download import Plan, Progress
+    from scalekv.infinity_patch.files.download import Plan, Progress
 
 HELP = (
     "Fetch the files of the model NAME from the hub and check every one.\n\n"
@@ -46,14 +46,14 @@ def download(
     ] = False,
 ) -> None:
     """The command; its help is `HELP`."""
-    from scalekv.cli.bytes_display import ByteDisplay
-    from scalekv.cli.errors import INTERRUPTED, stderr
-    from scalekv.cli.output import to_json
-    from scalekv.cli.report import human_bytes
+    from scalekv.cli.console.bytes import ByteDisplay
+    from scalekv.cli.console.errors import INTERRUPTED, stderr
+    from scalekv.cli.console.stdout import to_json
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings, Source, save_setting
-    from scalekv.infinity_patch.download import check_room, plan_download
-    from scalekv.infinity_patch.download import download as fetch
+    from scalekv.infinity_patch.files.download import check_room, plan_download
+    from scalekv.infinity_patch.files.download import download as fetch
+    from scalekv.kv.sizes import human_bytes
 
     # 1. all that can be refused before anything is fetched
     settings = Settings()
@@ -137,7 +137,7 @@ def _facts(plan: Plan) -> dict[str, Any]:
 
 
 def _print_plan(plan: Plan) -> None:
-    from scalekv.cli.report import human_bytes
+    from scalekv.kv.sizes import human_bytes
 
     for file in plan.files:
         here = "  here already" if file.present(plan.cache) else ""

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
-    from scalekv.infinity_patch.calibrate import Calibration
-    from scalekv.infinity_patch.calibration_plan import CalibrationRequest
-    from scalekv.infinity_patch.placement import Placement
-    from scalekv.kv.budget import Budget
+    from scalekv.infinity_patch.calibration.measure import Calibration
+    from scalekv.infinity_patch.calibration.plan import CalibrationRequest
+    from scalekv.infinity_patch.loading.placement import Placement
+    from scalekv.kv.budgets.budget import Budget
 
 
 def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype: str) -> None:
@@ -33,7 +33,7 @@ def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype
 
 def idle_budget(request: Request, preset: ModelPreset, dtype: str) -> Budget | None:
     """The budget, where it drops nothing although it was not asked to; imports no torch."""
-    from scalekv.infinity_patch.request import idle_budget as idle
+    from scalekv.infinity_patch.asked.settled import idle_budget as idle
 
     return idle(request, preset, dtype)
 
@@ -85,7 +85,7 @@ def check_calibration(
     Raises:
         UserError: the first thing found wrong.
     """
-    from scalekv.infinity_patch.calibration_plan import check_calibration as check_request
+    from scalekv.infinity_patch.calibration.plan import check_calibration as check_request
 
     check_request(request, preset, weights_dir, dtype)
 
@@ -97,21 +97,21 @@ def calibrate(
     on_picture: Callable[[Picture], None],
 ) -> Calibration:
     """What attention looks like on the request's prompts, and what follows."""
-    from scalekv.infinity_patch.calibrate import calibrate as measure
+    from scalekv.infinity_patch.calibration.measure import calibrate as measure
 
     return measure(pipeline, request, on_progress=on_progress, on_picture=on_picture)
 
 
 def one_at_a_time(pipeline: Pipeline, request: Request) -> bool:
     """Whether pictures are never made together, whatever batch size was asked for."""
-    from scalekv.infinity_patch.request import one_at_a_time
+    from scalekv.infinity_patch.asked.settled import one_at_a_time
 
     return one_at_a_time(request, pipeline.device.type)
 
 
 def machine(pipeline: Pipeline) -> dict[str, Any]:
     """What the run happens on: `cli.machine` and, where it is CUDA, the device."""
-    from scalekv.cli.machine import machine as this_machine
+    from scalekv.infinity_patch.machine.machine import machine as this_machine
 
     facts = this_machine()
     if pipeline.device.type == "cuda":
@@ -125,7 +125,7 @@ def machine(pipeline: Pipeline) -> dict[str, Any]:
 
 def computes_on(pipeline: Pipeline) -> str:
     """What computes, in a word: where it is another, the last bits of a picture can be others."""
-    from scalekv.infinity_patch.pipeline import machine_of
+    from scalekv.infinity_patch.generation.pipeline import machine_of
 
     return str(machine_of(pipeline.device)["name"])
 
@@ -139,7 +139,7 @@ def use_threads(count: int) -> None:
 
 def forget_peaks(pipeline: Pipeline) -> None:
     """Begins to measure memory anew."""
-    from scalekv.infinity_patch.stages import Stages
+    from scalekv.infinity_patch.machine.peaks import Stages
 
     pipeline.stages = Stages(pipeline.device)
 

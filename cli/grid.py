@@ -13,7 +13,7 @@ import typer
 from scalekv.cli import options as given
 
 if TYPE_CHECKING:
-    from scalekv.cli.embedded import Embedded
+    from scalekv.cli.pictures.settings import Embedded
 
     Picture: TypeAlias = tuple[Path, Embedded]
 
@@ -71,9 +71,9 @@ def grid(
     quiet: given.Quiet = None,
 ) -> None:
     """The command; its help is `HELP`."""
-    from scalekv.cli.errors import Interrupted, stderr
-    from scalekv.cli.output import OutputFolder, to_json
-    from scalekv.cli.stdout import say
+    from scalekv.cli.console.errors import Interrupted, stderr
+    from scalekv.cli.console.stdout import say, to_json
+    from scalekv.cli.pictures.folder import OutputFolder
     from scalekv.configs.settings import Settings
     from scalekv.kv.errors import UserError
 
@@ -128,7 +128,7 @@ def _natural(path: Path) -> list[tuple[int, str]]:
 
 def _pages(files: list[Path], size: int, skipped: list[str]) -> Iterator[list[Picture]]:
     """The pictures, a sheet's at a time; what cannot be read is added to `skipped`."""
-    from scalekv.cli.embedded import read_picture
+    from scalekv.cli.pictures.settings import read_picture
     from scalekv.kv.errors import UserError
 
     page: list[Picture] = []
@@ -149,8 +149,9 @@ def _pages(files: list[Path], size: int, skipped: list[str]) -> Iterator[list[Pi
 
 
 def _sheet(page: list[Picture], across: int, side: int, label: Label) -> bytes:
-    from scalekv.cli.output import FORMAT, to_json
-    from scalekv.cli.sheet import Group, contact_sheet, sheet_bytes
+    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.pictures.folder import FORMAT
+    from scalekv.cli.pictures.sheet import Group, contact_sheet, sheet_bytes
 
     groups = [Group((found.image,), _words(path, found, label)) for path, found in page]
     names = [path.name for path, _ in page]

@@ -31,9 +31,8 @@ def inspect(
     json: given.Json = False,
 ) -> None:
     """The command; its help is `HELP`."""
-    from scalekv.cli.embedded import read_picture
-    from scalekv.cli.output import to_json
-    from scalekv.cli.stdout import say
+    from scalekv.cli.console.stdout import say, to_json
+    from scalekv.cli.pictures.settings import read_picture
     from scalekv.kv.errors import UserError
 
     found = read_picture(image)

@@ -10,24 +10,16 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-from scalekv.cli import (
-    batch,
-    bench,
-    budgets,
-    calibrate,
-    compare,
-    config,
-    convert,
-    doctor,
-    download,
-    errors,
-    generate,
-    grid,
-    inspect,
-    models,
-    plan,
-    report_command,
-)
+from scalekv.cli import config, convert, doctor, download, grid, inspect, models
+from scalekv.cli.batch import command as batch
+from scalekv.cli.bench import command as bench
+from scalekv.cli.budgets import command as budgets
+from scalekv.cli.calibrate import command as calibrate
+from scalekv.cli.compare import command as compare
+from scalekv.cli.console import errors
+from scalekv.cli.generate import command as generate
+from scalekv.cli.plan import command as plan
+from scalekv.cli.report import command as report_command
 from scalekv.kv.errors import UserError
 
 _USAGE: Any = typer.BadParameter.__base__
@@ -114,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         sys.stdout.flush()
     except BrokenPipeError:
-        from scalekv.cli.stdout import silence_stdout
+        from scalekv.cli.console.stdout import silence_stdout
 
         silence_stdout()
         return errors.PIPE_CLOSED

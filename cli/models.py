@@ -29,7 +29,7 @@ def list_command(context: typer.Context, json: Json = False) -> None:
     """Lists all models."""
     if context.invoked_subcommand is not None:
         return
-    from scalekv.cli.output import to_json
+    from scalekv.cli.console.stdout import to_json
     from scalekv.configs.models import list_models, model_named
 
     facts = [_facts(model_named(name)) for name in list_models()]
@@ -44,9 +44,9 @@ def show(name: Name, json: Json = False) -> None:
     """All facts of one model."""
     from dataclasses import asdict
 
-    from scalekv.cli.output import to_json
-    from scalekv.cli.report import human_bytes
+    from scalekv.cli.console.stdout import to_json
     from scalekv.configs.models import model_named
+    from scalekv.kv.sizes import human_bytes
 
     preset = model_named(name, "NAME")
     facts = _facts(preset)
@@ -81,11 +81,11 @@ def show(name: Name, json: Json = False) -> None:
 @models.command("verify", help="Read the files of NAME and compare them with their hashes.")
 def verify(name: Name, json: Json = False) -> None:
     """Refused, with exit code 2, where a file is damaged."""
-    from scalekv.cli.errors import stderr
-    from scalekv.cli.output import to_json
+    from scalekv.cli.console.errors import stderr
+    from scalekv.cli.console.stdout import to_json
     from scalekv.configs.models import model_named
-    from scalekv.infinity_patch.stored import Verdict
-    from scalekv.infinity_patch.stored import verify as check
+    from scalekv.infinity_patch.files.inventory import Verdict
+    from scalekv.infinity_patch.files.inventory import verify as check
     from scalekv.kv.errors import UserError
 
     preset = model_named(name, "NAME")
@@ -123,12 +123,12 @@ def remove(
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Asks first."""
-    from scalekv.cli.report import human_bytes
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings
-    from scalekv.infinity_patch.stored import removable
-    from scalekv.infinity_patch.stored import remove as delete
+    from scalekv.infinity_patch.files.inventory import removable
+    from scalekv.infinity_patch.files.inventory import remove as delete
     from scalekv.kv.errors import UserError
+    from scalekv.kv.sizes import human_bytes
 
     preset = model_named(name, "NAME")
     files = removable(preset)
@@ -163,7 +163,7 @@ def default(name: Name) -> None:
     """Writes the config file."""
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings, Source, save_setting
-    from scalekv.infinity_patch.stored import State, stored
+    from scalekv.infinity_patch.files.inventory import State, stored
     from scalekv.kv.errors import UserError
 
     preset = model_named(name, "NAME")
@@ -185,7 +185,7 @@ def default(name: Name) -> None:
 
 def _facts(preset: ModelPreset) -> dict[str, Any]:
     from scalekv.configs.settings import Settings
-    from scalekv.infinity_patch.stored import full_cache, stored
+    from scalekv.infinity_patch.files.inventory import full_cache, stored
 
     here = stored(preset)
     return {
@@ -204,8 +204,8 @@ def _print_list(facts: list[dict[str, Any]]) -> None:
     from rich.table import Table
     from rich.text import Text
 
-    from scalekv.cli.report import human_bytes
-    from scalekv.cli.stdout import show
+    from scalekv.cli.console.stdout import show
+    from scalekv.kv.sizes import human_bytes
 
     table = Table(box=None, padding=(0, 1), pad_edge=False)
     table.add_column("model", no_wrap=True)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scalekv.configs.settings import DEFAULTS
-from scalekv.kv.policy import policy_names
+from scalekv.kv.policies.registry import policy_names
 from scalekv.kv.precision import KV_DTYPES
 
 CACHE, SAMPLING, OUTPUT, MACHINE = "Cache", "Sampling", "Output", "Model and machine"
@@ -42,7 +42,7 @@ def _policies(incomplete: str) -> list[str]:
 
 
 def _budgets(incomplete: str) -> list[str]:
-    from scalekv.configs.budgets import list_budgets
+    from scalekv.configs.budget_files import list_budgets
 
     names = dict.fromkeys(["10%", "20%", "full", *(spec.name for spec in list_budgets())])
     return [name for name in names if name.startswith(incomplete)]

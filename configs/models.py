@@ -295,3 +295,12 @@ def _value(kind: Any, value: object, where: str) -> object:
 
 _AS_IN = f"as in {_PATTERN}"
 _WORDS = {int: "whole number", float: "number", str: "text", bool: "truth value (true or false)"}
+
+
+PROMPTS_FOLDER = Path(__file__).parent / "prompts"
+
+
+def calibration_prompts(model: str) -> Path:
+    """The list that a model is calibrated on where none is named."""
+    own = PROMPTS_FOLDER / f"{model}.txt"
+    return own if own.is_file() else PROMPTS_FOLDER / "neutral.txt"

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalekv.configs.budgets import calibration_file
+from scalekv.configs.budget_files import calibration_file
 from scalekv.kv.errors import UserError
 
 SHIPPED = "sparsity.json"

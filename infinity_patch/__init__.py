@@ -5,42 +5,68 @@ from scalekv.infinity_patch import Request, generate, load, patched
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
+
+from scalekv.kv.fronts import lazily
 
 if TYPE_CHECKING:
-    from scalekv.infinity_patch.loader import Pipeline, load
-    from scalekv.infinity_patch.patch import patched
-    from scalekv.infinity_patch.pipeline import Picture, Progress, generate
-    from scalekv.infinity_patch.placement import Placement
-    from scalekv.infinity_patch.request import Request, check
+    from scalekv.infinity_patch.asked.check import check
+    from scalekv.infinity_patch.asked.request import Request
+    from scalekv.infinity_patch.calibration.measure import Calibration, calibrate
+    from scalekv.infinity_patch.calibration.plan import CalibrationRequest
+    from scalekv.infinity_patch.generation.patch import patched
+    from scalekv.infinity_patch.generation.pipeline import Picture, Progress, generate
+    from scalekv.infinity_patch.likeness import Likeness, likeness
+    from scalekv.infinity_patch.loading.loader import Pipeline, load
+    from scalekv.infinity_patch.loading.placement import Placement
+    from scalekv.infinity_patch.planning.footprint import Footprint
+    from scalekv.infinity_patch.planning.planner import Planner
+    from scalekv.infinity_patch.schedules import full_schedule, schedule_for, size_of, sizes_of
 
 _HOMES = {
-    "Pipeline": "loader",
-    "load": "loader",
-    "patched": "patch",
-    "Picture": "pipeline",
-    "Progress": "pipeline",
-    "generate": "pipeline",
-    "Placement": "placement",
-    "Request": "request",
-    "check": "request",
+    "Calibration": "calibration.measure",
+    "CalibrationRequest": "calibration.plan",
+    "Footprint": "planning.footprint",
+    "Likeness": "likeness",
+    "Picture": "generation.pipeline",
+    "Pipeline": "loading.loader",
+    "Placement": "loading.placement",
+    "Planner": "planning.planner",
+    "Progress": "generation.pipeline",
+    "Request": "asked.request",
+    "calibrate": "calibration.measure",
+    "check": "asked.check",
+    "full_schedule": "schedules",
+    "generate": "generation.pipeline",
+    "likeness": "likeness",
+    "load": "loading.loader",
+    "patched": "generation.patch",
+    "schedule_for": "schedules",
+    "size_of": "schedules",
+    "sizes_of": "schedules",
 }
 
 __all__ = [
+    "Calibration",
+    "CalibrationRequest",
+    "Footprint",
+    "Likeness",
     "Picture",
     "Pipeline",
     "Placement",
+    "Planner",
     "Progress",
     "Request",
+    "calibrate",
     "check",
+    "full_schedule",
     "generate",
+    "likeness",
     "load",
     "patched",
+    "schedule_for",
+    "size_of",
+    "sizes_of",
 ]
 
-
-def __getattr__(name: str) -> Any:
-    if name not in _HOMES:
-        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    return getattr(import_module(f"{__name__}.{_HOMES[name]}"), name)
+__getattr__ = lazily(__name__, _HOMES)

@@ -58,3 +58,13 @@ def size_text(nbytes: int) -> str:
         if tenths >= 100:
             return f"{tenths // 10}.{tenths % 10}{unit}".replace(".0", "")
     return f"{nbytes}B"
+
+
+def human_bytes(count: int) -> str:
+    """Bytes in the binary unit that leaves one to four digits before the point: "1.5 MiB"."""
+    value = float(count)
+    for unit in ("B", "KiB", "MiB", "GiB"):
+        if value < 1024:
+            return f"{count} B" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} TiB"

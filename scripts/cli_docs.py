@@ -14,7 +14,7 @@ from typing import Any
 import typer
 from rich.text import Text
 
-from scalekv.cli import errors
+from scalekv.cli.console import errors
 from scalekv.cli.main import app
 from scalekv.configs.settings import DEFAULTS, variable_name
 
@@ -63,12 +63,12 @@ RECIPES = """\
 Shell scripts to use as they are or to begin with; each says at its top how it is called. All of
 them go on where an earlier run ended, and make only the pictures that are missing.
 
-| script | for |
+| in `scripts/recipes` | for |
 | --- | --- |
-| `scripts/first-picture.sh [MODEL]` | a fresh machine: install, check, download, draw |
-| `scripts/all-gpus.sh FILE OUT` | a file of prompts on all GPUs of a machine |
-| `scripts/slurm-array.sh FILE OUT` | a file of prompts as a Slurm array |
-| `scripts/nightly-batch.sh FILE OUT` | a file of prompts over several nights, never twice at once |
+| `first-picture.sh [MODEL]` | a fresh machine: install, check, download, draw |
+| `all-gpus.sh FILE OUT` | a file of prompts on all GPUs of a machine |
+| `slurm-array.sh FILE OUT` | a file of prompts as a Slurm array |
+| `nightly-batch.sh FILE OUT` | a file of prompts over several nights, never twice at once |
 """
 
 

@@ -52,7 +52,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
         constants,
     )  # here, so that tests of plain arithmetic start without it
 
-    from scalekv.infinity_patch import transfer
+    from scalekv.infinity_patch.files import transfer
     from tests.hub_server import Hub, tiny_repos
 
     hub = Hub(tiny_repos())

@@ -10,8 +10,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from scripts import bench_transformer, benchmarking
-from scripts.benchmarking import Clock, PeakMemory, seconds_of, table
+from scripts.bench import sides as benchmarking
+from scripts.bench import transformer as bench_transformer
+from scripts.bench.sides import Clock, PeakMemory, seconds_of, table
 
 
 @pytest.fixture

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from scalekv.configs.budgets import _KEYS, load_budget
+from scalekv.configs.budget_files import _KEYS, load_budget
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch.schedules import schedule_for
-from scalekv.kv.budget import parse_budget, resolve
-from scalekv.kv.heat import drops
-from scalekv.kv.memory import CacheShape
-from scalekv.kv.transitions import within
+from scalekv.kv.budgets.asked import parse_budget, resolve
+from scalekv.kv.budgets.heat_order import drops
+from scalekv.kv.budgets.moments import within
+from scalekv.kv.memory.predicted import CacheShape
 
 PAGE = (Path(__file__).parents[1] / "docs" / "budgets.md").read_text(encoding="utf-8")
 SQUARE = schedule_for("1:1", "1M")

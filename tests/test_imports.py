@@ -7,6 +7,7 @@ import re
 import sys
 import tomllib
 from collections.abc import Iterator
+from importlib import import_module
 from pathlib import Path
 
 import pytest
@@ -45,3 +46,13 @@ def test_what_is_imported_is_declared() -> None:
         for top in {name.split(".")[0] for name in imported(file)}:
             known = top == "scalekv" or top in sys.stdlib_module_names
             assert known or DISTRIBUTIONS.get(top, top) in declared, f"{file} imports {top}"
+
+
+@pytest.mark.parametrize("package", ["kv", "configs", "infinity_patch"])
+def test_every_public_name_is_where_the_front_says(package: str) -> None:
+    front = import_module(f"scalekv.{package}")
+    assert front.__all__ == sorted(front.__all__)
+    for name in front.__all__:
+        assert getattr(front, name) is not None, name
+    with pytest.raises(AttributeError, match="no attribute 'nothing'"):
+        front.nothing  # noqa: B018

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from scalekv.infinity_patch.hub import BUILT_IN
-from scalekv.infinity_patch.patch import patched
-from scalekv.kv import policy as policies
-from scalekv.kv.policy import policy_names
+from scalekv.infinity_patch.files.hub import BUILT_IN
+from scalekv.infinity_patch.generation.patch import patched
+from scalekv.kv.policies import registry as policies
+from scalekv.kv.policies.registry import policy_names
 from tests.infinity_patch.small import run, small_model
 
 README = Path(__file__).parents[1] / "README.md"

@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
-from scalekv.infinity_patch.hub import BUILT_IN
+from scalekv.infinity_patch.files.hub import BUILT_IN
 
-SCRIPTS = Path(__file__).parents[1] / "scripts"
+SCRIPTS = Path(__file__).parents[1] / "scripts" / "recipes"
 RECIPES = ["all-gpus.sh", "first-picture.sh", "nightly-batch.sh", "slurm-array.sh"]
 REAL = """\
 #!/bin/sh

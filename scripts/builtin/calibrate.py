@@ -18,19 +18,20 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from scalekv.cli.batch_file import prompts_alone
-from scalekv.cli.heat_maps import index_map, mass_maps
-from scalekv.cli.output import FORMAT
-from scalekv.configs.budget_text import budget_text
-from scalekv.configs.prompts import calibration_prompts
+from scalekv.cli.batch.file import prompts_alone
+from scalekv.cli.calibrate.heat_maps import index_map, mass_maps
+from scalekv.cli.pictures.folder import FORMAT
+from scalekv.configs.budget_files import budget_text
+from scalekv.configs.models import calibration_prompts
 from scalekv.configs.sparsity import SHIPPED
 from scalekv.infinity_patch import Pipeline, Request, generate, load
-from scalekv.infinity_patch.calibrate import Calibration, calibrate
-from scalekv.infinity_patch.calibration_plan import INDICES, TOP, CalibrationRequest
+from scalekv.infinity_patch.calibration.measure import Calibration, calibrate
+from scalekv.infinity_patch.calibration.plan import INDICES, TOP, CalibrationRequest
 from scalekv.infinity_patch.likeness import likeness
-from scalekv.kv.budget import BudgetSpec, Drafters
-from scalekv.kv.heat import write_order
-from scripts import contact_sheet
+from scalekv.kv.budgets.asked import BudgetSpec
+from scalekv.kv.budgets.budget import Drafters
+from scalekv.kv.budgets.heat_order import write_order
+from scripts.evaluate import contact_sheet
 
 ROOT = Path(__file__).parents[2]
 MODEL = "emoji"

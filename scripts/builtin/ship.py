@@ -11,8 +11,8 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
-from scalekv.infinity_patch.hub import BUILT_IN
-from scalekv.infinity_patch.sums import write_sums
+from scalekv.infinity_patch.files.hashes import write_sums
+from scalekv.infinity_patch.files.hub import BUILT_IN
 
 PARTS = {
     "transformer.safetensors": "transformer/transformer.safetensors",

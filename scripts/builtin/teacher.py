@@ -11,11 +11,16 @@ from collections.abc import Mapping, Sequence
 import torch
 from torch import Tensor
 
-from scalekv.infinity_patch.attention import project, queries_keys_values
-from scalekv.infinity_patch.products import apply
-from scalekv.infinity_patch.rotary import Scales3, rotary_table
+from scalekv.infinity_patch.compute.products import apply
+from scalekv.infinity_patch.model.attention import project, queries_keys_values
+from scalekv.infinity_patch.model.rotary import Scales3, rotary_table
+from scalekv.infinity_patch.model.transformer import (
+    CrossAttention,
+    Infinity,
+    SelfAttention,
+    TextRows,
+)
 from scalekv.infinity_patch.schedules import grid_of
-from scalekv.infinity_patch.transformer import CrossAttention, Infinity, SelfAttention, TextRows
 from scalekv.kv.schedule import Schedule
 
 

@@ -23,21 +23,15 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scalekv.configs.models import model_named
-from scalekv.infinity_patch.autoencoder import Autoencoder
-from scalekv.infinity_patch.quantiser import quantise, vae_sizes
+from scalekv.infinity_patch.model.autoencoder import Autoencoder
+from scalekv.infinity_patch.model.quantiser import quantise, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.backbone import backbone, feature_distance
 from scripts.builtin.captions import training_rows
 from scripts.builtin.compositions import Composer, stacked
 from scripts.builtin.dataset import load_rows
 from scripts.builtin.train_tokenizer import EDGES, edge_loss
-from scripts.builtin.training import (
-    Averaged,
-    held_rate,
-    load_checkpoint,
-    save_checkpoint,
-    shipped,
-)
+from scripts.builtin.training import Averaged, held_rate, load_checkpoint, save_checkpoint, shipped
 
 PERCEPTUAL = 0.1
 MIXED = 0.75  # what is written lies so far from the tokenizer's decoder to the new one: PSNR stays

@@ -23,9 +23,9 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from scalekv.configs.models import model_named
-from scalekv.infinity_patch.autoencoder import Autoencoder
-from scalekv.infinity_patch.hub import BUILT_IN
-from scalekv.infinity_patch.quantiser import codes, quantise, resize, vae_sizes
+from scalekv.infinity_patch.files.hub import BUILT_IN
+from scalekv.infinity_patch.model.autoencoder import Autoencoder
+from scalekv.infinity_patch.model.quantiser import codes, quantise, resize, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.backbone import as_input
 from scripts.builtin.captions import Row

@@ -20,8 +20,8 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scalekv.configs.models import model_named
-from scalekv.infinity_patch.autoencoder import Autoencoder
-from scalekv.infinity_patch.quantiser import quantise, vae_sizes
+from scalekv.infinity_patch.model.autoencoder import Autoencoder
+from scalekv.infinity_patch.model.quantiser import quantise, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.captions import is_held_out
 from scripts.builtin.dataset import load_rows

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
 from scalekv.configs.models import model_named
-from scalekv.infinity_patch.autoencoder import Autoencoder
-from scalekv.infinity_patch.hub import BUILT_IN
-from scalekv.infinity_patch.quantiser import map_to_tokens, quantise, vae_sizes
+from scalekv.infinity_patch.files.hub import BUILT_IN
+from scalekv.infinity_patch.model.autoencoder import Autoencoder
+from scalekv.infinity_patch.model.quantiser import map_to_tokens, quantise, vae_sizes
+from scalekv.infinity_patch.model.transformer import Infinity, TextRows
 from scalekv.infinity_patch.schedules import schedule_for
-from scalekv.infinity_patch.transformer import Infinity, TextRows
 from scripts.builtin.captions import caption, is_held_out
 from scripts.builtin.compositions import Composer, stacked
 from scripts.builtin.dataset import Pixels, load_rows

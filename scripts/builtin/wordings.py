@@ -20,7 +20,7 @@ from scripts.builtin.captions import (
     with_article,
     words_for,
 )
-from scripts.eval_prompts import free_prompts
+from scripts.evaluate.prompts import free_prompts
 
 OPENERS = (
     ("{a}", 0.3),

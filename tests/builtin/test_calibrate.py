@@ -8,14 +8,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from scalekv.cli.batch_file import prompts_alone
-from scalekv.configs.budgets import FOLDER, load_budget
-from scalekv.configs.models import model_named
-from scalekv.configs.prompts import calibration_prompts
+from scalekv.cli.batch.file import prompts_alone
+from scalekv.configs.budget_files import FOLDER, load_budget
+from scalekv.configs.models import calibration_prompts, model_named
 from scalekv.configs.sparsity import measured_sparsity
-from scalekv.infinity_patch.fingerprint import prompts_sha256, weights_sha256
-from scalekv.infinity_patch.hub import model_files
-from scalekv.kv.heat import read_order
+from scalekv.infinity_patch.files.hashes import prompts_sha256, weights_sha256
+from scalekv.infinity_patch.files.hub import model_files
+from scalekv.kv.budgets.heat_order import read_order
 from scripts.builtin.calibrate import BEGIN, CHOOSING, COMPARING, END, difference, said, table
 from scripts.builtin.captions import load_heldout
 

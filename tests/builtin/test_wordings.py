@@ -6,7 +6,7 @@ import numpy as np
 
 from scripts.builtin.captions import Row
 from scripts.builtin.wordings import FILLERS, Wordings
-from scripts.eval_prompts import free_prompts
+from scripts.evaluate.prompts import free_prompts
 
 
 def row(concept: str, style: str = "flat") -> Row:

@@ -17,11 +17,12 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from scalekv.cli import engine
 from scalekv.cli.main import main
 from scalekv.infinity_patch import Request
-from scalekv.infinity_patch import request as request_module
-from scalekv.infinity_patch.hub import ModelPaths
-from scalekv.infinity_patch.placement import Placement
-from scalekv.infinity_patch.request import budget_of, schedule_of
-from scalekv.kv.memory import CacheLedger, CacheShape, LayerRecord
+from scalekv.infinity_patch.asked import settled as settled_module
+from scalekv.infinity_patch.asked.settled import budget_of, schedule_of
+from scalekv.infinity_patch.files.hub import ModelPaths
+from scalekv.infinity_patch.loading.placement import Placement
+from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
+from scalekv.kv.memory.predicted import CacheShape
 
 
 @pytest.fixture(autouse=True)
@@ -161,7 +162,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     words.pre_tokenizer = WhitespaceSplit()
     words.save(str(tmp_path / "tokenizer.json"))
     paths = ModelPaths(tmp_path / "transformer", tmp_path / "vae", tmp_path)
-    monkeypatch.setattr(request_module, "model_files", lambda *_: paths)
+    monkeypatch.setattr(settled_module, "model_files", lambda *_: paths)
     monkeypatch.setattr(engine, "load", fake.load)
     monkeypatch.setattr(engine, "generate", fake.generate)
     return fake

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from scalekv.cli.bytes_display import ByteDisplay
+from scalekv.cli.console.bytes import ByteDisplay
 from tests.cli.conftest import Outcome
 
 Program = Callable[..., Outcome]

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from scalekv.infinity_patch.hub_files import PARTIALS
+from scalekv.infinity_patch.files.cache_layout import PARTIALS
 from tests.cli.conftest import Outcome
 from tests.hub_server import Hub
 

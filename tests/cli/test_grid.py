@@ -10,8 +10,8 @@ import pytest
 from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
-from scalekv.cli.embedded import read_picture
-from scalekv.cli.sheet import GAP, LINE, Group, contact_sheet
+from scalekv.cli.pictures.settings import read_picture
+from scalekv.cli.pictures.sheet import GAP, LINE, Group, contact_sheet
 from tests.cli.conftest import Outcome, StandIn
 
 Program = Callable[..., Outcome]

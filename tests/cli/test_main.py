@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 
-from scalekv.cli import errors
 from scalekv.cli import main as main_module
+from scalekv.cli.console import errors
 from scalekv.cli.main import main
 from scalekv.kv.errors import UserError
 
@@ -166,9 +166,9 @@ def test_a_prompt_that_looks_like_an_option_asks_for_nothing() -> None:
 
 
 def test_every_kind_of_refusal_is_listed() -> None:
-    from scalekv.infinity_patch.checkpoint import WeightsDamaged
-    from scalekv.infinity_patch.hub import WeightsMissing
-    from scalekv.infinity_patch.transfer import DownloadRefused
+    from scalekv.infinity_patch.files.hub import WeightsMissing
+    from scalekv.infinity_patch.files.transfer import DownloadRefused
+    from scalekv.infinity_patch.loading.checkpoint import WeightsDamaged
 
     for error in (UserError, WeightsDamaged, WeightsMissing, DownloadRefused):
         assert error.kind in errors.KINDS

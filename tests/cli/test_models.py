@@ -13,10 +13,10 @@ import typer
 from typer.testing import CliRunner, Result
 
 from scalekv.cli import download as download_command
-from scalekv.cli.bytes_display import ByteDisplay
+from scalekv.cli.console.bytes import ByteDisplay
 from scalekv.cli.models import models
 from scalekv.configs.settings import Settings
-from scalekv.infinity_patch.transfer import DownloadRefused
+from scalekv.infinity_patch.files.transfer import DownloadRefused
 from scalekv.kv.errors import UserError
 from tests.hub_server import Hub
 
@@ -153,7 +153,7 @@ def test_the_hubs_variables_are_heeded(hub: Hub, tmp_path: Path) -> None:
     script = (
         "import sys\n"
         "from scalekv.configs.models import model_named\n"
-        "from scalekv.infinity_patch.download import download\n"
+        "from scalekv.infinity_patch.files.download import download\n"
         "print(download(model_named('infinity-2b')).transformer)\n"
         "assert 'torch' not in sys.modules\n"
     )

@@ -10,10 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalekv.configs.budget_text import budget_text, drafters_from
-from scalekv.configs.budgets import list_budgets, load_budget
-from scalekv.kv.budget import BudgetSpec
-from scalekv.kv.drafters import drafters_by_scale
+from scalekv.configs.budget_files import budget_text, drafters_from, list_budgets, load_budget
+from scalekv.kv.budgets.asked import BudgetSpec
+from scalekv.kv.budgets.drafters import drafters_by_scale
 from scalekv.kv.schedule import Schedule
 
 SEVEN = Schedule.parse("1x1 2x2 4x4 6x6 8x8 12x12 16x16")

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from scalekv.cli.batch_file import prompts_alone
-from scalekv.configs.models import list_models
-from scalekv.configs.prompts import FOLDER, calibration_prompts
+from scalekv.cli.batch.file import prompts_alone
+from scalekv.configs.models import PROMPTS_FOLDER, calibration_prompts, list_models
 from scripts.builtin.captions import load_heldout
-from scripts.contact_sheet import PROMPTS
+from scripts.evaluate.contact_sheet import PROMPTS
 
 
 @pytest.mark.parametrize("model", list_models())
@@ -22,7 +21,7 @@ def test_every_model_has_a_list(model: str) -> None:
 def test_nothing_held_out_and_nothing_shown_is_calibrated_on() -> None:
     held_out = load_heldout()
     styles = {concept for concept, _ in held_out.styles}
-    for prompt in prompts_alone(FOLDER / "emoji.txt"):
+    for prompt in prompts_alone(PROMPTS_FOLDER / "emoji.txt"):
         name = prompt.split(",")[0].removeprefix("a ").removeprefix("an ")
         assert name not in held_out.concepts | styles
         assert prompt not in PROMPTS

@@ -12,11 +12,11 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from scalekv.configs.spec import TokenizerSpec, TransformerSpec
-from scalekv.infinity_patch.autoencoder import Autoencoder
-from scalekv.infinity_patch.quantiser import map_to_tokens, quantise, vae_sizes
-from scalekv.infinity_patch.sampling import BitSampler, probabilities
-from scalekv.infinity_patch.scale_loop import Guidance, conditions, generate_codes, to_uint8
-from scalekv.infinity_patch.transformer import Infinity
+from scalekv.infinity_patch.model.autoencoder import Autoencoder
+from scalekv.infinity_patch.model.quantiser import map_to_tokens, quantise, vae_sizes
+from scalekv.infinity_patch.model.sampling import BitSampler, probabilities
+from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes, to_uint8
+from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.kv.schedule import Schedule
 from tests.golden.weights import state_dict
 

@@ -13,12 +13,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from scalekv.infinity_patch.quantiser import codes, map_to_tokens, resize, tokens_to_map, vae_sizes
-from scalekv.infinity_patch.rotary import Scales3, rotary_table
-from scalekv.infinity_patch.sampling import BitSampler
-from scalekv.infinity_patch.scale_loop import Guidance, conditions, to_uint8
+from scalekv.infinity_patch.model.quantiser import (
+    codes,
+    map_to_tokens,
+    resize,
+    tokens_to_map,
+    vae_sizes,
+)
+from scalekv.infinity_patch.model.rotary import Scales3, rotary_table
+from scalekv.infinity_patch.model.sampling import BitSampler
+from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, to_uint8
+from scalekv.infinity_patch.model.transformer import (
+    Block,
+    Condition,
+    Infinity,
+    mix_halves,
+    plain_norm,
+)
 from scalekv.infinity_patch.schedules import PIXEL_CLASSES, full_schedule, ratios
-from scalekv.infinity_patch.transformer import Block, Condition, Infinity, mix_halves, plain_norm
 
 PADDED_TO = 128
 """The published tables are padded with zeros to a multiple of this."""

@@ -9,13 +9,13 @@ import torch
 from torch import Tensor
 
 from scalekv.configs.spec import TransformerSpec
-from scalekv.infinity_patch.sampling import BitSampler
-from scalekv.infinity_patch.scale_loop import Guidance, conditions, generate_codes
+from scalekv.infinity_patch.model.sampling import BitSampler
+from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
+from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.infinity_patch.schedules import schedule_for
-from scalekv.infinity_patch.transformer import Infinity
-from scalekv.kv.heat import order_from_mass
-from scalekv.kv.heatkv import HeatKVPolicy
-from scalekv.kv.policy import Policy
+from scalekv.kv.budgets.heat_order import order_from_mass
+from scalekv.kv.policies.heatkv import HeatKVPolicy
+from scalekv.kv.policies.policy import Policy
 from scalekv.kv.schedule import Schedule
 from tests.golden.weights import tensor_value
 

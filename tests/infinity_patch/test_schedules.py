@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from scalekv.infinity_patch.rotary import positions, rotary_table, rotate
+from scalekv.infinity_patch.model.rotary import positions, rotary_table, rotate
 from scalekv.infinity_patch.schedules import full_schedule, grid_of, ratios, schedule_for
 from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule

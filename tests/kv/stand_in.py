@@ -12,10 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from scalekv.kv.caches import Caches
-from scalekv.kv.heat import order_from_mass
-from scalekv.kv.heatkv import HeatKVPolicy
-from scalekv.kv.policy import Policy, Step, policy_named
+from scalekv.kv.budgets.heat_order import order_from_mass
+from scalekv.kv.caches.caches import Caches
+from scalekv.kv.policies.heatkv import HeatKVPolicy
+from scalekv.kv.policies.policy import Policy, Step
+from scalekv.kv.policies.registry import policy_named
 from scalekv.kv.schedule import Schedule
 
 SEVEN = Schedule.parse("1x1 2x2 4x4 6x6 8x8 12x12 16x16")

@@ -1,0 +1,433 @@
+"""One run of `batch`: open the folder, load, make what is missing, keep each as it is done, report.
+
+Knows the order of things and what is told to whom; how each is done is others' business.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from scalekv.cli import engine
+from scalekv.cli.batch.file import shown
+from scalekv.cli.batch.jobs import Job, as_row, groups
+from scalekv.cli.batch.manifest import STEM, Manifest, manifest_name
+from scalekv.cli.batch.names import SUFFIX
+from scalekv.cli.batch.resume import Standing, digest, standing
+from scalekv.cli.batch.tally import Tally, human_rate, human_time
+from scalekv.cli.choices import Choices
+from scalekv.cli.console.errors import Interrupted, Unsuccessful, debugging, one_line, show_trace
+from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.cli.console.progress import Display
+from scalekv.cli.console.stdout import Stdout, to_json
+from scalekv.cli.generate.run import (
+    common_settings,
+    entry_of,
+    figures,
+    show_report,
+    sidecar_of,
+    tell_of_batches,
+    tell_of_idle_budget,
+    with_names,
+    write_report,
+)
+from scalekv.cli.pictures.folder import FORMAT, OutputFolder, png_bytes
+from scalekv.cli.plan.room import check_room
+from scalekv.cli.report.figures import largest_cache
+from scalekv.kv.errors import UserError
+
+if TYPE_CHECKING:
+    from scalekv.infinity_patch import Picture, Pipeline, Progress
+
+STRETCH = 256
+"""Pictures that are asked for in one go, so that a text encoder that is freed after encoding is
+read once for all of them."""
+
+MOST_LISTED = 20  # failures on the terminal; the report has all
+
+
+class _FailedFast(Exception):
+    """A picture failed, and the first is to be the last."""
+
+
+@dataclass
+class BatchRun:
+    """What a run has so far.
+
+    Args:
+        jobs: what is asked for of this run.
+        source: the file they came from, for people.
+        json: one object on stdout at the end instead of a path for every picture.
+        resume: pictures that are there already are not made again.
+        fail_fast: stop at the first picture that fails.
+        shard: (i, n); has a manifest of its own.
+    """
+
+    choices: Choices
+    jobs: Sequence[Job]
+    source: str
+    console: Console
+    json: bool = False
+    resume: bool = False
+    fail_fast: bool = False
+    shard: tuple[int, int] | None = None
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+    failures: list[tuple[Job, str]] = field(default_factory=list)
+    _cache: dict[str, Any] = field(default_factory=dict)
+    _settings: dict[str, Any] = field(default_factory=dict)
+    _smaller: dict[Any, int] = field(default_factory=dict)
+    _together: int = 0
+    _cannot_write: UserError | None = None
+    tally: Tally = field(init=False)
+    _display: Display = field(init=False)
+    _load_seconds: float = 0.0
+    _started: float = field(default_factory=time.perf_counter)
+    _clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    _stdout: Stdout = field(default_factory=Stdout)
+
+    def __post_init__(self) -> None:
+        self.tally = Tally(len(self.jobs))
+        self._display = Display(self.console, quiet=self.choices.quiet, elapsed=False)
+
+    def preview(self) -> None:
+        """Says what would be made, and touches nothing.
+
+        Raises:
+            UserError: it could not be made.
+        """
+        now = standing(self.choices.out, self.jobs, self.resume)
+        files = [str(self.choices.out / (job.name + SUFFIX)) for job in now.todo]
+        there = len(now.done) + len(now.unlisted)
+        if not self.choices.quiet:
+            count = len(groups(now.todo))
+            said = f"{len(files)} pictures to make in {count} groups, {there} are there"
+            self.console.print(said, style="dim", soft_wrap=True)
+        if self.json:
+            self._stdout.say(to_json({"paths": files, "there_before": there}))
+        else:
+            self._stdout.say("".join(f"{file}\n" for file in files))
+        self._stdout.check()
+
+    def execute(self) -> None:
+        """Does it all.
+
+        Raises:
+            UserError: refused before the first picture.
+            Unsuccessful: pictures failed, or could not be written any more.
+            Interrupted: by Ctrl-C; finished pictures are kept in each case.
+            PipeClosed: at the end, where stdout could not be written.
+        """
+        out = self.choices.out
+        name = manifest_name(self.shard)
+        if not self.choices.force:
+            for kind in self._kinds():
+                check_room(kind)
+        folder = OutputFolder(out, owner=Path(name).stem)
+        try:
+            with self._display:
+                folder.prepare()
+                with Manifest(out / name) as manifest:
+                    todo = self._take_up(folder, manifest)
+                    self._make_all(todo, folder, manifest)
+        except KeyboardInterrupt:
+            raise Interrupted(self.tally.made, str(out)) from None
+        finally:
+            folder.discard_if_empty()
+        self._end()
+
+    def _kinds(self) -> list[Choices]:
+        """The choices of pictures that differ in what memory depends on."""
+        settings = (job.settings for job in self.jobs)
+        kinds = {(s.policy, s.budget, s.ratio, s.pixels, s.cfg): s for s in settings}
+        return [replace(self.choices, request=kind) for kind in kinds.values()]
+
+    def _take_up(self, folder: OutputFolder, manifest: Manifest) -> list[Job]:
+        """Puts right what a kill left, and returns the jobs that are left."""
+        if manifest.lines and not self.resume:
+            raise UserError(
+                f"{folder.path} has a manifest of {manifest.lines} pictures",
+                where=str(manifest.path),
+                rule="a batch begins in a folder without its manifest",
+                fix="go on with --resume, or name another folder with --out DIR",
+            )
+        if not manifest.locked:
+            self._display.note(
+                "this file system has no locks: see to it that no other run writes here"
+            )
+        now = standing(folder.path, self.jobs, self.resume)
+        folder.remove_leftovers()
+        for orphan in now.orphans:
+            orphan.unlink(missing_ok=True)
+        for job in now.unlisted:
+            data = (folder.path / (job.name + SUFFIX)).read_bytes()
+            manifest.append(_entry(job, data, None, None))
+        self.tally.before = len(now.done) + len(now.unlisted)
+        self._tell_standing(now)
+        return now.todo
+
+    def _tell_standing(self, now: Standing) -> None:
+        if self.tally.before:
+            self._display.note(f"{self.tally.before} of {self.tally.wanted} pictures are there")
+        for name in now.changed:
+            self._display.note(
+                f"{name} was changed since it was made; it is left as it is, delete it to have it "
+                "made again"
+            )
+
+    def _make_all(self, todo: Sequence[Job], folder: OutputFolder, manifest: Manifest) -> None:
+        outcome = "failed"
+        pipeline: Pipeline | None = None
+        try:
+            if todo:
+                pipeline = self._load()
+            for group in groups(todo):
+                for first in range(0, len(group), STRETCH):
+                    self._make(pipeline, group[first : first + STRETCH], folder, manifest)
+            outcome = "failed" if self.failures else "complete"
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
+        except _FailedFast:
+            pass
+        except UserError as error:
+            if pipeline is None:
+                raise
+            self._cannot_write = error
+        finally:
+            with interrupts_wait():
+                self._display.clear()
+                if pipeline is not None or not todo:  # otherwise loading failed
+                    self._report(pipeline, folder, manifest, outcome)
+
+    def _load(self) -> Pipeline:
+        choices = self.choices
+        shard = "" if self.shard is None else f", shard {self.shard[0]}/{self.shard[1]}"
+        self._display.note(
+            f"{len(self.jobs)} pictures of {self.source}{shard}, model {choices.preset.name} "
+            f"({choices.model.origin}), policy {choices.request.policy}"
+        )
+        self._display.stage(f"loading {choices.preset.name}")
+        kinds = {
+            (s.policy, s.budget, s.ratio, s.pixels): s for s in (j.settings for j in self.jobs)
+        }
+        for settings in kinds.values():
+            tell_of_idle_budget(replace(choices, request=settings), self._display)
+        pipeline = engine.load(
+            choices.preset, choices.device, choices.dtype, choices.weights_dir, choices.placement
+        )
+        tell_of_batches(choices.request, pipeline, self._display)
+        self._load_seconds = time.perf_counter() - self._started
+        return pipeline
+
+    def _make(
+        self, pipeline: Any, jobs: Sequence[Job], folder: OutputFolder, manifest: Manifest
+    ) -> None:
+        """Makes jobs of equal settings; what fails in a batch is tried again alone."""
+        left = list(jobs)
+        singly = engine.one_at_a_time(pipeline, left[0].settings)
+        alone = 0  # pictures that are to be tried one by one
+        while left:
+            some = left[:1] if alone else left
+            self._together = 0
+            made, error = self._make_some(pipeline, some, folder, manifest)
+            left = left[made:]
+            alone = max(alone - made, 0)
+            if error is None:
+                continue
+            if len(some) == 1 or (singly and self._together):
+                self._fail(left.pop(0), error)
+                alone = 0
+            elif made == 0:
+                alone = self._together or len(left)
+
+    def _make_some(
+        self, pipeline: Any, jobs: Sequence[Job], folder: OutputFolder, manifest: Manifest
+    ) -> tuple[int, Exception | None]:
+        """Returns how many of the jobs it has made, and what went wrong with the next, or None."""
+        settings = jobs[0].settings
+
+        def smaller(fitting: int) -> None:
+            self._smaller[settings] = fitting
+            self._display.smaller_batch(fitting)
+
+        request = replace(
+            settings,
+            prompts=tuple(job.prompt for job in jobs),
+            seeds=tuple(job.seed for job in jobs),
+            batch_size=self._smaller.get(settings, settings.batch_size),
+        )
+        self.tally.start()
+        try:
+            pictures = engine.generate(pipeline, request, self._scale_done, smaller)
+        except Exception as error:
+            return 0, error
+        try:
+            for made, job in enumerate(jobs):
+                try:
+                    picture = next(pictures)
+                except Exception as error:
+                    return made, error
+                with interrupts_wait():
+                    self._keep(job, picture, folder, manifest)
+        finally:
+            engine.release(pictures)
+        return len(jobs), None
+
+    def _keep(self, job: Job, picture: Picture, folder: OutputFolder, manifest: Manifest) -> None:
+        """Saves a picture, then its line, then tells where it is."""
+        sidecar = {**sidecar_of(picture, self.choices), "job": job.mark, "index": job.index}
+        data = png_bytes(picture.image, picture.prompt, picture.settings, job.mark)
+        if not folder.place(job.name, data, sidecar):
+            self._fail(job, FileExistsError(f"{job.name + SUFFIX} came into the folder meanwhile"))
+            return
+        manifest.append(_entry(job, data, picture.seconds, picture.together))
+        self._cache = dict(largest_cache([c for c in (self._cache, picture.cache) if c]))
+        self.tally.picture_made()
+        self._settings = common_settings(picture)
+        path, beside = folder.path / (job.name + SUFFIX), folder.path / (job.name + ".json")
+        self.pictures.append(entry_of(picture, path, beside))
+        if not self.json:
+            self._display.clear()
+            self._stdout.say(f"{path}\n")
+        if picture.truncated:
+            self._display.note(f"line {job.line} was too long; not used: {picture.truncated}")
+
+    def _fail(self, job: Job, error: Exception) -> None:
+        self.failures.append((job, one_line(error)))
+        self.tally.failed += 1
+        self._display.note(f"line {job.line}, seed {job.seed} failed: {one_line(error)}")
+        if debugging():
+            self._display.clear()
+            show_trace(error, self.console)
+        if self.fail_fast:
+            raise _FailedFast
+
+    def _scale_done(self, progress: Progress) -> None:
+        self.tally.held_bytes = progress.held_bytes
+        self._together = progress.together
+        share = progress.together * (progress.scale + 1) / progress.scales
+        self._display.status(
+            str(self.tally), self.tally.done + self.tally.failed + share, self.tally.wanted
+        )
+
+    def _report(
+        self, pipeline: Pipeline | None, folder: OutputFolder, manifest: Manifest, outcome: str
+    ) -> None:
+        """Writes and tells what became of it; a full disk costs the report alone."""
+        choices = self.choices
+        report = None
+        written: list[Path] = []
+        retry = None
+        if pipeline is not None and (self.tally.made or self.failures):
+            report = self._figures(pipeline, manifest, outcome)
+            try:
+                retry = self._save_retry(folder, manifest)
+                written = write_report(report, folder, choices)
+            except UserError as error:
+                self.console.print(f"no report: {error.what}", markup=False, soft_wrap=True)
+            if not choices.quiet:
+                show_report(report, written, choices, self.console)
+        self._tell(retry)
+        if self.json:
+            self._stdout.say(
+                to_json(
+                    {
+                        "outcome": outcome,
+                        "paths": [picture["file"] for picture in self.pictures],
+                        "there_before": self.tally.before,
+                        "failed": self._failed(),
+                        "manifest_path": str(manifest.path),
+                        "report_path": str(written[0]) if written else None,
+                        "retry_path": str(retry) if retry else None,
+                        "report": report,
+                    }
+                )
+            )
+
+    def _figures(self, pipeline: Pipeline, manifest: Manifest, outcome: str) -> dict[str, Any]:
+        tally = self.tally
+        return {
+            **figures(pipeline, self.choices, self._cache),
+            "outcome": outcome,
+            "started": self._clock,
+            "settings": self._settings,
+            "source": self.source,
+            "manifest": manifest.path.name,
+            "pictures_wanted": tally.wanted,
+            "pictures_there_before": tally.before,
+            "pictures_a_second": round(tally.per_second, 4),
+            "failed": self._failed(),
+            "pictures": [with_names(picture) for picture in self.pictures],
+            "seconds": {
+                "load": round(self._load_seconds, 3),
+                "all": round(time.perf_counter() - self._started, 3),
+            },
+        }
+
+    def _failed(self) -> list[dict[str, Any]]:
+        return [{**as_row(job), "line": job.line, "error": said} for job, said in self.failures]
+
+    def _tell(self, retry: Path | None) -> None:
+        tally = self.tally
+        lines = []
+        if not self.choices.quiet:
+            rate = human_rate(tally.per_second) if tally.made else ""
+            took = human_time(time.perf_counter() - self._started)
+            said = f"{tally.done} of {tally.wanted} pictures in {self.choices.out}"
+            lines = [f"{said}, {tally.made} made in {took}" + (f" at {rate}" if rate else "")]
+            if tally.done < tally.wanted:
+                lines.append("the same command with --resume makes the rest")
+        for job, error in self.failures[:MOST_LISTED]:
+            lines.append(f"failed: line {job.line}, seed {job.seed}, {shown(job.prompt)}: {error}")
+        if len(self.failures) > MOST_LISTED:
+            lines.append(f"failed: {len(self.failures) - MOST_LISTED} more, see the report")
+        if retry is not None:
+            lines.append(f"retry file: {retry}")
+        for line in lines:
+            self.console.print(line, markup=False, soft_wrap=True, style="dim")
+
+    def _save_retry(self, folder: OutputFolder, manifest: Manifest) -> Path | None:
+        """The failed pictures as a file of prompts."""
+        if not self.failures:
+            return None
+        rows = [json.dumps(as_row(job), ensure_ascii=False) + "\n" for job, _ in self.failures]
+        stem = manifest.path.stem.replace(STEM, "retry", 1)
+        return folder.save_numbered(stem, ".jsonl", "".join(rows).encode())
+
+    def _end(self) -> None:
+        wanted = self.tally.wanted
+        if self._cannot_write is not None:
+            raise Unsuccessful(
+                f"{self._cannot_write.what}; {self.tally.done} of {wanted} pictures are there, "
+                "the same command with --resume makes the rest",
+                "failed",
+            )
+        if self.failures:
+            failed = len(self.failures)
+            raise Unsuccessful(f"{failed} of {wanted} pictures failed", "pictures-failed")
+        self._stdout.check()
+
+
+def _entry(job: Job, data: bytes, seconds: float | None, together: int | None) -> dict[str, Any]:
+    """A picture's line in the manifest; None: not known, it was found without one."""
+    return {
+        "format": FORMAT,
+        "index": job.index,
+        "line": job.line,
+        "image": job.image,
+        "prompt": job.prompt,
+        "seed": job.seed,
+        "file": job.name + SUFFIX,
+        "job": job.mark,
+        "bytes": len(data),
+        "sha256": digest(data),
+        "seconds": None if seconds is None else round(seconds, 3),
+        "batch": together,
+    }

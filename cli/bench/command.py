@@ -1,0 +1,125 @@
+"""The command `scalekv bench`: its options. How it is measured is `benchmark`'s business."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+
+from scalekv.cli import options as given
+from scalekv.cli.options import DEFAULTS_NOTE
+
+HELP = (
+    "Measure the full cache against a compressed one on this machine.\n\n"
+    "Both in one process and one load, in turns, from the first scale to the decoded picture (the "
+    "prompt is encoded once); the first rounds warm up and do not count. Medians, their ratio, "
+    "pictures a second, peak memory."
+)
+EPILOG = (
+    """
+Examples:
+
+  scalekv bench
+
+  scalekv bench --model infinity-2b --device cuda --batch 1,2,4,8 --fail-on-busy
+
+  scalekv bench --budget 20% --rounds 9 --json --quiet >> bench.jsonl
+
+"""
+    + DEFAULTS_NOTE
+)
+MEASURE = "Measurement"
+
+
+def bench(
+    budget: given.Budget = None,
+    policy: given.Policy = None,
+    batch: Annotated[
+        str,
+        typer.Option(
+            metavar="N[,N...]",
+            help="Pictures at once; several sizes are measured one after another.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = "1",
+    rounds: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="Rounds that count: each draws on both sides.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = 5,
+    warmup: Annotated[
+        int,
+        typer.Option(
+            min=0,
+            metavar="N",
+            help="Rounds before them that do not.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = 1,
+    prompt: Annotated[
+        str, typer.Option(metavar="TEXT", help="What to draw.", rich_help_panel=MEASURE)
+    ] = "a red apple",
+    fail_on_busy: Annotated[
+        bool,
+        typer.Option(
+            "--fail-on-busy",
+            help="Refuse where processors or the GPU are busy with other work, instead of saying "
+            "so beside the figures.",
+            rich_help_panel=MEASURE,
+        ),
+    ] = False,
+    seed: given.Seed = None,
+    cfg: given.Cfg = None,
+    ratio: given.Ratio = None,
+    pixels: given.Pixels = None,
+    model: given.Model = None,
+    weights_dir: given.WeightsDir = None,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
+    threads: given.Threads = None,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="One line of JSON on stdout, the table on stderr.",
+            rich_help_panel=given.OUTPUT,
+        ),
+    ] = False,
+    quiet: given.Quiet = None,
+    verbose: given.Verbose = False,
+) -> None:
+    """The command; its help is `HELP`."""
+    from scalekv.cli.bench.run import Benchmark, sizes
+    from scalekv.cli.choices import Options
+    from scalekv.cli.console.errors import stderr, turn_on_debugging
+
+    if verbose:
+        turn_on_debugging()
+    options = Options(
+        prompts=(prompt,),
+        budget=budget,
+        policy=policy,
+        seed=seed,
+        cfg=cfg,
+        ratio=ratio,
+        pixels=pixels,
+        model=model,
+        weights_dir=weights_dir,
+        device=device,
+        dtype=dtype,
+        threads=threads,
+        quiet=quiet,
+    )
+    Benchmark.of(
+        options,
+        stderr(),
+        sizes=sizes(batch),
+        rounds=rounds,
+        warmup=warmup,
+        fail_on_busy=fail_on_busy,
+        json=json,
+    ).execute()

@@ -1,0 +1,316 @@
+"""One run of `bench`: full and compressed in turns, and what came of it.
+
+Knows the order of things and what is counted; how pictures are made is others' business.
+"""
+
+from __future__ import annotations
+
+import json as json_module
+import os
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from statistics import median
+from typing import TYPE_CHECKING, Any, Self
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from scalekv.cli import engine
+from scalekv.cli.choices import FULL, Choices, Options, choose
+from scalekv.cli.console.errors import Interrupted, kind_of
+from scalekv.cli.console.progress import Display
+from scalekv.cli.console.stdout import say, show
+from scalekv.cli.report.figures import NARROW
+from scalekv.kv.errors import UserError
+from scalekv.kv.sizes import human_bytes
+
+if TYPE_CHECKING:
+    from scalekv.infinity_patch import Pipeline, Progress, Request
+
+BUSY_PROCESSORS = 0.5
+"""Load average (1 minute) per usable core, from which on other work disturbs the figures."""
+BUSY_GPU = 0.1
+"""Share of time the GPU computes before anything is loaded, likewise."""
+
+
+class Busy(UserError):
+    """Other work would disturb what is measured."""
+
+    kind = "busy"
+
+
+class _DoesNotFit(Exception):
+    """Memory ran out with this many pictures at once."""
+
+
+@dataclass
+class Side:
+    """What one side of a comparison came to at one batch size; `fits` False: memory ran out."""
+
+    label: str
+    request: Request
+    seconds: list[float] = field(default_factory=list)
+    held_bytes: int = 0
+    peaks: dict[str, int] = field(default_factory=dict)
+    fits: bool = True
+
+    def facts(self) -> dict[str, Any]:
+        """Figures as JSON values; of time only where it fits."""
+        facts: dict[str, Any] = {"label": self.label, "fits": self.fits}
+        if self.fits and self.seconds:
+            middle = median(self.seconds)
+            facts |= {
+                "seconds": {
+                    "median": round(middle, 6),
+                    "min": round(min(self.seconds), 6),
+                    "max": round(max(self.seconds), 6),
+                },
+                "pictures_per_second": round(self.request.num_images / middle, 6),
+                "cache_held_peak_bytes": self.held_bytes,
+                **self.peaks,
+            }
+        return facts
+
+
+@dataclass
+class Benchmark:
+    """What a benchmark has so far.
+
+    full, compressed: the two sides, their requests for a single picture; sizes: batch sizes.
+    """
+
+    full: Choices
+    compressed: Choices
+    console: Console
+    sizes: tuple[int, ...] = (1,)
+    rounds: int = 5
+    warmup: int = 1
+    fail_on_busy: bool = False
+    json: bool = False
+
+    @classmethod
+    def of(cls, options: Options, console: Console, **how: Any) -> Self:
+        """Settles both sides; those are all of `options`, one of them with the full cache.
+
+        Raises:
+            UserError: as `choose` does, or no compressed side.
+        """
+        compressed = choose(options)
+        if compressed.request.policy == FULL:
+            raise UserError(
+                "the full cache would be measured against itself",
+                where="--policy and --budget",
+                rule="one side is always the full cache, the other a compressed one",
+                fix="--budget 10%",
+            )
+        full = choose(replace(options, policy=FULL, budget=None))
+        return cls(full, compressed, console, **how)
+
+    def execute(self) -> None:
+        """Does it all.
+
+        Raises:
+            UserError: refused; `Busy` where other work disturbs and that is to be refused.
+            Interrupted: by Ctrl-C.
+            PipeClosed: nobody read stdout.
+        """
+        quiet = self.compressed.quiet
+        disturbing = busy(self.compressed.device)
+        if disturbing and self.fail_on_busy:
+            raise Busy(
+                f"this machine is busy: {'; '.join(disturbing)}",
+                where="--fail-on-busy",
+                rule=f"a load below {BUSY_PROCESSORS:g} a core, a GPU below {BUSY_GPU:.0%}",
+                fix="wait until other work is done, or stop it",
+            )
+        try:
+            for c in (self.full, self.compressed):
+                engine.check(c.request, c.preset, c.weights_dir, c.dtype)
+            with Display(self.console, quiet=quiet) as display:
+                for text in disturbing:
+                    display.note(f"other work disturbs the figures: {text}")
+                c = self.compressed
+                display.stage(f"loading {c.preset.name}")
+                pipeline = engine.load(c.preset, c.device, c.dtype, c.weights_dir, c.placement)
+                measured = [self._measure(pipeline, size, display) for size in self.sizes]
+                display.clear()
+        except KeyboardInterrupt:
+            raise Interrupted from None
+        facts = self._facts(pipeline, measured, disturbing)
+        if self.json:
+            say(json_module.dumps(facts, ensure_ascii=False) + "\n")
+            if not quiet:
+                for part in self._table(facts, self.console.width):
+                    self.console.print(part)
+        else:
+            show(*self._table(facts, Console().width))
+
+    def _measure(self, pipeline: Pipeline, size: int, display: Display) -> tuple[Side, Side]:
+        """Both sides in turns, each round beginning with the other one."""
+        label = str(self.compressed.request.budget)
+        many: dict[str, Any] = {"num_images": size, "batch_size": size, "reproducible": size == 1}
+        full = Side(FULL, replace(self.full.request, **many))
+        compressed = Side(label, replace(self.compressed.request, **many))
+        for number in range(-self.warmup, self.rounds):
+            which = f"round {number + 1}/{self.rounds}" if number >= 0 else "warm-up"
+            pair = (full, compressed) if number % 2 == 0 else (compressed, full)
+            for side in pair:
+                if side.fits:
+                    display.stage(f"{size} at once  {which}  {side.label}")
+                    self._once(pipeline, side, counts=number >= 0)
+        return full, compressed
+
+    def _once(self, pipeline: Pipeline, side: Side, *, counts: bool) -> None:
+        def too_many(size: int) -> None:
+            raise _DoesNotFit
+
+        def nothing(_: Progress) -> None: ...
+
+        engine.forget_peaks(pipeline)
+        start = time.perf_counter()
+        pictures = engine.generate(pipeline, side.request, nothing, too_many)
+        try:
+            held = [int(picture.cache["held_peak_bytes"]) for picture in pictures]
+        except Exception as error:
+            if not isinstance(error, _DoesNotFit) and kind_of(error) != "out-of-memory":
+                raise
+            side.fits = False
+            return
+        finally:
+            engine.release(pictures)
+        if counts:
+            side.seconds.append(time.perf_counter() - start)
+            side.held_bytes = max(side.held_bytes, *held)
+            for name, peak in engine.highest_peaks(pipeline).items():
+                side.peaks[name] = max(side.peaks.get(name, 0), peak)
+
+    def _facts(
+        self, pipeline: Pipeline, measured: Sequence[tuple[Side, Side]], disturbing: list[str]
+    ) -> dict[str, Any]:
+        request = self.compressed.request
+        return {
+            "scalekv": version("scalekv"),
+            "torch": version("torch"),
+            "model": self.compressed.preset.name,
+            "policy": request.policy,
+            "budget": request.budget,
+            "ratio": request.ratio,
+            "pixels": request.pixels or self.compressed.preset.pixels,
+            "device": str(pipeline.device),
+            "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "machine": engine.machine(pipeline),
+            "disturbed_by": disturbing,
+            "rounds": self.rounds,
+            "warmup": self.warmup,
+            "batches": [
+                {
+                    "size": full.request.num_images,
+                    "full": full.facts(),
+                    "compressed": compressed.facts(),
+                    **_speedup(full, compressed),
+                }
+                for full, compressed in measured
+            ],
+        }
+
+    def _table(self, facts: dict[str, Any], width: int) -> tuple[Text, Table]:
+        """What was measured, on what, for a terminal of `width` columns."""
+        machine = facts["machine"]
+        what = machine.get("device_name") or f"{machine['processor']}, {machine['cores']} cores"
+        title = (
+            f"{facts['model']} on {what}, {facts['dtype']}; {facts['policy']} {facts['budget']}; "
+            f"medians of {facts['rounds']} rounds"
+        )
+        table = Table(box=None, padding=(0, 1), pad_edge=False)
+        headings = ["at once", "cache", "s a picture", "pictures/s", "speed", "held", "peak"]
+        narrow = width < NARROW
+        if narrow:
+            headings.remove("pictures/s")
+        for heading in headings:
+            table.add_column(
+                heading, justify="left" if heading == "cache" else "right", no_wrap=True
+            )
+        for row in facts["batches"]:
+            speed = f"{row['speedup']['of_medians']:.2f}x" if "speedup" in row else ""
+            for name, size, times in (("full", str(row["size"]), ""), ("compressed", "", speed)):
+                cells = [size, *_cells(row[name], row["size"], times)]
+                if narrow:
+                    del cells[3]
+                table.add_row(*cells)
+        return Text(title), table
+
+
+def _cells(side: dict[str, Any], size: int, speed: str) -> list[str]:
+    if "seconds" not in side:
+        return [side["label"], "memory ran out", "", "", "", ""]
+    peak = side.get("allocated_peak_bytes", side.get("resident_peak_bytes", 0))
+    return [
+        side["label"],
+        f"{side['seconds']['median'] / size:.3f}",
+        f"{side['pictures_per_second']:.2f}",
+        speed,
+        human_bytes(side["cache_held_peak_bytes"]),
+        human_bytes(peak),
+    ]
+
+
+def _speedup(full: Side, compressed: Side) -> dict[str, Any]:
+    """How many times as fast the compressed side is: of the medians, and of the single rounds."""
+    if not (full.fits and compressed.fits):
+        return {}
+    rounds = [a / b for a, b in zip(full.seconds, compressed.seconds, strict=True)]
+    return {
+        "speedup": {
+            "of_medians": round(median(full.seconds) / median(compressed.seconds), 4),
+            "least": round(min(rounds), 4),
+            "most": round(max(rounds), 4),
+        }
+    }
+
+
+def sizes(text: str) -> tuple[int, ...]:
+    """Batch sizes from "1,2,4", each once.
+
+    Raises:
+        UserError: something in it is no whole number of at least 1.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdecimal() and int(part) >= 1 for part in parts):
+        raise UserError(
+            f"cannot read the batch sizes {text!r}",
+            where="--batch",
+            rule="whole numbers of at least 1, with commas between",
+            fix="--batch 1,2,4,8",
+        )
+    return tuple(dict.fromkeys(int(part) for part in parts))
+
+
+def busy(device: str) -> list[str]:
+    """What else this machine is doing, as far as it disturbs a measurement; [] if nothing."""
+    from scalekv.infinity_patch.machine.machine import usable_cores
+    from scalekv.infinity_patch.planning.health import gpus
+
+    found = []
+    load = os.getloadavg()[0] / usable_cores()
+    if load >= BUSY_PROCESSORS:
+        found.append(f"a load of {load:.2f} a core in the last minute")
+    if device.startswith(("cuda", "auto")):
+        for index, gpu in enumerate(gpus() or []):
+            if index in _seen(device) and gpu.busy >= BUSY_GPU:
+                found.append(f"GPU {index} is {gpu.busy:.0%} busy")
+    return found
+
+
+def _seen(device: str) -> Sequence[int]:
+    """The driver's numbers of the GPUs that a device's name may mean."""
+    number = int(device.partition(":")[2] or 0)
+    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if visible is None:
+        return (number,)
+    numbers = [part.strip() for part in visible.split(",")]
+    if number < len(numbers) and numbers[number].isdecimal():
+        return (int(numbers[number]),)
+    return range(64)  # by name or not at all: any of them

@@ -1,0 +1,300 @@
+"""One run of `compare`: the same seeds under every budget and policy, measured against the full
+cache. Knows the order of things; how likeness is measured and sheets are drawn is others' business.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field, replace
+from importlib.metadata import version
+from itertools import product
+from statistics import fmean, median
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+from rich.table import Table
+
+from scalekv.cli import engine
+from scalekv.cli.choices import FULL, Choices, Options, choose
+from scalekv.cli.console.errors import Interrupted
+from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.cli.console.progress import Display
+from scalekv.cli.console.stdout import say, to_json
+from scalekv.cli.pictures.folder import FORMAT, OutputFolder, slug
+from scalekv.cli.report.figures import NARROW
+from scalekv.kv.errors import UserError
+from scalekv.kv.sizes import human_bytes
+
+if TYPE_CHECKING:
+    from scalekv.cli.pictures.sheet import Group
+    from scalekv.infinity_patch import Picture, Pipeline, Progress
+    from scalekv.infinity_patch.likeness import Likeness
+
+
+@dataclass(frozen=True)
+class Variant:
+    """A policy with a budget; the first of a comparison is the full cache."""
+
+    label: str
+    choices: Choices
+
+
+@dataclass(frozen=True)
+class Row:
+    """One prompt and seed under every variant, and how alike the others are to the first."""
+
+    pictures: tuple[Picture, ...]
+    scores: tuple[Likeness, ...]
+
+
+def variants(options: Options, policies: Sequence[str], budgets: Sequence[str]) -> list[Variant]:
+    """The full cache, then every policy under every budget, each once.
+
+    Args:
+        options: all other options.
+        policies, budgets: as typed, several in one with commas between; none: the one set.
+
+    Raises:
+        UserError: nothing is left to compare the full cache with, or as `choose` does.
+    """
+    reference = choose(replace(options, policy=FULL))
+    chosen = [
+        choose(replace(options, policy=policy, budget=budget))
+        for policy, budget in product(_listed(policies), _listed(budgets))
+        if FULL not in (policy, budget)
+    ]
+    requests = {(c.request.policy, c.request.budget): c for c in chosen}
+    requests.pop((FULL, FULL), None)
+    if not requests:
+        raise UserError(
+            "the full cache would be compared with itself",
+            where="--budget and --policy",
+            rule="the full cache is always drawn; something else is needed beside it",
+            fix="--budget 20%,10%",
+        )
+    several = len({policy for policy, _ in requests}) > 1
+    labels = [f"{policy} {budget}" if several else str(budget) for policy, budget in requests]
+    others = [Variant(label, c) for label, c in zip(labels, requests.values(), strict=True)]
+    return [Variant(FULL, reference), *others]
+
+
+def _listed(words: Sequence[str]) -> list[str | None]:
+    """The words of options that may hold several, each once; [None] where there is none."""
+    parts = [part.strip() for word in words for part in word.split(",")]
+    return list(dict.fromkeys(part for part in parts if part)) or [None]
+
+
+@dataclass
+class Comparison:
+    """What a comparison has so far.
+
+    side: pixels of a picture on the sheet; across: prompts side by side; keep: keep all pictures;
+    json: one object on stdout instead of paths.
+    """
+
+    variants: list[Variant]
+    console: Console
+    side: int = 256
+    across: int = 1
+    keep: bool = False
+    json: bool = False
+    rows: list[Row] = field(default_factory=list)
+
+    @property
+    def choices(self) -> Choices:
+        """Those of the reference: all but policy and budget are everybody's."""
+        return self.variants[0].choices
+
+    def execute(self) -> None:
+        """Does it all. What was drawn for all variants when it ends early is kept.
+
+        Raises:
+            UserError: refused, before or during the run.
+            Interrupted: by Ctrl-C.
+            PipeClosed: at the end, where nobody read stdout.
+        """
+        folder = OutputFolder(self.choices.out)
+        try:
+            for variant in self.variants:
+                c = variant.choices
+                engine.check(c.request, c.preset, c.weights_dir, c.dtype)
+            with Display(self.console, quiet=self.choices.quiet) as display:
+                folder.prepare()
+                display.note(self._headline())
+                display.stage(f"loading {self.choices.preset.name}")
+                c = self.choices
+                place = c.placement.for_known_prompts()
+                pipeline = engine.load(c.preset, c.device, c.dtype, c.weights_dir, place)
+                self._draw(pipeline, folder, display)
+        except KeyboardInterrupt:
+            kept = len(self.rows) * len(self.variants) if self.keep else None
+            raise Interrupted(kept, str(self.choices.out)) from None
+        finally:
+            folder.discard_if_empty()
+
+    def _draw(self, pipeline: Pipeline, folder: OutputFolder, display: Display) -> None:
+        outcome = "failed"
+        try:
+            for row in self._rows(pipeline, display):
+                self.rows.append(row)
+                if self.keep:
+                    self._keep(row)
+            outcome = "complete"
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
+        finally:
+            with interrupts_wait():
+                display.clear()
+                if self.rows:
+                    self._finish(pipeline, folder, outcome)
+
+    def _rows(self, pipeline: Pipeline, display: Display) -> Iterator[Row]:
+        """Every prompt and seed under all variants in turn: what is there is always comparable."""
+        from scalekv.infinity_patch.likeness import likeness
+
+        many = len(self.variants)
+        wanted = len(self.choices.request.prompts) * self.choices.request.num_images
+        with ExitStack() as stack:
+            drawn = []
+            for number, variant in enumerate(self.variants):
+
+                def show(progress: Progress, number: int = number) -> None:
+                    place = progress.picture * many + number
+                    display.scale_done(replace(progress, picture=place, pictures=wanted * many))
+
+                request = variant.choices.request
+                pictures = engine.generate(pipeline, request, show, display.smaller_batch)
+                stack.callback(engine.release, pictures)
+                drawn.append(pictures)
+            for number in range(wanted):
+                pictures_of_row = tuple(next(pictures) for pictures in drawn)
+                first, *others = (picture.image for picture in pictures_of_row)
+                scores = tuple(likeness(picture, first) for picture in others)
+                yield Row(pictures_of_row, scores)
+                seconds = sum(picture.seconds for picture in pictures_of_row)
+                display.picture_done(number, wanted, seconds, pictures_of_row[0].prompt)
+
+    def _keep(self, row: Row) -> None:
+        pairs = zip(self.variants, row.pictures, strict=True)
+        for number, (variant, picture) in enumerate(pairs):
+            folder = OutputFolder(self.choices.out / f"{number}-{slug(variant.label)}")
+            folder.prepare()
+            sidecar = {"settings": picture.settings, "seconds": round(picture.seconds, 3)}
+            folder.save_picture(
+                picture.image, picture.prompt, picture.seed, picture.settings, sidecar
+            )
+
+    def _finish(self, pipeline: Pipeline, folder: OutputFolder, outcome: str) -> None:
+        facts: dict[str, Any] = {
+            "version": version("scalekv"),
+            "outcome": outcome,
+            "model": self.choices.preset.name,
+            "device": str(pipeline.device),
+            "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "variants": [self._figures(number) for number in range(len(self.variants))],
+            "pictures": [self._scores(row) for row in self.rows],
+        }
+        sheet = folder.save_numbered("compare", ".png", self._sheet(facts))
+        report = folder.save_numbered(
+            "compare", ".json", to_json({"format": FORMAT, **facts}).encode()
+        )
+        if not self.choices.quiet:
+            self._print_table(facts["variants"])
+        if self.json:
+            say(to_json({"sheet": str(sheet), "report_path": str(report), **facts}))
+        else:
+            say(f"{sheet}\n{report}\n")
+
+    def _figures(self, number: int) -> dict[str, Any]:
+        """What a variant came to over all rows; PSNR over those that differ from the reference."""
+        variant = self.variants[number]
+        caches = [row.pictures[number].cache for row in self.rows]
+        largest = max(caches, key=lambda cache: int(cache["held_peak_bytes"]))
+        facts: dict[str, Any] = {
+            "label": variant.label,
+            "policy": variant.choices.request.policy,
+            "budget": variant.choices.request.budget,
+            "held_peak_bytes": largest["held_peak_bytes"],
+            "ratio_history": largest["ratio_history"],
+            "ratio_all": largest["ratio_all"],
+        }
+        if number == 0:
+            return facts
+        scores = [row.scores[number - 1] for row in self.rows]
+        differing = [score.psnr for score in scores if not score.identical]
+        facts["identical"] = len(scores) - len(differing)
+        if differing:
+            facts["psnr_db"] = {
+                "median": round(median(differing), 3),
+                "min": round(min(differing), 3),
+            }
+        ssim = [score.ssim for score in scores]
+        facts["ssim"] = {"mean": round(fmean(ssim), 5), "min": round(min(ssim), 5)}
+        return facts
+
+    def _scores(self, row: Row) -> dict[str, Any]:
+        first = row.pictures[0]
+        scores = {
+            variant.label: {
+                "psnr_db": None if score.identical else round(score.psnr, 3),
+                "ssim": round(score.ssim, 5),
+            }
+            for variant, score in zip(self.variants[1:], row.scores, strict=True)
+        }
+        return {"prompt": first.prompt, "seed": first.seed, "scores": scores}
+
+    def _sheet(self, facts: dict[str, Any]) -> bytes:
+        from scalekv.cli.pictures.sheet import contact_sheet, sheet_bytes
+
+        page = contact_sheet(
+            [self._group(row) for row in self.rows],
+            across=self.across,
+            side=self.side,
+            labels=[variant.label for variant in self.variants],
+        )
+        return sheet_bytes(page, to_json({"format": FORMAT, "variants": facts["variants"]}))
+
+    def _group(self, row: Row) -> Group:
+        from scalekv.cli.pictures.sheet import Group
+
+        first = row.pictures[0]
+        remarks = ["equal" if s.identical else f"{s.psnr:.1f} dB" for s in row.scores]
+        return Group(
+            tuple(picture.image for picture in row.pictures),
+            f"{first.prompt}, seed {first.seed}",
+            ("", *remarks),
+        )
+
+    def _print_table(self, figures: list[dict[str, Any]]) -> None:
+        pictures = len(self.rows)
+        title = f"Against the full cache, {pictures} picture{'s' if pictures > 1 else ''} each"
+        table = Table(title=title, title_justify="left", title_style="bold", box=None)
+        table.add_column("", no_wrap=True)
+        columns: dict[str, Callable[[dict[str, Any]], str]] = {
+            "PSNR dB": lambda facts: _number(facts.get("psnr_db", {}).get("median"), ".1f"),
+            "least": lambda facts: _number(facts.get("psnr_db", {}).get("min"), ".1f"),
+            "SSIM": lambda facts: _number(facts.get("ssim", {}).get("mean"), ".3f"),
+            "least ": lambda facts: _number(facts.get("ssim", {}).get("min"), ".3f"),
+            "equal": lambda facts: str(facts.get("identical", "")),
+            "cache held": lambda facts: human_bytes(facts["held_peak_bytes"]),
+            "of history": lambda facts: f"{facts['ratio_history']:.1%}",
+        }
+        if self.console.width < NARROW:
+            for name in ("least", "least ", "equal"):
+                del columns[name]
+        for heading in columns:
+            table.add_column(heading.strip(), justify="right", no_wrap=True)
+        for facts in figures:
+            table.add_row(facts["label"], *(cell(facts) for cell in columns.values()))
+        self.console.print(table)
+
+    def _headline(self) -> str:
+        labels = ", ".join(variant.label for variant in self.variants)
+        return f"model {self.choices.preset.name} ({self.choices.model.origin}): {labels}"
+
+
+def _number(value: float | None, form: str) -> str:
+    return "" if value is None or math.isinf(value) else format(value, form)

@@ -1,0 +1,1 @@
+"""What people and programs read from a terminal: results, errors, progress, interrupts."""

@@ -1,0 +1,268 @@
+"""Making a picture again from what is embedded in it, or telling why that cannot be.
+
+Knows what pictures hold; reads the model's files only to tell whether they are the same.
+"""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass, fields, replace
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Self
+
+from PIL import Image
+from rich.console import Console
+
+from scalekv.cli import engine
+from scalekv.cli.choices import Choices, Options, choose
+from scalekv.cli.console.errors import Unsuccessful
+from scalekv.cli.console.progress import Display
+from scalekv.cli.generate.run import Run
+from scalekv.cli.pictures.folder import OutputFolder
+from scalekv.cli.pictures.settings import read_picture
+from scalekv.kv.errors import UserError
+
+if TYPE_CHECKING:
+    from scalekv.infinity_patch import Picture, Pipeline
+
+ALLOWED = (
+    *(
+        "prompts",
+        "model",
+        "weights_dir",
+        "device",
+        "threads",
+        "force",
+        "offload",
+        "text_device",
+        "keep_text_encoder",
+    ),
+    *("out", "quiet", "memory_report"),
+)
+"""Options that do not change the picture, or must be as they were."""
+
+DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+
+
+class NotRepeatable(UserError):
+    """Something that the picture needs is not the same here, or not known."""
+
+    kind = "not-repeatable"
+
+
+@dataclass(frozen=True)
+class Original:
+    """A picture that is to be made again: its file, its pixels and its settings."""
+
+    path: Path
+    image: Image.Image
+    settings: dict[str, Any]
+
+    @property
+    def threads(self) -> int | None:
+        """Threads that computed it, where that is known to matter: on a CPU."""
+        threads = self.settings["machine"].get("threads")
+        return threads if isinstance(threads, int) and threads > 0 else None
+
+
+def repeat(path: Path, options: Options) -> tuple[Original, Choices]:
+    """The picture, and how to make it again.
+
+    Args:
+        options: as typed beside the picture; only those of `ALLOWED` may be.
+
+    Raises:
+        UserError: no picture, an option that the picture settles, or missing weights.
+        NotRepeatable: something needed is not the same here, with all that is not.
+    """
+    embedded = read_picture(path)
+    settings = embedded.settings
+    if not settings:
+        what = "is a contact sheet" if embedded.sheet else "does not say how it was made"
+        raise UserError(
+            f"{path} {what}", where="--from", rule="a picture that scalekv made, as it made it"
+        )
+    missing = [key for key in ("recorded", "weights", "machine", "versions") if key not in settings]
+    if missing:
+        raise NotRepeatable(
+            f"{path} does not say enough to be made again: {', '.join(missing)}",
+            where="--from",
+            rule="pictures of older versions say less",
+            fix=_as_near(settings),
+        )
+    _check_options(options)
+    original = Original(path, embedded.image, settings)
+    _refuse(original, _known_differences(settings))
+    choices = _choices(original, options)
+    _refuse(original, _differing_weights(settings, choices))
+    return original, choices
+
+
+def _check_options(options: Options) -> None:
+    typed = [
+        field.name
+        for field in fields(options)
+        if field.name not in ALLOWED and getattr(options, field.name) is not None
+    ]
+    if options.prompts:
+        typed.insert(0, "prompts")
+    if typed:
+        name = "PROMPT" if typed[0] == "prompts" else "--" + typed[0].replace("_", "-")
+        raise UserError(
+            f"--from and {name} both say what to draw",
+            where=name,
+            rule="everything that makes the picture comes from it",
+            fix=f"leave out {name}, or --from",
+        )
+
+
+def _known_differences(settings: dict[str, Any]) -> list[str]:
+    """What can be told without the model: versions, objects of programs, files."""
+    from scalekv.infinity_patch.generation.record import named_files
+
+    differences = []
+    torch = version("torch")
+    here = {"scalekv": version("scalekv"), "torch": torch}
+    for name, then in settings["versions"].items():
+        # Builds of one release differ in a suffix that the package's own metadata may lack.
+        now = here.get(name, "not installed")
+        if then.partition("+")[0] != now.partition("+")[0]:
+            differences.append(f"{name} was {then}, here it is {now}")
+    recorded = settings["recorded"]
+    for name in recorded["objects"]:
+        differences.append(f"its {name} was an object of a program")
+    files = named_files(recorded["request"])
+    for name, then in recorded["files"].items():
+        if name not in files:
+            differences.append(f"the file {name} is not here")
+        elif files[name] != then:
+            differences.append(f"the file {name} is not what it was")
+    return differences
+
+
+def _differing_weights(settings: dict[str, Any], choices: Choices) -> list[str]:
+    from scalekv.infinity_patch.files.hashes import model_hashes
+    from scalekv.infinity_patch.files.hub import model_files
+
+    here = model_hashes(model_files(choices.preset, choices.weights_dir))
+    return [
+        f"the {part.replace('_', ' ')} has other weights"
+        for part, then in settings["weights"].items()
+        if here.get(part) != then
+    ]
+
+
+def _choices(original: Original, options: Options) -> Choices:
+    from scalekv.infinity_patch.generation.record import request_from
+
+    settings = original.settings
+    device = options.device or settings["device"]
+    if device.partition(":")[0] != settings["device"].partition(":")[0]:
+        raise NotRepeatable(
+            f"{original.path} was made on {settings['device']}, not on {device}",
+            where="--device",
+            rule="the last bits differ between kinds of device",
+            fix=f"leave out --device, or {_as_near(settings)}",
+        )
+    prompt, seed = settings["prompt"], settings["seed"]
+    chosen = choose(
+        replace(
+            options,
+            prompts=(prompt,),
+            model=options.model or settings["model"],
+            device=device,
+            dtype=DTYPES[settings["dtype"]],
+            text_device=options.text_device or settings["text_device"],
+            text_dtype=DTYPES[settings["text_dtype"]],
+            policy="full",  # what is asked for comes from the picture, below
+        )
+    )
+    request = request_from(settings["recorded"]["request"], prompt, seed)
+    model = chosen.model if options.model else replace(chosen.model, origin=str(original.path))
+    return replace(chosen, request=request, model=model)
+
+
+def _refuse(original: Original, differences: list[str]) -> None:
+    if differences:
+        raise NotRepeatable(
+            f"{original.path} cannot be made again bit for bit: {'; '.join(differences)}",
+            where="--from",
+            rule="the same versions, weights and files make the same picture",
+            fix=_as_near(original.settings),
+        )
+
+
+def _as_near(settings: dict[str, Any]) -> str:
+    """The command that comes as near as can be told."""
+    words = ["scalekv", "generate", str(settings.get("prompt", ""))]
+    for name in ("model", "policy", "budget", "seed", "ratio", "pixels"):
+        if settings.get(name) is not None and (name, settings[name]) != ("budget", "full"):
+            words += [f"--{name}", str(settings[name])]
+    for name in ("cfg", "tau"):
+        values = settings.get(name)
+        if isinstance(values, list) and values:
+            same = len(set(values)) == 1
+            words += [f"--{name}", ",".join(f"{v:g}" for v in (values[:1] if same else values))]
+    if settings.get("negative"):
+        words += ["--negative", settings["negative"]]
+    return "as near as it gets: " + shlex.join(words)
+
+
+@dataclass
+class Repetition(Run):
+    """A run that makes one picture again, and tells whether it is the same."""
+
+    original: Original | None = None
+    same: bool = False
+
+    @classmethod
+    def of(cls, path: Path, options: Options, console: Console, *, json: bool) -> Self:
+        """The repetition of the picture at `path`.
+
+        Raises:
+            UserError: as `repeat` does.
+        """
+        original, choices = repeat(path, options)
+        return cls(choices, console, json=json, original=original)
+
+    def execute(self) -> None:
+        """Does it all, as `Run` does.
+
+        Raises:
+            Unsuccessful: the picture was made, and differs from the original.
+        """
+        super().execute()
+        if not self.same:
+            raise Unsuccessful(
+                f"the picture differs from {self._original.path}: another processor or GPU, or "
+                "another place in a batch, changes last bits",
+                "different",
+            )
+
+    def _generate(self, pipeline: Pipeline, folder: OutputFolder, display: Display) -> None:
+        settings = self._original.settings
+        if self._original.threads is not None:
+            engine.use_threads(self._original.threads)
+        then, now = settings["machine"]["name"], engine.computes_on(pipeline)
+        if then != now:
+            display.note(f"made on {then}, here it is {now}: the last bits may differ")
+        if settings["batch"] > 1:
+            display.note("made together with others; alone, the last bits may differ")
+        super()._generate(pipeline, folder, display)
+
+    def _keep(
+        self, pipeline: Pipeline, picture: Picture, folder: OutputFolder, display: Display
+    ) -> None:
+        super()._keep(pipeline, picture, folder, display)
+        other = self._original.image
+        self.same = picture.image.size == other.size and (
+            picture.image.tobytes() == other.convert(picture.image.mode).tobytes()
+        )
+        if self.same:
+            display.note(f"equal bit for bit to {self._original.path}")
+
+    @property
+    def _original(self) -> Original:
+        assert self.original is not None
+        return self.original

@@ -1,0 +1,268 @@
+"""One run of `generate`: check, load, make pictures, keep each as it is done, report.
+
+Knows the order of things and what is told to whom; how each is done is others' business.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib.metadata import version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from rich.console import Console
+
+from scalekv.cli import engine
+from scalekv.cli.choices import Choices
+from scalekv.cli.console.errors import Interrupted
+from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.cli.console.progress import Display
+from scalekv.cli.console.stdout import Stdout, to_json
+from scalekv.cli.pictures.folder import FORMAT, OutputFolder
+from scalekv.cli.plan.room import check_room
+from scalekv.cli.report.figures import largest_cache, memory_report, print_table
+
+if TYPE_CHECKING:
+    from scalekv.infinity_patch import Picture, Pipeline, Request
+
+
+@dataclass
+class Run:
+    """What a run has so far.
+
+    Args:
+        json: one object on stdout at the end instead of a path for every picture.
+    """
+
+    choices: Choices
+    console: Console
+    json: bool = False
+    pictures: list[dict[str, Any]] = field(default_factory=list)
+    caches: list[dict[str, Any]] = field(default_factory=list)
+    load_seconds: float = 0.0
+    _started: float = field(default_factory=time.perf_counter)
+    _clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
+    _settings: dict[str, Any] = field(default_factory=dict)
+    _stdout: Stdout = field(default_factory=Stdout)
+
+    def execute(self) -> None:
+        """Does it all.
+
+        Raises:
+            UserError: refused, before or during the run; finished pictures are kept.
+            Interrupted: by Ctrl-C; likewise.
+            PipeClosed, Unsuccessful: at the end, where stdout could not be written.
+        """
+        choices = self.choices
+        try:
+            engine.check(choices.request, choices.preset, choices.weights_dir, choices.dtype)
+            if not choices.force:
+                check_room(choices)
+        except KeyboardInterrupt:
+            raise Interrupted(0, "") from None
+        folder = OutputFolder(choices.out)
+        try:
+            with Display(self.console, quiet=self.choices.quiet) as display:
+                folder.prepare()
+                display.note(self._headline())
+                tell_of_idle_budget(choices, display)
+                display.stage(f"loading {choices.preset.name}")
+                pipeline = engine.load(
+                    choices.preset,
+                    choices.device,
+                    choices.dtype,
+                    choices.weights_dir,
+                    choices.placement.for_known_prompts(),
+                )
+                dtype = str(pipeline.dtype).removeprefix("torch.")
+                display.note(f"computing in {dtype} on {pipeline.device}")
+                tell_of_batches(choices.request, pipeline, display)
+                self.load_seconds = time.perf_counter() - self._started
+                self._generate(pipeline, folder, display)
+        except KeyboardInterrupt:
+            raise Interrupted(len(self.pictures), str(choices.out)) from None
+        finally:
+            folder.discard_if_empty()
+        self._stdout.check()
+
+    def _generate(self, pipeline: Pipeline, folder: OutputFolder, display: Display) -> None:
+        outcome = "failed"
+        pictures = engine.generate(
+            pipeline, self.choices.request, display.scale_done, display.smaller_batch
+        )
+        try:
+            for picture in pictures:
+                with interrupts_wait():
+                    self._keep(pipeline, picture, folder, display)
+            outcome = "complete"
+        except KeyboardInterrupt:
+            outcome = "interrupted"
+            raise
+        finally:
+            with interrupts_wait():
+                engine.release(pictures)
+                display.clear()
+                if outcome == "complete" or self.pictures:
+                    self._report(pipeline, folder, outcome)
+
+    def _keep(
+        self, pipeline: Pipeline, picture: Picture, folder: OutputFolder, display: Display
+    ) -> None:
+        """Saves a picture and tells where it is."""
+        sidecar = sidecar_of(picture, self.choices)
+        image_path, sidecar_path = folder.save_picture(
+            picture.image, picture.prompt, picture.seed, picture.settings, sidecar
+        )
+        self._settings = common_settings(picture)
+        self.caches.append(picture.cache)
+        self.pictures.append(entry_of(picture, image_path, sidecar_path))
+        display.picture_done(picture.index, self._wanted, picture.seconds, picture.prompt)
+        if "json" in self.choices.memory_report:  # a run that is killed leaves what it had
+            folder.save_report(self._figures(pipeline, "running"))
+        if picture.truncated:
+            display.note(f"the prompt was too long; not used: {picture.truncated}")
+        if not self.json:
+            self._stdout.say(f"{image_path}\n")
+
+    def _report(self, pipeline: Pipeline, folder: OutputFolder, outcome: str) -> None:
+        """Says how the run ended, in every form asked for."""
+        report = self._figures(pipeline, outcome)
+        written = write_report(report, folder, self.choices)
+        if not self.choices.quiet:
+            show_report(report, written, self.choices, self.console)
+        if self.json:
+            paths = [picture["file"] for picture in self.pictures]
+            said = {
+                "paths": paths,
+                "report_path": str(written[0]) if written else None,
+                "pictures": self.pictures,
+            }
+            self._stdout.say(to_json({**said, "report": report}))
+
+    def _figures(self, pipeline: Pipeline, outcome: str) -> dict[str, Any]:
+        return {
+            **figures(pipeline, self.choices, largest_cache(self.caches)),
+            "outcome": outcome,
+            "started": self._clock,
+            "settings": self._settings,
+            "pictures_wanted": self._wanted,
+            "pictures": [with_names(p) for p in self.pictures],
+            "seconds": {
+                "load": round(self.load_seconds, 3),
+                "all": round(time.perf_counter() - self._started, 3),
+            },
+        }
+
+    @property
+    def _wanted(self) -> int:
+        return len(self.choices.request.prompts) * self.choices.request.num_images
+
+    def _headline(self) -> str:
+        choices = self.choices
+        request = choices.request
+        budget = "" if request.policy == "full" else f", budget {request.budget}"
+        return (
+            f"model {choices.preset.name} ({choices.model.origin}), "
+            f"policy {request.policy}{budget}, seed {request.seed}"
+        )
+
+
+def figures(pipeline: Pipeline, choices: Choices, cache: Mapping[str, Any]) -> dict[str, Any]:
+    """What a report says of model, machine and memory; `cache` is the largest ledger, or empty."""
+    stages = pipeline.stages
+    return {
+        "format": FORMAT,
+        "version": version("scalekv"),
+        "model": {"name": choices.preset.name, "chosen_by": choices.model.origin},
+        "device": str(pipeline.device),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "machine": engine.machine(pipeline),
+        **memory_report(
+            cache,
+            pipeline.weights_bytes,
+            stages.peaks(),
+            stages.weights(),
+            stages.sources,
+            choices.sparsity,
+        ),
+    }
+
+
+def write_report(report: Mapping[str, Any], folder: OutputFolder, choices: Choices) -> list[Path]:
+    """Puts a report into the folder, in the forms asked for that are files.
+
+    Raises:
+        UserError: the folder cannot be written to.
+    """
+    written = []
+    if "json" in choices.memory_report:
+        written.append(folder.save_report(report))
+    if "html" in choices.memory_report:
+        from scalekv.cli.report.page import render
+
+        written.append(folder.save_page(render(report, folder.path)))
+    return written
+
+
+def show_report(
+    report: Mapping[str, Any], written: Sequence[Path], choices: Choices, console: Console
+) -> None:
+    """The figures for people, where asked for, and where the files are."""
+    if "table" in choices.memory_report:
+        print_table(report, console)
+    for path in written:
+        console.print(f"report: {path}", markup=False, soft_wrap=True, style="dim")
+
+
+def sidecar_of(picture: Picture, choices: Choices) -> dict[str, Any]:
+    """What the JSON file beside a picture says of it."""
+    return {
+        "settings": picture.settings,
+        "model_chosen_by": choices.model.origin,
+        "truncated": picture.truncated,
+        "seconds": round(picture.seconds, 3),
+        "cache": {key: value for key, value in picture.cache.items() if key != "scales"},
+    }
+
+
+def common_settings(picture: Picture) -> dict[str, Any]:
+    """What a picture's settings have that is not its own."""
+    return {k: v for k, v in picture.settings.items() if k not in ("prompt", "seed")}
+
+
+def entry_of(picture: Picture, image: Path, sidecar: Path) -> dict[str, Any]:
+    """A picture as reports list it."""
+    return {
+        "file": str(image),
+        "sidecar": str(sidecar),
+        "prompt": picture.prompt,
+        "seed": picture.seed,
+        "seconds": round(picture.seconds, 3),
+        "truncated": picture.truncated,
+    }
+
+
+def with_names(entry: Mapping[str, Any]) -> dict[str, Any]:
+    """An entry with file names without the folder, so that a report stays true when it is moved."""
+    return {**entry, **{key: Path(entry[key]).name for key in ("file", "sidecar")}}
+
+
+def tell_of_idle_budget(choices: Choices, display: Display) -> None:
+    """Says so where the budget holds everything although it was not asked to."""
+    budget = engine.idle_budget(choices.request, choices.preset, choices.dtype)
+    if budget is not None:
+        history = budget.schedule.history
+        display.note(
+            f"budget {budget.label} drops nothing: all {history} tokens of history fit at this size"
+        )
+
+
+def tell_of_batches(request: Request, pipeline: Pipeline, display: Display) -> None:
+    """Says so where a batch size was asked for that is not used."""
+    asked = request.batch_size
+    if isinstance(asked, int) and asked > 1 and engine.one_at_a_time(pipeline, request):
+        why = "--reproducible" if request.reproducible else "on a CPU --no-reproducible changes it"
+        display.note(f"one picture at a time, for the same bits as alone ({why})")

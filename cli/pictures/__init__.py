@@ -1,0 +1,1 @@
+"""Pictures as files: the output folder, contact sheets, embedded settings."""

@@ -1,0 +1,1 @@
+"""The command `scalekv plan`, and the check for room before a run."""

@@ -1,0 +1,334 @@
+"""The command `scalekv plan`: its options, and what of a plan is shown."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from enum import StrEnum
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from scalekv.cli import options as given
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from scalekv.cli.choices import Choices
+    from scalekv.cli.plan.room import Given
+    from scalekv.infinity_patch.planning.footprint import Footprint
+    from scalekv.infinity_patch.planning.planner import Planner
+
+FORMAT = 1
+"""Version of the JSON; raised when a key changes its meaning."""
+
+BUDGETS = ("full", "50%", "20%", "10%", "4%")
+"""Budgets of the table, besides the one asked for."""
+
+HELP = (
+    "Say what a run would take in memory, part by part, without loading anything.\n\n"
+    "It says whether that fits, and what does: the largest batch for each budget, or with --fit "
+    "the largest batch or the largest budget. The cache's bytes are exact; the rest is within a "
+    "few percent, see docs/memory.md."
+)
+EPILOG = """
+Examples:
+
+  scalekv plan --model infinity-8b --batch 8 --budget 10% --gpu-memory 80GB
+
+  scalekv plan --model infinity-2b --device cuda --fit batch
+
+  scalekv plan --model infinity-8b --batch 4 --gpu-memory 24GB --fit budget --json
+
+"""
+
+
+class Fit(StrEnum):
+    """What is made as large as fits."""
+
+    BATCH = "batch"
+    BUDGET = "budget"
+
+
+def plan(
+    batch: Annotated[
+        int,
+        typer.Option(
+            "--batch", min=1, metavar="N", help="Pictures that go through the model together."
+        ),
+    ] = 1,
+    budget: given.Budget = None,
+    policy: given.Policy = None,
+    kv_dtype: given.KvDtype = None,
+    kv_device: given.KvDevice = None,
+    gpu_memory: Annotated[
+        str | None,
+        typer.Option(
+            metavar="SIZE",
+            help="Plan for a CUDA device with this much memory: 80GB, 24GiB.",
+            rich_help_panel=given.MACHINE,
+        ),
+    ] = None,
+    fit: Annotated[
+        Fit | None,
+        typer.Option(help="Plan for the largest batch, or the largest budget, that fits."),
+    ] = None,
+    text_tokens: Annotated[
+        int,
+        typer.Option(min=1, max=512, metavar="N", help="Tokens of the longest prompt."),
+    ] = 128,
+    cfg: given.Cfg = None,
+    ratio: given.Ratio = None,
+    pixels: given.Pixels = None,
+    size: given.Size = None,
+    model: given.Model = None,
+    device: given.Device = None,
+    dtype: given.Dtype = None,
+    offload: given.Offload = None,
+    text_device: given.TextDevice = None,
+    text_dtype: given.TextDtype = None,
+    keep_text_encoder: given.KeepTextEncoder = None,
+    json: given.Json = False,
+) -> None:
+    """The command; its help is `HELP`."""
+    from scalekv.cli.choices import Options, choose
+    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.plan.room import memory_given
+    from scalekv.kv.errors import UserError
+
+    choices = choose(
+        Options(
+            prompts=("a plan",),
+            budget=budget,
+            policy=policy,
+            kv_dtype=kv_dtype,
+            kv_device=kv_device,
+            cfg=cfg,
+            ratio=ratio,
+            pixels=pixels,
+            size=size,
+            model=model,
+            device=device,
+            dtype=dtype,
+            offload=offload,
+            text_device=text_device,
+            text_dtype=text_dtype,
+            keep_text_encoder=keep_text_encoder,
+        )
+    )
+    there = memory_given(gpu_memory, choices.device)
+    planner = planner_of(choices, there, text_tokens)
+    asked: str | int | None = None
+    if fit is not None:
+        assert there.memory is not None, there
+        found = (
+            planner.largest_batch(there.memory)
+            if fit is Fit.BATCH
+            else planner.largest_budget(there.memory, batch)
+        )
+        if not found:
+            raise UserError(
+                "not even one picture fits" if fit is Fit.BATCH else "not even one token fits",
+                where=f"--fit {fit}, {there.name}",
+                rule="a plan without --fit shows what takes how much",
+                fix="a lighter placement, such as --offload or --text-device cpu, or more memory",
+            )
+        batch, asked = (found, None) if fit is Fit.BATCH else (batch, found)
+    made = planner.footprint(batch, asked)
+    figures = _figures(planner, made, there)
+    if choices.sparsity is not None:
+        figures["sparsity"] = choices.sparsity.to_dict()
+    if json:
+        print(to_json(figures), end="")
+    else:
+        from rich.console import Console
+
+        _show(figures, Console(highlight=False))
+
+
+def planner_of(choices: Choices, there: Given, text_tokens: int) -> Planner:
+    """Plans for what was chosen."""
+    from scalekv.infinity_patch.planning.planner import Planner, text_spec_of
+
+    return Planner(
+        choices.request,
+        replace(choices.preset, text=text_spec_of(choices.preset, choices.weights_dir)),
+        device=there.device,
+        dtype=choices.dtype,
+        placement=choices.placement.for_known_prompts(),
+        text_tokens=text_tokens,
+    )
+
+
+def _figures(planner: Planner, made: Footprint, there: Given) -> dict[str, Any]:
+    """Everything as plain JSON values."""
+    from scalekv.infinity_patch.planning.planner import fullest
+    from scalekv.kv.memory.denominators import LowerBound, uncompressed
+
+    work, cache = made.work, made.cache
+    shape, budget = work.shape, work.budget
+    places = shape.layers * shape.sequences * shape.heads
+    return {
+        "format": FORMAT,
+        "model": planner.preset.name,
+        "policy": planner.policy,
+        "budget": None
+        if budget is None
+        else {"label": budget.label, "mean": budget.mean, "origin": budget.origin},
+        "kv_dtype": work.dtype if work.kv_dtype == "auto" else work.kv_dtype,
+        "pictures": work.pictures,
+        "sequences": work.sequences,
+        "text_tokens": work.text_tokens,
+        "schedule": str(work.schedule),
+        "history_tokens": work.schedule.history,
+        "device": {"type": there.device, "name": there.name, "memory_bytes": there.memory},
+        "dtype": work.dtype,
+        "stages": made.stages,
+        "totals": made.totals,
+        "fullest": fullest(made),
+        "peak_bytes": made.peak,
+        "needed_bytes": made.needed,
+        "fits": None if there.memory is None else made.needed <= there.memory,
+        "cache": {
+            "held_peak_bytes": cache.held_peak_bytes,
+            "index_peak_bytes": cache.index_peak_bytes,
+            "transient_peak_bytes": cache.transient_peak_bytes,
+            "scale_bytes": list(cache.scale_bytes),
+        },
+        "full_caches": [
+            full.to_dict(cache.held_peak_bytes) for full in uncompressed(work.schedule, shape)
+        ],
+        "budgets": _budgets(planner, made, there.memory),
+        "lower_bound": LowerBound.of(work.schedule, shape.head_dim).to_dict(
+            cache.held_peak_bytes, places
+        ),
+    }
+
+
+def _budgets(planner: Planner, made: Footprint, memory: int | None) -> list[dict[str, Any]]:
+    """The same with other budgets: what each takes, and the largest batch that fits with it."""
+    from scalekv.configs.budget_files import list_budgets
+    from scalekv.kv.errors import UserError
+
+    named = [spec.name for spec in list_budgets(planner.preset.name) if spec.name != "default"]
+    own = made.work.budget.label if made.work.budget else ""
+    rows = []
+    for label in dict.fromkeys([*BUDGETS, *named, *([own] if own else [])]):
+        plans = planner.unbounded() if label == "full" else planner.bounded()
+        try:
+            one = plans.footprint(made.work.pictures, label)
+            batch = None if memory is None else plans.largest_batch(memory, label)
+        except UserError:  # too small for so few tokens, or made for another schedule
+            continue
+        rows.append(
+            {
+                "budget": label,
+                "tokens": one.work.budget.mean if one.work.budget else one.work.schedule.history,
+                "held_peak_bytes": one.cache.held_peak_bytes,
+                "needed_bytes": one.needed,
+                "fits": None if memory is None else one.needed <= memory,
+                "largest_batch": batch,
+                "asked": label == own or (label == "full" and not own),
+            }
+        )
+    return sorted(rows, key=lambda row: -int(row["tokens"]))
+
+
+def _show(figures: dict[str, Any], console: Console) -> None:
+    from rich.text import Text
+
+    from scalekv.kv.sizes import human_bytes
+
+    device = figures["device"]
+    budget = figures["budget"]
+    kept = "" if budget is None else f", budget {budget['label']} ({budget['mean']} tokens a layer)"
+    count = figures["pictures"]
+    together = "1 picture" if count == 1 else f"{count} pictures at once"
+    lines = [
+        f"{figures['model']}, {figures['dtype']} on {device['name']}",
+        f"{together}, policy {figures['policy']}{kept}, cache {figures['kv_dtype']}, at most "
+        f"{human_bytes(figures['cache']['held_peak_bytes'])} held at any moment",
+    ]
+    for line in lines:
+        console.print(line, markup=False, soft_wrap=True)
+    console.print()
+    _show_parts(figures, console)
+    console.print()
+    needed = f"needed: {human_bytes(figures['needed_bytes'])}"
+    memory = device["memory_bytes"]
+    if memory is not None:
+        left = memory - figures["needed_bytes"]
+        verdict = f"fits, {human_bytes(left)} left" if left >= 0 else "does not fit"
+        needed += f" of {human_bytes(memory)}: {verdict}"
+    console.print(Text(needed, style="bold"), soft_wrap=True)
+    console.print(
+        Text(
+            "the fullest stage and what the process takes besides"
+            + (", and 4 % that the allocator cannot use" if device["type"] == "cuda" else ""),
+            style="dim",
+        ),
+        soft_wrap=True,
+    )
+    console.print()
+    _show_budgets(figures, console)
+    console.print()
+    bound = figures["lower_bound"]
+    console.print(
+        f"held: {figures['full_caches'][0]['ratio']:.1%} of the full cache (history, same dtype); "
+        f"{bound['held_bits_per_unit']:.3g} bits per bit of n² d = {bound['unit_bits']} "
+        f"(n {bound['n']:.4g}, d {bound['d']}) in each head and layer",
+        soft_wrap=True,
+    )
+    console.print(Text(bound["meaning"], style="dim"))
+    if "sparsity" in figures:
+        console.print(Text(figures["sparsity"]["meaning"], style="dim"))
+
+
+def _show_parts(figures: dict[str, Any], console: Console) -> None:
+    from scalekv.cli.report.figures import PARTS
+    from scalekv.kv.sizes import human_bytes
+
+    stages: dict[str, dict[str, int]] = figures["stages"]
+    names = {**PARTS, "everything_else": "activations"}
+    rows = [
+        [label, *(human_bytes(parts[name]) if parts[name] else "" for parts in stages.values())]
+        for name, label in names.items()
+        if any(parts[name] for parts in stages.values())
+    ]
+    rows.append(["all", *(human_bytes(count) for count in figures["totals"].values())])
+    _table(["", *stages], rows, console)
+
+
+def _show_budgets(figures: dict[str, Any], console: Console) -> None:
+    from scalekv.kv.sizes import human_bytes
+
+    known = figures["fits"] is not None
+    head = ["budget", "tokens", "cache held", "needed", *(["fits", "largest batch"] * known)]
+    rows = [
+        [
+            ("> " if row["asked"] else "  ") + row["budget"],
+            str(row["tokens"]),
+            human_bytes(row["held_peak_bytes"]),
+            human_bytes(row["needed_bytes"]),
+            *(["yes" if row["fits"] else "no", _batch(row["largest_batch"])] if known else []),
+        ]
+        for row in figures["budgets"]
+    ]
+    _table(head, rows, console)
+
+
+def _batch(largest: int) -> str:
+    from scalekv.infinity_patch.planning.planner import MOST_PICTURES
+
+    return f"{largest} or more" if largest == MOST_PICTURES else str(largest or "none")
+
+
+def _table(head: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False)
+    for place, name in enumerate(head):
+        table.add_column(name, justify="left" if place == 0 else "right", no_wrap=place == 0)
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)

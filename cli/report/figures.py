@@ -1,0 +1,192 @@
+"""The memory report: a run's figures as plain JSON values, and as a table for people.
+
+Knows the figures' names; every byte in it was measured by others. What its keys mean is written
+in `report-1.schema.json`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.table import Table
+from rich.text import Text
+
+from scalekv.configs.sparsity import Sparsity
+from scalekv.kv.memory.denominators import LowerBound, uncompressed
+from scalekv.kv.memory.predicted import CacheShape
+from scalekv.kv.schedule import Schedule
+from scalekv.kv.sizes import human_bytes
+
+PARTS = {
+    "transformer": "transformer",
+    "vae": "VAE",
+    "text_encoder": "text encoder",
+    "cache_held": "cache held",
+    "cache_index": "cache index",
+    "cache_transient": "cache transient",
+    "everything_else": "everything else",
+}
+"""What memory is used for, and the words for it."""
+
+STAGES = {"load": "load", "encode": "encode", "scales": "scales", "decode": "decode"}
+
+NARROW = 70  # columns; below that a table's remarks would be a word wide
+
+_WEIGHTS = ("transformer", "vae", "text_encoder")
+_CACHE = {
+    "cache_held": "held_peak_bytes",
+    "cache_index": "index_peak_bytes",
+    "cache_transient": "transient_peak_bytes",
+}
+_TOTALS = {
+    "allocated_peak_bytes": "device_peak_bytes",
+    "reserved_peak_bytes": "device_reserved_peak_bytes",
+    "resident_peak_bytes": "process_peak_bytes",
+}
+
+
+def largest_cache(caches: Sequence[Mapping[str, Any]]) -> Mapping[str, Any]:
+    """The ledger with the highest held peak; pictures run one after another, so it is the run's."""
+    return max(caches, key=lambda cache: int(cache["held_peak_bytes"]), default={})
+
+
+def memory_report(
+    cache: Mapping[str, Any],
+    weights: Mapping[str, int],
+    stages: Mapping[str, Mapping[str, int]],
+    present: Mapping[str, Mapping[str, int]],
+    read_from: Sequence[str],
+    sparsity: Sparsity | None = None,
+) -> dict[str, Any]:
+    """The figures of a run.
+
+    Args:
+        cache: a ledger, with its scales and layers; empty where no picture was finished.
+        weights: bytes of each part's tensors.
+        stages: peaks of each stage in bytes, as measured.
+        present: bytes of the weights by part that were there in each stage.
+        read_from: what the peaks were read from, in words.
+        sparsity: of the model's attention, where it was measured.
+    """
+    ratios = {name: cache[name] for name in ("ratio_history", "ratio_all") if name in cache}
+    totals = {
+        total: max(peaks.get(kind, 0) for peaks in stages.values())
+        for kind, total in _TOTALS.items()
+        if any(kind in peaks for peaks in stages.values())
+    }
+    return {
+        "cache": dict(cache),
+        **ratios,
+        **denominators(cache),
+        "weights_bytes": {**weights, "all": sum(weights.values())},
+        "memory": totals,
+        "stages": {
+            name: {**peaks, "parts": _parts(name, peaks, present.get(name, {}), cache)}
+            for name, peaks in stages.items()
+        },
+        "read_from": list(read_from),
+        **({} if sparsity is None else {"sparsity": sparsity.to_dict()}),
+    }
+
+
+def denominators(cache: Mapping[str, Any]) -> dict[str, Any]:
+    """What the held peak can be compared with: the full caches, and the lower bound's unit."""
+    if not cache:
+        return {}
+    schedule, shape = Schedule.parse(cache["schedule"]), CacheShape(**cache["shape"])
+    held = int(cache["held_peak_bytes"])
+    places = shape.layers * shape.sequences * shape.heads
+    return {
+        "full_caches": [full.to_dict(held) for full in uncompressed(schedule, shape)],
+        "lower_bound": LowerBound.of(schedule, shape.head_dim).to_dict(held, places),
+    }
+
+
+def peak_of(peaks: Mapping[str, Any]) -> int:
+    """The peak of a stage where the model is: allocated on the device, else resident."""
+    return int(peaks.get("allocated_peak_bytes", peaks.get("resident_peak_bytes", 0)))
+
+
+def _parts(
+    stage: str, peaks: Mapping[str, int], weights: Mapping[str, int], cache: Mapping[str, Any]
+) -> dict[str, int]:
+    """What a stage's peak consists of. Of the cache, each part's own peak is taken."""
+    parts = {name: int(weights.get(name, 0)) for name in _WEIGHTS}
+    for name, peak in _CACHE.items():
+        parts[name] = int(cache.get(peak, 0)) if stage == "scales" else 0
+    parts["everything_else"] = max(peak_of(peaks) - sum(parts.values()), 0)
+    return parts
+
+
+def print_table(report: Mapping[str, Any], console: Console) -> None:
+    """The figures of `memory_report` as a table; where there is no room for one, as a list."""
+    rows = [(label, human_bytes(count), remark) for label, count, remark in table_rows(report)]
+    if console.width < NARROW:
+        console.print("Memory", style="bold")
+        for label, size, remark in rows:
+            console.print(f" {label}: {size}")
+            if remark:
+                console.print(Padding(Text(remark, style="dim"), (0, 0, 0, 3)))
+        return
+    table = Table(title="Memory", title_justify="left", title_style="bold", box=None)
+    table.add_column("")
+    table.add_column("bytes", justify="right", no_wrap=True)
+    table.add_column("", style="dim")
+    for row in rows:
+        table.add_row(*row)
+    console.print(table)
+
+
+def table_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+    """Label, bytes and remark of every figure, in the order to be shown in."""
+    rows = _cache_rows(report) if report["cache"] else []
+    for part, count in report["weights_bytes"].items():
+        if part != "all":
+            rows.append((f"weights, {PARTS.get(part, part)}", count, ""))
+    for stage, peaks in report["stages"].items():
+        else_ = human_bytes(peaks["parts"]["everything_else"])
+        remark = f"{else_} besides weights and cache"
+        if "reserved_peak_bytes" in peaks:
+            remark += f"; reserved {human_bytes(peaks['reserved_peak_bytes'])}"
+        rows.append((f"peak, {STAGES.get(stage, stage)}", peak_of(peaks), remark))
+    memory = report["memory"]
+    if "device_peak_bytes" in memory:
+        rows.append(("device, peak allocated", memory["device_peak_bytes"], "everything on it"))
+    if "process_peak_bytes" in memory:
+        rows.append(("process, peak resident", memory["process_peak_bytes"], "everything in it"))
+    return rows
+
+
+def _cache_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
+    cache = report["cache"]
+    rows = [("cache held, peak", cache["held_peak_bytes"], _held(cache))]
+    if cache.get("scales"):
+        last = cache["scales"][-1]["held_bytes"]
+        share = f"{last / cache['full_bytes']:.1%} of the history" if cache["full_bytes"] else ""
+        rows.append(("cache held, last scale", last, f"{share}; the peak is between scales"))
+    rows += [
+        ("cache index, peak", cache["index_peak_bytes"], "positions of held tokens, and notes"),
+        ("cache transient, peak", cache["transient_peak_bytes"], "while one layer attends"),
+    ]
+    for full in report["full_caches"]:
+        tokens = cache["total_tokens"] if full["last_scale"] else cache["history_tokens"]
+        label = "full cache, all scales" if full["last_scale"] else "full cache, history"
+        dtypes = "published code's dtypes" if full["official"] else "same dtype"
+        remark = f"{tokens} tokens, {dtypes}; held peak is {full['ratio']:.1%} of it"
+        rows.append((label, full["bytes"], remark))
+    return rows
+
+
+def _held(cache: Mapping[str, Any]) -> str:
+    budget = cache.get("budget")
+    if not budget:
+        return f"policy {cache['policy']}: nothing is dropped"
+    if not budget["evicts"]:
+        return f"policy {cache['policy']}, budget {budget['label']}: nothing is dropped"
+    return (
+        f"policy {cache['policy']}, budget {budget['label']}: "
+        f"{budget['mean']} tokens per layer and head on average"
+    )

@@ -1,0 +1,1 @@
+"""What a person asks for, checked and settled before any weight is read."""

@@ -1,0 +1,1 @@
+"""Measuring a model's attention to find its drafters and orders."""

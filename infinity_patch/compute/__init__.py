@@ -1,0 +1,1 @@
+"""How tensors are computed and moved: products, attention, offload, memory."""

@@ -1,0 +1,180 @@
+"""What of the presets is on this machine: how large, whether whole, and taking it away.
+
+Knows the hub's cache and the package's own weights; asks nobody. No torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from enum import StrEnum
+from pathlib import Path
+
+from scalekv.configs.models import ModelPreset, list_models, model_named
+from scalekv.infinity_patch.files.cache_layout import PARTIALS, Checksum
+from scalekv.infinity_patch.files.hashes import read_sums
+from scalekv.infinity_patch.files.hub import (
+    WeightsMissing,
+    hub_cache,
+    missing_files,
+    model_files,
+    part_files,
+    parts_of,
+    repo_folder,
+)
+from scalekv.infinity_patch.schedules import schedule_for
+from scalekv.kv.memory.predicted import full_cache_bytes
+
+
+class State(StrEnum):
+    """How much of a preset is on this machine."""
+
+    BUILT_IN = "built in"
+    LOCAL = "local files"
+    DOWNLOADED = "downloaded"
+    PARTLY = "partly downloaded"
+    ABSENT = "not downloaded"
+    INCOMPLETE = "files missing"
+    UNRELEASED = "no weights"
+
+
+class Verdict(StrEnum):
+    """What came of checking a file."""
+
+    WHOLE = "whole"
+    DAMAGED = "damaged"
+    UNCHECKED = "not checked"
+    """Kept without its hash (a file of one's own, a cache without links)."""
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A preset's files on this machine; `nbytes` of disk, of what is still incomplete too."""
+
+    state: State
+    nbytes: int
+    files: tuple[Path, ...]
+    partials: tuple[Path, ...]
+
+
+def stored(preset: ModelPreset, cache: Path | None = None) -> Stored:
+    """What of a preset is on this machine."""
+    place = cache or hub_cache()
+    if not preset.downloadable:
+        return _own_files(preset, place)
+    files: list[Path] = []
+    partials: list[Path] = []
+    missing = False
+    for part in parts_of(preset):
+        files += part_files(part, place)
+        missing = missing or bool(missing_files(part, place))
+        for path in (repo_folder(part.repo, place) / PARTIALS).glob("*"):
+            if part.wants(path.name.rpartition(".")[0].replace("--", "/")):
+                partials.append(path)
+    state = State.DOWNLOADED
+    if missing:
+        own = parts_of(preset)[0]  # a shared text encoder alone is nothing of this preset's
+        state = State.PARTLY if part_files(own, place) or partials else State.ABSENT
+    return Stored(state, _size([*files, *partials]), tuple(files), tuple(partials))
+
+
+def _own_files(preset: ModelPreset, cache: Path) -> Stored:
+    if not preset.released:
+        return Stored(State.UNRELEASED, 0, (), ())
+    try:
+        paths = model_files(preset, cache=cache)
+    except WeightsMissing:
+        return Stored(State.INCOMPLETE, 0, (), ())
+    found: list[Path] = []
+    for path in (paths.transformer, paths.vae, paths.text_encoder):
+        found += sorted(path.rglob("*")) if path.is_dir() else [path]
+    files = tuple(path for path in found if path.is_file())
+    state = State.BUILT_IN if preset.built_in else State.LOCAL
+    return Stored(state, _size(files), files, ())
+
+
+def full_cache(preset: ModelPreset) -> int:
+    """Bytes of the cache of one guided picture when nothing is dropped, at the preset's native
+    size, in bf16, before the last scale."""
+    spec = preset.transformer
+    ratio = preset.ratios[0] if preset.ratios else "1:1"
+    schedule = schedule_for(ratio, preset.pixels)
+    return full_cache_bytes(schedule, spec.depth, 2, spec.heads, spec.head_dim, 2)
+
+
+def verify(
+    preset: ModelPreset,
+    *,
+    cache: Path | None = None,
+    on_file: Callable[[Path], None] | None = None,
+) -> list[tuple[Path, Verdict]]:
+    """Reads all files of a preset and compares them with what is known of them.
+
+    That is the hash a downloaded file is kept under, and for local files the list of sums beside
+    them, which the built-in model has.
+
+    Raises:
+        WeightsMissing: files are missing, so there is no whole preset to check.
+    """
+    root = model_files(preset, cache=cache).transformer.parent
+    sums = {root / name: checksum for name, checksum in read_sums(root).items()}
+    verdicts = []
+    files = stored(preset, cache).files
+    for path in (*files, *(listed for listed in sums if listed not in files)):
+        if on_file is not None:
+            on_file(path)
+        checksum = sums.get(path) or Checksum.of_cached(path)
+        verdict = Verdict.UNCHECKED
+        if not path.is_file():
+            verdict = Verdict.DAMAGED
+        elif checksum is not None:
+            whole = checksum.fits(path, path.stat().st_size)
+            verdict = Verdict.WHOLE if whole else Verdict.DAMAGED
+        verdicts.append((path, verdict))
+    return verdicts
+
+
+def removable(preset: ModelPreset, cache: Path | None = None) -> tuple[Path, ...]:
+    """A preset's files on this machine that no other preset on it uses."""
+    kept: set[Path] = set()
+    for other in (model_named(name) for name in list_models()):
+        there = stored(other, cache)
+        used = there.state in (State.DOWNLOADED, State.PARTLY)
+        if other.name != preset.name and other.downloadable and used:
+            kept |= {path.resolve() for path in there.files}
+    mine = stored(preset, cache) if preset.downloadable else None
+    if mine is None:
+        return ()
+    return (*(path for path in mine.files if path.resolve() not in kept), *mine.partials)
+
+
+def remove(files: Iterable[Path]) -> int:
+    """Deletes files of the cache with the contents that nothing else names; returns bytes freed.
+
+    Raises:
+        OSError: one cannot be deleted.
+    """
+    freed = 0
+    for path in files:
+        content = path.resolve()
+        size = content.stat().st_size if content.is_file() else 0
+        path.unlink()
+        if content == path or not content.is_file():
+            freed += size
+        elif not _named_elsewhere(content):
+            content.unlink()
+            freed += size
+    return freed
+
+
+def _named_elsewhere(content: Path) -> bool:
+    """Whether a name in the repository of a content still points to it."""
+    if content.parent.name != "blobs":
+        return True  # not the cache's layout: leave it alone
+    names = content.parent.parent.glob("snapshots/**/*")
+    return any(name.is_symlink() and name.resolve() == content for name in names)
+
+
+def _size(files: Iterable[Path]) -> int:
+    contents = {path.resolve() for path in files}
+    return sum(path.stat().st_size for path in contents)

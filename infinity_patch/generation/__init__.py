@@ -1,0 +1,1 @@
+"""From a settled request to pictures: the patch, the pipeline, batches, what is recorded."""

@@ -1,0 +1,114 @@
+"""How many pictures go through the model at once, and what happens when memory says fewer.
+
+Knows plans, free bytes and what running out of memory looks like; makes no picture.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from dataclasses import replace
+
+import torch
+
+from scalekv.infinity_patch.asked.request import DEFAULT_POLICY, Request
+from scalekv.infinity_patch.asked.settled import fixed_batch, planned_for
+from scalekv.infinity_patch.generation.patch import caches_of
+from scalekv.infinity_patch.loading.loader import Pipeline
+from scalekv.infinity_patch.model.scale_loop import Guidance
+from scalekv.infinity_patch.planning.footprint import FRAGMENTED, Work, footprint
+from scalekv.infinity_patch.planning.planner import text_spec_of
+from scalekv.kv.budgets.budget import Budget
+from scalekv.kv.policies.registry import entry_named, policy_and_file
+from scalekv.kv.schedule import Schedule
+
+SHARE = 0.9
+"""Of the free memory, what a batch is planned to take; the rest is for what a plan misses."""
+
+WEIGHTS = ("transformer", "vae", "text_encoder")
+"""Parts of a plan that are on the device already when a batch begins."""
+
+MOST = 64
+"""The largest batch that is chosen without being asked for; time no longer falls beyond it."""
+
+_SAYS_SO = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
+"""What other errors than `torch.OutOfMemoryError` say: the CPU's allocator, MPS, cuBLAS."""
+
+
+def batch_size_of(
+    request: Request,
+    pipeline: Pipeline,
+    schedule: Schedule,
+    budget: Budget,
+    guidance: Guidance,
+) -> int:
+    """The most pictures to generate at once, at least 1.
+
+    1 where the request is to be reproducible, which on a CPU it is unless it says otherwise.
+    """
+    fixed = fixed_batch(request, pipeline.device.type)
+    if fixed is not None:
+        return fixed
+    if pipeline.device.type != "cuda":
+        return 1  # nothing tells what is free
+    room = int(SHARE * free_bytes(pipeline.device))
+    work = work_of(request, pipeline, schedule, budget, guidance)
+    sizes = range(1, min(MOST, request.pictures) + 1)
+    return max(1, bisect_right(sizes, room, key=lambda pictures: taken(work.of(pictures))))
+
+
+def work_of(
+    request: Request,
+    pipeline: Pipeline,
+    schedule: Schedule,
+    budget: Budget,
+    guidance: Guidance,
+) -> Work:
+    """What memory depends on, for one picture at a time."""
+    # what an outer `with patched(...)` block keeps is its own business: everything, at worst
+    patched = caches_of(pipeline.model) is not None
+    policy = DEFAULT_POLICY if request.policy is None else request.policy
+    entry = entry_named(policy_and_file(policy)[0]) if isinstance(policy, str) else None
+    preset = pipeline.preset
+    texts = {request.text_of(prompt) for prompt in request.prompts} | {request.negative or ""}
+    return Work(
+        preset=replace(preset, text=text_spec_of(preset, pipeline.weights_dir)),
+        schedule=schedule,
+        budget=None if patched else planned_for(request, preset, budget),
+        guided=guidance.needed,
+        device="cuda",
+        dtype="fp32" if pipeline.dtype.itemsize == 4 else "bf16",
+        kv_dtype=request.kv_dtype,
+        kv_on_host=request.kv_device == "cpu",
+        note_bytes=0 if entry is None else entry.note_bytes,
+        text_tokens=max(len(pipeline.text.counter.encode(text).ids) for text in texts),
+    )
+
+
+def taken(work: Work) -> int:
+    """Bytes on the device of the fullest moment of a batch, weights and runtime apart."""
+    stages = footprint(work).stages
+    moments = (
+        sum(count for part, count in stages[stage].items() if part not in (*WEIGHTS, "runtime"))
+        for stage in ("scales", "decode")
+    )
+    return int((1 + FRAGMENTED) * max(moments))
+
+
+def free_bytes(device: torch.device) -> int:
+    """Bytes that can still be allocated on a CUDA device, torch's own reserve included."""
+    free, _ = torch.cuda.mem_get_info(device)
+    reserve = torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+    return int(free + reserve)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, of the machine or of a device."""
+    if isinstance(error, torch.OutOfMemoryError | MemoryError):
+        return True
+    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAYS_SO)
+
+
+def free_memory(device: torch.device) -> None:
+    """Gives what torch keeps in reserve back to the device."""
+    if device.type == "cuda":
+        torch.cuda.empty_cache()

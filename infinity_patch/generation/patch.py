@@ -1,0 +1,178 @@
+"""`with patched(model, …) as caches:` gives a model compressed caches, and takes them away again.
+
+Knows self-attention modules by the published attribute names, so that it patches objects built by
+the published repository as well as ours; knows nothing of how tokens are chosen.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
+
+from torch import Tensor, nn
+
+from scalekv.infinity_patch.asked.settled import budget_maker, policy_for, preset_like
+from scalekv.infinity_patch.model.attention import (
+    attend,
+    attend_ragged,
+    attends_raggedly,
+    project,
+    queries_keys_values,
+    raw_queries,
+)
+from scalekv.infinity_patch.model.rotary import Scales3
+from scalekv.kv.budgets.asked import BudgetLike
+from scalekv.kv.budgets.budget import Drafters
+from scalekv.kv.caches.caches import Caches
+from scalekv.kv.errors import UserError
+from scalekv.kv.policies.policy import Policy
+from scalekv.kv.schedule import Schedule
+
+NEEDED = ("mat_qkv", "q_bias", "v_bias", "scale_mul_1H11", "proj", "kv_caching")
+OVERRIDDEN = ("forward", "kv_caching")
+_MISSING = object()
+
+
+def self_attentions(model: nn.Module) -> list[nn.Module]:
+    """The self-attention modules of a model in order, recognised by their attributes."""
+    return [m for m in model.modules() if _is_self_attention(m)]
+
+
+def _is_self_attention(module: nn.Module) -> bool:
+    return all(hasattr(module, name) for name in NEEDED)
+
+
+def caches_of(model: nn.Module) -> Caches | None:
+    """The caches of a model that is patched now, else None."""
+    for module in model.modules():  # of a patched model the first self-attention has them
+        if _is_self_attention(module):
+            caches = getattr(module.__dict__.get("forward"), "caches", None)
+            return caches if isinstance(caches, Caches) else None
+    return None
+
+
+@contextmanager
+def patched(
+    model: nn.Module,
+    policy: str | Policy = "scalekv",
+    budget: BudgetLike = "10%",
+    schedule: Schedule | None = None,
+    *,
+    drafters: Drafters | None = None,
+    kv_dtype: str = "auto",
+    kv_device: str = "auto",
+) -> Iterator[Caches]:
+    """Generate with compressed caches inside the block; afterwards the model is as it was.
+
+    Args:
+        model: an Infinity transformer, ours or built by the published repository.
+        policy: a name or an object; see `scalekv.kv.policies.policy`.
+        budget: "10%" of the history tokens, 650 (mean tokens per layer), a named budget, a file,
+            or an object; not used by a policy that keeps everything.
+        schedule: the only schedule to expect; None takes each picture's own from its first call.
+        drafters: layers that get more, instead of those known for the model.
+        kv_dtype: how held tokens are stored: "auto" (as attention computes), "fp32", "bf16",
+            "int8", "int4".
+        kv_device: where: "auto" (where attention computes) or "cpu" (in the host's memory).
+
+    Yields:
+        The caches: `.nbytes`, `.peak_nbytes`, `.layers[i].kept` (B, H), `.ledger`, `.reset()`.
+
+    Raises:
+        UserError: no self-attention found, the model is patched already, or a bad budget or policy.
+    """
+    modules = self_attentions(model)
+    if not modules:
+        raise UserError(
+            f"{type(model).__name__} has no self-attention to patch",
+            where="patched(model)",
+            rule="modules are recognised by the attributes " + ", ".join(NEEDED),
+            fix="give the Infinity transformer itself",
+        )
+    if caches_of(model) is not None:
+        raise UserError(
+            "the model is patched already",
+            where="patched(model)",
+            rule="patches do not nest",
+            fix="leave the first `with patched(...)` block before entering another",
+        )
+    layers, preset = len(modules), _preset_of(model, modules)
+    caches = Caches(
+        layers,
+        policy_for(policy, preset),
+        budget_maker(budget, layers, preset, drafters),
+        schedule,
+        kv_dtype=kv_dtype,
+        kv_device=kv_device,
+    )
+    before = [{name: m.__dict__.get(name, _MISSING) for name in OVERRIDDEN} for m in modules]
+    try:
+        for layer, module in enumerate(modules):
+            _empty(module)
+            # written to the instance's dictionary: nn.Module would not look for methods elsewhere
+            module.__dict__["forward"] = _forward(module, layer, caches)
+            module.__dict__["kv_caching"] = _kv_caching(layer, caches)
+        yield caches
+    finally:
+        for module, saved in zip(modules, before, strict=True):
+            for name, value in saved.items():
+                if value is _MISSING:
+                    module.__dict__.pop(name, None)
+                else:
+                    module.__dict__[name] = value
+            _empty(module)
+        caches.release()
+
+
+def _preset_of(model: nn.Module, modules: list[nn.Module]) -> str | None:
+    """The name of the preset whose weights the model was given or, where nothing says so, of the
+    first with modules like these; None: there is none."""
+    named = getattr(model, "preset_name", None)
+    if isinstance(named, str):
+        return named
+    first: Any = modules[0]
+    preset = preset_like(len(modules), first.mat_qkv.weight.shape[1], first.scale_mul_1H11.numel())
+    return None if preset is None else preset.name
+
+
+def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
+    def forward(
+        x: Tensor,
+        attn_bias_or_two_vector: Any = None,
+        attn_fn: Any = None,
+        scale_schedule: Scales3 = (),
+        rope2d_freqs_grid: Mapping[str, Tensor] | None = None,
+        scale_ind: int = 0,
+    ) -> Tensor:
+        assert rope2d_freqs_grid is not None, "a patched model needs its rotary tables"
+        q, k, v = queries_keys_values(module, x, scale_schedule, rope2d_freqs_grid, scale_ind)
+        out = caches.attend(
+            layer,
+            scale_ind,
+            Schedule.of(scale_schedule),
+            q,
+            k,
+            v,
+            attend,
+            raw_queries=lambda tokens: raw_queries(module, x, tokens),
+            ragged=attend_ragged if attends_raggedly(q) else None,
+        )
+        return project(module, out)
+
+    forward.caches = caches  # type: ignore[attr-defined]
+    return forward
+
+
+def _kv_caching(layer: int, caches: Caches) -> Callable[[bool], None]:
+    def kv_caching(enable: bool) -> None:
+        """Before and after each picture the published code says so: drop what is held."""
+        caches.layers[layer].reset()
+
+    return kv_caching
+
+
+def _empty(module: Any) -> None:
+    for name in ("cached_k", "cached_v"):
+        if hasattr(module, name):
+            setattr(module, name, None)

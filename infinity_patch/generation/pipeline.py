@@ -1,0 +1,336 @@
+"""One generation, in numbered stages: text, schedule, patched scale loop, decoding."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import torch
+from PIL import Image
+from torch import Tensor
+
+from scalekv.infinity_patch.asked.check import check_lengths, check_values
+from scalekv.infinity_patch.asked.request import DEFAULT_POLICY, Request, guidance_layers, per_scale
+from scalekv.infinity_patch.asked.settled import budget_of, fixed_batch, schedule_of
+from scalekv.infinity_patch.files.hashes import model_hashes
+from scalekv.infinity_patch.files.hub import model_files
+from scalekv.infinity_patch.generation.batching import (
+    MOST,
+    batch_size_of,
+    free_memory,
+    out_of_memory,
+)
+from scalekv.infinity_patch.generation.patch import caches_of, patched
+from scalekv.infinity_patch.generation.record import record
+from scalekv.infinity_patch.loading.loader import Pipeline
+from scalekv.infinity_patch.model.sampling import BitSampler
+from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes, to_uint8
+from scalekv.infinity_patch.model.tokens import cut_prompt
+from scalekv.kv.budgets.budget import Budget
+from scalekv.kv.caches.caches import Caches
+from scalekv.kv.errors import UserError
+from scalekv.kv.schedule import Schedule
+
+AHEAD = 4 * MOST  # pictures encoded in one go; the features of thousands would need much memory
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a generation is: picture and scale from 0, the latter just done.
+
+    together: pictures from `picture` on that go through the scales at once.
+    """
+
+    picture: int
+    pictures: int
+    scale: int
+    scales: int
+    held_bytes: int
+    together: int = 1
+
+
+@dataclass(frozen=True)
+class Picture:
+    """A finished picture.
+
+    settings: everything that is needed to make it again; cache: the ledger of its batch's caches,
+    whose shape counts the sequences of all pictures in it; truncated: what was cut off the prompt,
+    or None; seconds: its share of its batch's scales, and its decoding; together: pictures that
+    were in its batch.
+    """
+
+    image: Image.Image
+    prompt: str
+    seed: int
+    index: int
+    settings: dict[str, Any]
+    cache: dict[str, Any]
+    truncated: str | None
+    seconds: float
+    together: int = 1
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A picture to come."""
+
+    index: int
+    prompt: str
+    seed: int
+
+
+class _Texts:
+    """Features of the prompts of a request, encoded a stretch ahead and then let go."""
+
+    def __init__(self, pipeline: Pipeline, request: Request):
+        self._text = pipeline.text
+        self._text_of = request.text_of
+        self._stages = pipeline.stages
+        self._prompts = request.prompts
+        self._per_prompt = request.num_images
+        self._ahead = max(AHEAD, request.batch_size if isinstance(request.batch_size, int) else 0)
+        self._features: dict[str, Tensor] = {}
+
+    def of(self, batch: Sequence[_Wanted]) -> list[Tensor]:
+        """(len, Ct) of each picture's prompt."""
+        if any(wanted.prompt not in self._features for wanted in batch):
+            first = batch[0].index // self._per_prompt
+            last = (batch[0].index + self._ahead) // self._per_prompt
+            coming = list(dict.fromkeys(self._prompts[first : last + 1]))
+            texts = [self._text_of(prompt) for prompt in coming]
+            with self._stages.stage("encode"):
+                self._features = dict(zip(coming, self._text.encode(texts), strict=True))
+        return [self._features[wanted.prompt] for wanted in batch]
+
+
+def generate(
+    pipeline: Pipeline,
+    request: Request | str,
+    *,
+    on_progress: Callable[[Progress], None] | None = None,
+    on_smaller_batch: Callable[[int], None] | None = None,
+) -> Iterator[Picture]:
+    """Generate pictures one batch after another, each picture with a random stream of its own.
+
+    Args:
+        request: what to generate; a string is a prompt with everything else as by default.
+            Inside a `with patched(pipeline.model, ...)` block the block's caches are used.
+        on_smaller_batch: told the new size where memory ran out with a batch and the pictures go
+            on in smaller ones.
+
+    Yields:
+        Each picture as soon as it is done.
+
+    Raises:
+        UserError: a request that cannot be fulfilled, before the first picture.
+    """
+    asked = Request((request,)) if isinstance(request, str) else request
+    check_values(asked, pipeline.preset)
+    check_lengths(asked, pipeline.text.counter)
+    given = asked.policy is not None or asked.budget is not None or asked.drafters is not None
+    if given and caches_of(pipeline.model) is not None:
+        raise UserError(
+            "the model is patched already, and the request names a policy or budget too",
+            where="generate(pipeline, request)",
+            rule="inside a `with patched(...)` block pictures use the caches of that block",
+            fix="leave policy, budget and drafters out of the request, or leave the block",
+        )
+    return _pictures(pipeline, asked, on_progress, on_smaller_batch)
+
+
+def _pictures(
+    pipeline: Pipeline,
+    request: Request,
+    on_progress: Callable[[Progress], None] | None,
+    on_smaller_batch: Callable[[int], None] | None,
+) -> Iterator[Picture]:
+    # 1. schedule, budget, guidance
+    schedule = schedule_of(request, pipeline.preset)
+    together = fixed_batch(request, pipeline.device.type) or 1
+    budget = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize, together)
+    guidance = guidance_of(request, pipeline, schedule)
+    settings = settings_of(request, pipeline, schedule, guidance)
+    # 2. text, some pictures ahead; how many go together is seen when the encoder takes its rest
+    texts = _Texts(pipeline, request)
+    negative = None
+    if request.negative is not None:
+        with pipeline.stages.stage("encode"):
+            negative = pipeline.text.encode([request.negative])[0]
+    texts.of([_wanted(request, 0)])
+    pipeline.text.rest()
+    size = batch_size_of(request, pipeline, schedule, budget, guidance)
+    done = 0
+    while done < request.pictures:
+        batch = [_wanted(request, i) for i in range(done, min(done + size, request.pictures))]
+        start = time.perf_counter()
+
+        def report(scale: int, held: int, first: int = done, together: int = len(batch)) -> None:
+            if on_progress is not None:
+                scales = len(schedule)
+                on_progress(Progress(first, request.pictures, scale, scales, held, together))
+
+        # 3. scales, with the caches patched in for this batch alone
+        try:
+            features = texts.of(batch)
+            pipeline.text.rest()
+            codes, cache = _codes(
+                pipeline, request, budget, schedule, guidance, batch, features, negative, report
+            )
+        except Exception as error:
+            if len(batch) == 1 or not out_of_memory(error):
+                raise
+            size = len(batch) // 2
+        if size < len(batch):  # told here, where nothing refers to what the batch had allocated
+            free_memory(pipeline.device)
+            if on_smaller_batch is not None:
+                on_smaller_batch(size)
+            continue
+        # 4. decoding, one by one, when the caches are gone
+        share = (time.perf_counter() - start) / len(batch)
+        for wanted, code in zip(batch, codes.split(1), strict=True):
+            start = time.perf_counter()
+            with torch.inference_mode(), pipeline.stages.stage("decode"):
+                pixels = to_uint8(pipeline.vae.decode(code))[0].cpu().numpy()
+            text = request.text_of(wanted.prompt)
+            cut = cut_prompt(pipeline.text.counter, text, "prompt", request.truncate)
+            of_picture = {"prompt": wanted.prompt, "seed": wanted.seed, "batch": len(batch)}
+            yield Picture(
+                image=Image.fromarray(pixels),
+                prompt=wanted.prompt,
+                seed=wanted.seed,
+                index=wanted.index,
+                settings={**of_picture, **_cache_settings(cache), **settings},
+                cache=cache,
+                truncated=cut or None,
+                seconds=share + time.perf_counter() - start,
+                together=len(batch),
+            )
+        done += len(batch)
+
+
+def _wanted(request: Request, index: int) -> _Wanted:
+    prompt = request.prompts[index // request.num_images]
+    return _Wanted(index, prompt, request.seed_of(index))
+
+
+@contextmanager
+def _caches(
+    pipeline: Pipeline, request: Request, budget: Budget, schedule: Schedule
+) -> Iterator[Caches]:
+    """The caches to generate with: those the caller has patched in, or the request's own."""
+    outer = caches_of(pipeline.model)
+    if outer is not None:
+        yield outer
+        return
+    with patched(
+        pipeline.model,
+        request.policy or DEFAULT_POLICY,
+        budget,
+        schedule,
+        kv_dtype=request.kv_dtype,
+        kv_device=request.kv_device,
+    ) as caches:
+        yield caches
+
+
+def _codes(
+    pipeline: Pipeline,
+    request: Request,
+    budget: Budget,
+    schedule: Schedule,
+    guidance: Guidance,
+    batch: Sequence[_Wanted],
+    texts: Sequence[Tensor],
+    negative: Tensor | None,
+    report: Callable[[int, int], None],
+) -> tuple[Tensor, dict[str, Any]]:
+    """The summed codes (B, b, H, W) of a batch of pictures and the ledger of its caches."""
+    sampler = BitSampler([wanted.seed for wanted in batch], request_top_p(request, pipeline))
+    with (
+        torch.inference_mode(),
+        pipeline.stages.stage("scales"),
+        _caches(pipeline, request, budget, schedule) as caches,
+    ):
+        codes = generate_codes(
+            pipeline.model,
+            conditions(pipeline.model, texts, negative, guidance),
+            schedule,
+            pipeline.preset.tokenizer.patchify,
+            guidance,
+            sampler,
+            after_scale=lambda scale: report(scale, caches.nbytes),
+        )
+        assert caches.ledger is not None
+        return codes, caches.ledger.to_dict()
+
+
+def request_top_p(request: Request, pipeline: Pipeline) -> float:
+    """The request's nucleus, or the preset's."""
+    return pipeline.preset.sampling.top_p if request.top_p is None else request.top_p
+
+
+def guidance_of(request: Request, pipeline: Pipeline, schedule: Schedule) -> Guidance:
+    """Guidance strengths and temperatures per scale, the request's or the preset's."""
+    sampling = pipeline.preset.sampling
+    cfg = sampling.cfg if request.cfg is None else request.cfg
+    tau = sampling.tau if request.tau is None else request.tau
+    scales = len(schedule)
+    layer = sampling.cfg_layer if request.cfg_layer is None else request.cfg_layer
+    return Guidance(
+        per_scale(cfg, scales, "--cfg"),
+        per_scale(tau, scales, "--tau"),
+        guidance_layers(layer, pipeline.preset.transformer.depth),
+    )
+
+
+def _cache_settings(cache: dict[str, Any]) -> dict[str, Any]:
+    """Policy and budget, as the ledger of the picture's caches has them."""
+    budget = cache["budget"]
+    return {
+        "policy": cache["policy"],
+        "budget": "full" if budget is None else budget["label"],
+        "budget_tokens": cache["history_tokens"] if budget is None else budget["mean"],
+        "budget_origin": "" if budget is None else budget["origin"],
+        "kv_dtype": cache["kv_dtype"],
+    }
+
+
+def settings_of(
+    request: Request, pipeline: Pipeline, schedule: Schedule, guidance: Guidance
+) -> dict[str, Any]:
+    """What, with prompt, seed, policy and budget, makes the same picture again."""
+    return {
+        "model": pipeline.preset.name,
+        "cfg": list(guidance.cfg),
+        "tau": list(guidance.tau),
+        "cfg_layer": list(guidance.layers),
+        "top_p": request_top_p(request, pipeline),
+        "ratio": request.ratio,
+        "pixels": request.pixels or pipeline.preset.pixels,
+        "schedule": str(schedule),
+        "negative": request.negative,
+        "positive_prompt": request.positive_prompt,
+        "truncate": request.truncate,
+        "device": str(pipeline.device),
+        "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "text_device": str(pipeline.text.device),
+        "text_dtype": str(pipeline.text.dtype).removeprefix("torch."),
+        "weights": model_hashes(model_files(pipeline.preset, pipeline.weights_dir)),
+        "recorded": record(request, patched_outside=caches_of(pipeline.model) is not None),
+        "machine": machine_of(pipeline.device),
+        "versions": {"scalekv": version("scalekv"), "torch": torch.__version__},
+    }
+
+
+def machine_of(device: torch.device) -> dict[str, Any]:
+    """What computes: where it is another, the last bits of a picture can be others."""
+    if device.type == "cuda":
+        return {"name": torch.cuda.get_device_name(device)}
+    return {
+        "name": torch.backends.cpu.get_cpu_capability(),
+        "threads": torch.get_num_threads(),
+    }

@@ -1,0 +1,346 @@
+"""A copy of a model's weights in the precision they are used in, which loads by being mapped.
+
+Every tensor is written in the dtype it is used in, so that loading such a copy converts nothing. A
+preset beside the files makes the folder a model.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+from safetensors.torch import save_file
+
+from scalekv.configs.models import ModelFiles, ModelPreset, read_preset
+from scalekv.infinity_patch.files.hub import ModelPaths, hub_cache, model_files, text_on_hub
+from scalekv.infinity_patch.loading.checkpoint import Checkpoint, open_checkpoint
+from scalekv.infinity_patch.loading.fitting import (
+    PARTS,
+    UNCONDITIONAL,
+    check_fits,
+    computes_in,
+    shapes_of,
+    skeletons,
+    unconditional_rows,
+)
+from scalekv.infinity_patch.loading.loader import DTYPES
+from scalekv.infinity_patch.model.text import TextEncoder, check_text_encoder
+from scalekv.kv.errors import UserError
+
+SHARD_BYTES = 2 << 30
+"""The most that one file holds, unless another size is asked for."""
+SPARE_BYTES = 64 << 20
+"""What stays free on the disk besides the files themselves."""
+TOKENIZER_FILES = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "special_tokens_map.json",
+    "spiece.model",
+)
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """One part of a copy: its name, and (tensor, dtype, bytes) of what it holds."""
+
+    name: str
+    entries: tuple[tuple[str, torch.dtype, int], ...]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all tensors."""
+        return sum(size for _, _, size in self.entries)
+
+    def shards(self, most: int) -> list[list[tuple[str, torch.dtype, int]]]:
+        """The entries in files of at most `most` bytes, but for single tensors that are larger."""
+        files: list[list[tuple[str, torch.dtype, int]]] = [[]]
+        for entry in self.entries:
+            if files[-1] and sum(size for _, _, size in files[-1]) + entry[2] > most:
+                files.append([])
+            files[-1].append(entry)
+        return files
+
+
+@dataclass(frozen=True)
+class Conversion:
+    """What a copy comes to.
+
+    text_dtype: the text encoder is copied in this precision, encoder alone; None: as it is where
+    it is built in, else not at all, and the copy goes on using it where it is.
+    """
+
+    preset: ModelPreset
+    source: ModelPaths
+    out: Path
+    dtype: str
+    text_dtype: str | None
+    shard_bytes: int
+    parts: tuple[Tensors, ...]
+    text_bytes: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of all that is written, headers and text files apart."""
+        return sum(part.nbytes for part in self.parts) + self.text_bytes
+
+    @property
+    def file(self) -> Path:
+        """The preset that makes the copy a model."""
+        return self.out / f"{self.preset.name}.yaml"
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a copy is: the file being written, bytes done and of all."""
+
+    file: str
+    done: int
+    total: int
+
+
+def plan_conversion(
+    preset: ModelPreset,
+    out: Path,
+    *,
+    dtype: str = "bf16",
+    text_dtype: str | None = None,
+    weights_dir: Path | None = None,
+    shard_bytes: int = SHARD_BYTES,
+) -> Conversion:
+    """What converting a model comes to; reads names and shapes, writes nothing.
+
+    Raises:
+        UserError: weights that are missing or another model's, a folder that is in use, or a disk
+            without room.
+    """
+    _check_names(dtype, text_dtype, shard_bytes)
+    out = out.expanduser().absolute()
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(
+            f"{out} is there already",
+            where="--out",
+            rule="nothing is overwritten",
+            fix="name another folder, or delete that one",
+        )
+    source = model_files(preset, weights_dir)
+    parts = []
+    for module, path, part, name in zip(
+        skeletons(preset),
+        (source.transformer, source.vae),
+        PARTS,
+        ("transformer", "vae"),
+        strict=True,
+    ):
+        with open_checkpoint(path) as checkpoint:
+            check_fits(module, checkpoint, preset, part)
+        entries = []
+        for tensor, parameter in module.named_parameters():
+            kind = computes_in(tensor, DTYPES[dtype])
+            entries.append((tensor, kind, parameter.numel() * kind.itemsize))
+        parts.append(Tensors(name, tuple(entries)))
+    check_text_encoder(source.text_encoder, preset)
+    text_bytes = 0
+    if text_dtype is not None:
+        text_bytes = _encoder_numbers(source.text_encoder) * DTYPES[text_dtype].itemsize
+    elif preset.built_in:
+        text_bytes = sum(p.stat().st_size for p in source.text_encoder.iterdir())
+    plan = Conversion(preset, source, out, dtype, text_dtype, shard_bytes, tuple(parts), text_bytes)
+    _check_room(plan)
+    return plan
+
+
+def convert(plan: Conversion, on_progress: Callable[[Progress], None] | None = None) -> Path:
+    """Writes the copy, all of it or nothing, and returns its preset: `load(read_preset(...))`.
+
+    Raises:
+        UserError: a tensor cannot be read, does not fit the dtype, or the disk refuses.
+    """
+    hidden = plan.out.with_name(f".{plan.out.name}.{os.getpid()}")
+    try:
+        plan.out.parent.mkdir(parents=True, exist_ok=True)
+        _clear_left_behind(plan.out)
+        hidden.mkdir()
+        files = _write(plan, hidden, on_progress or (lambda _: None))
+        _write_preset(plan, hidden, files)
+        os.replace(hidden, plan.out)
+    except OSError as error:
+        raise UserError(
+            f"cannot write the copy: {error.strerror or error}",
+            where=str(error.filename or plan.out),
+            rule="a copy is written beside its place and moved there when it is whole",
+            fix="make room or name another folder by --out",
+        ) from error
+    finally:
+        shutil.rmtree(hidden, ignore_errors=True)
+    return plan.file
+
+
+def _write(plan: Conversion, folder: Path, tell: Callable[[Progress], None]) -> ModelFiles:
+    """The files of a copy, and how its preset names them."""
+    done = 0
+
+    def report(name: str, more: int) -> None:
+        nonlocal done
+        done += more
+        tell(Progress(name, done, plan.nbytes))
+
+    names = []
+    for part, path in zip(plan.parts, (plan.source.transformer, plan.source.vae), strict=True):
+        with open_checkpoint(path) as checkpoint:
+            names.append(_write_part(plan, part, checkpoint, folder, report))
+    text, patterns = _write_text(plan, folder, report)
+    for module, name, label in zip(skeletons(plan.preset), names, PARTS, strict=True):
+        with open_checkpoint(folder / name) as written:
+            check_fits(module, written, plan.preset, label)
+    return ModelFiles(
+        repo="",
+        transformer=names[0],
+        vae=names[1],
+        text_encoder=text,
+        text_encoder_files=patterns,
+        text_encoder_revision=plan.preset.files.text_encoder_revision,
+    )
+
+
+def _write_part(
+    plan: Conversion,
+    part: Tensors,
+    checkpoint: Checkpoint,
+    folder: Path,
+    report: Callable[[str, int], None],
+) -> str:
+    """One file, or a folder of shards with their index; its name."""
+    shards = part.shards(plan.shard_bytes)
+    single = len(shards) == 1
+    place = folder if single else folder / part.name
+    place.mkdir(exist_ok=True)
+    index: dict[str, str] = {}
+    for number, entries in enumerate(shards, start=1):
+        name = f"{part.name}.safetensors"
+        if not single:
+            name = f"model-{number:05}-of-{len(shards):05}.safetensors"
+        save_file(dict(_tensors(plan, checkpoint, entries)), place / name, {"format": "pt"})
+        (place / name).chmod(0o644)  # the library leaves it to its owner alone
+        report(name, sum(size for _, _, size in entries))
+        index |= {tensor: name for tensor, _, _ in entries}
+    if single:
+        return f"{part.name}.safetensors"
+    text = json.dumps({"metadata": {"total_size": part.nbytes}, "weight_map": index}, indent=1)
+    (place / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
+    return part.name
+
+
+def _tensors(
+    plan: Conversion, checkpoint: Checkpoint, entries: Sequence[tuple[str, torch.dtype, int]]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    host = torch.device("cpu")
+    for name, dtype, _ in entries:
+        tensor = checkpoint.take(name, dtype, host)
+        if name == UNCONDITIONAL:
+            tensor = unconditional_rows(tensor, plan.preset.transformer.text_max)
+        if dtype is torch.float16 and not tensor.isfinite().all():
+            raise UserError(
+                f"{name} has numbers that do not fit fp16",
+                where=str(checkpoint.path),
+                rule=f"at most {torch.finfo(dtype).max:g} in size",
+                fix="--dtype bf16",
+            )
+        yield name, tensor
+
+
+def _write_text(
+    plan: Conversion, folder: Path, report: Callable[[str, int], None]
+) -> tuple[str, tuple[str, ...]]:
+    """What a preset calls the text encoder of the copy, and its patterns on the hub."""
+    files, source = plan.preset.files, plan.source.text_encoder
+    if plan.text_dtype is not None:
+        target = folder / "text_encoder"
+        encoder = TextEncoder(source, torch.device("cpu"), DTYPES[plan.text_dtype])
+        encoder.model.save_pretrained(target, max_shard_size=plan.shard_bytes)
+        for name in TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, target / name)
+    elif plan.preset.built_in:
+        shutil.copytree(source, folder / "text_encoder")
+    elif text_on_hub(files) and source.is_relative_to(hub_cache()):
+        return files.text_encoder, files.text_encoder_files
+    else:
+        return str(source.absolute()), ()
+    report("text_encoder", plan.text_bytes)
+    return "text_encoder", ()
+
+
+def _write_preset(plan: Conversion, folder: Path, files: ModelFiles) -> None:
+    preset = replace(
+        plan.preset,
+        files=files,
+        sizes=None,
+        dtype="auto" if plan.dtype == "fp32" else plan.dtype,
+        summary=f"{plan.preset.summary} ({plan.dtype} copy)",
+    )
+    content = _plain({k: v for k, v in asdict(preset).items() if k != "name" and v is not None})
+    file = folder / plan.file.name
+    file.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True), encoding="utf-8")
+    read_preset(file)
+
+
+def _plain(value: Any) -> Any:
+    """Mappings, lists and scalars alone."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
+
+
+def _encoder_numbers(folder: Path) -> int:
+    """How many numbers a T5 encoder without its decoder has."""
+    from transformers import T5Config, T5EncoderModel
+
+    with torch.device("meta"):
+        encoder = T5EncoderModel(T5Config.from_pretrained(folder, local_files_only=True))
+    return sum(torch.Size(shape).numel() for shape in shapes_of(encoder).values())
+
+
+def _clear_left_behind(out: Path) -> None:
+    """Removes what copies to the same place have left that were killed on the way."""
+    for path in out.parent.glob(f".{out.name}.*"):
+        number = path.name.rpartition(".")[2]
+        if not number.isdecimal() or int(number) == os.getpid():
+            continue
+        try:
+            os.kill(int(number), 0)
+        except ProcessLookupError:
+            shutil.rmtree(path, ignore_errors=True)
+        except PermissionError:
+            continue  # somebody else's, and running
+
+
+def _check_names(dtype: str, text_dtype: str | None, shard_bytes: int) -> None:
+    for name, where in ((dtype, "--dtype"), (text_dtype, "--text-encoder")):
+        if name is not None and name not in DTYPES:
+            raise UserError(
+                f"no dtype {name!r}", where=where, rule="one of " + ", ".join(DTYPES), fix="bf16"
+            )
+    if shard_bytes < 1 << 20:
+        raise UserError(
+            f"files of {shard_bytes} bytes", where="--shard-size", rule="at least 1MB", fix="2GB"
+        )
+
+
+def _check_room(plan: Conversion) -> None:
+    there = next(p for p in (plan.out.absolute(), *plan.out.absolute().parents) if p.exists())
+    free = shutil.disk_usage(there).free
+    if free < plan.nbytes + SPARE_BYTES:
+        raise UserError(
+            f"the disk has no room for the copy: {plan.nbytes / 2**30:.2f} GiB to write, "
+            f"{free / 2**30:.2f} GiB free",
+            where=str(plan.out),
+            rule=f"the files and {SPARE_BYTES >> 20} MiB to spare must fit before anything starts",
+            fix="free some space, or name a folder on a larger disk by --out",
+        )

@@ -1,0 +1,231 @@
+"""From a preset and its files to a pipeline, with no second copy of the weights in memory.
+
+All files are opened and checked by names and shapes before anything is allocated; then every
+tensor is read once, into the dtype and onto the device it is used in.
+"""
+
+from __future__ import annotations
+
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+
+from scalekv.configs.models import ModelPreset, model_named
+from scalekv.infinity_patch.compute.offload import BlockStream
+from scalekv.infinity_patch.compute.processor import fast_bf16
+from scalekv.infinity_patch.files.hub import model_files
+from scalekv.infinity_patch.loading.checkpoint import Checkpoint, open_checkpoint
+from scalekv.infinity_patch.loading.fitting import (
+    UNCONDITIONAL,
+    check_fits,
+    computes_in,
+    skeletons,
+    unconditional_rows,
+)
+from scalekv.infinity_patch.loading.placement import Placement, check_device, check_dtype
+from scalekv.infinity_patch.machine.peaks import Stages
+from scalekv.infinity_patch.model.autoencoder import Autoencoder
+from scalekv.infinity_patch.model.text import TextEncoder, check_text_encoder
+from scalekv.infinity_patch.model.transformer import Infinity
+from scalekv.kv.errors import UserError
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+@dataclass
+class Pipeline:
+    """A model ready to generate.
+
+    `weights_bytes` maps each part to the bytes of its tensors; `stages` has the peaks of loading,
+    and of everything that is generated with it.
+    """
+
+    preset: ModelPreset
+    model: Infinity
+    vae: Autoencoder
+    text: TextEncoder
+    device: torch.device
+    dtype: torch.dtype
+    weights_dir: Path | None
+    weights_bytes: dict[str, int]
+    stages: Stages
+
+    def weights_there(self) -> dict[str, int]:
+        """Bytes of each part's tensors that are on the device now."""
+        transformer, stream = self.weights_bytes["transformer"], self.model.stream
+        if stream is not None:
+            parameters = (p for p in self.model.parameters() if p.device.type == self.device.type)
+            transformer = sum(p.nbytes for p in parameters) + stream.nbytes
+        return {
+            "transformer": transformer,
+            "vae": self.weights_bytes["vae"],
+            "text_encoder": self.text.bytes_on(self.device),
+        }
+
+
+def load(
+    model: str | ModelPreset = "emoji",
+    *,
+    device: str = "auto",
+    dtype: str = "auto",
+    weights_dir: str | Path | None = None,
+    placement: Placement | None = None,
+) -> Pipeline:
+    """Load a model.
+
+    Args:
+        model: the name of a preset, or one.
+        device: "auto" (CUDA where there is one), "cpu", "cuda", "cuda:1", "mps".
+        dtype: of the matrix products inside the blocks: "auto" (the preset's own, else bf16 on
+            CUDA and on a CPU with fast bf16 products, fp32 elsewhere), "fp32", "bf16", "fp16".
+            What surrounds the blocks stays in float32; the decoder of pictures runs in bf16 too
+            where the blocks do.
+        weights_dir: a folder with the preset's files instead of the usual place.
+        placement: what is kept off the device; by default everything is on it.
+
+    Raises:
+        UserError: missing, damaged or foreign weights, or a device that is not there.
+    """
+    preset = model if isinstance(model, ModelPreset) else model_named(model)
+    choice = placement or Placement()
+    if choice.threads is not None:
+        torch.set_num_threads(choice.threads)
+    place = device_named(device, "--device")
+    precision = _precision(dtype, preset, place)
+    text_place = (
+        place if choice.text_device == "auto" else device_named(choice.text_device, "--text-device")
+    )
+    text_precision = _text_precision(choice.text_dtype, text_place)
+    if choice.offload and place.type == "cpu":
+        raise UserError(
+            "nothing can be kept off a device that is the host itself",
+            where="--offload",
+            rule="the blocks stay in host memory and are sent to a device with its own",
+            fix="leave --offload out, or name a device: --device cuda",
+        )
+    folder = None if weights_dir is None else Path(weights_dir)
+    paths = model_files(preset, folder)
+    # 1. what the files should hold, without a byte of it
+    transformer, vae = skeletons(preset)
+    stages = Stages(place)
+    with stages.stage("load"), ExitStack() as stack:
+        # 2. whether they do
+        transformer_file = stack.enter_context(open_checkpoint(paths.transformer))
+        vae_file = stack.enter_context(open_checkpoint(paths.vae))
+        check_fits(transformer, transformer_file, preset, "transformer")
+        check_fits(vae, vae_file, preset, "VAE")
+        check_text_encoder(paths.text_encoder, preset)
+        # 3. the tensors
+        host = torch.device("cpu")
+        for module, file in ((transformer, transformer_file), (vae, vae_file)):
+            for name, parameter in list(module.named_parameters()):
+                stays = choice.offload and name.startswith("block_chunks.")
+                wanted, where = computes_in(name, precision), host if stays else place
+                _set(module, name, _read(file, name, wanted, where, parameter))
+        transformer.preset_name = preset.name
+        if choice.offload:
+            transformer.stream = BlockStream(transformer.blocks, place)
+        text = TextEncoder(
+            paths.text_encoder,
+            text_place,
+            text_precision,
+            features_on=place,
+            keep=choice.keep_text_encoder is not False,
+        )
+        pipeline = Pipeline(
+            preset=preset,
+            model=transformer.eval().requires_grad_(False),
+            vae=vae.eval().requires_grad_(False),
+            text=text,
+            device=place,
+            dtype=precision,
+            weights_dir=folder,
+            weights_bytes={
+                "transformer": sum(p.nbytes for p in transformer.parameters()),
+                "vae": sum(p.nbytes for p in vae.parameters()),
+                "text_encoder": text.nbytes,
+            },
+            stages=stages,
+        )
+        stages.inventory = pipeline.weights_there
+    return pipeline
+
+
+def _read(
+    file: Checkpoint, name: str, dtype: torch.dtype, device: torch.device, like: Tensor
+) -> Tensor:
+    tensor = file.take(name, dtype, device)
+    if name == UNCONDITIONAL:
+        return unconditional_rows(tensor, len(like))
+    return tensor
+
+
+def _set(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Puts a tensor in the place of a parameter on the meta device."""
+    owner, _, last = name.rpartition(".")
+    parameter = nn.Parameter(tensor, requires_grad=False)
+    module.get_submodule(owner).register_parameter(last, parameter)
+
+
+def device_named(name: str, where: str) -> torch.device:
+    """A device that is there.
+
+    Raises:
+        UserError: it is not, or torch was built without it.
+    """
+    check_device(name, where)
+    if name == "auto":
+        name = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        raise UserError(
+            f"there is no device {name!r} here",
+            where=where,
+            rule="auto, cpu, cuda, cuda:N or mps, as this machine and this torch have it",
+            fix=f"{where} cpu",
+        ) from error
+    return device
+
+
+def _precision(name: str, preset: ModelPreset, device: torch.device) -> torch.dtype:
+    check_dtype(name, "--dtype")
+    if name == "auto":
+        name = preset.dtype
+    if name == "auto":
+        fast = device.type == "cuda" or (device.type == "cpu" and fast_bf16())
+        name = "bf16" if fast else "fp32"
+    return _usable(DTYPES[name], device, "--dtype")
+
+
+def _text_precision(name: str, device: torch.device) -> torch.dtype:
+    check_dtype(name, "--text-dtype")
+    if name == "auto":
+        name = "fp16" if device.type == "cuda" else "fp32"  # fp16: as published
+    if name == "fp16" and device.type == "cpu":
+        raise UserError(
+            "the text encoder does not run in fp16 on a CPU",
+            where="--text-dtype",
+            rule="fp32 or bf16 on a CPU",
+            fix="--text-dtype bf16",
+        )
+    return _usable(DTYPES[name], device, "--text-dtype")
+
+
+def _usable(dtype: torch.dtype, device: torch.device, where: str) -> torch.dtype:
+    """The dtype, if the device multiplies matrices in it."""
+    try:
+        square = torch.ones(2, 2, dtype=dtype, device=device)
+        torch.mm(square, square)
+    except (RuntimeError, TypeError, NotImplementedError) as error:
+        raise UserError(
+            f"{device} does not compute in {str(dtype).removeprefix('torch.')}",
+            where=where,
+            rule=(str(error).splitlines() or [""])[0],
+            fix=f"{where} fp32",
+        ) from error
+    return dtype

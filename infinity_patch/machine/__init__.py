@@ -1,0 +1,1 @@
+"""Facts about this machine and the memory a process uses."""

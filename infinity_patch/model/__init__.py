@@ -1,0 +1,1 @@
+"""Infinity itself: transformer, picture tokenizer, text encoder, sampling."""

@@ -1,0 +1,185 @@
+"""Self-attention of one scale: from hidden states to q, k, v, and from the answer back.
+
+Works on any module with the published attribute names (`mat_qkv`, `q_bias`, `v_bias`,
+`scale_mul_1H11`, `proj`), ours or the published repository's; knows nothing of what is cached.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from functools import lru_cache
+from itertools import accumulate
+from typing import Any, Protocol
+from weakref import WeakKeyDictionary
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from scalekv.infinity_patch.compute.processor import fused_attention_is_fast, row_slices
+from scalekv.infinity_patch.compute.products import apply, linear
+from scalekv.infinity_patch.compute.tiled_attention import tiled_attention, worthwhile
+from scalekv.infinity_patch.model.rotary import Scales3, rotate, table_of_scale, turns_of_scale
+
+MAX_LOG_SCALE = math.log(100)
+SHORTEST = 1e-12  # vectors shorter than this are not made longer; `F.normalize`'s default
+
+
+class SelfAttentionLike(Protocol):
+    """What a self-attention module must have to be run here."""
+
+    @property
+    def mat_qkv(self) -> nn.Linear: ...
+    @property
+    def q_bias(self) -> Tensor: ...
+    @property
+    def v_bias(self) -> Tensor: ...
+    @property
+    def scale_mul_1H11(self) -> Tensor: ...
+    @property
+    def proj(self) -> nn.Linear: ...
+
+
+_prepared: WeakKeyDictionary[Any, tuple[Any, Tensor, Tensor]] = WeakKeyDictionary()
+"""Per module what its parameters were when prepared, its fused bias and its heads' gains."""
+
+
+def _bias_and_gain(sa: SelfAttentionLike) -> tuple[Tensor, Tensor]:
+    """(3 C,) bias of the fused projection, and (2, H, 1) float32: queries' learned scales, ones.
+
+    Made once per module, and again when a parameter was replaced or written to.
+    """
+    used = (sa.q_bias, sa.v_bias, sa.scale_mul_1H11)
+    if torch.is_grad_enabled() or any(t.is_inference() for t in used):  # nothing tells of writes
+        return _fused_bias(sa), _gain(sa)
+    state = [(id(t), t.data_ptr(), t._version, t.dtype, t.device) for t in used]
+    known = _prepared.get(sa)
+    if known is None or known[0] != state:
+        with torch.inference_mode(False), torch.no_grad():  # usable in and outside inference mode
+            known = state, _fused_bias(sa), _gain(sa)
+        _prepared[sa] = known
+    return known[1], known[2]
+
+
+def _fused_bias(sa: SelfAttentionLike) -> Tensor:
+    return torch.cat([sa.q_bias, torch.zeros_like(sa.v_bias), sa.v_bias])
+
+
+def _gain(sa: SelfAttentionLike) -> Tensor:
+    gain = sa.scale_mul_1H11.float().clamp_max(MAX_LOG_SCALE).exp().view(1, -1, 1)
+    return torch.cat([gain, torch.ones_like(gain)])
+
+
+def queries_keys_values(
+    sa: SelfAttentionLike,
+    x: Tensor,
+    schedule: Scales3,
+    tables: Mapping[str, Tensor],
+    scale: int,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """q, k, v of one scale's tokens, each (B, H, L, D), contiguous, in the compute dtype.
+
+    x is (B, L, C). q and k are normalised over D, q multiplied by the learned scale of its head,
+    both rotated, all in float32, then cast once: what is cached is what attention reads.
+    """
+    heads = sa.scale_mul_1H11.numel()
+    weight = sa.mat_qkv.weight
+    bias, gain = _bias_and_gain(sa)
+    if torch.is_grad_enabled():
+        qkv = linear(x, weight, bias)
+        q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
+        table = table_of_scale(tables, schedule, scale, x.device)
+        q = rotate(F.normalize(q.float(), dim=-1) * gain[0, :, None], table).to(qkv.dtype)
+        k = rotate(F.normalize(k.float(), dim=-1), table).to(qkv.dtype)
+        return q, k, v.contiguous()
+    batch, length, width = x.shape
+    shape = (batch, heads, length, width // heads)
+    q, k, v = (torch.empty(shape, dtype=weight.dtype, device=x.device) for _ in range(3))
+    turns = turns_of_scale(tables, schedule, scale, x.device)
+    for rows in row_slices(x):
+        qkv = linear(x[:, rows], weight, bias)
+        parts = qkv.unflatten(-1, (3, heads, -1))
+        turned = _turned(parts[:, :, :2], gain, turns[rows]).transpose(1, 3)
+        q[:, :, rows], k[:, :, rows] = turned.unbind(2)
+        v[:, :, rows] = parts[:, :, 2].transpose(1, 2)
+    return q, k, v
+
+
+def _turned(x: Tensor, gain: Tensor, turns: Tensor) -> Tensor:
+    """Queries and keys x (B, L, 2, H, D) made one long and turned, in float32.
+
+    The gain, (2, H, 1), is the queries' learned scale a head, and ones for the keys. Turning keeps
+    the length, so that length and gain are one factor a vector, applied last.
+    """
+    x = x.float()
+    factor = gain / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(SHORTEST)
+    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * turns.unsqueeze(1)).flatten(-2).mul_(factor)
+
+
+def raw_queries(sa: SelfAttentionLike, x: Tensor, tokens: Tensor) -> Tensor:
+    """(B, H, W, D) queries of some tokens as the projection alone gives them.
+
+    x is (B, L, C), tokens (W,) int64. Nothing is added, normalised, scaled or rotated; only the
+    queries' third of the projection is computed, for these tokens.
+    """
+    weight = sa.mat_qkv.weight
+    width = weight.shape[0] // 3
+    q = linear(x.index_select(1, tokens), weight[:width], None)
+    queries: Tensor = q.unflatten(-1, (sa.scale_mul_1H11.numel(), -1)).transpose(1, 2)
+    return queries
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
+    """Every query sees every key; softmax scale 1, since q carries the learned scale."""
+    if not fused_attention_is_fast() and worthwhile(q):
+        return tiled_attention(q, k, v)
+    return F.scaled_dot_product_attention(q, k, v, scale=1.0)
+
+
+def attends_raggedly(q: Tensor) -> bool:
+    """Whether `attend_ragged` can serve queries like these: half precision on CUDA."""
+    return q.is_cuda and q.dtype in (torch.float16, torch.bfloat16)
+
+
+def attend_ragged(q: Tensor, k: Tensor, v: Tensor, length: int, lengths: tuple[int, ...]) -> Tensor:
+    """Attention of sequences of unequal length in one kernel, nothing padded.
+
+    Args:
+        q: (N * length, D), sequence after sequence.
+        k, v: (sum of lengths, D), likewise.
+        length: queries of each sequence.
+        lengths: tokens that each of the N sequences sees.
+
+    Returns:
+        (N * length, D).
+    """
+    from torch.nn.attention.varlen import varlen_attn
+
+    ends_q, ends_k = _ends((length,) * len(lengths), q.device), _ends(lengths, q.device)
+    # One head per sequence: what is a head of a batch elsewhere is a sequence here.
+    out = varlen_attn(
+        q.unsqueeze(1),
+        k.unsqueeze(1),
+        v.unsqueeze(1),
+        ends_q,
+        ends_k,
+        length,
+        max(lengths),
+        scale=1.0,
+    )
+    assert isinstance(out, Tensor), "nothing else was asked for"
+    return out.squeeze(1)
+
+
+@lru_cache(maxsize=1024)
+def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
+    """(N + 1,) int32 where sequences begin and end; copied to the device once, so that no later
+    picture waits for it."""
+    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+
+
+def project(sa: SelfAttentionLike, out: Tensor) -> Tensor:
+    """Attention output (B, H, L, D) through the output projection, (B, L, C), a fresh tensor."""
+    return apply(sa.proj, out.transpose(1, 2).flatten(2))

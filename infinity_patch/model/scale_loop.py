@@ -1,0 +1,117 @@
+"""The loop over scales: from text features to the summed codes of pictures.
+
+Knows the transformer and the quantiser; nothing of files, prompts, policies or pictures' pixels.
+How the bits of a scale are chosen is handed in, so that recorded bits can be fed back.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scalekv.infinity_patch.compute import memory as heap
+from scalekv.infinity_patch.model.quantiser import (
+    codes,
+    map_to_tokens,
+    resize,
+    tokens_to_map,
+    vae_sizes,
+)
+from scalekv.infinity_patch.model.rotary import rotary_tables
+from scalekv.infinity_patch.model.transformer import Condition, Infinity, mix_halves
+from scalekv.infinity_patch.schedules import grid_of
+from scalekv.kv.schedule import Schedule
+
+Chooser = Callable[[int, Tensor], Tensor]
+"""(scale, logits (B, L, d, 2) after guidance and temperature) to bits (B, L, d) uint8."""
+
+
+@dataclass(frozen=True)
+class Guidance:
+    """How the conditional and unconditional halves are mixed, and how sharply bits are drawn.
+
+    cfg, tau: one value per scale. layers: (0,) mixes the logits; each -n mixes the hidden states
+    after the block with 0-based index depth - n, and both halves go on with the mixture.
+    """
+
+    cfg: tuple[float, ...]
+    tau: tuple[float, ...]
+    layers: tuple[int, ...] = (0,)
+
+    @property
+    def needed(self) -> bool:
+        """Whether there is an unconditional half at all."""
+        return any(value != 1 for value in self.cfg)
+
+
+def generate_codes(
+    model: Infinity,
+    condition: Condition,
+    schedule: Schedule,
+    patchify: bool,
+    guidance: Guidance,
+    choose: Chooser,
+    after_scale: Callable[[int], None] | None = None,
+) -> Tensor:
+    """Summed codes (B, b, H, W) float32 of B pictures.
+
+    `condition` holds 2 B sequences, conditional first, or B where no guidance is needed.
+    `after_scale(k)` is called when scale k is done.
+    """
+    assert len(guidance.cfg) == len(guidance.tau) == len(schedule), "one value per scale"
+    halves = 2 if guidance.needed else 1
+    device = condition.start.device
+    scales = [(1, h, w) for h, w in schedule.scales]
+    tables = rotary_tables(schedule.scales, grid_of(schedule), model.spec.head_dim, device)
+    sizes = vae_sizes(schedule.scales, patchify)
+    for block in model.blocks:
+        block.sa.kv_caching(True)
+    try:
+        x = model.embed_start(condition)
+        total: Tensor | None = None
+        for k, (h, w) in enumerate(schedule.scales):
+            mix = None
+            if min(guidance.layers) < 0 and halves == 2:
+                mix = {model.spec.depth + layer: guidance.cfg[k] for layer in guidance.layers}
+            x = model.forward_scale(x, k, condition, scales, tables, mix)
+            logits = model.logits(x, condition).mul(1 / guidance.tau[k])
+            if halves == 2:
+                logits = logits.chunk(2)[0] if mix else mix_halves(logits, guidance.cfg[k])
+            bits = choose(k, logits)
+            if x.device.type == "cpu" and x.nbytes >= heap.WORTHWHILE:
+                heap.give_back()
+            code = codes(tokens_to_map(bits.unflatten(1, (h, w)), patchify))
+            grown = resize(code, sizes[-1])
+            total = grown if total is None else total + grown
+            if k + 1 < len(schedule):
+                tokens = map_to_tokens(resize(total, sizes[k + 1]), patchify)
+                x = model.embed_tokens(tokens).repeat(halves, 1, 1)
+            if after_scale is not None:
+                after_scale(k)
+        assert total is not None
+        return total
+    finally:
+        for block in model.blocks:
+            if block.sa.cached_k is not None:  # a patched model's caches stay to be looked at
+                block.sa.kv_caching(False)
+
+
+def conditions(
+    model: Infinity, texts: Sequence[Tensor], negative: Tensor | None, guidance: Guidance
+) -> Condition:
+    """The condition of pictures with encoder features `texts`, (len, Ct) each.
+
+    The unconditional half is the learned rows of the same length, or `negative` for all.
+    """
+    sequences = list(texts)
+    if guidance.needed:
+        sequences += [model.unconditional(len(t)) if negative is None else negative for t in texts]
+    return model.condition([s.to(torch.float32) for s in sequences])
+
+
+def to_uint8(images: Tensor) -> Tensor:
+    """Pictures (B, 3, H, W) in [-1, 1] to (B, H, W, 3) uint8, truncated as published."""
+    return images.float().add(1).div(2).mul(255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()

@@ -1,0 +1,154 @@
+"""Prompts to text features, by a T5 encoder loaded through transformers.
+
+Knows prompts and token limits; nothing of the transformer that reads the features.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from tokenizers import Tokenizer
+from torch import Tensor
+
+from scalekv.configs.models import ModelPreset
+from scalekv.infinity_patch.model.tokens import MAX_TOKENS, uncut
+from scalekv.kv.errors import UserError
+
+REMEMBERED = 256
+"""Prompts whose features are kept; those of a long prompt take 4 MiB."""
+
+
+def check_text_encoder(folder: Path, preset: ModelPreset) -> None:
+    """Refuses a text encoder whose features have another width than the transformer reads.
+
+    Raises:
+        UserError: that, or a configuration that cannot be read.
+    """
+    file = folder / "config.json"
+    try:
+        width = json.loads(file.read_text(encoding="utf-8"))["d_model"]
+    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+        raise _damaged(
+            folder, f"config.json is no configuration of a T5 encoder: {error}"
+        ) from error
+    if width != preset.transformer.text_width:
+        raise UserError(
+            f"the text encoder gives features of width {width}, {preset.name} reads "
+            f"{preset.transformer.text_width}",
+            where=str(file),
+            rule="a preset's transformer, VAE and text encoder belong together",
+            fix=f"give {preset.name} its own text encoder, {preset.files.text_encoder}",
+        )
+
+
+class TextEncoder:
+    """A T5 encoder with its tokenizer, and the features of the prompts it has seen last."""
+
+    def __init__(
+        self,
+        folder: Path,
+        device: torch.device,
+        dtype: torch.dtype,
+        *,
+        features_on: torch.device | None = None,
+        keep: bool = True,
+    ):
+        """
+        Args:
+            folder: in the layout of transformers: config, safetensors, tokenizer files.
+            dtype: of its weights, but what transformers keeps in float32.
+            features_on: where features are wanted; None: where they are made.
+            keep: False lets `rest` free the weights; they are read again when a prompt comes.
+
+        Raises:
+            UserError: missing or damaged files.
+        """
+        self.folder, self.device, self.dtype, self.keep = folder, device, dtype, keep
+        self._features_on = features_on or device
+        self._known: OrderedDict[str, Tensor] = OrderedDict()
+        self.model: Any = self._read()
+        self.nbytes: int = sum(p.nbytes for p in self.model.parameters())
+        """Bytes of the weights while they are in memory."""
+        # apart from the one that encodes, which cuts and remembers that it does
+        self.counter = uncut(Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str()))
+
+    def bytes_on(self, device: torch.device) -> int:
+        """Bytes of the weights that are on a device of that type now."""
+        there = self.model is not None and self.device.type == device.type
+        return self.nbytes if there else 0
+
+    @torch.inference_mode()
+    def encode(self, prompts: Sequence[str]) -> list[Tensor]:
+        """Features of each prompt's own tokens, (len, Ct) float32, the closing token's included.
+
+        Prompts run one at a time, so that one's features do not depend on the others.
+        """
+        features = {}
+        for prompt in dict.fromkeys(prompts):
+            if prompt not in self._known:
+                self._known[prompt] = self._encode(prompt)
+            self._known.move_to_end(prompt)
+            features[prompt] = self._known[prompt]
+            if len(self._known) > REMEMBERED:
+                self._known.popitem(last=False)
+        return [features[prompt] for prompt in prompts]
+
+    def rest(self) -> None:
+        """Says that no prompt comes for a while: frees the weights unless they are to be kept."""
+        if not self.keep and self.model is not None:
+            self.free()
+
+    def free(self) -> None:
+        """Lets go of the weights; they are read again when a new prompt comes."""
+        self.model = None
+        if self.device.type == "cuda":
+            torch.cuda.empty_cache()
+
+    def _encode(self, prompt: str) -> Tensor:
+        if self.model is None:
+            self.model = self._read()
+        batch = self.tokenizer(
+            prompt, return_tensors="pt", truncation=True, max_length=MAX_TOKENS
+        ).to(self.device)
+        out = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        features: Tensor = out.last_hidden_state[0]
+        return features.to(self._features_on, torch.float32)
+
+    def _read(self) -> Any:
+        """The encoder from its files; the tokenizer with it."""
+        from transformers import AutoTokenizer, T5EncoderModel
+        from transformers.utils import logging
+
+        logging.set_verbosity_error()
+        logging.disable_progress_bar()
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            loaded: Any = T5EncoderModel.from_pretrained(
+                self.folder,
+                dtype=self.dtype,
+                local_files_only=True,
+                use_safetensors=True,
+                output_loading_info=True,
+            )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
+            raise _damaged(self.folder, str(error).splitlines()[0]) from error
+        model, found = loaded
+        # what the file lacks would otherwise hold chance values
+        if missing := sorted(found["missing_keys"]):
+            raise _damaged(self.folder, f"{missing[0]} is missing")
+        return model.eval().requires_grad_(False).to(self.device)
+
+
+def _damaged(folder: Path, rule: str) -> UserError:
+    return UserError(
+        "the text encoder cannot be loaded",
+        where=str(folder),
+        rule=rule,
+        fix="fetch the model's files again",
+    )

@@ -1,0 +1,335 @@
+"""What a run takes in memory, part by part and stage by stage, by arithmetic alone: nothing is
+loaded, no torch.
+
+The cache's bytes are exact. What the rest of the code keeps alive at once is written down here as
+formulas; a test counts the tensors of the real code, on shapes alone, and holds the formulas to it.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+
+from scalekv.configs.models import ModelPreset
+from scalekv.infinity_patch.loading.placement import Placement
+from scalekv.infinity_patch.model import parameters
+from scalekv.infinity_patch.pieces import LARGE, ROWS, STRIP
+from scalekv.kv.budgets.budget import Budget
+from scalekv.kv.errors import UserError
+from scalekv.kv.memory.predicted import CachePrediction, CacheShape, predicted
+from scalekv.kv.precision import precision_of
+from scalekv.kv.schedule import Schedule
+
+BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
+"""Of one element, by the names people use."""
+
+TEXT_TOKENS = 128
+"""Of a prompt, where nobody says: twice a usual one."""
+
+CONTEXT = 600 << 20
+"""Bytes a CUDA process takes besides its tensors: context, kernels, libraries' own buffers."""
+
+HOST = 460 << 20
+"""Resident bytes of Python with torch and transformers once a picture was drawn, tensors apart."""
+
+FRAGMENTED = 0.04
+"""Share of its tensors' bytes that torch's allocator takes beyond them, in pieces it cannot use."""
+
+Parts = dict[str, int]
+"""Bytes by what they are for; the same names as in the memory report, and `runtime`."""
+
+
+@dataclass(frozen=True)
+class Work:
+    """What is to be generated, as far as memory depends on it.
+
+    Attributes:
+        budget: as the policy plans it; None: everything is kept.
+        pictures: at once.
+        guided: whether every picture has an unconditional half.
+        device: "cuda" or "cpu".
+        dtype: of the blocks, one of `BYTES`.
+        kv_dtype: of the held cache; "auto": as `dtype`.
+        kv_on_host: whether the held cache stays in the host's memory.
+        note_bytes: of the policy's notes on one held token.
+        text_tokens: of the longest prompt.
+    """
+
+    preset: ModelPreset
+    schedule: Schedule
+    budget: Budget | None
+    pictures: int = 1
+    guided: bool = True
+    device: str = "cuda"
+    dtype: str = "bf16"
+    kv_dtype: str = "auto"
+    kv_on_host: bool = False
+    placement: Placement = field(default_factory=Placement)
+    note_bytes: int = 0
+    text_tokens: int = TEXT_TOKENS
+
+    @property
+    def sequences(self) -> int:
+        """Rows of the transformer's batch."""
+        return self.pictures * (2 if self.guided else 1)
+
+    @property
+    def shape(self) -> CacheShape:
+        """Of the caches."""
+        spec, element = self.preset.transformer, BYTES[self.dtype]
+        return CacheShape(spec.depth, self.sequences, spec.heads, spec.head_dim, element, element)
+
+    def of(self, pictures: int) -> Work:
+        """The same with another number of pictures at once."""
+        return replace(self, pictures=pictures)
+
+
+@dataclass(frozen=True)
+class Footprint:
+    """The memory of a run on its device.
+
+    Attributes:
+        work: what it is of.
+        cache: the caches' bytes by arithmetic; on the host where they are held there.
+        stages: what each stage holds at its fullest moment.
+    """
+
+    work: Work
+    cache: CachePrediction
+    stages: dict[str, Parts]
+
+    @cached_property
+    def totals(self) -> dict[str, int]:
+        """Bytes of each stage, tensors alone: what torch says it has allocated."""
+        return {
+            stage: sum(count for part, count in parts.items() if part != "runtime")
+            for stage, parts in self.stages.items()
+        }
+
+    @cached_property
+    def peak(self) -> int:
+        """Bytes of the tensors of the fullest stage."""
+        return max(self.totals.values())
+
+    @cached_property
+    def needed(self) -> int:
+        """Bytes of memory to have for the run: the peak, what the process takes besides, and what
+        the allocator of a device cannot use."""
+        slack = int(FRAGMENTED * self.peak) if self.work.device == "cuda" else 0
+        return self.peak + slack + _runtime(self.work)
+
+
+def footprint(work: Work) -> Footprint:
+    """The memory of a run.
+
+    Raises:
+        UserError: the text encoder's sizes are not known, or a budget that cannot be.
+    """
+    shape = work.shape
+    precision = precision_of(work.kv_dtype, work.dtype)
+    cache = predicted(work.schedule, shape, work.budget, precision, work.note_bytes)
+    weights = weight_parts(work)
+    encoding = weights | {"everything_else": _encoding(work)}
+    if not work.placement.keep_text_encoder:
+        weights = weights | {"text_encoder": 0}
+    held, moment = _fullest_scale(work, cache)
+    on_device = {
+        "cache_held": held,
+        "cache_index": cache.index_peak_bytes,
+        "cache_transient": cache.transient_peak_bytes * (2 if work.kv_on_host else 1),
+    }
+    stages = {
+        "load": weight_parts(work),
+        "encode": encoding,
+        "scales": weights | on_device | {"everything_else": moment},
+        "decode": weights | {"everything_else": _between(work) + _decoding(work)},
+    }
+    names = (*weights, *on_device, "everything_else")
+    return Footprint(
+        work,
+        cache,
+        {
+            stage: {name: parts.get(name, 0) for name in names} | {"runtime": _runtime(work)}
+            for stage, parts in stages.items()
+        },
+    )
+
+
+def weight_parts(work: Work) -> Parts:
+    """Bytes of the weights on the device, all of them loaded."""
+    spec, placement = work.preset.transformer, work.placement
+    element = BYTES[work.dtype]
+    inside = parameters.blocks(spec) * element
+    if placement.offload:  # two blocks at a time: one that computes, one on its way
+        inside = inside // spec.depth * 2
+    encoder, decoder = parameters.autoencoder(work.preset.tokenizer)
+    around = parameters.around_blocks(spec, work.preset.tokenizer.token_bits) * 4
+    return {
+        "transformer": inside + around,
+        "vae": encoder * 4 + decoder * _decoder_bytes(work),
+        "text_encoder": 0 if _text_elsewhere(work) else _text_weights(work),
+    }
+
+
+def _text_elsewhere(work: Work) -> bool:
+    return work.placement.text_device not in ("auto", work.device)
+
+
+def _text_dtype(work: Work) -> str:
+    asked = work.placement.text_dtype
+    if asked != "auto":
+        return asked
+    return "fp16" if work.device == "cuda" else "fp32"
+
+
+def _text_weights(work: Work) -> int:
+    spec = work.preset.text
+    if spec is None:
+        raise UserError(
+            f"the sizes of {work.preset.name}'s text encoder are not known",
+            where="key text of the preset",
+            rule="a plan needs layers, heads, head_width, hidden and vocabulary of the encoder",
+            fix="add them to the preset, as its text encoder's config.json has them",
+        )
+    rest, kept = parameters.text_encoder(spec, work.preset.transformer.text_width)
+    dtype = _text_dtype(work)
+    return rest * BYTES[dtype] + kept * (4 if dtype == "fp16" else BYTES[dtype])
+
+
+def _runtime(work: Work) -> int:
+    return CONTEXT if work.device == "cuda" else HOST
+
+
+def _encoding(work: Work) -> int:
+    """Activations of the text encoder, which takes one prompt at a time."""
+    spec = work.preset.text
+    if spec is None or _text_elsewhere(work):
+        return 0
+    element, tokens = BYTES[_text_dtype(work)], work.text_tokens
+    width = work.preset.transformer.text_width
+    hidden = tokens * (3 * spec.hidden + 6 * width) * element
+    return hidden + 3 * spec.heads * tokens**2 * 4
+
+
+def _between(work: Work) -> int:
+    """What stays from the text encoder's features to the last picture: the features, float32."""
+    return work.pictures * work.text_tokens * work.preset.transformer.text_width * 4
+
+
+def _fullest_scale(work: Work, cache: CachePrediction) -> tuple[int, int]:
+    """Held bytes, and everything besides weights and cache, at the fullest moment of the scales.
+
+    While the last scale is generated nothing is written to the caches any more, so that what is
+    held then is known; while earlier ones are, it is at most the highest of all moments.
+    """
+    spec, schedule = work.preset.transformer, work.schedule
+    element, width = BYTES[work.dtype], spec.width
+    # of the text: every block's keys and values, and its modulation, float32
+    text = 2 * spec.depth * work.sequences * work.text_tokens * width * element
+    modulation = 6 * spec.depth * work.sequences * width * 4
+    rotary = schedule.total * spec.head_dim * 4
+    always = _between(work) + text + modulation + rotary
+    moments = []
+    for scale, tokens in enumerate(schedule.tokens):
+        last = scale + 1 == len(schedule)
+        held = cache.scale_bytes[scale] if last else cache.held_peak_bytes
+        turns = 4 * tokens * spec.head_dim
+        rest = always + turns + _block(work, tokens * work.sequences)
+        moments.append((0 if work.kv_on_host else held, rest))
+    return max(moments, key=sum)
+
+
+def _block(work: Work, rows: int) -> int:
+    """The fullest moment of a block for so many tokens of all sequences together.
+
+    Alive are always, in float32, the scale's input and the residual stream. In the feed-forward
+    besides the stream after attention and a norm of it; attention's answer, the layer's input and
+    its hidden values before and after the activation in the blocks' dtype. When queries and keys
+    are turned besides both in float32 (where they are not already) and turned; the layer's input,
+    its product, q, k and v in the blocks' dtype. A CPU goes through more than `ROWS` in chunks, and
+    writes the stream over the input, so that of all rows there are the stream and either what goes
+    into attention, q, k, v, the answer, a copy of it and its projection, or the answer and a chunk.
+    """
+    width, element = work.preset.transformer.width, BYTES[work.dtype]
+    always = 2 * 4 * width
+    forward = 2 * 4 * width + (2 * width + 2 * parameters.mlp_width(width)) * element
+    turning = (2 if element == 4 else 4) * 4 * width + 7 * width * element
+    together = always + max(forward, turning)
+    if work.device != "cpu" or rows <= ROWS:
+        return rows * together
+    attention = rows * (4 * width + 7 * width * element)
+    return max(attention, rows * (4 * width + width * element) + ROWS * together)
+
+
+def _decoder_bytes(work: Work) -> int:
+    """Of one element of the decoder's weights and maps, which are bf16 where the blocks are."""
+    return 2 if work.dtype == "bf16" else 4
+
+
+def _decoding(work: Work) -> int:
+    """Activations of the decoder, which takes one picture at a time; the codes of the others wait.
+
+    Maps of at least `LARGE` numbers are worked on in strips, a block's input and output whole.
+    """
+    tokenizer, element = work.preset.tokenizer, _decoder_bytes(work)
+    height, width = work.schedule.scales[-1]
+    size = height * width * (4 if tokenizer.patchify else 1)
+    widths = [tokenizer.ch * multiple for multiple in tokenizer.ch_mult]
+    before = widths[-1]
+    codes = work.pictures * size * tokenizer.bits * 4
+    moments = [_residual(work, before, before, size)]
+    for level in reversed(range(len(widths))):
+        for inputs in (before, widths[level]):
+            moments.append(_residual(work, inputs, widths[level], size))
+        before = widths[level]
+        if level:
+            moments.append(_doubled(work, before, size))
+            size *= 4
+    # the last norm, and the picture in the maps' dtype, in float32 and clamped
+    last = (3 * before * element if not _in_strips(before * size) else 0) * size
+    moments.append(last or size * before * element + _strip(work, before, 3, size))
+    moments.append(size * 3 * (element + 4 + 4))
+    return codes + max(moments)
+
+
+def _in_strips(numbers: int) -> bool:
+    return numbers >= LARGE
+
+
+def _residual(work: Work, inputs: int, outputs: int, size: int) -> int:
+    """A residual block: its input, and either the norm of it and the activation, or three maps of
+    its output; in strips its input and its output."""
+    element = _decoder_bytes(work)
+    if not _in_strips(inputs * size):
+        return element * size * max(3 * inputs, inputs + 3 * outputs)
+    whole = element * size * (inputs + outputs)
+    strips = (_strip(work, inputs, outputs, size), _strip(work, outputs, outputs, size))
+    return whole + max(strips)
+
+
+def _doubled(work: Work, channels: int, size: int) -> int:
+    """A map and its copy of twice the size, convolved; in strips the map and the result."""
+    element = _decoder_bytes(work)
+    if not _in_strips(channels * size):
+        return element * size * channels * 9
+    strip = min(_strip_numbers(work), 4 * channels * size)
+    several = strip < 4 * channels * size
+    return element * (size * channels * 5 + (4 if several else 2) * strip)
+
+
+def _strip(work: Work, inputs: int, outputs: int, size: int) -> int:
+    """One strip on its way through norm and convolution: in float32, where the maps are not that
+    already twice; or its activation and a padded copy; or that copy and the result. Where there
+    are several, the padded copy and the result of the one before are still there."""
+    element = _decoder_bytes(work)
+    strip = min(_strip_numbers(work), inputs * size)
+    result = element * strip * outputs // inputs
+    several = strip < inputs * size
+    before = element * strip + result if several else 0
+    normed = 4 * strip if element == 4 else 8 * strip
+    convolved = element * strip + result * (2 if several else 1)
+    return max(before + normed, before + 2 * element * strip, convolved)
+
+
+def _strip_numbers(work: Work) -> int:
+    return STRIP.get(work.device, LARGE)

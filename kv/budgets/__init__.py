@@ -1,0 +1,1 @@
+"""How many tokens each layer may hold: asked for, shared out, kept to at every moment."""

@@ -1,0 +1,1 @@
+"""The tensors that are held, layer by layer, and where attention reads them."""

@@ -1,0 +1,242 @@
+"""Tokens that some heads of a layer hold, as many in each: how they lie in memory. Knows formats;
+nothing of policies, budgets or what a scale is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import Protocol
+
+import torch
+from torch import Tensor
+
+from scalekv.kv.caches.quantise import quantise, restore
+from scalekv.kv.precision import Precision
+
+_CHUNK = 512  # tokens turned back from codes at a time, which bounds the float32 copy
+_FLOATING = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+Empty = Callable[..., Tensor]
+"""`torch.empty` with the place settled."""
+COMPUTE = {dtype: name for name, dtype in _FLOATING.items()}
+"""Names of the dtypes that attention may compute in."""
+
+
+@dataclass(frozen=True)
+class HeldFormat:
+    """How a picture's held tokens are stored.
+
+    Attributes:
+        precision: of the elements.
+        scales: how many scales of the schedule can be held.
+        on_host: in the host's pinned memory, instead of where attention computes.
+    """
+
+    precision: Precision
+    scales: int
+    on_host: bool = False
+
+    def make(self, like: Tensor, heads: int, room: int) -> Held:
+        """Room for `room` tokens in each of `heads` heads; `like` is (B, H, L, D) keys."""
+        device = torch.device("cpu") if self.on_host else like.device
+        empty = partial(torch.empty, device=device, pin_memory=self.on_host)
+        batch, _, _, dim = like.shape
+        # Ordinary tensors even under inference mode: a later call outside must write to them.
+        with torch.inference_mode(False):
+            if self.precision.quantised:
+                return Quantised(empty, (batch, heads, room, dim), self.precision.bits, self.scales)
+            return Plain(empty, (batch, heads, room, dim), _FLOATING[self.precision.name])
+
+
+@dataclass(frozen=True)
+class Part:
+    """What some heads keep, on its way into a `Held`.
+
+    Attributes:
+        k, v: (B, h, T, D), the tokens held so far followed by the new ones, as attention read
+            them.
+        old: how many of the T were held.
+        scale: the scale that the new tokens are from.
+        slots: (B, h, n) int64 ascending, which of the T to keep; None: all.
+        rows: (h,) int64 the heads' places where the old ones are held; None: all of it.
+    """
+
+    k: Tensor
+    v: Tensor
+    old: int
+    scale: int
+    slots: Tensor | None
+    rows: Tensor | None
+
+    @property
+    def tokens(self) -> int:
+        """Tokens per head that are kept."""
+        return self.k.shape[2] if self.slots is None else self.slots.shape[2]
+
+
+class Held(Protocol):
+    """Room for k and v of `room` tokens in each of some heads."""
+
+    room: int
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory occupied, read off the storage."""
+        ...
+
+    def copy_to(self, k_out: Tensor, v_out: Tensor, sources: Tensor) -> None:
+        """Writes the first n tokens into two (B, h, n, D) tensors.
+
+        `sources` is the scale each token is from, (B, h, n) or (1, 1, n) int64.
+        """
+        ...
+
+    def write(self, first: int, part: Part, source: Held | None) -> None:
+        """Takes a part into the heads from `first` on.
+
+        `source` is where the part's old tokens are held. It may be this very object: then nothing
+        is written that is there already. None: nowhere any more, the part's tensors have them.
+        """
+        ...
+
+
+class Plain:
+    """Tokens as they are, or cast to another floating dtype."""
+
+    def __init__(self, empty: Empty, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
+        """`shape` is (B, h, room, D)."""
+        self.room = shape[2]
+        self._k, self._v = (empty(shape, dtype=dtype) for _ in range(2))
+
+    @property
+    def nbytes(self) -> int:
+        """See `Held`."""
+        return storage_bytes(self._k, self._v)
+
+    def copy_to(self, k_out: Tensor, v_out: Tensor, sources: Tensor) -> None:
+        """See `Held`."""
+        tokens = k_out.shape[2]
+        k_out.copy_(self._k[:, :, :tokens], non_blocking=True)
+        v_out.copy_(self._v[:, :, :tokens], non_blocking=True)
+
+    def write(self, first: int, part: Part, source: Held | None) -> None:
+        """See `Held`."""
+        start = part.old if source is self and part.slots is None else 0
+        for held, x in ((self._k, part.k), (self._v, part.v)):
+            into = held[:, first : first + x.shape[1], start : part.tokens]
+            if part.slots is None:
+                into.copy_(x[:, :, start:], non_blocking=True)
+            else:
+                pick(x, part.slots, into)
+
+
+class Quantised:
+    """Tokens as whole numbers, quantised once, when they come in: k per channel over the map that
+    it came with, v per token (the axes on which each varies least, arXiv 2402.02750)."""
+
+    def __init__(
+        self, empty: Empty, shape: tuple[int, int, int, int], bits: int, scales: int
+    ) -> None:
+        """`shape` is (B, h, room, D); tokens may come from as many as `scales` maps."""
+        batch, heads, self.room, dim = shape
+        self._bits = bits
+        codes, half = (*shape[:3], dim * bits // 8), torch.float16
+        self._k, self._v = (empty(codes, dtype=torch.uint8) for _ in range(2))
+        self._v_scale, self._v_zero = (empty((*shape[:3], 1), dtype=half) for _ in range(2))
+        self._k_scale, self._k_zero = (
+            empty((batch, heads, scales, dim), dtype=half).zero_() for _ in range(2)
+        )
+
+    @property
+    def nbytes(self) -> int:
+        """See `Held`."""
+        return storage_bytes(*self._tokens, *self._channels)
+
+    def copy_to(self, k_out: Tensor, v_out: Tensor, sources: Tensor) -> None:
+        """See `Held`."""
+        there = k_out.device  # codes move, not what they stand for
+        sources = sources.expand(*self._k.shape[:2], -1)
+        k_scale, k_zero = (x.to(there, non_blocking=True) for x in (self._k_scale, self._k_zero))
+        for start in range(0, k_out.shape[2], _CHUNK):
+            span = slice(start, min(start + _CHUNK, k_out.shape[2]))
+            k, v, v_scale, v_zero = (
+                x[:, :, span].to(there, non_blocking=True)
+                for x in (self._k, self._v, self._v_scale, self._v_zero)
+            )
+            scale, zero = (picked(x, sources[..., span]) for x in (k_scale, k_zero))
+            k_out[:, :, span] = restore(k, self._bits, scale, zero)
+            v_out[:, :, span] = restore(v, self._bits, v_scale, v_zero)
+
+    def write(self, first: int, part: Part, source: Held | None) -> None:
+        """See `Held`."""
+        assert source is None or isinstance(source, Quantised), type(source)
+        heads = slice(first, first + part.k.shape[1])
+        k_codes, (k_scale, k_zero) = quantise(part.k[:, :, part.old :], self._bits, dim=2)
+        v_codes, (v_scale, v_zero) = quantise(part.v[:, :, part.old :], self._bits, dim=3)
+        for mine, theirs, new in zip(
+            self._channels,
+            source._channels if source else (None, None),
+            (k_scale, k_zero),
+            strict=True,
+        ):
+            if theirs is not None and theirs is not mine:
+                mine[:, heads].copy_(_of(theirs, part.rows))
+            mine[:, heads, part.scale].copy_(new.squeeze(2))
+        for mine, theirs, new in zip(
+            self._tokens,
+            source._tokens if source else (None,) * 4,
+            (k_codes, v_codes, v_scale, v_zero),
+            strict=True,
+        ):
+            if theirs is mine and part.slots is None:
+                mine[:, heads, part.old : part.tokens].copy_(new)
+                continue
+            together = new
+            if theirs is not None:
+                old = _of(theirs, part.rows)[:, :, : part.old].to(new.device, non_blocking=True)
+                together = torch.cat((old, new), dim=2)
+            into = mine[:, heads, : part.tokens]
+            if part.slots is None:
+                into.copy_(together, non_blocking=True)
+            else:
+                pick(together, part.slots, into)
+
+    @property
+    def _channels(self) -> tuple[Tensor, Tensor]:
+        return self._k_scale, self._k_zero
+
+    @property
+    def _tokens(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        return self._k, self._v, self._v_scale, self._v_zero
+
+
+def picked(x: Tensor, slots: Tensor) -> Tensor:
+    """(B, H, n, D): the slots (B, H, n) of x (B, H, T, D), a copy."""
+    batch, heads, _, dim = x.shape
+    # Whole rows are copied at once; gather along the token axis would go element by element.
+    return x.reshape(-1, dim).index_select(0, _rows(x, slots)).view(batch, heads, -1, dim)
+
+
+def pick(x: Tensor, slots: Tensor, into: Tensor) -> None:
+    """Writes the slots (B, H, n) of x (B, H, T, D) into `into` (B, H, n, D), directly if it can."""
+    direct = into.is_contiguous() and (into.dtype, into.device) == (x.dtype, x.device)
+    if not direct:
+        into.copy_(picked(x, slots), non_blocking=True)
+        return
+    flat = x.reshape(-1, x.shape[3])
+    torch.index_select(flat, 0, _rows(x, slots), out=into.view(-1, x.shape[3]))
+
+
+def _rows(x: Tensor, slots: Tensor) -> Tensor:
+    batch, heads, tokens, _ = x.shape
+    first = torch.arange(batch * heads, device=x.device).view(batch, heads, 1) * tokens
+    return (first + slots).flatten()
+
+
+def _of(x: Tensor, rows: Tensor | None) -> Tensor:
+    return x if rows is None else x.index_select(1, rows.to(x.device))
+
+
+def storage_bytes(*tensors: Tensor | None) -> int:
+    """Bytes of memory that tensors occupy, with whatever else is in their storages."""
+    return sum(0 if x is None else x.untyped_storage().nbytes() for x in tensors)

@@ -1,0 +1,1 @@
+"""From attention to statistics, and from statistics to drafters."""

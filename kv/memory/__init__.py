@@ -1,0 +1,1 @@
+"""Bytes: predicted, held, and what they are measured against."""

@@ -1,0 +1,195 @@
+"""Bytes of a cache: what it must come to, and the record of what was really held. Pure arithmetic:
+knows no tensors; what it records was read off them by others."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from scalekv.kv.budgets.budget import Budget, filled
+from scalekv.kv.budgets.moments import within
+from scalekv.kv.precision import Precision
+from scalekv.kv.schedule import Schedule
+
+POSITION_BYTES = 4  # of a held token's place in the picture, where any was dropped
+
+
+@dataclass(frozen=True)
+class CacheShape:
+    """All of a cache's shape but the number of tokens.
+
+    Attributes:
+        layers, heads, head_dim: of the model.
+        sequences: rows of the batch; guidance doubles the pictures.
+        k_bytes, v_bytes: bytes of one element of k and of v.
+    """
+
+    layers: int
+    sequences: int
+    heads: int
+    head_dim: int
+    k_bytes: int
+    v_bytes: int
+
+    @property
+    def bytes_per_token(self) -> int:
+        """Bytes of k and v for one token in one layer, over all sequences and heads."""
+        return self.sequences * self.heads * self.head_dim * (self.k_bytes + self.v_bytes)
+
+    def bytes_of(self, tokens: int) -> int:
+        """Bytes of k and v when every layer holds `tokens`."""
+        return self.layers * self.bytes_per_token * tokens
+
+
+def cache_bytes(
+    layers: int, sequences: int, heads: int, head_dim: int, tokens: int, bytes_per_element: int
+) -> int:
+    """Bytes of k and v together, all layers holding `tokens` for every sequence and head."""
+    shape = CacheShape(layers, sequences, heads, head_dim, bytes_per_element, bytes_per_element)
+    return shape.bytes_of(tokens)
+
+
+def full_cache_bytes(
+    schedule: Schedule,
+    layers: int,
+    sequences: int,
+    heads: int,
+    head_dim: int,
+    bytes_per_element: int,
+    *,
+    include_last: bool = False,
+) -> int:
+    """Bytes of k and v when nothing is dropped.
+
+    Args:
+        include_last: count the last scale too, which no later scale reads.
+    """
+    tokens = schedule.total if include_last else schedule.history
+    return cache_bytes(layers, sequences, heads, head_dim, tokens, bytes_per_element)
+
+
+def peak_held_tokens(schedule: Schedule, layers: int, budget: Budget | None, heads: int = 1) -> int:
+    """The most tokens, summed over the layers and their `heads`, held at any moment of one
+    picture, by a policy that fills its capacities; None: nothing is dropped.
+
+    Layers are rewritten one after the other, so between two scales some hold the new scale's
+    capacity while the others still hold the last one's.
+
+    Raises:
+        UserError: the budget has capacities by head, for another number of heads.
+    """
+    if budget is None:
+        return schedule.history * layers * heads
+    held = [(0,) * heads] * layers
+    total = peak = 0
+    for scale in range(1, len(schedule)):
+        new = schedule.tokens[scale - 1]
+        for layer in range(layers):
+            kept = filled(budget.limits(scale, layer, heads), held[layer], new)
+            total += sum(kept) - sum(held[layer])
+            held[layer] = kept
+            peak = max(peak, total)
+    return peak
+
+
+def stored_bytes_of(
+    shape: CacheShape, precision: Precision, schedule: Schedule
+) -> Callable[[int], int]:
+    """From tokens in every head of every layer to the bytes they take as they are held."""
+
+    def bytes_of(tokens: int) -> int:
+        row = [tokens] * shape.heads
+        one = precision.held_bytes(shape.head_dim, len(schedule) - 1, row)
+        return shape.layers * shape.sequences * one
+
+    return bytes_of
+
+
+def rooms(
+    schedule: Schedule, layers: int, heads: int, budget: Budget | None
+) -> list[list[tuple[int, ...]]]:
+    """Tokens each head of each layer has memory for while each scale is generated, under a policy
+    that fills its capacities: [scale][layer][head].
+
+    `budget` says what may be held at any moment (see `scalekv.kv.budgets.moments`); None: all.
+    Memory is made at once for what a layer holds when tokens are first dropped, and written in
+    place; from then on, and where heads differ, or where that would take more than the budget, it
+    is what is held.
+    """
+    last = len(schedule) - 1
+    if budget is None:
+        return [[(schedule.history if scale else 0,) * heads] * layers for scale in range(last + 1)]
+    held = [[(0,) * heads] * layers]
+    for scale in range(1, last + 1):
+        new = schedule.tokens[scale - 1]
+        held.append(
+            [
+                filled(budget.limits(scale, layer, heads), before, new)
+                for layer, before in enumerate(held[-1])
+            ]
+        )
+    first = next(
+        (s for s in range(1, last + 1) if min(map(min, held[s])) < schedule.before(s)), last
+    )
+    if not budget.head_capacities and min(map(min, held[first])) >= schedule.before(first - 1):
+        for scale in range(1, first):
+            held[scale] = held[first]
+    return held
+
+
+@dataclass(frozen=True)
+class CachePrediction:
+    """What a cache will take, by arithmetic alone: exactly what a ledger then reads off tensors.
+
+    Attributes:
+        scale_bytes: bytes of k and v held while each scale is generated.
+        held_peak_bytes: the most k and v held at any moment.
+        index_peak_bytes: the most that positions of held tokens, and notes on them, take.
+        transient_peak_bytes: the largest workspace in which held and new tokens meet.
+    """
+
+    scale_bytes: tuple[int, ...]
+    held_peak_bytes: int
+    index_peak_bytes: int
+    transient_peak_bytes: int
+
+
+def predicted(
+    schedule: Schedule,
+    shape: CacheShape,
+    budget: Budget | None = None,
+    precision: Precision | None = None,
+    note_bytes: int = 0,
+) -> CachePrediction:
+    """The bytes of one picture's cache (or batch's), under a policy that fills its capacities.
+
+    Args:
+        shape: of the model, with the bytes of the elements attention computes with.
+        budget: as the policy plans it; None: everything is held.
+        precision: how held tokens are stored; None: as attention computes.
+        note_bytes: of the policy's notes on one held token of one head.
+    """
+    limits = None if budget is None else within(budget)
+    compute = shape.head_dim * (shape.k_bytes + shape.v_bytes)  # of one token in one head
+    held, indices = [0] * shape.layers, [0] * shape.layers
+    tokens = [(0,) * shape.heads] * shape.layers
+    by_scale, peak, index_peak, transient = [], 0, 0, 0
+    for scale, row in enumerate(rooms(schedule, shape.layers, shape.heads, limits)):
+        for layer, room in enumerate(row):
+            new = schedule.tokens[scale - 1] if scale else 0
+            tokens[layer] = filled(room, tokens[layer], new)
+            if precision is None:
+                nbytes = sum(room) * compute
+            else:
+                nbytes = precision.held_bytes(shape.head_dim, len(schedule) - 1, room)
+            held[layer] = shape.sequences * nbytes
+            dropped_from = (n for n in tokens[layer] if n < schedule.before(scale))
+            indices[layer] = shape.sequences * (
+                sum(dropped_from) * POSITION_BYTES + sum(tokens[layer]) * note_bytes
+            )
+            peak, index_peak = max(peak, sum(held)), max(index_peak, sum(indices))
+            if scale:
+                joined = sum(tokens[layer]) + shape.heads * schedule.tokens[scale]
+                transient = max(transient, shape.sequences * joined * compute)
+        by_scale.append(sum(held))
+    return CachePrediction(tuple(by_scale), peak, index_peak, transient)

@@ -1,0 +1,1 @@
+"""What a policy sees, the registry, and one file a method."""

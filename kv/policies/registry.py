@@ -1,0 +1,185 @@
+"""The policies known by name, with the budgets and calibrations they need. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any
+
+from scalekv.kv.budgets.budget import Budget
+from scalekv.kv.errors import UserError, close_matches
+from scalekv.kv.policies.policy import Policy
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A built-in policy, with what has to be known of it before torch is loaded.
+
+    Attributes:
+        path: "module:class", made without arguments.
+        plan: "module:function", asked budget -> the policy's own of the same mean; "": as asked.
+            A calibrated policy's takes the calibration as its second argument.
+        takes_budget: whether it is held to one.
+        calibration: the file of a model's folder of budgets that it works from; "": none.
+        reader: "module:function", (text, where) -> the calibration.
+        note_bytes: of its notes on one held token of one head.
+    """
+
+    path: str
+    plan: str = ""
+    takes_budget: bool = True
+    calibration: str = ""
+    reader: str = ""
+    note_bytes: int = 0
+
+
+_UNIFORM, _PYRAMID = "scalekv.kv.budgets.shapes:uniform", "scalekv.kv.budgets.shapes:pyramid"
+
+_BUILT_IN = {
+    "full": Entry("scalekv.kv.policies.full:FullPolicy", takes_budget=False),
+    "scalekv": Entry("scalekv.kv.policies.scale:ScaleKVPolicy"),
+    "scalekv-anchored": Entry("scalekv.kv.policies.scale_anchored:AnchoredScaleKVPolicy"),
+    "scalekv-released": Entry("scalekv.kv.policies.scale_released:ReleasedScaleKVPolicy"),
+    "sliding-window": Entry(
+        "scalekv.kv.policies.sliding_window:SlidingWindowPolicy", plan=_UNIFORM
+    ),
+    "streaming-llm": Entry("scalekv.kv.policies.streaming_llm:StreamingLLMPolicy", plan=_UNIFORM),
+    "snapkv": Entry("scalekv.kv.policies.snapkv:SnapKVPolicy", plan=_UNIFORM),
+    "pyramidkv": Entry("scalekv.kv.policies.pyramidkv:PyramidKVPolicy", plan=_PYRAMID),
+    "h2o": Entry("scalekv.kv.policies.h2o:H2OPolicy", plan=_UNIFORM, note_bytes=4),
+    "heatkv": Entry(
+        "scalekv.kv.policies.heatkv:HeatKVPolicy",
+        plan="scalekv.kv.budgets.heat_order:heat_budget",
+        calibration="heat-order.json",
+        reader="scalekv.kv.budgets.heat_order:read_order",
+    ),
+    "random": Entry("scalekv.kv.policies.random:RandomPolicy", plan=_UNIFORM),
+}
+
+_registered: dict[str, Callable[[], Policy]] = {}
+
+
+def register(name: str, factory: Callable[[], Policy]) -> None:
+    """Makes a policy known by name; `factory` is called once for each use.
+
+    Raises:
+        UserError: the name is taken.
+    """
+    if name in policy_names():
+        raise UserError(f"a policy named {name!r} exists already", fix="register another name")
+    _registered[name] = factory
+
+
+def policy_names() -> tuple[str, ...]:
+    """Every known name, built-in ones first."""
+    return (*_BUILT_IN, *_registered)
+
+
+def policy_and_file(text: str) -> tuple[str, str | None]:
+    """A policy's name and the calibration file it was given with: "heatkv:order.json"."""
+    name, colon, file = text.partition(":")
+    return name, file if colon else None
+
+
+def check_policy_name(text: str) -> None:
+    """Refuses an unknown policy without loading any; `text` may name its calibration file too.
+
+    Raises:
+        UserError: no policy has this name; close names are listed.
+    """
+    name, _ = policy_and_file(text)
+    if name not in policy_names():
+        raise UserError(
+            f"there is no policy named {name!r}",
+            where="policy",
+            rule=f"policies are {', '.join(policy_names())}",
+            fix=close_matches(name, policy_names()),
+        )
+
+
+def policy_named(policy: str | Policy) -> Policy:
+    """The policy of that name, newly made; an object that is a policy already is returned as is.
+
+    Files are not read here: see `scalekv.infinity_patch.asked.settled`.
+
+    Raises:
+        UserError: unknown name.
+    """
+    if not isinstance(policy, str):
+        return policy
+    check_policy_name(policy)
+    name, _ = policy_and_file(policy)
+    if name in _registered:
+        return _registered[name]()
+    made: Policy = _loaded(_BUILT_IN[name].path)()
+    return made
+
+
+def entry_named(name: str) -> Entry | None:
+    """What is known of a built-in policy without loading it; None: a registered one.
+
+    Raises:
+        UserError: unknown name.
+    """
+    check_policy_name(name)
+    return _BUILT_IN.get(name)
+
+
+def read_calibration(entry: Entry, text: str, where: str) -> Any:
+    """What a calibrated policy works from, of its file's text.
+
+    Raises:
+        UserError: the text is not what it should be; `where` is the file, for the message.
+    """
+    return _loaded(entry.reader)(text, where)
+
+
+def plan_named(name: str, asked: Budget, calibration: Any = None) -> Budget | None:
+    """As `planned`, of a policy by name and without torch; None: it takes no budget.
+
+    Args:
+        calibration: what `read_calibration` gave, for a policy that needs one.
+
+    Raises:
+        UserError: unknown name, or the method cannot work with this budget.
+    """
+    entry = entry_named(name)
+    if entry is None:
+        policy = policy_named(name)
+        return planned(policy, asked) if takes_budget(policy) else None
+    if not entry.takes_budget:
+        return None
+    if not entry.plan:
+        return asked
+    plan = _loaded(entry.plan)
+    return _same_mean(name, asked, plan(asked, calibration) if entry.calibration else plan(asked))
+
+
+def planned(policy: Policy, asked: Budget) -> Budget:
+    """The budget a policy works with: the one asked for, or its own of the same mean."""
+    plan: Callable[[Budget], Budget] | None = getattr(policy, "plan", None)
+    if plan is None:
+        entry = _BUILT_IN.get(policy.name)
+        if entry is None or not entry.plan:
+            return asked
+        plan = _loaded(entry.plan)
+    return _same_mean(policy.name, asked, plan(asked))
+
+
+def _same_mean(name: str, asked: Budget, budget: Budget) -> Budget:
+    same = [(b.schedule, b.layers, b.mean, b.window) for b in (asked, budget)]
+    assert same[0] == same[1], f"{name} planned {same[1]}, asked for was {same[0]}"
+    return budget
+
+
+def _loaded(path: str) -> Any:
+    module, attribute = path.split(":")
+    return getattr(import_module(module), attribute)
+
+
+def takes_budget(policy: Policy) -> bool:
+    """Whether the policy is held to a budget (False: it keeps everything)."""
+    entry = _BUILT_IN.get(policy.name)
+    own: bool = getattr(policy, "takes_budget", entry is None or entry.takes_budget)
+    return own

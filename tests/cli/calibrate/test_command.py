@@ -1,0 +1,164 @@
+"""`scalekv calibrate` as a user sees it, with the built-in model and two prompts."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from PIL import Image
+
+from scalekv.cli import engine
+from scalekv.cli.calibrate import heat_maps
+from scalekv.configs.budget_files import load_budget
+from scalekv.infinity_patch.calibration.plan import INDICES, TOP
+from scalekv.kv.budgets.heat_order import read_order
+from tests.cli.conftest import Outcome
+
+Program = Callable[..., Outcome]
+BESIDE = ["own-attention.json", "own-heat-order.json", "own-index.png", "own-s-cas.png"]
+
+
+@pytest.fixture
+def prompts() -> str:
+    Path("prompts.txt").write_text("# two\na frog\n\na blue book\n")
+    return "prompts.txt"
+
+
+def names(folder: str = ".") -> list[str]:
+    return sorted(path.name for path in Path(folder).iterdir())
+
+
+def test_from_prompts_to_a_budget_that_draws(scalekv: Program, prompts: str) -> None:
+    done = scalekv("calibrate", "--prompts", prompts, "--out", "b/own.yaml", "--drafters", "2")
+    assert done.code == 0, done.err
+    paths = done.out.splitlines()
+    assert paths[0] == "b/own.yaml"
+    assert sorted(paths) == sorted(f"b/{name}" for name in [*BESIDE, "own.yaml"])
+    assert names("b") == sorted([*BESIDE, "own.yaml"])
+    for said in ("model emoji (default), 2 prompts", "drafters (layers from 0)", "99% of the"):
+        assert said in done.err
+
+    spec = load_budget("b/own.yaml", "emoji")
+    numbers = json.loads(Path("b/own-attention.json").read_text())
+    assert spec.percent == 10
+    assert numbers["provenance"]["weights"] in spec.provenance
+    assert sum(map(len, numbers["drafters"].values())) == 6
+    assert read_order(Path("b/own-heat-order.json").read_text()).layers == 8
+    for name in BESIDE[2:]:
+        with Image.open(f"b/{name}") as image:
+            assert image.format == "PNG"
+            assert len(image.convert("RGB").getcolors(2**24) or ()) > 50, "nothing is drawn"
+
+    drawn = scalekv("generate", "a frog", "--budget", "b/own.yaml", "--json", "--quiet")
+    assert drawn.code == 0, drawn.err
+    budget = json.loads(drawn.out)["report"]["cache"]["budget"]
+    assert budget["origin"] == spec.provenance
+
+
+def test_json_quiet_and_force(scalekv: Program, prompts: str) -> None:
+    Path("own.yaml").write_text("mine")
+    asked = ("calibrate", "--prompts", prompts, "--out", "own.yaml", "--no-plots")
+    refused = scalekv(*asked)
+    assert (refused.code, names()) == (2, ["own.yaml", "prompts.txt"])
+    assert "--force" in refused.err
+    assert Path("own.yaml").read_text() == "mine"
+    done = scalekv(*asked, "--force", "--json", "--quiet")
+    assert (done.code, done.err) == (0, "")
+    said = json.loads(done.out)
+    assert said["paths"] == ["own.yaml", "own-heat-order.json", "own-attention.json"]
+    assert said["provenance"]["prompts"] == 2
+    assert names() == sorted([*said["paths"], "prompts.txt"])
+    assert load_budget("own.yaml").model == "emoji"
+
+
+@pytest.fixture
+def never(monkeypatch: pytest.MonkeyPatch) -> None:
+    def load(*_: Any) -> Any:
+        raise AssertionError("weights were loaded")
+
+    monkeypatch.setattr(engine, "load", load)
+
+
+@pytest.mark.usefixtures("never", "prompts")
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (["--prompts", "none.txt"], ["cannot read the prompts", "none.txt"]),
+        (["--prompts", "empty.txt"], ["no prompt", "empty.txt"]),
+        (["--model", "emojy"], ["emojy", "did you mean emoji"]),
+        (["--model", "infinity-2b"], ["scalekv download infinity-2b"]),
+        (["--budget", "full"], ["--budget", "a percentage"]),
+        (["--drafters", "8"], ["--drafters"]),
+        (["--index", "asi"], ["--index", "paper, share"]),
+        (["--top", "0"], ["top"]),
+        (["--out", "own.json"], ["--out own.yaml"]),
+        (["--out", "folder.yaml"], ["folder.yaml is a folder"]),
+        (["--out", "prompts.txt/own.yaml"], ["cannot write to the folder"]),
+        (["--out", "taken.yaml"], ["taken-heat-order.json is there already", "--force"]),
+    ],
+)
+def test_refusals_before_loading(scalekv: Program, arguments: list[str], words: list[str]) -> None:
+    Path("empty.txt").touch()
+    Path("folder.yaml").mkdir()
+    Path("taken-heat-order.json").touch()
+    before = names()
+    given = ["--prompts", "prompts.txt", *arguments]
+    done = scalekv("calibrate", *given)
+    assert (done.code, done.out, names()) == (2, "", before), done.err
+    for word in words:
+        assert word in done.err
+
+
+@pytest.mark.usefixtures("never")
+def test_without_matplotlib(
+    scalekv: Program, prompts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(heat_maps, "find_spec", lambda name: None)
+    done = scalekv("calibrate", "--prompts", prompts)
+    assert (done.code, names()) == (2, ["prompts.txt"])
+    assert "pip install matplotlib" in done.err
+    assert "--no-plots" in done.err
+
+
+def test_an_interruption_leaves_nothing(
+    scalekv: Program, prompts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    measure = engine.calibrate
+
+    def calibrate(pipeline: Any, request: Any, on_progress: Any, on_picture: Any) -> Any:
+        def interrupted(picture: Any) -> None:
+            raise KeyboardInterrupt
+
+        return measure(pipeline, request, on_progress, interrupted)
+
+    monkeypatch.setattr(engine, "calibrate", calibrate)
+    done = scalekv("calibrate", "--prompts", prompts, "--out", "new/own.yaml")
+    assert (done.code, done.out, names()) == (130, "", ["prompts.txt"])
+    assert done.err.endswith("interrupted\n")
+
+
+def test_the_help_says_what_there_is(scalekv: Program) -> None:
+    done = scalekv("calibrate", "--help")
+    assert done.code == 0
+    text = " ".join(done.out.replace("│", " ").split())
+    for index in INDICES:
+        assert f"{index}:" in text
+    assert f"[default: {TOP}]" in text
+
+
+def test_maps_of_a_deep_model() -> None:
+    """As many layers and scales as infinity-8b has."""
+    scales, layers, heads = 13, 40, 2
+    row = [0.1] * heads
+    numbers = {
+        "provenance": {"model": "m", "prompts": 10},
+        "index": [[None] * layers]
+        + [[scale / layers for _ in range(layers)] for scale in range(12)],
+        "drafters": {"9": [0, 1], "10": [0]},
+        "s_cas": [[[row] * layers for _ in range(scales)] for _ in range(scales)],
+    }
+    for content in (heat_maps.index_map(numbers), heat_maps.mass_maps(numbers)):
+        assert content.startswith(b"\x89PNG")

@@ -1,0 +1,93 @@
+"""Everything that is refused before weights are read."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from scalekv.configs.models import model_named
+from scalekv.infinity_patch.asked.check import check
+from scalekv.infinity_patch.asked.request import Request
+from scalekv.infinity_patch.asked.settled import budget_of, cache_shape, schedule_of
+from scalekv.kv.errors import UserError
+
+GOOD = Request(("a red apple",))
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"prompts": ()}, "no prompt"),
+        ({"prompts": ("a cat", " ")}, "empty"),
+        ({"prompts": ("word " * 600,)}, "tokens"),
+        ({"negative": "word " * 600}, "tokens"),
+        ({"num_images": 0}, "0 pictures"),
+        ({"seed": -1}, "seed -1"),
+        ({"seed": 2**63 - 1, "num_images": 2}, "seed"),
+        ({"policy": "snap"}, "no policy named"),
+        ({"budget": "0%"}, "0%"),
+        ({"budget": "paper-10"}, "paper-10"),
+        ({"budget": "nowhere.yaml"}, "nowhere.yaml"),
+        ({"budget": "1.5G"}, "1.5G may be meant"),
+        ({"budget": "5KB"}, "5KB is less than one token"),
+        ({"ratio": "16:9"}, "no scale schedule"),
+        ({"ratio": "3:2"}, "not made for the ratio"),
+        ({"pixels": "2M"}, "no pixel class"),
+        ({"cfg": (1.0, 2.0)}, "2 values for 7 scales"),
+        ({"cfg": float("nan")}, "not a number"),
+        ({"pixels": "0.25M"}, "not made for the pixel class"),
+        ({"tau": 0.0}, "temperature"),
+        ({"tau": 1e-320}, "temperature"),
+        ({"top_p": 1.5}, "top-p"),
+        ({"cfg_layer": 1}, "guidance layer 1"),
+        ({"cfg_layer": -9}, "guidance layer -9"),
+        ({"cfg_layer": ()}, "guidance layer"),
+        ({"cfg_layer": (0, -1)}, "at once"),
+        ({"prompts": ("man " * 505,), "positive_prompt": True}, "tokens"),
+    ],
+)
+def test_refused(change: dict[str, Any], says: str) -> None:
+    with pytest.raises(UserError, match=says):
+        check(replace(GOOD, **change), model_named("emoji"))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {},
+        {"budget": 40},
+        {"budget": "full"},
+        {"budget": "1.5GiB"},
+        {"cfg": [1.0] * 7},
+        {"tau": 1, "top_p": 0},
+        {"cfg_layer": (-1, -8)},
+        {"prompts": ("word " * 600,), "truncate": True},
+    ],
+)
+def test_accepted(change: dict[str, Any]) -> None:
+    check(replace(GOOD, **change), model_named("emoji"))
+
+
+def test_bytes_are_checked_for_the_dtype_and_guidance_that_are_known() -> None:
+    preset = model_named("emoji")
+    spec = preset.transformer
+    token = spec.depth * spec.heads * spec.head_dim * 2  # k and v of one sequence, a byte each
+    least = replace(GOOD, budget=f"{4 * token}B")
+    check(least, preset, dtype="bf16")
+    check(least, preset)  # auto may come to bf16
+    with pytest.raises(UserError, match="less than one token"):
+        check(least, preset, dtype="fp32")
+    check(replace(least, cfg=1.0), preset, dtype="fp32")  # no second half
+    with pytest.raises(UserError) as caught:
+        check(replace(least, budget=f"{4 * token - 1}B"), preset)
+    assert f"{8 * token // 1024}KiB" in caught.value.fix  # enough whatever auto comes to
+
+
+def test_bytes_come_to_a_mean() -> None:
+    preset = model_named("emoji")
+    schedule = schedule_of(GOOD, preset)
+    tenth = cache_shape(GOOD, preset, schedule, 4).bytes_of(26)
+    assert budget_of(replace(GOOD, budget=f"{tenth}B"), preset, schedule, 4).mean == 26
+    assert budget_of(replace(GOOD, budget=f"{tenth}B"), preset, schedule, 2).mean == 52

@@ -1,0 +1,176 @@
+"""Plans against what the code allocates: the cache exactly, on shapes alone for large models and on
+tensors for the built-in one; everything else by an allocator that counts."""
+
+from __future__ import annotations
+
+from itertools import product
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scalekv.configs.models import model_named
+from scalekv.infinity_patch import generate, load, pieces
+from scalekv.infinity_patch.asked.request import Request
+from scalekv.infinity_patch.generation.patch import patched
+from scalekv.infinity_patch.loading.fitting import skeletons
+from scalekv.infinity_patch.model.autoencoder import Autoencoder
+from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
+from scalekv.infinity_patch.model.transformer import Infinity
+from scalekv.infinity_patch.planning.planner import Planner
+from scalekv.kv.caches.caches import Caches
+from scalekv.kv.policies.registry import policy_named, policy_names
+from tests.infinity_patch.counting import Counting, shapes_only
+
+DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
+SHARES = ("cache_held", "cache_index", "cache_transient", "everything_else")
+
+POLICIES = [name for name in policy_names() if name != "heatkv"]  # needs a file for each model
+
+
+def cache_on_shapes(planner: Planner, pictures: int) -> dict[str, Any]:
+    """The ledger of caches that went through all scales and layers with tensors without memory."""
+    plan = planner.footprint(pictures)
+    shape, schedule = plan.work.shape, planner.schedule
+    policy = policy_named(planner.policy)
+    asked = None if planner.policy == "full" else planner.asked(pictures)
+    caches = Caches(
+        shape.layers, policy, lambda _: asked, schedule, kv_dtype=planner.request.kv_dtype
+    )
+    dtype = DTYPES[planner.dtype]
+    with torch.no_grad(), shapes_only():
+        for scale, tokens in enumerate(schedule.tokens):
+            q, k, v = (
+                torch.empty(
+                    (shape.sequences, shape.heads, tokens, shape.head_dim),
+                    dtype=dtype,
+                    device="meta",
+                )
+                for _ in range(3)
+            )
+            for layer in range(shape.layers):
+                caches.attend(
+                    layer,
+                    scale,
+                    schedule,
+                    q,
+                    k,
+                    v,
+                    lambda q, k, v: torch.empty_like(q),
+                    raw_queries=lambda some: torch.empty(
+                        (shape.sequences, shape.heads, len(some), shape.head_dim),
+                        dtype=dtype,
+                        device="meta",
+                    ),
+                )
+    assert caches.ledger is not None
+    return caches.ledger.to_dict()
+
+
+GRID = [
+    *(("infinity-125m", policy, "10%", "1:1", 1, "auto") for policy in POLICIES),
+    *(("infinity-125m", "scalekv", b, "1:1", 3, "auto") for b in ("4%", "37%", "100", "3MiB")),
+    *(("infinity-125m", "scalekv", "20%", "1:1", 1, kv) for kv in ("fp32", "int8", "int4")),
+    ("infinity-2b", "scalekv", "paper-10", "1:1", 2, "auto"),
+    ("infinity-8b", "scalekv", "10%", "3:1", 1, "auto"),
+    ("infinity-8b-512", "scalekv", "20%", "4:5", 1, "int8"),
+]
+
+
+@pytest.mark.parametrize(("model", "policy", "budget", "ratio", "pictures", "kv_dtype"), GRID)
+def test_predicted_cache_bytes_are_held_bytes(
+    model: str, policy: str, budget: str, ratio: str, pictures: int, kv_dtype: str
+) -> None:
+    request = Request(("a",), policy=policy, budget=budget, ratio=ratio, kv_dtype=kv_dtype)
+    planner = Planner(request, model_named(model))
+    predicted = planner.footprint(pictures).cache
+    held = cache_on_shapes(planner, pictures)
+    assert predicted.held_peak_bytes == held["held_peak_bytes"]
+    assert predicted.index_peak_bytes == held["index_peak_bytes"]
+    assert predicted.transient_peak_bytes == held["transient_peak_bytes"]
+    assert list(predicted.scale_bytes) == [row["held_bytes"] for row in held["scales"]]
+
+
+@pytest.mark.parametrize(("policy", "budget"), [*product(("scalekv", "h2o"), ("10%", "60"))])
+def test_predicted_cache_bytes_of_real_pictures(policy: str, budget: str) -> None:
+    pipeline = load("emoji", device="cpu")
+    request = Request(("a red apple",), policy=policy, budget=budget)
+    planner = Planner(request, pipeline.preset, device="cpu")
+    assert DTYPES[planner.dtype] == pipeline.dtype
+    predicted = planner.footprint().cache
+    held = next(generate(pipeline, request)).cache
+    assert predicted.held_peak_bytes == held["held_peak_bytes"]
+    assert predicted.index_peak_bytes == held["index_peak_bytes"]
+    assert predicted.transient_peak_bytes == held["transient_peak_bytes"]
+    assert list(predicted.scale_bytes) == [row["held_bytes"] for row in held["scales"]]
+
+
+def counted(planner: Planner, pictures: int) -> tuple[int, int]:
+    """Bytes of tensors at the fullest moment of the scales and of decoding, weights apart."""
+    preset, schedule = planner.preset, planner.schedule
+    transformer, vae = skeletons(preset)
+    assert isinstance(transformer, Infinity)
+    assert isinstance(vae, Autoencoder)
+    transformer.eval().requires_grad_(False).block_chunks.to(DTYPES[planner.dtype])
+    vae.eval().requires_grad_(False).decoder.to(DTYPES[planner.dtype])
+    scales, cfg = len(schedule), preset.sampling.cfg
+    guidance = Guidance((cfg,) * scales, (1.0,) * scales, (preset.sampling.cfg_layer,))
+
+    def choose(scale: int, logits: Tensor) -> Tensor:
+        return torch.zeros(logits.shape[:3], dtype=torch.uint8, device="meta")
+
+    planned = planner.footprint(pictures).work
+    budget = planner.asked(pictures) if planned.budget is not None else "full"
+    with torch.inference_mode(), shapes_only(), Counting() as counting:
+        shape = (planner.text_tokens, preset.transformer.text_width)
+        texts = [torch.empty(shape, device="meta") for _ in range(pictures)]
+        with patched(transformer, planner.policy, budget):
+            codes = generate_codes(
+                transformer,
+                conditions(transformer, texts, None, guidance),
+                schedule,
+                preset.tokenizer.patchify,
+                guidance,
+                choose,
+            )
+        while_scales = counting.peak
+        counting.forget_peak()
+        vae.decode(codes[:1])
+        return while_scales, counting.peak
+
+
+@pytest.mark.parametrize(
+    ("model", "policy", "budget", "pictures", "dtype"),
+    [
+        ("emoji", "scalekv", "10%", 1, "fp32"),
+        ("infinity-125m", "scalekv", "10%", 2, "bf16"),
+        ("infinity-125m", "full", "full", 8, "bf16"),
+        ("infinity-layer16", "pyramidkv", "20%", 3, "bf16"),
+    ],
+)
+def test_everything_else_is_what_an_allocator_counts(
+    monkeypatch: pytest.MonkeyPatch,
+    model: str,
+    policy: str,
+    budget: str,
+    pictures: int,
+    dtype: str,
+) -> None:
+    monkeypatch.setitem(pieces.STRIP, "meta", pieces.STRIP["cuda"])
+    request = Request(("a",), policy=policy, budget=budget)
+    planner = Planner(request, model_named(model), dtype=dtype, text_tokens=64)
+    stages = planner.footprint(pictures).stages
+    scales, decode = counted(planner, pictures)
+    assert sum(stages["scales"][part] for part in SHARES) == pytest.approx(scales, rel=0.02)
+    assert stages["decode"]["everything_else"] == pytest.approx(decode, rel=0.01)
+
+
+@pytest.mark.gpu
+def test_a_run_on_a_device_is_as_planned() -> None:
+    pipeline = load("emoji", device="cuda")
+    request = Request(("a red apple",))
+    next(generate(pipeline, request))
+    planner = Planner(request, pipeline.preset, device="cuda", text_tokens=8)
+    peak = pipeline.stages.highest()["allocated_peak_bytes"]
+    assert planner.footprint().peak == pytest.approx(peak, rel=0.25)
