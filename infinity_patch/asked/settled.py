@@ -6,6 +6,7 @@ Knows presets and budgets; no torch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +25,8 @@ from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.kv.budgets.asked import BudgetLike, BudgetRequest, BudgetSpec, parse_budget, resolve
 from scalekv.kv.budgets.budget import FULL, Budget, BytesOf, Drafters
+from scalekv.kv.coded.constants import Constants
+from scalekv.kv.coded.plan import allocation_of
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CacheShape, stored_bytes_of
 from scalekv.kv.policies.policy import Policy
@@ -154,15 +157,47 @@ def calibration_of(policy: str, model: str | None) -> Any:
             fix=f"scalekv calibrate --model {model or 'NAME'}, then --policy {name}:FILE",
         )
     try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
+        status = path.stat()
+        found = _read(name, path, status.st_mtime_ns, status.st_size)
+    except OSError as error:
         raise UserError(
             f"{path.name} cannot be read: {error}",
             where=str(path),
             rule=f"{name} reads the {needed} that scalekv calibrate writes",
             fix="give the path of one",
         ) from error
-    return read_calibration(entry, text, str(path))
+    if entry.stores and model is not None and found.about.get("model", model) != model:
+        raise UserError(
+            f"these are constants of {found.about['model']}",
+            where=str(path),
+            rule=f"{name} works from constants of the model itself, which is {model}",
+            fix=f"scalekv calibrate --model {model} --coded",
+        )
+    return found
+
+
+@lru_cache(maxsize=8)
+def _read(name: str, path: Path, changed: int, size: int) -> Any:
+    """A file's calibration, the same object for all pictures while the file is as it was."""
+    entry = entry_named(name)
+    assert entry is not None, name
+    return read_calibration(entry, path.read_bytes(), str(path))
+
+
+def constants_of(policy: str | Policy | None, model: str) -> Constants | None:
+    """The constants a policy stores tokens by; None: it stores them as they come.
+
+    Raises:
+        UserError: as `policy_for`.
+    """
+    name = DEFAULT_POLICY if policy is None else policy
+    if not isinstance(name, str):
+        return getattr(name, "constants", None)
+    entry = entry_named(policy_and_file(name)[0])
+    if entry is None or not entry.stores:
+        return None
+    found: Constants = calibration_of(name, model)
+    return found
 
 
 def one_at_a_time(request: Request, device: str) -> bool:
@@ -304,3 +339,35 @@ def _check_budget(request: Request, preset: ModelPreset, schedule: Schedule, dty
         budget_of(request, preset, schedule, sizes[-1], fixed_batch(request, "cuda") or 1)
         raise
     planned_for(request, preset, asked)
+    _check_stored(request, preset, schedule, asked, sizes[0])
+
+
+def _check_stored(
+    request: Request, preset: ModelPreset, schedule: Schedule, budget: Budget, element_bytes: int
+) -> None:
+    """What a policy that stores tokens in its own way cannot do.
+
+    Raises:
+        UserError: that is asked for.
+    """
+    constants = constants_of(request.policy, preset.name)
+    if constants is None:
+        return
+    if request.kv_dtype != AUTO:
+        raise UserError(
+            f"the held cache cannot be coded and {request.kv_dtype} too",
+            where="--kv-dtype",
+            rule="auto with the policy coded: its bits are the budget's",
+            fix="leave --kv-dtype out, or take another policy",
+        )
+    shape = cache_shape(request, preset, schedule, element_bytes)
+    guided = shape.sequences == 2
+    layer = preset.sampling.cfg_layer if request.cfg_layer is None else request.cfg_layer
+    if guided and layer not in (0, (0,), [0]):
+        raise UserError(
+            "guidance in hidden layers leaves two halves that are the same",
+            where="--cfg-layer",
+            rule="the policy coded works on halves that differ to the end: guidance in the logits",
+            fix="--cfg-layer 0, or another policy",
+        )
+    allocation_of(constants, budget, shape, guided)

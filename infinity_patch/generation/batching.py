@@ -11,7 +11,7 @@ from dataclasses import replace
 import torch
 
 from scalekv.infinity_patch.asked.request import DEFAULT_POLICY, Request
-from scalekv.infinity_patch.asked.settled import fixed_batch, planned_for
+from scalekv.infinity_patch.asked.settled import constants_of, fixed_batch, planned_for
 from scalekv.infinity_patch.generation.patch import caches_of
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.infinity_patch.model.scale_loop import Guidance
@@ -80,6 +80,7 @@ def work_of(
         kv_dtype=request.kv_dtype,
         kv_on_host=request.kv_device == "cpu",
         note_bytes=0 if entry is None else entry.note_bytes,
+        constants=None if patched else constants_of(request.policy, preset.name),
         text_tokens=max(len(pipeline.text.counter.encode(text).ids) for text in texts),
     )
 

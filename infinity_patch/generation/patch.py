@@ -21,7 +21,7 @@ from scalekv.infinity_patch.model.attention import (
     queries_keys_values,
     raw_queries,
 )
-from scalekv.infinity_patch.model.rotary import Scales3
+from scalekv.infinity_patch.model.rotary import Scales3, turns_of_scale
 from scalekv.kv.budgets.asked import BudgetLike
 from scalekv.kv.budgets.budget import Drafters
 from scalekv.kv.caches.caches import Caches
@@ -62,6 +62,7 @@ def patched(
     drafters: Drafters | None = None,
     kv_dtype: str = "auto",
     kv_device: str = "auto",
+    guided: bool | None = None,
 ) -> Iterator[Caches]:
     """Generate with compressed caches inside the block; afterwards the model is as it was.
 
@@ -75,6 +76,9 @@ def patched(
         kv_dtype: how held tokens are stored: "auto" (as attention computes), "fp32", "bf16",
             "int8", "int4".
         kv_device: where: "auto" (where attention computes) or "cpu" (in the host's memory).
+        guided: whether the model will be given pairs of guidance halves, conditional sequences
+            first, as with a cfg other than 1; the policy "coded" has to know, others do not care.
+            Guidance has to mix logits, not hidden states.
 
     Yields:
         The caches: `.nbytes`, `.peak_nbytes`, `.layers[i].kept` (B, H), `.ledger`, `.reset()`.
@@ -105,6 +109,7 @@ def patched(
         schedule,
         kv_dtype=kv_dtype,
         kv_device=kv_device,
+        guided=guided,
     )
     before = [{name: m.__dict__.get(name, _MISSING) for name in OVERRIDDEN} for m in modules]
     try:
@@ -157,6 +162,9 @@ def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
             attend,
             raw_queries=lambda tokens: raw_queries(module, x, tokens),
             ragged=attend_ragged if attends_raggedly(q) else None,
+            turns=lambda: turns_of_scale(
+                rope2d_freqs_grid, scale_schedule, scale_ind, x.device
+            ).squeeze(1),
         )
         return project(module, out)
 

@@ -219,7 +219,11 @@ def _wanted(request: Request, index: int) -> _Wanted:
 
 @contextmanager
 def _caches(
-    pipeline: Pipeline, request: Request, budget: Budget, schedule: Schedule
+    pipeline: Pipeline,
+    request: Request,
+    budget: Budget,
+    schedule: Schedule,
+    guidance: Guidance,
 ) -> Iterator[Caches]:
     """The caches to generate with: those the caller has patched in, or the request's own."""
     outer = caches_of(pipeline.model)
@@ -233,6 +237,7 @@ def _caches(
         schedule,
         kv_dtype=request.kv_dtype,
         kv_device=request.kv_device,
+        guided=guidance.needed,
     ) as caches:
         yield caches
 
@@ -253,7 +258,7 @@ def _codes(
     with (
         torch.inference_mode(),
         pipeline.stages.stage("scales"),
-        _caches(pipeline, request, budget, schedule) as caches,
+        _caches(pipeline, request, budget, schedule, guidance) as caches,
     ):
         codes = generate_codes(
             pipeline.model,

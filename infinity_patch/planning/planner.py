@@ -13,7 +13,13 @@ from pathlib import Path
 from scalekv.configs.models import ModelPreset
 from scalekv.configs.spec import TextSpec
 from scalekv.infinity_patch.asked.request import DEFAULT_POLICY, Request
-from scalekv.infinity_patch.asked.settled import budget_of, cache_shape, calibration_of, schedule_of
+from scalekv.infinity_patch.asked.settled import (
+    budget_of,
+    cache_shape,
+    calibration_of,
+    constants_of,
+    schedule_of,
+)
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.machine.machine import BF16, of_processor
@@ -140,6 +146,7 @@ class Planner:
             dtype=self.dtype,
             kv_dtype=request.kv_dtype,
             note_bytes=0 if entry is None else entry.note_bytes,
+            constants=constants_of(request.policy, self.preset.name),
             kv_on_host=request.kv_device == "cpu" and self.device != "cpu",
             placement=self.placement,
             text_tokens=self.text_tokens,

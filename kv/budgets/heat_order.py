@@ -59,7 +59,7 @@ class Order:
                 )
 
 
-def read_order(text: str, where: str = "order file") -> Order:
+def read_order(text: str | bytes, where: str = "order file") -> Order:
     """Reads the published format: a JSON list over source scales, from scale index 3 on, of lists
     of [head, layer] pairs, first dropped first.
 
@@ -69,7 +69,7 @@ def read_order(text: str, where: str = "order file") -> Order:
     rule = "a JSON list over source scales of lists of [head, layer] pairs, first dropped first"
     try:
         content = json.loads(text)
-    except json.JSONDecodeError as error:
+    except ValueError as error:
         raise UserError(f"not readable as JSON: {error}", where=where, rule=rule) from None
     if not isinstance(content, list) or not all(isinstance(row, list) and row for row in content):
         raise UserError("the file is no list of lists", where=where, rule=rule)

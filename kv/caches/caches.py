@@ -12,11 +12,12 @@ from scalekv.kv.budgets.budget import WINDOW, Budget, BytesOf
 from scalekv.kv.budgets.moments import within
 from scalekv.kv.caches.held import COMPUTE, HeldFormat, Part
 from scalekv.kv.caches.layer import Choice, LayerCache
+from scalekv.kv.caches.storage import Storage
 from scalekv.kv.caches.workspace import Workspace
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
 from scalekv.kv.memory.predicted import CacheShape, rooms, stored_bytes_of
-from scalekv.kv.policies.policy import Policy, Step
+from scalekv.kv.policies.policy import Policy, Step, Stores
 from scalekv.kv.policies.registry import planned, takes_budget
 from scalekv.kv.precision import check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
@@ -28,15 +29,18 @@ Ragged = Callable[[Tensor, Tensor, Tensor, int, tuple[int, ...]], Tensor]
 """Attention of many sequences of unequal length in one call: (q (N * L, D), k (sum of T, D), v
 likewise, L, the N lengths T) -> (N * L, D), new; sequence after sequence in each."""
 
-Observer = Callable[[int, int, Schedule, Tensor, Tensor], None]
-"""(layer, scale, schedule, q (B, H, L, D), k (B, H, T, D)) of an attention call about to be made,
-the last scale's too; under a policy that keeps everything, key t is token t of the picture."""
+Observer = Callable[[int, int, Schedule, Tensor, Tensor, Tensor], None]
+"""(layer, scale, schedule, q (B, H, L, D), k and v (B, H, T, D)) of an attention call about to be
+made, the last scale's too; under a policy that keeps everything, key t is the picture's token t."""
 
 Joined = list[tuple[Tensor, Tensor]]
 """For each group of heads k and v (B, h, T, D) of everything cached."""
 
 RawQueries = Callable[[Tensor], Tensor]
 """(W,) tokens of the newest map -> (B, H, W, D); see `Step.raw_queries`."""
+
+Turns = Callable[[], Tensor]
+"""-> (L, D / 2) complex, what each pair of channels of the newest map's keys was multiplied by."""
 
 
 class Caches:
@@ -64,6 +68,7 @@ class Caches:
         *,
         kv_dtype: str = "auto",
         kv_device: str = "auto",
+        guided: bool | None = None,
     ) -> None:
         """
         Args:
@@ -78,6 +83,8 @@ class Caches:
                 "int8" or "int4".
             kv_device: where: "auto" (where attention computes) or "cpu" (in the host's pinned
                 memory, each layer's brought over while the layer before it computes).
+            guided: whether the sequences of a batch are pairs of guidance halves, the conditional
+                ones first; None: nobody says, which only some policies mind.
 
         Raises:
             UserError: whatever `budget_for` raises for the schedule given, or an unknown dtype or
@@ -85,6 +92,13 @@ class Caches:
         """
         check_kv_dtype(kv_dtype)
         check_kv_device(kv_device)
+        if isinstance(policy, Stores) and kv_dtype != "auto":
+            raise UserError(
+                f"{policy.name} stores tokens in a way of its own",
+                where="--kv-dtype",
+                rule="auto with it: its bits are the budget's",
+                fix="leave --kv-dtype out, or take another policy",
+            )
         self.layers = [LayerCache() for _ in range(layers)]
         self.policy = policy
         self.budget: Budget | None = None
@@ -97,6 +111,8 @@ class Caches:
         self._rooms: list[list[tuple[int, ...]]] = []
         self._kv_dtype = kv_dtype
         self._kv_device = kv_device
+        self._guided = guided
+        self._storage: Storage | None = None
         self._made_of_bytes: Callable[[BytesOf], Budget] | None = None
         self._next_scale = [0] * layers
         self._bytes = [(0, 0)] * layers  # of each layer's k and v, and of what is noted about them
@@ -130,6 +146,7 @@ class Caches:
         for cache in self.layers:
             cache.reset()
         self._workspace.release()
+        self._storage = None
         self._next_scale = [0] * len(self.layers)
 
     def reset(self) -> None:
@@ -149,6 +166,7 @@ class Caches:
         attention: Attention,
         raw_queries: RawQueries | None = None,
         ragged: Ragged | None = None,
+        turns: Turns | None = None,
     ) -> Tensor:
         """Attention of one layer at one scale over everything cached, then eviction.
 
@@ -162,6 +180,7 @@ class Caches:
             raw_queries: called only if the policy asks; see `Step`.
             ragged: called instead, once, where heads hold unequally many tokens; None: `attention`
                 is called for each group of heads that hold equally many.
+            turns: called only if the way tokens are stored asks; None: keys are not turned.
 
         Returns:
             What `attention` (or `ragged`) returned, heads in order.
@@ -171,6 +190,8 @@ class Caches:
         """
         if layer == 0 and scale == 0:
             self._begin(schedule, k, v)
+        if layer == 0 and self._storage is not None and self._storage.needs_turns:
+            self._storage.turned(None if turns is None else turns())
         ledger = self._checked_turn(layer, scale, schedule, k)
         cache = self.layers[layer]
         with torch.no_grad():
@@ -179,7 +200,7 @@ class Caches:
                 self._workspace.fetch(self.layers[layer + 1], k, v)
         ledger.record_transient(scale, self.transient_nbytes)
         if self.observer is not None and cache.all_together:
-            self.observer(layer, scale, schedule, q, joined[0][0])
+            self.observer(layer, scale, schedule, q, *joined[0])
         out = _attended(cache, q, joined, attention, ragged)
         self._next_scale[layer] = scale + 1
         if scale + 1 < len(schedule):  # the last scale's k and v are never read again
@@ -198,7 +219,8 @@ class Caches:
             assert budget.layers == len(self.layers), f"budget for {budget.layers} layers"
             budget = planned(self.policy, budget)
         self.budget = budget
-        self._limits = None if budget is None else within(budget)
+        drops = budget is not None and not isinstance(self.policy, Stores)
+        self._limits = within(budget) if budget is not None and drops else None
 
     def _begin(self, schedule: Schedule, k: Tensor, v: Tensor) -> None:
         if self._only is not None and schedule != self._only:
@@ -225,12 +247,18 @@ class Caches:
             self._take(self._made_of_bytes(stored_bytes_of(shape, precision, schedule)), schedule)
         self._rooms = rooms(schedule, len(self.layers), heads, self._limits)
         on_host = self._kv_device == "cpu" and k.device.type != "cpu"
-        form = HeldFormat(precision, len(schedule) - 1, on_host)
-        for cache in self.layers:
-            cache.begin(k, schedule, form)
+        storage: Storage = HeldFormat(precision, len(schedule) - 1, on_host)
+        if isinstance(self.policy, Stores):
+            assert self.budget is not None, "a policy that stores in its own way takes a budget"
+            storage = self.policy.storage(self.budget, shape, self._guided, k, on_host)
+        self._storage = storage
+        for layer, cache in enumerate(self.layers):
+            cache.begin(k, schedule, storage.of_layer(layer))
         self._bytes = [(cache.nbytes, cache.index_nbytes) for cache in self.layers]
         self._workspace.ahead = on_host
-        self.ledger = CacheLedger(schedule, shape, self.policy.name, self.budget, precision)
+        self.ledger = CacheLedger(
+            schedule, shape, self.policy.name, self.budget, precision, storage.to_dict()
+        )
         for layer in range(len(self.layers)):
             self.ledger.record(0, layer, LayerRecord(0, 0, 0, 0.0, 0, 0))
 
@@ -289,7 +317,9 @@ class Caches:
             following,
             layer,
             LayerRecord(
-                capacity=max(limits) if budget is None else budget.capacity(following, layer),
+                capacity=max(limits)
+                if budget is None or self._limits is None
+                else budget.capacity(following, layer),
                 held_min=min(counts),
                 held_max=max(counts),
                 held_mean=sum(counts) / len(counts),

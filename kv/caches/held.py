@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -24,7 +24,7 @@ COMPUTE = {dtype: name for name, dtype in _FLOATING.items()}
 
 @dataclass(frozen=True)
 class HeldFormat:
-    """How a picture's held tokens are stored.
+    """How a picture's held tokens are stored, in every layer; see `scalekv.kv.caches.storage`.
 
     Attributes:
         precision: of the elements.
@@ -35,6 +35,23 @@ class HeldFormat:
     precision: Precision
     scales: int
     on_host: bool = False
+    needs_turns = False
+
+    @property
+    def by_source(self) -> bool:
+        """See `LayerStorage`."""
+        return self.precision.quantised
+
+    def turned(self, turns: Tensor | None) -> None:
+        """See `Storage`."""
+
+    def of_layer(self, layer: int) -> HeldFormat:
+        """See `Storage`; all layers alike."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Storage`; the precision says it all."""
+        return {}
 
     def make(self, like: Tensor, heads: int, room: int) -> Held:
         """Room for `room` tokens in each of `heads` heads; `like` is (B, H, L, D) keys."""

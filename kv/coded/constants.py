@@ -1,13 +1,13 @@
-"""What a coded cache knows of a model: means, variances, importances, bases; and the file they are
-kept in. Knows arrays and a file format; no torch."""
+"""What a coded cache knows of a model: means, variances, importances, bases; and the format they
+are kept in. Knows arrays and bytes; no torch, no files."""
 
 from __future__ import annotations
 
 import hashlib
 import json
+import struct
 from dataclasses import dataclass, field, fields
 from functools import cached_property
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -152,42 +152,44 @@ _DTYPES: dict[str, Any] = {
 assert [f.name for f in fields(Constants)] == [*_DTYPES, "about"]
 
 
-def write_constants(constants: Constants, path: Path) -> None:
-    """Writes the file, a safetensors one with JSON in its metadata."""
+def write_constants(constants: Constants) -> bytes:
+    """The content of a file: safetensors, with JSON in its metadata."""
     from safetensors.numpy import save
 
     about = {"format": FORMAT, "about": json.dumps(constants.about), "sha256": constants.sha256}
     arrays = {name: np.ascontiguousarray(getattr(constants, name)) for name in _DTYPES}
-    path.write_bytes(save(arrays, about))
+    content: bytes = save(arrays, about)
+    return content
 
 
-def read_constants(path: Path) -> Constants:
-    """Reads such a file.
+def read_constants(content: bytes, where: str = "constants") -> Constants:
+    """The inverse of `write_constants`; `where` names the file in messages.
 
     Raises:
-        UserError: it is missing, damaged or something else.
+        UserError: damaged, or something else.
     """
-    from safetensors import SafetensorError, safe_open
+    from safetensors import SafetensorError
+    from safetensors.numpy import load
 
     try:
-        with safe_open(path, framework="numpy") as file:
-            metadata = file.metadata() or {}
-            if metadata.get("format") != FORMAT:
-                raise _no_constants(path, f"it says {metadata.get('format', 'nothing')!r}")
-            arrays = {name: file.get_tensor(name) for name in _DTYPES}
-            about = json.loads(metadata.get("about", "{}"))
-    except (OSError, SafetensorError, ValueError) as error:
-        raise _no_constants(path, str(error)) from error
+        arrays = load(content)
+        (size,) = struct.unpack("<Q", content[:8])
+        metadata = json.loads(content[8 : 8 + size]).get("__metadata__", {})
+        if metadata.get("format") != FORMAT or set(arrays) != set(_DTYPES):
+            raise _no_constants(where, f"it says {metadata.get('format', 'nothing')!r}")
+        about = json.loads(metadata.get("about", "{}"))
+    except (SafetensorError, ValueError) as error:
+        raise _no_constants(where, str(error)) from error
     made = Constants(**arrays, about=about)
     if metadata.get("sha256") != made.sha256:
-        raise _no_constants(path, "its content does not have the hash it names")
+        raise _no_constants(where, "its content does not have the hash it names")
     return made
 
 
-def _no_constants(path: Path, why: str) -> UserError:
+def _no_constants(where: str, why: str) -> UserError:
     return UserError(
-        f"{path.name} is no file of constants: {why}",
-        where=str(path),
+        f"these are no constants of a coded cache: {why}",
+        where=where,
         rule=f"a safetensors file that says {FORMAT!r}",
         fix="make one: scalekv calibrate --coded",
     )

@@ -4,13 +4,13 @@ when a history is coded; nothing of policies."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from scalekv.kv.coded.allocation import Allocation
 from scalekv.kv.coded.codec import CodedMap, LayerCodec
-from scalekv.kv.coded.units import units_of
+from scalekv.kv.coded.units import MapUnits, units_of
 
 Place = Callable[[Tensor], Tensor]
 """A tensor to where what is held lies: a copy there, or the tensor itself."""
@@ -52,23 +52,26 @@ class CodedHistory:
         threshold = self._allocation.thresholds[scale]
         for units in self._units[:scale]:
             if units.number < len(self._maps):
-                coded = self._maps[units.number]
-                self._maps[units.number] = self._placed(self._codec.recode(coded, units, threshold))
+                self._coarsen(units, threshold)
                 continue
             rows = self._rows(units.number)
             here = None if turns is None else turns[rows]
             coded = self._codec.encode(k[:, :, rows], v[:, :, rows], here, units, threshold)
             self._maps.append(self._placed(coded))
 
+    def _coarsen(self, units: MapUnits, threshold: int) -> None:
+        coded = self._maps[units.number]
+        coarser = self._codec.coarser(coded, units, threshold)
+        if coarser is not None:  # the old codes go before the new ones come
+            self._maps[units.number] = replace(coded, codes=coded.codes.new_empty(0))
+            del coded
+            self._maps[units.number] = self._placed(self._codec.packed(coarser, units))
+        else:
+            self._maps[units.number] = replace(coded, threshold=threshold)
+
     def _rows(self, number: int) -> slice:
         schedule = self._allocation.schedule
         return slice(schedule.before(number), schedule.before(number + 1))
 
     def _placed(self, coded: CodedMap) -> CodedMap:
-        with torch.inference_mode(False):
-            return CodedMap(
-                self._place(coded.codes),
-                self._place(coded.gains),
-                coded.threshold,
-                coded.pictures,
-            )
+        return replace(coded, codes=self._place(coded.codes), gains=self._place(coded.gains))

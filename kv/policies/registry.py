@@ -22,7 +22,8 @@ class Entry:
             A calibrated policy's takes the calibration as its second argument.
         takes_budget: whether it is held to one.
         calibration: the file of a model's folder of budgets that it works from; "": none.
-        reader: "module:function", (text, where) -> the calibration.
+        reader: "module:function", (the file's content, where) -> the calibration.
+        stores: whether its method is how tokens are stored; see `Stores`.
         note_bytes: of its notes on one held token of one head.
     """
 
@@ -32,6 +33,7 @@ class Entry:
     calibration: str = ""
     reader: str = ""
     note_bytes: int = 0
+    stores: bool = False
 
 
 _UNIFORM, _PYRAMID = "scalekv.kv.budgets.shapes:uniform", "scalekv.kv.budgets.shapes:pyramid"
@@ -53,6 +55,12 @@ _BUILT_IN = {
         plan="scalekv.kv.budgets.heat_order:heat_budget",
         calibration="heat-order.json",
         reader="scalekv.kv.budgets.heat_order:read_order",
+    ),
+    "coded": Entry(
+        "scalekv.kv.policies.coded:CodedPolicy",
+        calibration="coded.safetensors",
+        reader="scalekv.kv.coded.constants:read_constants",
+        stores=True,
     ),
     "random": Entry("scalekv.kv.policies.random:RandomPolicy", plan=_UNIFORM),
 }
@@ -126,13 +134,13 @@ def entry_named(name: str) -> Entry | None:
     return _BUILT_IN.get(name)
 
 
-def read_calibration(entry: Entry, text: str, where: str) -> Any:
-    """What a calibrated policy works from, of its file's text.
+def read_calibration(entry: Entry, content: bytes, where: str) -> Any:
+    """What a calibrated policy works from, of its file's content.
 
     Raises:
-        UserError: the text is not what it should be; `where` is the file, for the message.
+        UserError: that is not what it should be; `where` is the file, for the message.
     """
-    return _loaded(entry.reader)(text, where)
+    return _loaded(entry.reader)(content, where)
 
 
 def plan_named(name: str, asked: Budget, calibration: Any = None) -> Budget | None:

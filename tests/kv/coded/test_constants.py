@@ -1,10 +1,10 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from pathlib import Path
 
 import numpy as np
 import pytest
+from safetensors.numpy import save
 
 from scalekv.kv.coded.constants import (
     ALONE,
@@ -18,29 +18,24 @@ from scalekv.kv.errors import UserError
 from tests.kv.coded.made import made_constants
 
 
-def test_constants_come_back_from_their_file(tmp_path: Path) -> None:
+def test_constants_come_back_from_their_file() -> None:
     made = made_constants(groups=7)
-    write_constants(made, tmp_path / "c.safetensors")
-    read = read_constants(tmp_path / "c.safetensors")
+    read = read_constants(write_constants(made))
     assert read.sha256 == made.sha256
     assert read.about == {"model": "none"}
     assert (read.layers, read.heads, read.head_dim, read.maps) == (2, 2, 8, 5)
     assert read.nbytes == made.nbytes
 
 
-def test_a_damaged_file_is_refused(tmp_path: Path) -> None:
-    path = tmp_path / "c.safetensors"
-    write_constants(made_constants(), path)
-    content = bytearray(path.read_bytes())
+def test_a_damaged_file_is_refused() -> None:
+    content = bytearray(write_constants(made_constants()))
     content[-1] ^= 1
-    path.write_bytes(content)
     with pytest.raises(UserError, match="hash"):
-        read_constants(path)
-    path.write_bytes(b"something else")
-    with pytest.raises(UserError, match="no file of constants"):
-        read_constants(path)
-    with pytest.raises(UserError, match="no file of constants"):
-        read_constants(tmp_path / "missing.safetensors")
+        read_constants(bytes(content))
+    for other in (b"", b"something else", bytes(content[:-1]), save({"x": np.zeros(3)})):
+        with pytest.raises(UserError, match="no constants of a coded cache") as refused:
+            read_constants(other, "c.safetensors")
+        assert refused.value.where == "c.safetensors"
 
 
 def test_arrays_of_another_shape_are_refused() -> None:
