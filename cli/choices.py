@@ -15,6 +15,7 @@ from scalekv.configs.settings import Setting, Settings, Source
 from scalekv.configs.sparsity import Sparsity, measured_sparsity
 from scalekv.kv.budgets.budget import FULL as FULL
 from scalekv.kv.errors import UserError, close_matches
+from scalekv.kv.extras import needs
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Request
@@ -167,6 +168,8 @@ def _forms(setting: Setting) -> tuple[str, ...]:
                 rule="one or several, with commas between, of " + ", ".join(FORMS),
                 fix=close_matches(form, FORMS),
             )
+    if "html" in forms:
+        needs("matplotlib", "the report's page", "another form of --memory-report")
     return forms
 
 

@@ -14,6 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = ["cli", "infinity_patch", "configs", "kv"]
+RUNTIME_EXTRAS = ("metrics", "plots")
 # where the two names differ
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "pynvml": "nvidia-ml-py"}
 
@@ -40,7 +41,8 @@ def test_imports_go_one_way(package: str) -> None:
 
 def test_what_is_imported_is_declared() -> None:
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    lines = [*project["dependencies"], *project["optional-dependencies"]["plots"]]
+    extras = project["optional-dependencies"]
+    lines = [*project["dependencies"], *(line for name in RUNTIME_EXTRAS for line in extras[name])]
     declared = {re.split(r"[<>=!~\[; ]", line)[0] for line in lines}
     for file in (file for package in ORDER for file in (ROOT / package).rglob("*.py")):
         for top in {name.split(".")[0] for name in imported(file)}:

@@ -5,32 +5,14 @@ from __future__ import annotations
 
 import io
 from collections.abc import Mapping
-from importlib.util import find_spec
 from math import ceil, sqrt
 from typing import TYPE_CHECKING, Any
-
-from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 _PIXELS_PER_INCH = 100
-
-
-def check_plots_possible() -> None:
-    """Refuses where matplotlib is not installed; does not import it.
-
-    Raises:
-        UserError: it is not; with the command that installs it.
-    """
-    if find_spec("matplotlib") is None:
-        raise UserError(
-            "the heat maps need matplotlib, which is not installed",
-            where="heat maps",
-            rule="it comes with the extra plots",
-            fix="pip install matplotlib, or --no-plots to go without",
-        )
 
 
 def index_map(numbers: Mapping[str, Any]) -> bytes:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from rich.console import Console
 
 from scalekv.cli import engine
-from scalekv.cli.calibrate.heat_maps import check_plots_possible, index_map, mass_maps
+from scalekv.cli.calibrate.heat_maps import index_map, mass_maps
 from scalekv.cli.choices import Choices
 from scalekv.cli.console.errors import Interrupted
 from scalekv.cli.console.interrupts import interrupts_wait
@@ -24,6 +24,7 @@ from scalekv.configs.budget_files import budget_text
 from scalekv.configs.sparsity import BESIDE
 from scalekv.kv.budgets.heat_order import write_order
 from scalekv.kv.errors import UserError
+from scalekv.kv.extras import needs
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture
@@ -72,7 +73,7 @@ class CalibrationRun:
         try:
             self._check_names()
             if self.plots:
-                check_plots_possible()
+                needs("matplotlib", "heat maps", "--no-plots to go without")
             engine.check_calibration(
                 self.request, choices.preset, choices.weights_dir, choices.dtype
             )

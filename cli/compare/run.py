@@ -25,6 +25,7 @@ from scalekv.cli.console.stdout import say, to_json
 from scalekv.cli.pictures.folder import FORMAT, OutputFolder, slug
 from scalekv.cli.report.figures import NARROW
 from scalekv.kv.errors import UserError
+from scalekv.kv.extras import needs
 from scalekv.kv.sizes import human_bytes
 
 if TYPE_CHECKING:
@@ -117,6 +118,7 @@ class Comparison:
         """
         folder = OutputFolder(self.choices.out)
         try:
+            needs("torchmetrics", "the comparison")
             for variant in self.variants:
                 c = variant.choices
                 engine.check(c.request, c.preset, c.weights_dir, c.dtype)

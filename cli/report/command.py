@@ -50,6 +50,7 @@ def report(
     from scalekv.cli.report.figures import print_table
     from scalekv.cli.report.run_folder import find_report, read_report
     from scalekv.kv.errors import UserError
+    from scalekv.kv.extras import needs
 
     for folder in full_from or ():
         if not folder.is_dir():
@@ -64,6 +65,7 @@ def report(
         return
     from scalekv.cli.report.page import render
 
+    needs("matplotlib", "the report's page", "--json to go without")
     page = render(figures, folder, full_from or ())
     found = find_report(run_dir)
     path = (folder / "report.json" if found is None else found).with_suffix(".html")

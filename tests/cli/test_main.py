@@ -8,6 +8,7 @@ import resource
 import signal
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,11 @@ import pytest
 from scalekv.cli import main as main_module
 from scalekv.cli.console import errors
 from scalekv.cli.main import main
+from scalekv.kv import extras
 from scalekv.kv.errors import UserError
+from tests.cli.conftest import Outcome
+
+Program = Callable[..., Outcome]
 
 PROGRAM = [sys.executable, "-c", "import sys; from scalekv.cli.main import main; sys.exit(main())"]
 
@@ -213,3 +218,23 @@ def test_a_real_ctrl_c() -> None:
     assert said == "interrupted; 1 picture kept in out\n"
     assert not list(Path("out").glob(".*"))
     assert Path("out/report.json").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "a fox", "--memory-report", "html"),
+        ("compare", "a fox", "--budget", "10%"),
+    ],
+)
+def test_a_missing_extra_is_refused_before_anything_is_made(
+    scalekv: Program,
+    arguments: tuple[str, ...],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    monkeypatch.setattr(extras, "find_spec", lambda _: None)
+    done = scalekv(*arguments, "--out", str(tmp_path / "out"))
+    assert done.code == 2
+    assert "it comes with the extra" in done.err
+    assert not (tmp_path / "out").exists()

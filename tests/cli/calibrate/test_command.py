@@ -14,6 +14,7 @@ from scalekv.cli import engine
 from scalekv.cli.calibrate import heat_maps
 from scalekv.configs.budget_files import load_budget
 from scalekv.infinity_patch.calibration.plan import INDICES, TOP
+from scalekv.kv import extras
 from scalekv.kv.budgets.heat_order import read_order
 from tests.cli.conftest import Outcome
 
@@ -116,7 +117,7 @@ def test_refusals_before_loading(scalekv: Program, arguments: list[str], words: 
 def test_without_matplotlib(
     scalekv: Program, prompts: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(heat_maps, "find_spec", lambda name: None)
+    monkeypatch.setattr(extras, "find_spec", lambda name: None)
     done = scalekv("calibrate", "--prompts", prompts)
     assert (done.code, names()) == (2, ["prompts.txt"])
     assert "pip install matplotlib" in done.err
