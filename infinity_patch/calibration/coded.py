@@ -81,9 +81,7 @@ def measure_constants(
         "program": f"scalekv {version('scalekv')}",
         "date": date.today().isoformat(),
         "model": pipeline.preset.name,
-        "weights": weights_sha256(
-            model_files(pipeline.preset, pipeline.weights_dir).transformer
-        ),
+        "weights": weights_sha256(model_files(pipeline.preset, pipeline.weights_dir).transformer),
         "prompts": len(pictures.prompts),
         "prompts_sha256": prompts_sha256(pictures.prompts),
         "seed": pictures.seed,
@@ -96,9 +94,7 @@ def measure_constants(
     return constants_from(found, groups, about)
 
 
-def _newest(
-    add: Callable[[int, int, Tensor, Tensor, Tensor], None], turns: Tensor
-) -> Observer:
+def _newest(add: Callable[[int, int, Tensor, Tensor, Tensor], None], turns: Tensor) -> Observer:
     """Hands on the keys and values of each map that a later one will read."""
 
     def observe(

@@ -32,9 +32,11 @@ def made_constants(
     )
 
 
-def smooth(schedule: Schedule, tokens: int, sequences: int, heads: int, dim: int) -> Tensor:
+def smooth(
+    schedule: Schedule, tokens: int, sequences: int, heads: int, dim: int, seed: int = 0
+) -> Tensor:
     """(sequences, heads, tokens, dim) of the first maps of a schedule, smooth over each map."""
-    generator = torch.Generator().manual_seed(tokens + sequences)
+    generator = torch.Generator().manual_seed(tokens + sequences + 1000 * seed)
     maps = []
     for height, width in schedule.scales:
         coarse = torch.randn((sequences * heads, dim, 2, 2), generator=generator)
