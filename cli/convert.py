@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 if TYPE_CHECKING:
-    from scalekv.infinity_patch.loading.convert import Conversion, Progress
+    from scalekv.infinity_patch.loading.convert import Conversion, ConversionProgress
 
 HELP = (
     "Write a copy of the model NAME in the precision it runs in, which loads in seconds.\n\n"
@@ -80,11 +79,11 @@ def convert(
     from scalekv.cli.console.stdout import to_json
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings
-    from scalekv.kv.sizes import human_bytes
+    from scalekv.kv.sizes import human_bytes, parse_size
 
     # 1. all that can be refused before anything is written
     preset = model_named(name, "NAME")
-    most = _size(shard_size)
+    most = parse_size(shard_size, "--shard-size")
     folder = Settings().get("weights_dir", weights_dir).value
     target = Path(out) if out is not None else Path(f"{preset.name}-{dtype}")
     if out is not None and not out.strip():
@@ -109,7 +108,7 @@ def convert(
     with ByteDisplay(stderr(), quiet=quiet) as display:
         display.say(f"{preset.name}: {human_bytes(plan.nbytes)} to write into {plan.out}")
 
-        def show(progress: Progress) -> None:
+        def show(progress: ConversionProgress) -> None:
             display.show(progress.file, progress.done, progress.total)
 
         try:
@@ -134,21 +133,6 @@ def _facts(plan: Conversion) -> dict[str, Any]:
             **({"text_encoder": plan.text_bytes} if plan.text_bytes else {}),
         },
     }
-
-
-def _size(text: str) -> int:
-    from scalekv.kv.errors import UserError
-    from scalekv.kv.sizes import parse_size
-
-    match = re.fullmatch(r"([\d.,]+)\s*([a-z]+)", text.strip(), re.IGNORECASE)
-    if match is None:
-        raise UserError(
-            f"cannot read the size {text!r}",
-            where="--shard-size",
-            rule="a number with MB, GB, MiB or GiB",
-            fix="--shard-size 2GB",
-        )
-    return parse_size(match[1], match[2], "--shard-size")
 
 
 def _nameless() -> Exception:

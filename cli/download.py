@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 if TYPE_CHECKING:
-    from scalekv.infinity_patch.files.download import Plan, Progress
+    from scalekv.infinity_patch.files.download import DownloadProgress, Plan
 
 HELP = (
     "Fetch the files of the model NAME from the hub and check every one.\n\n"
@@ -51,7 +51,7 @@ def download(
     from scalekv.cli.console.stdout import to_json
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings, Source, save_setting
-    from scalekv.infinity_patch.files.download import check_room, plan_download
+    from scalekv.infinity_patch.files.download import check_disk, plan_download
     from scalekv.infinity_patch.files.download import download as fetch
     from scalekv.kv.sizes import human_bytes
 
@@ -63,7 +63,7 @@ def download(
     if dry_run:
         print(to_json(facts), end="") if json else _print_plan(plan)
         return
-    check_room(plan)
+    check_disk(plan)
     # 2. the files
     to_fetch = plan.to_fetch
     with ByteDisplay(stderr(), quiet=quiet) as display:
@@ -73,7 +73,7 @@ def download(
             else f"{preset.name}: everything is here already" + _unasked()
         )
 
-        def show(progress: Progress) -> None:
+        def show(progress: DownloadProgress) -> None:
             file = progress.file.rpartition("/")[2]
             where = f"{progress.index + 1}/{progress.files} {file}"
             display.show(where, progress.done, progress.total)

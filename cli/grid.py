@@ -151,9 +151,9 @@ def _pages(files: list[Path], size: int, skipped: list[str]) -> Iterator[list[Pi
 def _sheet(page: list[Picture], across: int, side: int, label: Label) -> bytes:
     from scalekv.cli.console.stdout import to_json
     from scalekv.cli.pictures.folder import FORMAT
-    from scalekv.cli.pictures.sheet import Group, contact_sheet, sheet_bytes
+    from scalekv.cli.pictures.sheet import PictureGroup, contact_sheet, sheet_bytes
 
-    groups = [Group((found.image,), _words(path, found, label)) for path, found in page]
+    groups = [PictureGroup((found.image,), _words(path, found, label)) for path, found in page]
     names = [path.name for path, _ in page]
     image = contact_sheet(groups, across=across, side=side)
     return sheet_bytes(image, to_json({"format": FORMAT, "pictures": names}))

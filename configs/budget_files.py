@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from scalekv.configs.yaml_files import read_yaml
 from scalekv.kv.budgets.asked import BudgetSpec, resolve
 from scalekv.kv.budgets.budget import BOUNDS, WAYS, WINDOW
 from scalekv.kv.budgets.drafters import Drafters, drafters_by_scale
@@ -121,13 +122,11 @@ def _offer(model: str) -> str:
 def _read(path: Path, name: str) -> BudgetSpec:
     """One file, checked as far as it can be without a picture to use it for."""
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path)
     except FileNotFoundError:
         raise UserError(f"there is no file {path}", where="budget", fix="check the path") from None
     except OSError as error:
         raise UserError(f"cannot read {path}: {error.strerror}", where="budget") from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(f"not readable as YAML: {error}", where=str(path)) from None
     return _Reader(path, content).spec(name)
 
 

@@ -13,9 +13,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-import yaml
-
 from scalekv.configs.spec import Sampling, TextSpec, TokenizerSpec, TransformerSpec
+from scalekv.configs.yaml_files import read_yaml
 from scalekv.kv.errors import UserError, close_matches
 
 FOLDER = Path(__file__).parent / "models"
@@ -25,6 +24,7 @@ NO_REPO = "none"
 """`repo` of a size that was described but never released: its weights can only be one's own."""
 
 DTYPES = ("auto", "fp32", "bf16", "fp16")
+"""What models compute in, as people may ask for it."""
 """Precisions a preset may name."""
 
 PIXELS = ("0.06M", "0.25M", "0.60M", "1M")
@@ -154,16 +154,12 @@ def read_preset(path: Path) -> ModelPreset:
     """
     where = str(path)
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        content = read_yaml(path, fix=_AS_IN)
     except OSError as error:
         raise UserError(
             f"cannot read the preset: {error.strerror}",
             where=where,
             fix=f"name a file that is there, or one of {', '.join(_known())}",
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"not readable as YAML: {' '.join(str(error).split())}", where=where, fix=_AS_IN
         ) from None
     if isinstance(content, Mapping):
         content = {"name": path.stem, **content}

@@ -15,6 +15,8 @@ from pathlib import Path
 import yaml
 from platformdirs import user_config_path
 
+from scalekv.configs.whole_files import replace_text
+from scalekv.configs.yaml_files import parse_yaml, read_text, read_yaml
 from scalekv.kv.errors import UserError, close_matches
 
 PATH_VARIABLE = "SCALEKV_CONFIG"
@@ -176,16 +178,14 @@ def save_setting(name: str, value: str, environment: Mapping[str, str] | None = 
     wanted = {**others, name: value}
     line = yaml.safe_dump({name: value}, allow_unicode=True, width=10_000)
     try:
-        old = path.read_text(encoding="utf-8") if path.exists() else ""
+        old = read_text(path) if path.exists() else ""
         lines = [row for row in old.splitlines(keepends=True) if not row.startswith(f"{name}:")]
         text = "".join(lines)
         text += line if not text or text.endswith("\n") else "\n" + line
         if not _says(text, wanted):  # in some other style of YAML: written anew
             text = yaml.safe_dump(wanted, allow_unicode=True)
         path.parent.mkdir(parents=True, exist_ok=True)
-        hidden = path.with_name(f".{path.name}.{os.getpid()}")
-        hidden.write_text(text, encoding="utf-8")
-        os.replace(hidden, path)
+        replace_text(path, text)
     except OSError as error:
         raise UserError(
             f"cannot write the config file: {error.strerror}",
@@ -197,20 +197,15 @@ def save_setting(name: str, value: str, environment: Mapping[str, str] | None = 
 
 def _says(text: str, wanted: Mapping[str, str]) -> bool:
     try:
-        content = _parsed(text)
-    except yaml.YAMLError:
+        content = parse_yaml(text, "", words=True)
+    except UserError:
         return False
     return isinstance(content, Mapping) and dict(content) == wanted
 
 
-def _parsed(text: str) -> object:
-    """YAML with every value as the text it is written as: 1:1 is a ratio and no time of day."""
-    return yaml.load(text, yaml.BaseLoader)
-
-
 def _read(path: Path, *, must_exist: bool) -> dict[str, str]:
     try:
-        content = _parsed(path.read_text(encoding="utf-8"))
+        content = read_yaml(path, words=True, fix=f"mend it, or name another in {PATH_VARIABLE}")
     except FileNotFoundError:
         if not must_exist:
             return {}
@@ -225,11 +220,6 @@ def _read(path: Path, *, must_exist: bool) -> dict[str, str]:
             f"cannot read the config file: {error.strerror}",
             where=str(path),
             fix=f"make it readable, or name another in {PATH_VARIABLE}",
-        ) from None
-    except (yaml.YAMLError, UnicodeDecodeError) as error:
-        text = " ".join(str(error).split())
-        raise UserError(
-            f"the config file is no YAML: {text}", where=str(path), rule=_RULE
         ) from None
     if not content:
         return {}

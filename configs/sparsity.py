@@ -96,7 +96,7 @@ def _read(path: Path, model: str) -> Sparsity:
             str(origin["weights"]),
             str(origin["date"]),
         )
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(
             f"not readable as the numbers of a calibration: {type(error).__name__}: {error}",
             where=str(path),

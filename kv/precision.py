@@ -16,7 +16,7 @@ class Precision:
     """A format of held tokens.
 
     Attributes:
-        name: "fp32", "bf16", "fp16", "int8" or "int4".
+        name: "fp64", "fp32", "bf16", "fp16", "int8" or "int4".
         bits: of one element of k or v.
         quantised: whether elements are whole numbers with a scale and a zero-point: of k one pair
             per channel and source scale, of v one pair per token.
@@ -45,12 +45,17 @@ class Precision:
 
 
 PRECISIONS = {
+    "fp64": Precision("fp64", 64),
     "fp32": Precision("fp32", 32),
     "bf16": Precision("bf16", 16),
     "fp16": Precision("fp16", 16),
     "int8": Precision("int8", 8, quantised=True),
     "int4": Precision("int4", 4, quantised=True),
 }
+LONG_NAMES = {"fp64": "float64", "fp32": "float32", "bf16": "bfloat16", "fp16": "float16"}
+"""What torch calls the formats that attention may compute in."""
+ELEMENT_BYTES = {name: PRECISIONS[name].bits // 8 for name in ("fp32", "bf16", "fp16")}
+"""Bytes of one element of each that a model may be loaded in."""
 KV_DTYPES = ("auto", "fp32", "bf16", "int8", "int4")
 """What people may ask for; "auto" is the dtype that attention computes in."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from fractions import Fraction
 from math import ceil, floor
 
@@ -20,15 +21,28 @@ UNITS = {
 }
 """Bytes in a unit, as people write it, in capitals or not."""
 
+SIZE = re.compile(r"([+-]?[\d.,]+)\s*([kmgt]i?b?|b|bytes?)", re.IGNORECASE)
+"""What is meant as a size: a number and a unit of bytes, if perhaps not a good one."""
+
 _KNOWN = {name.lower(): count for name, count in UNITS.items()} | {"byte": 1, "bytes": 1}
 
 
-def parse_size(number: str, unit: str, where: str) -> int:
-    """Whole bytes of a number such as "1.5" and a unit such as "GiB", rounded down.
+def parse_size(text: str, where: str) -> int:
+    """Whole bytes of a size such as "1.5GiB" or "200 MB", rounded down.
 
     Raises:
-        UserError: less than a byte, no number, or a unit that may be of 1000 or of 1024.
+        UserError: no number with a unit of bytes, less than a byte, or a unit that may mean
+            thousands or 1024s.
     """
+    match = SIZE.fullmatch(text.strip())
+    if match is None:
+        raise UserError(
+            f"cannot read the size {text!r}",
+            where=where,
+            rule="a number and a unit, one of " + ", ".join(UNITS),
+            fix="80GB or 24GiB, for instance",
+        )
+    number, unit = match.groups()
     count = _KNOWN.get(unit.lower())
     if count is None:
         letter = unit[0].upper()
@@ -52,7 +66,7 @@ def parse_size(number: str, unit: str, where: str) -> int:
 
 
 def size_text(nbytes: int) -> str:
-    """A size that people can give in turn: never less than `nbytes`, and less than 1 % more."""
+    """A size to be typed in turn: never less than `nbytes`, less than 1 % more, without a space."""
     for unit in ("GiB", "MiB", "KiB"):
         tenths = ceil(Fraction(10 * nbytes, UNITS[unit]))
         if tenths >= 100:

@@ -30,7 +30,7 @@ def manifest_name(shard: tuple[int, int] | None) -> str:
 
 
 @dataclass(frozen=True)
-class Entry:
+class ManifestEntry:
     """What a line says of a picture; `job` is what it was asked for by, see `Job.mark`."""
 
     file: str
@@ -38,7 +38,7 @@ class Entry:
     size: int
 
 
-def read_manifests(folder: Path) -> dict[str, Entry]:
+def read_manifests(folder: Path) -> dict[str, ManifestEntry]:
     """The last entry of every file, from all manifests in a folder, by file name.
 
     A last line without its end is one whose writer was killed, or is writing it: not counted.
@@ -46,7 +46,7 @@ def read_manifests(folder: Path) -> dict[str, Entry]:
     Raises:
         UserError: a manifest cannot be read, or a line in it that is no entry.
     """
-    entries: dict[str, Entry] = {}
+    entries: dict[str, ManifestEntry] = {}
     for path in sorted(folder.glob(f"{STEM}*{SUFFIX}")):
         try:
             data = path.read_bytes()
@@ -63,10 +63,10 @@ def read_manifests(folder: Path) -> dict[str, Entry]:
     return entries
 
 
-def _entry(line: bytes, where: str) -> Entry:
+def _entry(line: bytes, where: str) -> ManifestEntry:
     try:
         content = json.loads(line)
-        entry = Entry(str(content["file"]), str(content["job"]), int(content["bytes"]))
+        entry = ManifestEntry(str(content["file"]), str(content["job"]), int(content["bytes"]))
     except (ValueError, KeyError, TypeError, RecursionError):
         raise UserError(
             "the manifest was changed: this line is no entry",

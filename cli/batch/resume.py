@@ -16,7 +16,7 @@ from PIL import Image
 
 from scalekv.cli.batch.file import shown
 from scalekv.cli.batch.jobs import Job
-from scalekv.cli.batch.manifest import Entry, read_manifests
+from scalekv.cli.batch.manifest import ManifestEntry, read_manifests
 from scalekv.cli.batch.names import SUFFIX
 from scalekv.cli.pictures.folder import JOB_CHUNK
 from scalekv.kv.errors import UserError
@@ -84,7 +84,7 @@ def _place(
     job: Job,
     path: Path,
     size: int,
-    entry: Entry | None,
+    entry: ManifestEntry | None,
     now: Standing,
     taken: list[tuple[Job, str]],
 ) -> None:

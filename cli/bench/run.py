@@ -290,27 +290,14 @@ def sizes(text: str) -> tuple[int, ...]:
 
 def busy(device: str) -> list[str]:
     """What else this machine is doing, as far as it disturbs a measurement; [] if nothing."""
+    from scalekv.infinity_patch.machine.gpus import gpu_of
     from scalekv.infinity_patch.machine.machine import usable_cores
-    from scalekv.infinity_patch.planning.health import gpus
 
     found = []
     load = os.getloadavg()[0] / usable_cores()
     if load >= BUSY_PROCESSORS:
         found.append(f"a load of {load:.2f} a core in the last minute")
-    if device.startswith(("cuda", "auto")):
-        for index, gpu in enumerate(gpus() or []):
-            if index in _seen(device) and gpu.busy >= BUSY_GPU:
-                found.append(f"GPU {index} is {gpu.busy:.0%} busy")
+    gpu = gpu_of(device) if device.startswith(("cuda", "auto")) else None
+    if gpu is not None and gpu.busy >= BUSY_GPU:
+        found.append(f"the GPU is {gpu.busy:.0%} busy")
     return found
-
-
-def _seen(device: str) -> Sequence[int]:
-    """The driver's numbers of the GPUs that a device's name may mean."""
-    number = int(device.partition(":")[2] or 0)
-    visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-    if visible is None:
-        return (number,)
-    numbers = [part.strip() for part in visible.split(",")]
-    if number < len(numbers) and numbers[number].isdecimal():
-        return (int(numbers[number]),)
-    return range(64)  # by name or not at all: any of them

@@ -29,7 +29,7 @@ from scalekv.kv.extras import needs
 from scalekv.kv.sizes import human_bytes
 
 if TYPE_CHECKING:
-    from scalekv.cli.pictures.sheet import Group
+    from scalekv.cli.pictures.sheet import PictureGroup
     from scalekv.infinity_patch import Picture, Pipeline, Progress
     from scalekv.infinity_patch.likeness import Likeness
 
@@ -43,7 +43,7 @@ class Variant:
 
 
 @dataclass(frozen=True)
-class Row:
+class ComparisonRow:
     """One prompt and seed under every variant, and how alike the others are to the first."""
 
     pictures: tuple[Picture, ...]
@@ -101,7 +101,7 @@ class Comparison:
     across: int = 1
     keep: bool = False
     json: bool = False
-    rows: list[Row] = field(default_factory=list)
+    rows: list[ComparisonRow] = field(default_factory=list)
 
     @property
     def choices(self) -> Choices:
@@ -153,7 +153,7 @@ class Comparison:
                 if self.rows:
                     self._finish(pipeline, folder, outcome)
 
-    def _rows(self, pipeline: Pipeline, display: Display) -> Iterator[Row]:
+    def _rows(self, pipeline: Pipeline, display: Display) -> Iterator[ComparisonRow]:
         """Every prompt and seed under all variants in turn: what is there is always comparable."""
         from scalekv.infinity_patch.likeness import likeness
 
@@ -175,11 +175,11 @@ class Comparison:
                 pictures_of_row = tuple(next(pictures) for pictures in drawn)
                 first, *others = (picture.image for picture in pictures_of_row)
                 scores = tuple(likeness(picture, first) for picture in others)
-                yield Row(pictures_of_row, scores)
+                yield ComparisonRow(pictures_of_row, scores)
                 seconds = sum(picture.seconds for picture in pictures_of_row)
                 display.picture_done(number, wanted, seconds, pictures_of_row[0].prompt)
 
-    def _keep(self, row: Row) -> None:
+    def _keep(self, row: ComparisonRow) -> None:
         pairs = zip(self.variants, row.pictures, strict=True)
         for number, (variant, picture) in enumerate(pairs):
             folder = OutputFolder(self.choices.out / f"{number}-{slug(variant.label)}")
@@ -237,7 +237,7 @@ class Comparison:
         facts["ssim"] = {"mean": round(fmean(ssim), 5), "min": round(min(ssim), 5)}
         return facts
 
-    def _scores(self, row: Row) -> dict[str, Any]:
+    def _scores(self, row: ComparisonRow) -> dict[str, Any]:
         first = row.pictures[0]
         scores = {
             variant.label: {
@@ -259,12 +259,12 @@ class Comparison:
         )
         return sheet_bytes(page, to_json({"format": FORMAT, "variants": facts["variants"]}))
 
-    def _group(self, row: Row) -> Group:
-        from scalekv.cli.pictures.sheet import Group
+    def _group(self, row: ComparisonRow) -> PictureGroup:
+        from scalekv.cli.pictures.sheet import PictureGroup
 
         first = row.pictures[0]
         remarks = ["equal" if s.identical else f"{s.psnr:.1f} dB" for s in row.scores]
-        return Group(
+        return PictureGroup(
             tuple(picture.image for picture in row.pictures),
             f"{first.prompt}, seed {first.seed}",
             ("", *remarks),

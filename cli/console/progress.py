@@ -5,6 +5,7 @@ Knows pictures, scales and bytes; nothing of how pictures are made.
 
 from __future__ import annotations
 
+import logging
 import time
 from types import TracebackType
 from typing import TYPE_CHECKING, Self
@@ -31,6 +32,9 @@ SECONDS_BETWEEN_LINES = 5.0
 
 NARROW = 70  # columns; below that there is no room for a bar
 
+_LOG = logging.getLogger("scalekv")
+"""What the library has to say besides errors."""
+
 
 class Display:
     """Shows stages, scales and notes; a context manager. `quiet` shows nothing at all.
@@ -48,8 +52,10 @@ class Display:
         self._said = time.monotonic()
         moving = console.is_terminal and not console.is_dumb_terminal and not quiet
         self._bars = self._make_bars(elapsed) if moving else None
+        self._log = _Notes(self)
 
     def __enter__(self) -> Self:
+        _LOG.addHandler(self._log)
         return self
 
     def __exit__(
@@ -58,6 +64,7 @@ class Display:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
+        _LOG.removeHandler(self._log)
         self.clear()
 
     def note(self, text: str) -> None:
@@ -126,3 +133,14 @@ class Display:
             columns += [BarColumn(bar_width=24), *([TimeElapsedColumn()] if elapsed else [])]
         # stdout is left alone: it may be a pipe, and paths must not come out on stderr.
         return Bars(*columns, console=self.console, transient=True, redirect_stdout=False)
+
+
+class _Notes(logging.Handler):
+    """Shows what is logged as notes of a display."""
+
+    def __init__(self, display: Display) -> None:
+        super().__init__()
+        self._display = display
+
+    def emit(self, record: logging.LogRecord) -> None:
+        self._display.note(record.getMessage())

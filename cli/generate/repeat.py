@@ -22,6 +22,7 @@ from scalekv.cli.generate.run import Run
 from scalekv.cli.pictures.folder import OutputFolder
 from scalekv.cli.pictures.settings import read_picture
 from scalekv.kv.errors import UserError
+from scalekv.kv.precision import LONG_NAMES
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
@@ -42,7 +43,7 @@ ALLOWED = (
 )
 """Options that do not change the picture, or must be as they were."""
 
-DTYPES = {"float32": "fp32", "bfloat16": "bf16", "float16": "fp16"}
+SHORT_NAMES = {long_name: name for name, long_name in LONG_NAMES.items()}
 
 
 class NotRepeatable(UserError):
@@ -172,9 +173,9 @@ def _choices(original: Original, options: Options) -> Choices:
             prompts=(prompt,),
             model=options.model or settings["model"],
             device=device,
-            dtype=DTYPES[settings["dtype"]],
+            dtype=SHORT_NAMES[settings["dtype"]],
             text_device=options.text_device or settings["text_device"],
-            text_dtype=DTYPES[settings["text_dtype"]],
+            text_dtype=SHORT_NAMES[settings["text_dtype"]],
             policy="full",  # what is asked for comes from the picture, below
         )
     )

@@ -5,12 +5,10 @@ Knows files and names; nothing of models or of what is printed.
 
 from __future__ import annotations
 
-import errno
 import io
 import json
 import os
 import re
-import secrets
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -19,6 +17,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 from PIL.PngImagePlugin import PngInfo
 
 from scalekv.cli.console.stdout import to_json
+from scalekv.configs.whole_files import give_name, write_hidden
 from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
@@ -34,8 +33,6 @@ JOB_CHUNK = "scalekv-job"
 """Keyword of the chunk by which a batch recognises its own picture."""
 
 SLUG_LENGTH = 40  # characters; at four bytes each a name stays far below the usual 255 bytes
-
-_NO_LINKS = {errno.EPERM, errno.ENOTSUP, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK, errno.EXDEV}
 
 
 def slug(text: str) -> str:
@@ -194,7 +191,7 @@ class OutputFolder:
             for path, written in hidden.items():
                 if replace:
                     os.replace(written, path)
-                elif _give_name(written, path):
+                elif give_name(written, path):
                     placed.append(path)
                 else:
                     raise UserError(
@@ -270,25 +267,14 @@ class OutputFolder:
         try:
             hidden = self._write(content)
             try:
-                return _give_name(hidden, path)
+                return give_name(hidden, path)
             finally:
                 hidden.unlink(missing_ok=True)
         except OSError as error:
             self._refuse(error)
 
     def _write(self, content: bytes) -> Path:
-        hidden = self.path / f"{self._hidden}{secrets.token_hex(8)}.part"
-        # Not tempfile: its files are private to the user whatever the umask says.
-        descriptor = os.open(hidden, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666)
-        try:
-            with open(descriptor, "wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(descriptor)  # a name is given to what is on the disk
-        except BaseException:
-            hidden.unlink(missing_ok=True)
-            raise
-        return hidden
+        return write_hidden(self.path, self._hidden, content)
 
     def _refuse(self, error: OSError) -> NoReturn:
         raise UserError(
@@ -297,28 +283,6 @@ class OutputFolder:
             rule="a folder that exists or can be made, writable and with space left",
             fix="name another folder with --out DIR",
         ) from error
-
-
-def _give_name(hidden: Path, path: Path) -> bool:
-    """Names a file unless the name is taken, in one step."""
-    try:
-        os.link(hidden, path)
-    except FileExistsError:
-        return False
-    except OSError as error:
-        if error.errno not in _NO_LINKS:
-            raise
-        # A file system without hard links: claim the name, then move over the empty claim.
-        try:
-            os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o666))
-        except FileExistsError:
-            return False
-        try:
-            os.replace(hidden, path)
-        except BaseException:
-            path.unlink(missing_ok=True)
-            raise
-    return True
 
 
 def _numbered(stem: str) -> Iterator[str]:

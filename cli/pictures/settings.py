@@ -47,7 +47,7 @@ def read_picture(path: Path) -> Embedded:
         return Embedded(image, {}, SHEET in texts)
     try:
         settings = json.loads(texts[CHUNK])
-    except ValueError:
+    except (ValueError, RecursionError):
         settings = None
     if not isinstance(settings, dict):
         raise UserError(

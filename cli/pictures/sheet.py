@@ -31,7 +31,7 @@ WIDE_FONTS = (
 
 
 @dataclass(frozen=True)
-class Group:
+class PictureGroup:
     """Pictures that belong together: what is said below all of them, and below each."""
 
     pictures: tuple[Image.Image, ...]
@@ -40,7 +40,7 @@ class Group:
 
 
 def contact_sheet(
-    groups: Sequence[Group], *, across: int, side: int, labels: Sequence[str] = ()
+    groups: Sequence[PictureGroup], *, across: int, side: int, labels: Sequence[str] = ()
 ) -> Image.Image:
     """Draws groups of equally many pictures in rows.
 

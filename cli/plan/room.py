@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
+from scalekv.infinity_patch.machine.gpus import failure
 from scalekv.infinity_patch.machine.machine import device_memory, memory_bytes
 from scalekv.kv.errors import UserError
 from scalekv.kv.sizes import parse_size
@@ -75,12 +75,19 @@ def memory_given(gpu_memory: str | None, device: str) -> Given:
                 where="--gpu-memory and --device",
                 fix="leave one of them out",
             )
-        return Given(CUDA, f"a device of {gpu_memory}", _size(gpu_memory))
+        return Given(CUDA, f"a device of {gpu_memory}", parse_size(gpu_memory, "--gpu-memory"))
     if device not in (CPU, "mps"):
         found = device_memory(device)
         if found is not None:
             return Given(CUDA, *found)
         if device != "auto":
+            if why := failure():
+                raise UserError(
+                    f"NVIDIA's driver does not answer: {why}",
+                    where="--device",
+                    rule="the memory of a device is asked of the driver",
+                    fix="scalekv doctor, or say how much it has: --gpu-memory 80GB",
+                )
             raise UserError(
                 f"there is no device {device!r} here, as far as NVIDIA's driver says",
                 where="--device",
@@ -88,15 +95,3 @@ def memory_given(gpu_memory: str | None, device: str) -> Given:
                 fix="say how much it has: --gpu-memory 80GB",
             )
     return Given(CPU, "this machine", memory_bytes())
-
-
-def _size(text: str) -> int:
-    match = re.fullmatch(r"\s*([\d.]+)\s*([a-zA-Z]+)\s*", text)
-    if match is None:
-        raise UserError(
-            f"cannot read the size {text!r}",
-            where="--gpu-memory",
-            rule="a number and a unit",
-            fix="--gpu-memory 80GB, or 24GiB",
-        )
-    return parse_size(match[1], match[2], "--gpu-memory")

@@ -30,9 +30,7 @@ from scalekv.cli.report.charts import (
 )
 from scalekv.cli.report.figures import PARTS, STAGES, peak_of
 from scalekv.cli.report.run_folder import Drawn, drawn_as, twins
-from scalekv.kv.sizes import human_bytes
-
-MIB, GIB = 2**20, 2**30
+from scalekv.kv.sizes import UNITS, human_bytes
 
 SHOWN_SIDE = 640  # pixels; a larger picture is put into the page at that size
 LARGEST_AS_IS = 512  # pixels; up to this side a picture is put into the page bit for bit
@@ -423,9 +421,8 @@ def _value(value: object) -> str:
 
 
 def _unit(most: float) -> tuple[int, str]:
-    if most >= GIB:
-        return GIB, "GiB"
-    return (MIB, "MiB") if most >= MIB else (1024, "KiB")
+    name = next((n for n in ("GiB", "MiB") if most >= UNITS[n]), "KiB")
+    return UNITS[name], name
 
 
 def _percent(part: float, whole: float) -> str:

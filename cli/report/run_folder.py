@@ -83,7 +83,7 @@ def read_report(place: Path) -> tuple[dict[str, Any], Path]:
         report = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
         raise UserError(f"cannot read it: {error.strerror}", where=str(path)) from None
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(
             f"not readable as JSON: {error}",
             where=str(path),
@@ -162,7 +162,7 @@ def drawn_as(path: Path) -> Drawn | None:
     """A picture with its sidecar; None where either is not there or is not ours."""
     try:
         sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     if not path.is_file() or not isinstance(sidecar, dict):
         return None

@@ -22,7 +22,6 @@ DEFAULT_BUDGET = "10%"
 MOST_SEED = 2**63 - 1
 AUTO = "auto"
 """The batch size that free memory decides."""
-ELEMENT_BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 LEAST_TAU = 1e-3  # far below it, logits over temperature overflow
 
 

@@ -12,11 +12,16 @@ from typing import TYPE_CHECKING, Any
 
 from scalekv.configs.budget_files import calibration_file, check_model, default_budget, load_budget
 from scalekv.configs.models import ModelPreset, list_models, model_named
+from scalekv.configs.yaml_files import (
+    MOST_CALIBRATION_BYTES,
+    MOST_CONSTANTS_BYTES,
+    read_bytes,
+    read_text,
+)
 from scalekv.infinity_patch.asked.request import (
     AUTO,
     DEFAULT_BUDGET,
     DEFAULT_POLICY,
-    ELEMENT_BYTES,
     PerScale,
     Request,
     per_scale,
@@ -39,7 +44,7 @@ from scalekv.kv.policies.registry import (
     read_calibration,
     takes_budget,
 )
-from scalekv.kv.precision import precision_of
+from scalekv.kv.precision import ELEMENT_BYTES, precision_of
 from scalekv.kv.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -181,7 +186,12 @@ def _read(name: str, path: Path, changed: int, size: int) -> Any:
     """A file's calibration, the same object for all pictures while the file is as it was."""
     entry = entry_named(name)
     assert entry is not None, name
-    return read_calibration(entry, path.read_bytes(), str(path))
+    content = (
+        read_bytes(path, MOST_CONSTANTS_BYTES)
+        if entry.stores
+        else read_text(path, MOST_CALIBRATION_BYTES)
+    )
+    return read_calibration(entry, content, str(path))
 
 
 def constants_of(policy: str | Policy | None, model: str) -> Constants | None:

@@ -223,6 +223,8 @@ def calibrate(
         halves=2 if guided else 1,
         conditional=not request.both_halves,
     )
+    # first what may be refused: nothing measured is lost then
+    weights = weights_sha256(model_files(pipeline.preset, pipeline.weights_dir).transformer)
     settings: dict[str, Any] = {}
     with patched(pipeline.model, "full", schedule=plan.schedule) as caches:
         caches.observer = statistics
@@ -231,12 +233,11 @@ def calibrate(
             if on_picture is not None:
                 on_picture(picture)
     sequences = "both guidance halves" if request.both_halves else "the conditional half"
-    weights = model_files(pipeline.preset, pipeline.weights_dir).transformer
     provenance = Provenance(
         program=f"scalekv {version('scalekv')}",
         date=date.today().isoformat(),
         model=pipeline.preset.name,
-        weights=weights_sha256(weights),
+        weights=weights,
         prompts=len(pictures.prompts),
         prompts_sha256=prompts_sha256(pictures.prompts),
         seed=pictures.seed,

@@ -7,7 +7,6 @@ and only then gets its place in the cache, so whatever is in the cache is whole.
 from __future__ import annotations
 
 import errno
-import shutil
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,16 +14,17 @@ from typing import NoReturn
 
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.files.cache_layout import (
-    Checksum,
     name_in_cache,
     partial_file,
     point_to,
 )
+from scalekv.infinity_patch.files.disk import SPARE_RULE, shortage
+from scalekv.infinity_patch.files.hashes import Checksum, sha256_of
 from scalekv.infinity_patch.files.hub import (
     INDEX,
     TEXT_NEEDS,
+    HubPart,
     ModelPaths,
-    Part,
     hub_cache,
     missing_files,
     model_files,
@@ -35,15 +35,12 @@ from scalekv.infinity_patch.files.hub import (
 from scalekv.infinity_patch.files.transfer import Damaged, DownloadRefused, listing, transfer
 from scalekv.kv.errors import close_matches
 
-SPARE_BYTES = 64 << 20
-"""What stays free on the disk besides the files themselves."""
-
 
 @dataclass(frozen=True)
 class HubFile:
     """One file as the hub describes it. `name` is its path in the repository; size in bytes."""
 
-    part: Part
+    part: HubPart
     commit: str
     name: str
     size: int
@@ -100,7 +97,7 @@ class Plan:
 
 
 @dataclass(frozen=True)
-class Progress:
+class DownloadProgress:
     """How far a download is: the file, files done and to do, and bytes of all files."""
 
     file: str
@@ -151,7 +148,7 @@ def plan_download(
     return Plan(preset, place, endpoint, tuple(files))
 
 
-def _files_here(parts: Iterable[Part], cache: Path) -> Iterator[HubFile]:
+def _files_here(parts: Iterable[HubPart], cache: Path) -> Iterator[HubFile]:
     """The files of complete parts, as the cache has them."""
     for part in parts:
         root = snapshot(part.repo, part.revision, cache)
@@ -159,7 +156,7 @@ def _files_here(parts: Iterable[Part], cache: Path) -> Iterator[HubFile]:
         for path in sorted(path for path in root.rglob("*") if path.is_file()):
             name = path.relative_to(root).as_posix()
             if part.wants(name):
-                checksum = Checksum.of_cached(path) or Checksum.of_content(path)
+                checksum = Checksum.of_cached(path) or Checksum(sha256_of(path))
                 yield HubFile(part, root.name, name, path.stat().st_size, checksum)
 
 
@@ -168,7 +165,7 @@ def download(
     *,
     cache: Path | None = None,
     endpoint: str | None = None,
-    on_progress: Callable[[Progress], None] | None = None,
+    on_progress: Callable[[DownloadProgress], None] | None = None,
 ) -> ModelPaths:
     """Fetches what of a preset is not on this machine, and says where everything is.
 
@@ -188,13 +185,15 @@ def download(
         assert isinstance(preset, ModelPreset)
         plan = plan_download(preset, cache=cache, endpoint=endpoint)
     absent = plan.absent
-    check_room(plan)
+    check_disk(plan)
     done = plan.total - sum(file.size for file in absent)
     for index, file in enumerate(absent):
 
         def report(arrived: int, file: HubFile = file, i: int = index, before: int = done) -> None:
             if on_progress is not None:
-                on_progress(Progress(file.name, i, len(absent), before + arrived, plan.total))
+                on_progress(
+                    DownloadProgress(file.name, i, len(absent), before + arrived, plan.total)
+                )
 
         try:
             _fetch(plan, file, report)
@@ -209,23 +208,17 @@ def download(
     return model_files(plan.preset, cache=plan.cache)
 
 
-def check_room(plan: Plan) -> None:
+def check_disk(plan: Plan) -> None:
     """Refuses a download that the disk has no room for.
 
     Raises:
         DownloadRefused: fewer bytes are free than are to be fetched.
     """
-    needed = plan.to_fetch
-    if not needed:
-        return
-    there = next(folder for folder in (plan.cache, *plan.cache.parents) if folder.exists())
-    free = shutil.disk_usage(there).free
-    if free < needed + SPARE_BYTES:
+    if plan.to_fetch and (lacking := shortage(plan.cache, plan.to_fetch)):
         raise DownloadRefused(
-            f"the disk has no room for {plan.preset.name}: "
-            f"{_gibibytes(needed)} to fetch, {_gibibytes(free)} free",
+            f"the disk has no room for {plan.preset.name}: {lacking}",
             where=str(plan.cache),
-            rule=f"the files and {SPARE_BYTES >> 20} MiB to spare must fit before anything starts",
+            rule=SPARE_RULE,
             fix="free some space, or set HF_HOME to a folder on a larger disk",
         )
 
@@ -255,7 +248,7 @@ def _fetch(plan: Plan, file: HubFile, report: Callable[[int], None]) -> None:
     report(file.size)
 
 
-def _check_complete(part: Part, chosen: list[HubFile], offered: list[str]) -> None:
+def _check_complete(part: HubPart, chosen: list[HubFile], offered: list[str]) -> None:
     names = {file.name for file in chosen}
     if part.patterns:
         missing = [need for need in TEXT_NEEDS if need not in names]
@@ -298,7 +291,3 @@ def _disk_refuses(error: OSError, plan: Plan) -> NoReturn:
         fix=("free some space" if full else "make the folder writable")
         + ", or set HF_HOME to another folder",
     ) from error
-
-
-def _gibibytes(count: int) -> str:
-    return f"{count / 2**30:.2f} GiB"

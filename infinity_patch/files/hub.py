@@ -43,7 +43,7 @@ class ModelPaths:
 
 
 @dataclass(frozen=True)
-class Part:
+class HubPart:
     """The files of a preset that come from one hub repository.
 
     repo, revision: which; label: "transformer", "vae" or "text encoder"; name: the file, the
@@ -66,19 +66,19 @@ class Part:
         return folder == self.name and last.endswith((".safetensors", INDEX))
 
 
-def parts_of(preset: ModelPreset) -> tuple[Part, ...]:
+def parts_of(preset: ModelPreset) -> tuple[HubPart, ...]:
     """What a preset needs of the hub; () where it needs nothing."""
     files = preset.files
-    parts: list[Part] = []
+    parts: list[HubPart] = []
     if preset.downloadable:
         parts = [
-            Part("transformer", files.repo, files.revision, files.transformer),
-            Part("vae", files.repo, files.revision, files.vae),
+            HubPart("transformer", files.repo, files.revision, files.transformer),
+            HubPart("vae", files.repo, files.revision, files.vae),
         ]
     if text_on_hub(files):
         patterns = files.text_encoder_files
         revision = files.text_encoder_revision
-        parts.append(Part("text encoder", files.text_encoder, revision, "", patterns))
+        parts.append(HubPart("text encoder", files.text_encoder, revision, "", patterns))
     return tuple(parts)
 
 
@@ -112,7 +112,7 @@ def snapshot(repo: str, revision: str, cache: Path) -> Path | None:
     return path if commit and path.is_dir() else None
 
 
-def part_files(part: Part, cache: Path) -> list[Path]:
+def part_files(part: HubPart, cache: Path) -> list[Path]:
     """The files of a part that are in the cache, whole ones (the cache names no others): of every
     version, those of a download that is not finished among them."""
     files: list[Path] = []
@@ -122,7 +122,7 @@ def part_files(part: Part, cache: Path) -> list[Path]:
     return files
 
 
-def missing_files(part: Part, cache: Path) -> list[str]:
+def missing_files(part: HubPart, cache: Path) -> list[str]:
     """What a part lacks in the cache, named as in its repository; [] if it is complete.
 
     A folder of shards is complete when every shard that its index lists is there.
@@ -234,7 +234,7 @@ def _missing_shards(folder: Path) -> Iterator[str]:
         try:
             listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
             names = sorted({str(name) for name in listed})
-        except (OSError, ValueError, LookupError, AttributeError, TypeError):
+        except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
             yield index.name  # there, but not a list of shards
             continue
         yield from (name for name in names if not (folder / name).is_file())

@@ -11,8 +11,8 @@ from enum import StrEnum
 from pathlib import Path
 
 from scalekv.configs.models import ModelPreset, list_models, model_named
-from scalekv.infinity_patch.files.cache_layout import PARTIALS, Checksum
-from scalekv.infinity_patch.files.hashes import read_sums
+from scalekv.infinity_patch.files.cache_layout import PARTIALS
+from scalekv.infinity_patch.files.hashes import Checksum, read_sums
 from scalekv.infinity_patch.files.hub import (
     WeightsMissing,
     hub_cache,

@@ -14,7 +14,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO, NoReturn
 
-from scalekv.infinity_patch.files.cache_layout import Checksum, Hasher, read_into
+from scalekv.infinity_patch.files.hashes import Checksum, Hasher, read_into
 from scalekv.kv.errors import UserError
 
 ATTEMPTS = 4

@@ -18,6 +18,7 @@ from scalekv.infinity_patch.model.scale_loop import Guidance
 from scalekv.infinity_patch.planning.footprint import FRAGMENTED, Work, footprint
 from scalekv.infinity_patch.planning.planner import text_spec_of
 from scalekv.kv.budgets.budget import Budget
+from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.policies.registry import entry_named, policy_and_file
 from scalekv.kv.schedule import Schedule
 
@@ -76,7 +77,7 @@ def work_of(
         budget=None if patched else planned_for(request, preset, budget),
         guided=guidance.needed,
         device="cuda",
-        dtype="fp32" if pipeline.dtype.itemsize == 4 else "bf16",
+        dtype=DTYPE_NAMES[pipeline.dtype],
         kv_dtype=request.kv_dtype,
         kv_on_host=request.kv_device == "cpu",
         note_bytes=0 if entry is None else entry.note_bytes,

@@ -74,6 +74,16 @@ class Picture:
     together: int = 1
 
 
+class NotFinite(ArithmeticError):
+    """A picture was computed from numbers that are not finite, so that it shows nothing."""
+
+    def __init__(self, what: str, prompt: str):
+        super().__init__(
+            f"the {what} of {prompt[:40]!r} are not finite (NaN or infinite): the weights are "
+            "damaged, or too large for this precision; try --dtype fp32, and scalekv doctor --full"
+        )
+
+
 @dataclass(frozen=True)
 class _Wanted:
     """A picture to come."""
@@ -127,6 +137,7 @@ def generate(
 
     Raises:
         UserError: a request that cannot be fulfilled, before the first picture.
+        NotFinite: a picture came out of numbers that are not finite; those before it are whole.
     """
     asked = Request((request,)) if isinstance(request, str) else request
     check_values(asked, pipeline.preset)
@@ -177,7 +188,7 @@ def _pictures(
         try:
             features = texts.of(batch)
             pipeline.text.rest()
-            codes, cache = _codes(
+            codes, cache, sound = _codes(
                 pipeline, request, budget, schedule, guidance, batch, features, negative, report
             )
         except Exception as error:
@@ -191,10 +202,16 @@ def _pictures(
             continue
         # 4. decoding, one by one, when the caches are gone
         share = (time.perf_counter() - start) / len(batch)
-        for wanted, code in zip(batch, codes.split(1), strict=True):
+        for wanted, code, drawn in zip(batch, codes.split(1), sound, strict=True):
             start = time.perf_counter()
             with torch.inference_mode(), pipeline.stages.stage("decode"):
-                pixels = to_uint8(pipeline.vae.decode(code))[0].cpu().numpy()
+                decoded = pipeline.vae.decode(code)
+                pixels = to_uint8(decoded)[0].cpu().numpy()
+            # asked only now that the picture is there, so that no device was waited for
+            if not drawn:
+                raise NotFinite("logits", wanted.prompt)
+            if not decoded.isfinite().all():
+                raise NotFinite("pixels", wanted.prompt)
             text = request.text_of(wanted.prompt)
             cut = cut_prompt(pipeline.text.counter, text, "prompt", request.truncate)
             of_picture = {"prompt": wanted.prompt, "seed": wanted.seed, "batch": len(batch)}
@@ -252,8 +269,9 @@ def _codes(
     texts: Sequence[Tensor],
     negative: Tensor | None,
     report: Callable[[int, int], None],
-) -> tuple[Tensor, dict[str, Any]]:
-    """The summed codes (B, b, H, W) of a batch of pictures and the ledger of its caches."""
+) -> tuple[Tensor, dict[str, Any], Tensor]:
+    """The summed codes (B, b, H, W) of a batch of pictures, the ledger of its caches, and (B,)
+    whether each was drawn from finite logits."""
     sampler = BitSampler([wanted.seed for wanted in batch], request_top_p(request, pipeline))
     with (
         torch.inference_mode(),
@@ -270,7 +288,8 @@ def _codes(
             after_scale=lambda scale: report(scale, caches.nbytes),
         )
         assert caches.ledger is not None
-        return codes, caches.ledger.to_dict()
+        assert sampler.finite is not None
+        return codes, caches.ledger.to_dict(), sampler.finite
 
 
 def request_top_p(request: Request, pipeline: Pipeline) -> float:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import re
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -27,6 +28,10 @@ from scalekv.kv.errors import UserError
 NESTED = (("vae",), ("trainer", "gpt_fsdp"))
 INDEXES = ("*.safetensors.index.json", "*.bin.index.json")
 """How the lists of shards are called, the preferred ones first."""
+WRAPPERS = re.compile(r"\b(_orig_mod|_fsdp_wrapped_module|_checkpoint_wrapped_module)\.")
+"""What compiling and sharding a module put into the names of its tensors, at any place."""
+PARALLEL = "module."
+"""What data parallel training puts before all names; further in it is a name of the model's own."""
 MOST_PICKLE_BYTES = 64 << 20
 """Of the part of a PyTorch file that is no tensor data; the largest model has under 1 MiB."""
 
@@ -38,7 +43,7 @@ class WeightsDamaged(UserError):
 
 
 @dataclass(frozen=True)
-class Entry:
+class TensorEntry:
     """A tensor in a checkpoint, not read: shape, and the kind of its numbers ("F32", "int64")."""
 
     shape: tuple[int, ...]
@@ -55,12 +60,13 @@ class Checkpoint:
     """The tensors of a checkpoint, none of them read yet.
 
     path: where it is; entries: shapes and kinds by name; read: the tensor of a name, a view of the
-    mapped file.
+    mapped file; wrapped: names in the file had parts that wrapping a module adds.
     """
 
     path: Path
-    entries: Mapping[str, Entry]
+    entries: Mapping[str, TensorEntry]
     read: Callable[[str], Tensor]
+    wrapped: bool = False
 
     def take(self, name: str, dtype: torch.dtype, device: torch.device) -> Tensor:
         """A tensor in the dtype and on the device it is wanted in.
@@ -70,6 +76,7 @@ class Checkpoint:
 
         Raises:
             WeightsDamaged: the file cannot be read there.
+            UserError: numbers that do not fit fp16, where that is wanted.
         """
         try:
             mapped = self.read(name)
@@ -78,6 +85,13 @@ class Checkpoint:
         tensor = mapped.to(device, dtype).contiguous()
         if tensor.data_ptr() != mapped.data_ptr():
             let_go(mapped)
+        if dtype is torch.float16 and not tensor.isfinite().all():
+            raise UserError(
+                f"{name} has numbers that do not fit fp16",
+                where=str(self.path),
+                rule=f"at most {torch.finfo(dtype).max:g} in size",
+                fix="--dtype bf16",
+            )
         return tensor
 
 
@@ -95,7 +109,23 @@ def open_checkpoint(path: Path) -> Iterator[Checkpoint]:
             checkpoint = (_folder if path.is_dir() else _file)(path, stack)
         except (SafetensorError, OSError) as error:
             raise _unreadable(path, error) from error
-        yield checkpoint
+        yield _unwrapped(checkpoint)
+
+
+def _unwrapped(checkpoint: Checkpoint) -> Checkpoint:
+    """The same tensors under the names they have in the model itself."""
+    own = {name: WRAPPERS.sub("", name) for name in checkpoint.entries}
+    while own and all(name.startswith(PARALLEL) for name in own.values()):
+        own = {name: inner.removeprefix(PARALLEL) for name, inner in own.items()}
+    inside = {inner: name for name, inner in own.items()}
+    if inside.keys() == own.keys() or len(inside) < len(own):
+        return checkpoint
+    return Checkpoint(
+        checkpoint.path,
+        {inner: checkpoint.entries[name] for inner, name in inside.items()},
+        lambda name: checkpoint.read(inside[name]),
+        wrapped=True,
+    )
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsDamaged:
@@ -119,7 +149,7 @@ def _safetensors_file(path: Path, stack: ExitStack) -> Checkpoint:
     entries = {}
     for name in file.keys():  # noqa: SIM118 (no mapping)
         part = file.get_slice(name)
-        entries[name] = Entry(tuple(part.get_shape()), str(part.get_dtype()))
+        entries[name] = TensorEntry(tuple(part.get_shape()), str(part.get_dtype()))
     return Checkpoint(path, entries, file.get_tensor)
 
 
@@ -212,7 +242,7 @@ def _torch_file(path: Path) -> Checkpoint:
         )
     tensors: dict[str, Tensor] = held
     entries = {
-        name: Entry(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
+        name: TensorEntry(tuple(tensor.shape), str(tensor.dtype).removeprefix("torch."))
         for name, tensor in tensors.items()
     }
     return Checkpoint(path, entries, tensors.__getitem__)

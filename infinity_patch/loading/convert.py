@@ -18,7 +18,9 @@ import torch
 import yaml
 from safetensors.torch import save_file
 
-from scalekv.configs.models import ModelFiles, ModelPreset, read_preset
+from scalekv.configs.models import DTYPES, ModelFiles, ModelPreset, read_preset
+from scalekv.configs.whole_files import replacing
+from scalekv.infinity_patch.files.disk import SPARE_RULE, shortage
 from scalekv.infinity_patch.files.hub import ModelPaths, hub_cache, model_files, text_on_hub
 from scalekv.infinity_patch.loading.checkpoint import Checkpoint, open_checkpoint
 from scalekv.infinity_patch.loading.fitting import (
@@ -26,18 +28,16 @@ from scalekv.infinity_patch.loading.fitting import (
     UNCONDITIONAL,
     check_fits,
     computes_in,
-    shapes_of,
     skeletons,
     unconditional_rows,
 )
-from scalekv.infinity_patch.loading.loader import DTYPES
-from scalekv.infinity_patch.model.text import TextEncoder, check_text_encoder
+from scalekv.infinity_patch.loading.text_files import check_text_encoder, encoder_shapes
+from scalekv.infinity_patch.model.text import TextEncoder
+from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.errors import UserError
 
 SHARD_BYTES = 2 << 30
 """The most that one file holds, unless another size is asked for."""
-SPARE_BYTES = 64 << 20
-"""What stays free on the disk besides the files themselves."""
 TOKENIZER_FILES = (
     "tokenizer.json",
     "tokenizer_config.json",
@@ -97,7 +97,7 @@ class Conversion:
 
 
 @dataclass(frozen=True)
-class Progress:
+class ConversionProgress:
     """How far a copy is: the file being written, bytes done and of all."""
 
     file: str
@@ -142,34 +142,35 @@ def plan_conversion(
             check_fits(module, checkpoint, preset, part)
         entries = []
         for tensor, parameter in module.named_parameters():
-            kind = computes_in(tensor, DTYPES[dtype])
+            kind = computes_in(tensor, TORCH_DTYPES[dtype])
             entries.append((tensor, kind, parameter.numel() * kind.itemsize))
         parts.append(Tensors(name, tuple(entries)))
     check_text_encoder(source.text_encoder, preset)
     text_bytes = 0
     if text_dtype is not None:
-        text_bytes = _encoder_numbers(source.text_encoder) * DTYPES[text_dtype].itemsize
+        text_bytes = _encoder_numbers(source.text_encoder) * TORCH_DTYPES[text_dtype].itemsize
     elif preset.built_in:
         text_bytes = sum(p.stat().st_size for p in source.text_encoder.iterdir())
     plan = Conversion(preset, source, out, dtype, text_dtype, shard_bytes, tuple(parts), text_bytes)
-    _check_room(plan)
+    _check_disk(plan)
     return plan
 
 
-def convert(plan: Conversion, on_progress: Callable[[Progress], None] | None = None) -> Path:
+def convert(
+    plan: Conversion, on_progress: Callable[[ConversionProgress], None] | None = None
+) -> Path:
     """Writes the copy, all of it or nothing, and returns its preset: `load(read_preset(...))`.
 
     Raises:
         UserError: a tensor cannot be read, does not fit the dtype, or the disk refuses.
     """
-    hidden = plan.out.with_name(f".{plan.out.name}.{os.getpid()}")
     try:
         plan.out.parent.mkdir(parents=True, exist_ok=True)
         _clear_left_behind(plan.out)
-        hidden.mkdir()
-        files = _write(plan, hidden, on_progress or (lambda _: None))
-        _write_preset(plan, hidden, files)
-        os.replace(hidden, plan.out)
+        with replacing(plan.out) as hidden:
+            hidden.mkdir()
+            files = _write(plan, hidden, on_progress or (lambda _: None))
+            _write_preset(plan, hidden, files)
     except OSError as error:
         raise UserError(
             f"cannot write the copy: {error.strerror or error}",
@@ -177,19 +178,19 @@ def convert(plan: Conversion, on_progress: Callable[[Progress], None] | None = N
             rule="a copy is written beside its place and moved there when it is whole",
             fix="make room or name another folder by --out",
         ) from error
-    finally:
-        shutil.rmtree(hidden, ignore_errors=True)
     return plan.file
 
 
-def _write(plan: Conversion, folder: Path, tell: Callable[[Progress], None]) -> ModelFiles:
+def _write(
+    plan: Conversion, folder: Path, tell: Callable[[ConversionProgress], None]
+) -> ModelFiles:
     """The files of a copy, and how its preset names them."""
     done = 0
 
     def report(name: str, more: int) -> None:
         nonlocal done
         done += more
-        tell(Progress(name, done, plan.nbytes))
+        tell(ConversionProgress(name, done, plan.nbytes))
 
     names = []
     for part, path in zip(plan.parts, (plan.source.transformer, plan.source.vae), strict=True):
@@ -245,13 +246,6 @@ def _tensors(
         tensor = checkpoint.take(name, dtype, host)
         if name == UNCONDITIONAL:
             tensor = unconditional_rows(tensor, plan.preset.transformer.text_max)
-        if dtype is torch.float16 and not tensor.isfinite().all():
-            raise UserError(
-                f"{name} has numbers that do not fit fp16",
-                where=str(checkpoint.path),
-                rule=f"at most {torch.finfo(dtype).max:g} in size",
-                fix="--dtype bf16",
-            )
         yield name, tensor
 
 
@@ -262,7 +256,7 @@ def _write_text(
     files, source = plan.preset.files, plan.source.text_encoder
     if plan.text_dtype is not None:
         target = folder / "text_encoder"
-        encoder = TextEncoder(source, torch.device("cpu"), DTYPES[plan.text_dtype])
+        encoder = TextEncoder(source, torch.device("cpu"), TORCH_DTYPES[plan.text_dtype])
         encoder.model.save_pretrained(target, max_shard_size=plan.shard_bytes)
         for name in TOKENIZER_FILES:
             if (source / name).is_file():
@@ -300,11 +294,7 @@ def _plain(value: Any) -> Any:
 
 def _encoder_numbers(folder: Path) -> int:
     """How many numbers a T5 encoder without its decoder has."""
-    from transformers import T5Config, T5EncoderModel
-
-    with torch.device("meta"):
-        encoder = T5EncoderModel(T5Config.from_pretrained(folder, local_files_only=True))
-    return sum(torch.Size(shape).numel() for shape in shapes_of(encoder).values())
+    return sum(torch.Size(shape).numel() for shape in encoder_shapes(folder).values())
 
 
 def _clear_left_behind(out: Path) -> None:
@@ -323,9 +313,12 @@ def _clear_left_behind(out: Path) -> None:
 
 def _check_names(dtype: str, text_dtype: str | None, shard_bytes: int) -> None:
     for name, where in ((dtype, "--dtype"), (text_dtype, "--text-encoder")):
-        if name is not None and name not in DTYPES:
+        if name is not None and name not in DTYPES[1:]:
             raise UserError(
-                f"no dtype {name!r}", where=where, rule="one of " + ", ".join(DTYPES), fix="bf16"
+                f"no dtype {name!r}",
+                where=where,
+                rule="one of " + ", ".join(DTYPES[1:]),
+                fix="bf16",
             )
     if shard_bytes < 1 << 20:
         raise UserError(
@@ -333,14 +326,11 @@ def _check_names(dtype: str, text_dtype: str | None, shard_bytes: int) -> None:
         )
 
 
-def _check_room(plan: Conversion) -> None:
-    there = next(p for p in (plan.out.absolute(), *plan.out.absolute().parents) if p.exists())
-    free = shutil.disk_usage(there).free
-    if free < plan.nbytes + SPARE_BYTES:
+def _check_disk(plan: Conversion) -> None:
+    if lacking := shortage(plan.out, plan.nbytes):
         raise UserError(
-            f"the disk has no room for the copy: {plan.nbytes / 2**30:.2f} GiB to write, "
-            f"{free / 2**30:.2f} GiB free",
+            f"the disk has no room for the copy: {lacking}",
             where=str(plan.out),
-            rule=f"the files and {SPARE_BYTES >> 20} MiB to spare must fit before anything starts",
+            rule=SPARE_RULE,
             fix="free some space, or name a folder on a larger disk by --out",
         )

@@ -6,6 +6,7 @@ tensor is read once, into the dtype and onto the device it is used in.
 
 from __future__ import annotations
 
+import logging
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -26,13 +27,15 @@ from scalekv.infinity_patch.loading.fitting import (
     unconditional_rows,
 )
 from scalekv.infinity_patch.loading.placement import Placement, check_device, check_dtype
+from scalekv.infinity_patch.loading.text_files import check_text_encoder
 from scalekv.infinity_patch.machine.peaks import Stages
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.text import TextEncoder, check_text_encoder
+from scalekv.infinity_patch.model.text import TextEncoder
 from scalekv.infinity_patch.model.transformer import Infinity
+from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.errors import UserError
 
-DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+log = logging.getLogger("scalekv")
 
 
 @dataclass
@@ -115,6 +118,13 @@ def load(
         # 2. whether they do
         transformer_file = stack.enter_context(open_checkpoint(paths.transformer))
         vae_file = stack.enter_context(open_checkpoint(paths.vae))
+        for file in (transformer_file, vae_file):
+            if file.wrapped:
+                log.warning(
+                    "%s: read without what wrapping a module adds to names, as module. and "
+                    "_orig_mod.",
+                    file.path.name,
+                )
         check_fits(transformer, transformer_file, preset, "transformer")
         check_fits(vae, vae_file, preset, "VAE")
         check_text_encoder(paths.text_encoder, preset)
@@ -199,7 +209,7 @@ def _precision(name: str, preset: ModelPreset, device: torch.device) -> torch.dt
     if name == "auto":
         fast = device.type == "cuda" or (device.type == "cpu" and fast_bf16())
         name = "bf16" if fast else "fp32"
-    return _usable(DTYPES[name], device, "--dtype")
+    return _usable(TORCH_DTYPES[name], device, "--dtype")
 
 
 def _text_precision(name: str, device: torch.device) -> torch.dtype:
@@ -213,7 +223,7 @@ def _text_precision(name: str, device: torch.device) -> torch.dtype:
             rule="fp32 or bf16 on a CPU",
             fix="--text-dtype bf16",
         )
-    return _usable(DTYPES[name], device, "--text-dtype")
+    return _usable(TORCH_DTYPES[name], device, "--text-dtype")
 
 
 def _usable(dtype: torch.dtype, device: torch.device, where: str) -> torch.dtype:

@@ -8,6 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from scalekv.infinity_patch.machine.gpus import gpu_of
+
 SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
@@ -92,27 +94,8 @@ def device_memory(device: str) -> tuple[str, int] | None:
     Returns:
         None: no NVIDIA driver here, or no such device.
     """
-    import pynvml
-
-    index = int(device.partition(":")[2] or 0)
-    try:
-        pynvml.nvmlInit()
-    except pynvml.NVMLError:
-        return None
-    try:
-        visible = os.environ.get("CUDA_VISIBLE_DEVICES")
-        name = str(index) if visible is None else visible.split(",")[index].strip()
-        if name.isdecimal():
-            handle = pynvml.nvmlDeviceGetHandleByIndex(int(name))
-        else:  # devices can be named by their unique id there
-            handle = pynvml.nvmlDeviceGetHandleByUUID(name)
-        return str(pynvml.nvmlDeviceGetName(handle)), int(
-            pynvml.nvmlDeviceGetMemoryInfo(handle).total
-        )
-    except (pynvml.NVMLError, IndexError):
-        return None
-    finally:
-        pynvml.nvmlShutdown()
+    gpu = gpu_of(device)
+    return None if gpu is None else (gpu.name, gpu.total_bytes)
 
 
 BF16 = frozenset({"avx512_bf16", "amx_bf16"})

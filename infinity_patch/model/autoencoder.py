@@ -191,7 +191,7 @@ class Middle(nn.Module):
         return out
 
 
-class Level(nn.Module):
+class ResolutionLevel(nn.Module):
     """The residual blocks of one size, with what changes the size after them."""
 
     def __init__(self, widths: list[int]):
@@ -219,7 +219,7 @@ class Encoder(nn.Module):
         self.down = nn.ModuleList()
         before = spec.ch
         for i, width in enumerate(widths):
-            level = Level([before] + [width] * spec.res_blocks)
+            level = ResolutionLevel([before] + [width] * spec.res_blocks)
             if i < len(widths) - 1:
                 level.downsample = Downsample(width)
             self.down.append(level)
@@ -247,9 +247,9 @@ class Decoder(nn.Module):
         before = widths[-1]
         self.conv_in = Conv(spec.bits, before, 3, padding=1)
         self.mid = Middle(before)
-        levels: list[Level] = []
+        levels: list[ResolutionLevel] = []
         for i in reversed(range(len(widths))):
-            level = Level([before] + [widths[i]] * (spec.res_blocks + 1))
+            level = ResolutionLevel([before] + [widths[i]] * (spec.res_blocks + 1))
             if i > 0:
                 level.upsample = Upsample(widths[i])
             levels.insert(0, level)  # names count from the largest size: up.0 runs last
@@ -284,8 +284,12 @@ class Autoencoder(nn.Module):
         return out
 
     def decode(self, latent: Tensor) -> Tensor:
-        """Summed codes (B, bits, h, w) to float32 pictures (B, 3, H, W) clamped to [-1, 1]."""
+        """Summed codes (B, bits, h, w) to float32 pictures (B, 3, H, W) clamped to [-1, 1].
+
+        What is not finite stays not finite.
+        """
         dtype = self.decoder.conv_in.conv.weight.dtype
         # stored so that the channels of a place lie together, as processors multiply them
         latent = latent.to(dtype, memory_format=torch.channels_last)
-        return torch.clamp(self.decoder(latent).float(), -1, 1)
+        image = self.decoder(latent).float()
+        return torch.clamp(image, -1, 1).masked_fill_(image.isinf(), torch.nan)

@@ -59,7 +59,7 @@ def map_to_tokens(x: Tensor, patchify: bool) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Quantised:
+class ScaleBits:
     """What a latent map becomes.
 
     bits:   per scale, (B, b, H_k, W_k) uint8: what the model is to predict
@@ -72,9 +72,9 @@ class Quantised:
     total: Tensor
 
 
-def quantise(
+def quantise_latents(
     latent: Tensor, sizes: Sizes, flip: Callable[[int, Tensor], Tensor] | None = None
-) -> Quantised:
+) -> ScaleBits:
     """Quantise encoder output (B, b, H, W) scale by scale, each on what the coarser ones left.
 
     `sizes` are VAE map sizes, the last one that of `latent`. `flip(k, bits)` may return changed
@@ -96,4 +96,4 @@ def quantise(
         code = codes(used)
         total = total + resize(code, size)
         bits.append(target)
-    return Quantised(bits=bits, inputs=inputs, total=total)
+    return ScaleBits(bits=bits, inputs=inputs, total=total)

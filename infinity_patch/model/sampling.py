@@ -34,10 +34,15 @@ class BitSampler:
     def __init__(self, seeds: Sequence[int], top_p: float):
         self.top_p = top_p
         self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.finite: Tensor | None = None
+        """(B,) bool where the logits are: whether all that each picture was drawn from were finite.
+        None before the first. Asked for when a picture is done: reading it waits for the device."""
 
     def __call__(self, scale: int, logits: Tensor) -> Tensor:
         """Logits (B, L, d, 2), one picture per seed, to bits (B, L, d) uint8."""
         assert len(logits) == len(self.generators), (len(logits), len(self.generators))
+        finite = logits.isfinite().flatten(1).all(1)
+        self.finite = finite if self.finite is None else self.finite & finite
         p = probabilities(logits.float(), self.top_p)
         shape = p.shape[1:]
         noise = torch.stack([torch.empty(shape).exponential_(generator=g) for g in self.generators])

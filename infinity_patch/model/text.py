@@ -5,7 +5,6 @@ Knows prompts and token limits; nothing of the transformer that reads the featur
 
 from __future__ import annotations
 
-import json
 from collections import OrderedDict
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,38 +12,13 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from tokenizers import Tokenizer
 from torch import Tensor
 
-from scalekv.configs.models import ModelPreset
-from scalekv.infinity_patch.model.tokens import MAX_TOKENS, uncut
+from scalekv.infinity_patch.model.tokens import MAX_TOKENS, read_tokenizer
 from scalekv.kv.errors import UserError
 
 REMEMBERED = 256
 """Prompts whose features are kept; those of a long prompt take 4 MiB."""
-
-
-def check_text_encoder(folder: Path, preset: ModelPreset) -> None:
-    """Refuses a text encoder whose features have another width than the transformer reads.
-
-    Raises:
-        UserError: that, or a configuration that cannot be read.
-    """
-    file = folder / "config.json"
-    try:
-        width = json.loads(file.read_text(encoding="utf-8"))["d_model"]
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
-        raise _damaged(
-            folder, f"config.json is no configuration of a T5 encoder: {error}"
-        ) from error
-    if width != preset.transformer.text_width:
-        raise UserError(
-            f"the text encoder gives features of width {width}, {preset.name} reads "
-            f"{preset.transformer.text_width}",
-            where=str(file),
-            rule="a preset's transformer, VAE and text encoder belong together",
-            fix=f"give {preset.name} its own text encoder, {preset.files.text_encoder}",
-        )
 
 
 class TextEncoder:
@@ -76,7 +50,7 @@ class TextEncoder:
         self.nbytes: int = sum(p.nbytes for p in self.model.parameters())
         """Bytes of the weights while they are in memory."""
         # apart from the one that encodes, which cuts and remembers that it does
-        self.counter = uncut(Tokenizer.from_str(self.tokenizer.backend_tokenizer.to_str()))
+        self.counter = read_tokenizer(folder / "tokenizer.json")
 
     def bytes_on(self, device: torch.device) -> int:
         """Bytes of the weights that are on a device of that type now."""
@@ -122,13 +96,16 @@ class TextEncoder:
 
     def _read(self) -> Any:
         """The encoder from its files; the tokenizer with it."""
-        from transformers import AutoTokenizer, T5EncoderModel
+        from transformers import PreTrainedTokenizerFast, T5EncoderModel
         from transformers.utils import logging
 
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(self.folder, local_files_only=True)
+            # from the one file that counts tokens too: a class that another file names would
+            # replace parts of it by its own
+            counted = read_tokenizer(self.folder / "tokenizer.json")
+            self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=counted)
             loaded: Any = T5EncoderModel.from_pretrained(
                 self.folder,
                 dtype=self.dtype,

@@ -19,10 +19,9 @@ from scalekv.kv.coded.constants import Constants
 from scalekv.kv.coded.plan import allocation_of, predicted_coded
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CachePrediction, CacheShape, predicted
-from scalekv.kv.precision import precision_of
+from scalekv.kv.precision import ELEMENT_BYTES, precision_of
 from scalekv.kv.schedule import Schedule
 
-BYTES = {"fp32": 4, "bf16": 2, "fp16": 2}
 """Of one element, by the names people use."""
 
 TEXT_TOKENS = 128
@@ -50,7 +49,7 @@ class Work:
         pictures: at once.
         guided: whether every picture has an unconditional half.
         device: "cuda" or "cpu".
-        dtype: of the blocks, one of `BYTES`.
+        dtype: of the blocks, one of `ELEMENT_BYTES`.
         kv_dtype: of the held cache; "auto": as `dtype`.
         kv_on_host: whether the held cache stays in the host's memory.
         note_bytes: of the policy's notes on one held token.
@@ -81,7 +80,7 @@ class Work:
     @property
     def shape(self) -> CacheShape:
         """Of the caches."""
-        spec, element = self.preset.transformer, BYTES[self.dtype]
+        spec, element = self.preset.transformer, ELEMENT_BYTES[self.dtype]
         return CacheShape(spec.depth, self.sequences, spec.heads, spec.head_dim, element, element)
 
     def of(self, pictures: int) -> Work:
@@ -168,7 +167,7 @@ def footprint(work: Work) -> Footprint:
 def weight_parts(work: Work) -> Parts:
     """Bytes of the weights on the device, all of them loaded."""
     spec, placement = work.preset.transformer, work.placement
-    element = BYTES[work.dtype]
+    element = ELEMENT_BYTES[work.dtype]
     inside = parameters.blocks(spec) * element
     if placement.offload:  # two blocks at a time: one that computes, one on its way
         inside = inside // spec.depth * 2
@@ -203,7 +202,7 @@ def _text_weights(work: Work) -> int:
         )
     rest, kept = parameters.text_encoder(spec, work.preset.transformer.text_width)
     dtype = _text_dtype(work)
-    return rest * BYTES[dtype] + kept * (4 if dtype == "fp16" else BYTES[dtype])
+    return rest * ELEMENT_BYTES[dtype] + kept * (4 if dtype == "fp16" else ELEMENT_BYTES[dtype])
 
 
 def _runtime(work: Work) -> int:
@@ -215,7 +214,7 @@ def _encoding(work: Work) -> int:
     spec = work.preset.text
     if spec is None or _text_elsewhere(work):
         return 0
-    element, tokens = BYTES[_text_dtype(work)], work.text_tokens
+    element, tokens = ELEMENT_BYTES[_text_dtype(work)], work.text_tokens
     width = work.preset.transformer.text_width
     hidden = tokens * (3 * spec.hidden + 6 * width) * element
     return hidden + 3 * spec.heads * tokens**2 * 4
@@ -233,7 +232,7 @@ def _fullest_scale(work: Work, cache: CachePrediction) -> tuple[int, int]:
     held then is known; while earlier ones are, it is at most the highest of all moments.
     """
     spec, schedule = work.preset.transformer, work.schedule
-    element, width = BYTES[work.dtype], spec.width
+    element, width = ELEMENT_BYTES[work.dtype], spec.width
     # of the text: every block's keys and values, and its modulation, float32
     text = 2 * spec.depth * work.sequences * work.text_tokens * width * element
     modulation = 6 * spec.depth * work.sequences * width * 4
@@ -260,7 +259,7 @@ def _block(work: Work, rows: int) -> int:
     writes the stream over the input, so that of all rows there are the stream and either what goes
     into attention, q, k, v, the answer, a copy of it and its projection, or the answer and a chunk.
     """
-    width, element = work.preset.transformer.width, BYTES[work.dtype]
+    width, element = work.preset.transformer.width, ELEMENT_BYTES[work.dtype]
     always = 2 * 4 * width
     forward = 2 * 4 * width + (2 * width + 2 * parameters.mlp_width(width)) * element
     turning = (2 if element == 4 else 4) * 4 * width + 7 * width * element

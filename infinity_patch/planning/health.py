@@ -9,8 +9,6 @@ from __future__ import annotations
 import importlib
 import os
 import platform
-import shutil
-import subprocess
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -20,6 +18,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from scalekv.configs.models import ModelPreset
+from scalekv.infinity_patch.files.disk import existing, free_disk
 from scalekv.infinity_patch.files.hub import (
     WeightsMissing,
     hub_cache,
@@ -28,12 +27,13 @@ from scalekv.infinity_patch.files.hub import (
     parts_of,
 )
 from scalekv.infinity_patch.files.inventory import State, Verdict, stored, verify
+from scalekv.infinity_patch.machine.gpus import DriverFailed, Gpu, gpus
 from scalekv.kv.errors import UserError
+from scalekv.kv.sizes import human_bytes
 
 LEAST_PYTHON = (3, 11)
 LEAST_DISK = 1 << 30  # bytes; a picture needs megabytes, a download says itself what it needs
 LIBRARIES = ("transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "pillow")
-SECONDS_FOR_DRIVER = 20
 
 
 class Level(StrEnum):
@@ -52,17 +52,6 @@ class Finding:
     level: Level
     found: str
     fix: str = ""
-
-
-@dataclass(frozen=True)
-class Gpu:
-    """What the driver says of a GPU; memory in bytes, `busy` the share of time it computes."""
-
-    name: str
-    driver: str
-    total_bytes: int
-    free_bytes: int
-    busy: float
 
 
 def examine(
@@ -85,29 +74,6 @@ def examine(
     yield _memory()
     yield from _folders(out)
     yield from _weights(preset, weights_dir, thorough)
-
-
-def gpus() -> list[Gpu] | None:
-    """What `nvidia-smi` says of the GPUs; None where it is not there or says nothing."""
-    fields = "name,driver_version,memory.total,memory.free,utilization.gpu"
-    command = ["nvidia-smi", f"--query-gpu={fields}", "--format=csv,noheader,nounits"]
-    try:
-        said = subprocess.run(
-            command, capture_output=True, text=True, check=True, timeout=SECONDS_FOR_DRIVER
-        )
-    except (OSError, subprocess.SubprocessError):
-        return None
-    found = []
-    for line in said.stdout.splitlines():
-        cells = [cell.strip() for cell in line.split(",")]
-        if len(cells) == 5:
-            total, free, busy = (float(cell) if _is_number(cell) else 0.0 for cell in cells[2:])
-            found.append(Gpu(cells[0], cells[1], int(total) << 20, int(free) << 20, busy / 100))
-    return found
-
-
-def _is_number(cell: str) -> bool:
-    return cell.replace(".", "", 1).isdigit()
 
 
 def _python() -> Finding:
@@ -133,14 +99,18 @@ def _libraries() -> Iterator[Finding]:
 
 
 def _torch(preset: ModelPreset, weights_dir: Path | None) -> Iterator[Finding]:
-    driver = gpus()
-    if driver:
-        for index, gpu in enumerate(driver):
-            said = (
-                f"{gpu.name}, driver {gpu.driver}, {_size(gpu.free_bytes)} of "
-                f"{_size(gpu.total_bytes)} free, {gpu.busy:.0%} busy"
-            )
-            yield Finding(f"GPU {index}", Level.FINE, said)
+    driver: list[Gpu] = []
+    try:
+        driver = gpus()
+    except DriverFailed as error:
+        fix = "load the driver anew, or restart the machine: `nvidia-smi` must list the GPUs"
+        yield Finding("GPU", Level.PROBLEM, f"NVIDIA's driver does not answer: {error}", fix)
+    for index, gpu in enumerate(driver):
+        found = (
+            f"{gpu.name}, driver {gpu.driver}, {human_bytes(gpu.free_bytes)} of "
+            f"{human_bytes(gpu.total_bytes)} free, {gpu.busy:.0%} busy"
+        )
+        yield Finding(f"GPU {index}", Level.FINE, found)
     try:
         torch = importlib.import_module("torch")
     except Exception as error:  # a library that does not fit can fail in any way
@@ -190,15 +160,15 @@ def _cuda(index: int, preset: ModelPreset, weights_dir: Path | None) -> Finding:
         return Finding(name, Level.PROBLEM, "computes wrong", "check the GPU: nvidia-smi -q")
     major, minor = torch.cuda.get_device_capability(index)
     said = (
-        f"{torch.cuda.get_device_name(index)}, compute {major}.{minor}, {_size(free)} of "
-        f"{_size(total)} free"
+        f"{torch.cuda.get_device_name(index)}, compute {major}.{minor}, {human_bytes(free)} of "
+        f"{human_bytes(total)} free"
     )
     needed = stored(preset).nbytes if weights_dir is None else 0
     if needed > free:
         return Finding(
             name,
             Level.PROBLEM,
-            f"{said}; the files of {preset.name} alone are {_size(needed)}",
+            f"{said}; the files of {preset.name} alone are {human_bytes(needed)}",
             "free the GPU (nvidia-smi shows who uses it), or take a smaller model",
         )
     return Finding(name, Level.FINE, said)
@@ -211,7 +181,7 @@ def _memory() -> Finding:
         return Finding("memory", Level.NOTE, "how much there is cannot be told here")
     facts = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if ":" in line}
     free, total = facts.get("MemAvailable", 0), facts.get("MemTotal", 0)
-    said = f"{_size(free)} of {_size(total)} available, {os.cpu_count()} processors"
+    said = f"{human_bytes(free)} of {human_bytes(total)} available, {os.cpu_count()} processors"
     return Finding("memory", Level.FINE, said)
 
 
@@ -221,9 +191,8 @@ def _folders(out: Path) -> Iterator[Finding]:
         ("cache folder", cache, "make it writable, or set HF_HOME to another folder"),
         ("output folder", out.absolute(), "make it writable, or name another with --out"),
     ):
-        there = next(path for path in (folder, *folder.parents) if path.exists())
-        free = shutil.disk_usage(there).free
-        said = f"{folder}, {_size(free)} free" + ("" if there == folder else ", not made yet")
+        there, free = existing(folder), free_disk(folder)
+        said = f"{folder}, {human_bytes(free)} free" + ("" if there == folder else ", not made yet")
         if not there.is_dir() or not _writable(there):
             yield Finding(name, Level.PROBLEM, f"{folder} cannot be written to", fix)
         elif free < LEAST_DISK:
@@ -270,7 +239,9 @@ def _weights(preset: ModelPreset, weights_dir: Path | None, thorough: bool) -> I
             return
     if damaged:
         return
-    said = f"{here.state}, {_size(here.nbytes)}" if weights_dir is None else f"in {weights_dir}"
+    said = (
+        f"{here.state}, {human_bytes(here.nbytes)}" if weights_dir is None else f"in {weights_dir}"
+    )
     if thorough and weights_dir is None:
         yield from _hashes(preset, name, said)
     else:
@@ -303,7 +274,3 @@ def _open(path: Path) -> None:
 
     with open_checkpoint(path):
         pass
-
-
-def _size(count: int) -> str:
-    return f"{count / 2**30:.1f} GiB" if count >= 1 << 30 else f"{count / 2**20:.0f} MiB"

@@ -23,10 +23,11 @@ from scalekv.infinity_patch.asked.settled import (
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.machine.machine import BF16, of_processor
-from scalekv.infinity_patch.planning.footprint import BYTES, TEXT_TOKENS, Footprint, Work, footprint
+from scalekv.infinity_patch.planning.footprint import TEXT_TOKENS, Footprint, Work, footprint
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.errors import UserError
 from scalekv.kv.policies.registry import entry_named, plan_named
+from scalekv.kv.precision import ELEMENT_BYTES
 from scalekv.kv.sizes import size_text
 
 MOST_PICTURES = 1024
@@ -126,7 +127,7 @@ class Planner:
             UserError: it cannot be.
         """
         request = self.request if budget is None else replace(self.request, budget=budget)
-        return budget_of(request, self.preset, self.schedule, BYTES[self.dtype], pictures)
+        return budget_of(request, self.preset, self.schedule, ELEMENT_BYTES[self.dtype], pictures)
 
     def _work(self, pictures: int, budget: str | int | None) -> Work:
         request, name = self.request, self.policy.partition(":")[0]
@@ -135,7 +136,9 @@ class Planner:
         if name != FULL:
             calibration = calibration_of(self.policy, self.preset.name)
             planned = plan_named(name, self.asked(pictures, budget), calibration)
-        shape = cache_shape(request, self.preset, self.schedule, BYTES[self.dtype], pictures)
+        shape = cache_shape(
+            request, self.preset, self.schedule, ELEMENT_BYTES[self.dtype], pictures
+        )
         return Work(
             preset=self.preset,
             schedule=self.schedule,
@@ -160,7 +163,7 @@ def text_spec_of(preset: ModelPreset, weights_dir: Path | None = None) -> TextSp
         config = json.loads(file.read_text(encoding="utf-8"))
         names = ("num_layers", "num_heads", "d_kv", "d_ff", "vocab_size")
         return TextSpec(*(int(config[name]) for name in names))
-    except (UserError, OSError, ValueError, KeyError, TypeError):
+    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
         return preset.text  # what is wrong with the files is said when they are needed
 
 

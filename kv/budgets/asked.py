@@ -15,7 +15,7 @@ from scalekv.kv.budgets.drafters import drafters_by_scale
 from scalekv.kv.budgets.shares import Linear, allot, allot_rest
 from scalekv.kv.errors import UserError
 from scalekv.kv.schedule import Schedule
-from scalekv.kv.sizes import parse_size, size_text
+from scalekv.kv.sizes import SIZE, parse_size, size_text
 
 
 @dataclass(frozen=True)
@@ -102,8 +102,8 @@ def parse_budget(text: str | int) -> BudgetRequest:
                 rule="tokens per layer are a whole number of at least 1",
             )
         return BudgetRequest(label, mean=int(number))
-    if match := re.fullmatch(r"([+-]?[\d.,]+)\s*([kmgt]i?b?|b|bytes?)", label, re.IGNORECASE):
-        return BudgetRequest(label, nbytes=parse_size(match[1], match[2], where))
+    if SIZE.fullmatch(label):
+        return BudgetRequest(label, nbytes=parse_size(label, where))
     if not label or label.endswith("%"):
         raise UserError(f"cannot read the budget {label!r}", where=where, rule=WAYS)
     return BudgetRequest(label, name=label)
@@ -146,7 +146,7 @@ def fitting_mean(schedule: Schedule, nbytes: int, bytes_of: BytesOf, label: str 
     return bisect_left(tokens, True, key=lambda mean: bytes_of(mean) > nbytes)
 
 
-def generate(
+def capacities_for(
     schedule: Schedule,
     layers: int,
     drafters: Drafters,
@@ -226,7 +226,7 @@ def resolve(
     else:
         percent = Fraction(100) if asked.full else asked.percent
         mean = _mean_tokens(schedule, percent, asked.mean)
-    made = generate(schedule, layers, drafters or (), mean, label=asked.label, origin=origin)
+    made = capacities_for(schedule, layers, drafters or (), mean, label=asked.label, origin=origin)
     return replace(made, percent=asked.percent, nbytes=asked.nbytes)
 
 
@@ -254,7 +254,7 @@ def _resolve_spec(
             drafters, origin = spec.drafters, spec.provenance
         if spec.linear is not None:
             origin = f"{origin}; {spec.linear}".removeprefix("; ")
-        made = generate(
+        made = capacities_for(
             schedule,
             layers,
             drafters,

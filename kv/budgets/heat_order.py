@@ -59,7 +59,7 @@ class Order:
                 )
 
 
-def read_order(text: str | bytes, where: str = "order file") -> Order:
+def read_order(text: str, where: str = "order file") -> Order:
     """Reads the published format: a JSON list over source scales, from scale index 3 on, of lists
     of [head, layer] pairs, first dropped first.
 
@@ -69,7 +69,7 @@ def read_order(text: str | bytes, where: str = "order file") -> Order:
     rule = "a JSON list over source scales of lists of [head, layer] pairs, first dropped first"
     try:
         content = json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"not readable as JSON: {error}", where=where, rule=rule) from None
     if not isinstance(content, list) or not all(isinstance(row, list) and row for row in content):
         raise UserError("the file is no list of lists", where=where, rule=rule)
@@ -164,7 +164,7 @@ def drops(schedule: Schedule, slots: int, mean: int | Fraction) -> tuple[int, ..
     )
 
 
-def planned(order: Order, schedule: Schedule, mean: int | Fraction) -> Kept:
+def kept_by_heat(order: Order, schedule: Schedule, mean: int | Fraction) -> Kept:
     """What is kept by the ranking alone, each drop taking effect when the layer is rewritten.
 
     Args:
@@ -209,9 +209,9 @@ def keeps(order: Order, schedule: Schedule, mean: int | Fraction) -> Kept:
     the layer attends at that scale, the last layer's first, in a layer the newest source scale's
     first, then in ranked order.
 
-    Args and errors: as `planned`.
+    Args and errors: as `kept_by_heat`.
     """
-    kept = planned(order, schedule, mean)
+    kept = kept_by_heat(order, schedule, mean)
     rank = [{pair: place for place, pair in enumerate(row)} for row in order.pairs]
     most = mean * order.layers * order.heads
     held = []

@@ -6,7 +6,7 @@ from __future__ import annotations
 from fractions import Fraction
 from math import floor
 
-from scalekv.kv.budgets.asked import generate
+from scalekv.kv.budgets.asked import capacities_for
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.shares import fitted
 
@@ -15,7 +15,7 @@ BETA = 20  # arXiv 2406.02069: the last layer's share is the mean over beta
 
 def uniform(asked: Budget) -> Budget:
     """The same mean with every layer at it, whatever layers were to get more."""
-    return generate(
+    return capacities_for(
         asked.schedule,
         asked.layers,
         (),

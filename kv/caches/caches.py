@@ -10,10 +10,11 @@ from torch import Tensor
 
 from scalekv.kv.budgets.budget import WINDOW, Budget, BytesOf
 from scalekv.kv.budgets.moments import within
-from scalekv.kv.caches.held import COMPUTE, HeldFormat, Part
+from scalekv.kv.caches.held import HeldFormat, Part
 from scalekv.kv.caches.layer import Choice, LayerCache
 from scalekv.kv.caches.storage import Storage
 from scalekv.kv.caches.workspace import Workspace
+from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
 from scalekv.kv.memory.predicted import CacheShape, rooms, stored_bytes_of
@@ -242,7 +243,7 @@ class Caches:
             k_bytes=k.element_size(),
             v_bytes=v.element_size(),
         )
-        precision = precision_of(self._kv_dtype, COMPUTE[k.dtype])
+        precision = precision_of(self._kv_dtype, DTYPE_NAMES[k.dtype])
         if self._made_of_bytes is not None:
             self._take(self._made_of_bytes(stored_bytes_of(shape, precision, schedule)), schedule)
         self._rooms = rooms(schedule, len(self.layers), heads, self._limits)

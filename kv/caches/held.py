@@ -12,14 +12,12 @@ import torch
 from torch import Tensor
 
 from scalekv.kv.caches.quantise import quantise, restore
+from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.precision import Precision
 
 _CHUNK = 512  # tokens turned back from codes at a time, which bounds the float32 copy
-_FLOATING = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 Empty = Callable[..., Tensor]
 """`torch.empty` with the place settled."""
-COMPUTE = {dtype: name for name, dtype in _FLOATING.items()}
-"""Names of the dtypes that attention may compute in."""
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class HeldFormat:
         with torch.inference_mode(False):
             if self.precision.quantised:
                 return Quantised(empty, (batch, heads, room, dim), self.precision.bits, self.scales)
-            return Plain(empty, (batch, heads, room, dim), _FLOATING[self.precision.name])
+            return Plain(empty, (batch, heads, room, dim), TORCH_DTYPES[self.precision.name])
 
 
 @dataclass(frozen=True)

@@ -46,15 +46,17 @@ def uncompressed(schedule: Schedule, shape: CacheShape) -> tuple[Uncompressed, .
     with the last scale."""
     official = replace(shape, k_bytes=OFFICIAL_K_BYTES, v_bytes=OFFICIAL_V_BYTES)
     return tuple(
-        Uncompressed(f"{dtypes}, {scales}", which is official, last_scale, which.bytes_of(tokens))
+        Uncompressed(
+            f"{dtypes}, {scales}",
+            which is official,
+            last_scale,
+            which.full_bytes(schedule, last_scale=last_scale),
+        )
         for dtypes, which in (
             ("same dtype", shape),
             ("published code's dtypes, k float32 and v bfloat16", official),
         )
-        for scales, last_scale, tokens in (
-            ("history", False, schedule.history),
-            ("all scales", True, schedule.total),
-        )
+        for scales, last_scale in (("history", False), ("all scales", True))
     )
 
 

@@ -85,12 +85,12 @@ class CacheLedger:
     @property
     def full_bytes(self) -> int:
         """What the history would take with nothing dropped, in the same dtype."""
-        return self.shape.bytes_of(self.schedule.history)
+        return self.shape.full_bytes(self.schedule)
 
     @property
     def full_bytes_all(self) -> int:
         """The same with the last scale, which no later scale reads, counted too."""
-        return self.shape.bytes_of(self.schedule.total)
+        return self.shape.full_bytes(self.schedule, last_scale=True)
 
     @property
     def ratio_history(self) -> float:

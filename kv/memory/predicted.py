@@ -40,6 +40,14 @@ class CacheShape:
         """Bytes of k and v when every layer holds `tokens`."""
         return self.layers * self.bytes_per_token * tokens
 
+    def full_bytes(self, schedule: Schedule, *, last_scale: bool = False) -> int:
+        """Bytes of k and v when nothing is dropped.
+
+        Args:
+            last_scale: count the last scale too, which no later scale reads.
+        """
+        return self.bytes_of(schedule.total if last_scale else schedule.history)
+
 
 def cache_bytes(
     layers: int, sequences: int, heads: int, head_dim: int, tokens: int, bytes_per_element: int
@@ -64,8 +72,8 @@ def full_cache_bytes(
     Args:
         include_last: count the last scale too, which no later scale reads.
     """
-    tokens = schedule.total if include_last else schedule.history
-    return cache_bytes(layers, sequences, heads, head_dim, tokens, bytes_per_element)
+    shape = CacheShape(layers, sequences, heads, head_dim, bytes_per_element, bytes_per_element)
+    return shape.full_bytes(schedule, last_scale=include_last)
 
 
 def peak_held_tokens(schedule: Schedule, layers: int, budget: Budget | None, heads: int = 1) -> int:

@@ -13,7 +13,7 @@ from scalekv.kv.policies.policy import Policy
 
 
 @dataclass(frozen=True)
-class Entry:
+class PolicyEntry:
     """A built-in policy, with what has to be known of it before torch is loaded.
 
     Attributes:
@@ -22,7 +22,8 @@ class Entry:
             A calibrated policy's takes the calibration as its second argument.
         takes_budget: whether it is held to one.
         calibration: the file of a model's folder of budgets that it works from; "": none.
-        reader: "module:function", (the file's content, where) -> the calibration.
+        reader: "module:function", (the file's text, where) -> the calibration; where it stores,
+            the file's bytes.
         stores: whether its method is how tokens are stored; see `Stores`.
         note_bytes: of its notes on one held token of one head.
     """
@@ -39,30 +40,32 @@ class Entry:
 _UNIFORM, _PYRAMID = "scalekv.kv.budgets.shapes:uniform", "scalekv.kv.budgets.shapes:pyramid"
 
 _BUILT_IN = {
-    "full": Entry("scalekv.kv.policies.full:FullPolicy", takes_budget=False),
-    "scalekv": Entry("scalekv.kv.policies.scale:ScaleKVPolicy"),
-    "scalekv-anchored": Entry("scalekv.kv.policies.scale_anchored:AnchoredScaleKVPolicy"),
-    "scalekv-released": Entry("scalekv.kv.policies.scale_released:ReleasedScaleKVPolicy"),
-    "sliding-window": Entry(
+    "full": PolicyEntry("scalekv.kv.policies.full:FullPolicy", takes_budget=False),
+    "scalekv": PolicyEntry("scalekv.kv.policies.scale:ScaleKVPolicy"),
+    "scalekv-anchored": PolicyEntry("scalekv.kv.policies.scale_anchored:AnchoredScaleKVPolicy"),
+    "scalekv-released": PolicyEntry("scalekv.kv.policies.scale_released:ReleasedScaleKVPolicy"),
+    "sliding-window": PolicyEntry(
         "scalekv.kv.policies.sliding_window:SlidingWindowPolicy", plan=_UNIFORM
     ),
-    "streaming-llm": Entry("scalekv.kv.policies.streaming_llm:StreamingLLMPolicy", plan=_UNIFORM),
-    "snapkv": Entry("scalekv.kv.policies.snapkv:SnapKVPolicy", plan=_UNIFORM),
-    "pyramidkv": Entry("scalekv.kv.policies.pyramidkv:PyramidKVPolicy", plan=_PYRAMID),
-    "h2o": Entry("scalekv.kv.policies.h2o:H2OPolicy", plan=_UNIFORM, note_bytes=4),
-    "heatkv": Entry(
+    "streaming-llm": PolicyEntry(
+        "scalekv.kv.policies.streaming_llm:StreamingLLMPolicy", plan=_UNIFORM
+    ),
+    "snapkv": PolicyEntry("scalekv.kv.policies.snapkv:SnapKVPolicy", plan=_UNIFORM),
+    "pyramidkv": PolicyEntry("scalekv.kv.policies.pyramidkv:PyramidKVPolicy", plan=_PYRAMID),
+    "h2o": PolicyEntry("scalekv.kv.policies.h2o:H2OPolicy", plan=_UNIFORM, note_bytes=4),
+    "heatkv": PolicyEntry(
         "scalekv.kv.policies.heatkv:HeatKVPolicy",
         plan="scalekv.kv.budgets.heat_order:heat_budget",
         calibration="heat-order.json",
         reader="scalekv.kv.budgets.heat_order:read_order",
     ),
-    "coded": Entry(
+    "coded": PolicyEntry(
         "scalekv.kv.policies.coded:CodedPolicy",
         calibration="coded.safetensors",
         reader="scalekv.kv.coded.constants:read_constants",
         stores=True,
     ),
-    "random": Entry("scalekv.kv.policies.random:RandomPolicy", plan=_UNIFORM),
+    "random": PolicyEntry("scalekv.kv.policies.random:RandomPolicy", plan=_UNIFORM),
 }
 
 _registered: dict[str, Callable[[], Policy]] = {}
@@ -124,7 +127,7 @@ def policy_named(policy: str | Policy) -> Policy:
     return made
 
 
-def entry_named(name: str) -> Entry | None:
+def entry_named(name: str) -> PolicyEntry | None:
     """What is known of a built-in policy without loading it; None: a registered one.
 
     Raises:
@@ -134,7 +137,7 @@ def entry_named(name: str) -> Entry | None:
     return _BUILT_IN.get(name)
 
 
-def read_calibration(entry: Entry, content: bytes, where: str) -> Any:
+def read_calibration(entry: PolicyEntry, content: str | bytes, where: str) -> Any:
     """What a calibrated policy works from, of its file's content.
 
     Raises:

@@ -17,11 +17,11 @@ import torch
 from torch import Tensor
 
 from scalekv.configs.models import model_named
-from scalekv.infinity_patch.loading.loader import DTYPES
 from scalekv.infinity_patch.model import autoencoder
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.scale_loop import to_uint8
 from scalekv.infinity_patch.schedules import schedule_for
+from scalekv.kv.dtypes import TORCH_DTYPES
 from scripts.bench.sides import PeakMemory, heading, table
 
 
@@ -50,7 +50,7 @@ def filled(name: str, dtype: torch.dtype) -> Autoencoder:
 def decoded(name: str, dtype: str, pixels: str, whole: bool, threads: int) -> Decoded:
     """One picture, with nothing else in the process."""
     torch.set_num_threads(threads)
-    vae = filled(name, DTYPES[dtype])
+    vae = filled(name, TORCH_DTYPES[dtype])
     if whole:
         autoencoder.LARGE = 1 << 62
     height, width = schedule_for("1:1", pixels).scales[-1]
@@ -72,7 +72,9 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", default="infinity-2b")
     parser.add_argument("--pixels", default="1M")
-    parser.add_argument("--dtype", nargs="+", choices=sorted(DTYPES), default=["fp32", "bf16"])
+    parser.add_argument(
+        "--dtype", nargs="+", choices=sorted(TORCH_DTYPES), default=["fp32", "bf16"]
+    )
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     args = parser.parse_args()
     torch.set_num_threads(args.threads)

@@ -23,8 +23,10 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from scalekv.configs.models import ModelPreset, model_named
+from scalekv.infinity_patch.files.disk import shortage
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.loading.fitting import computes_in, skeletons
+from scalekv.kv.sizes import human_bytes
 
 SHARD_BYTES = 2 << 30
 SPARE_BYTES = 4 << 30
@@ -133,19 +135,17 @@ def main() -> int:
     if preset.files.transformer.endswith("weights") and args.layout == "pth":
         parser.error(f"{preset.name} is published in shards: --layout shards")
     needed = bytes_of(preset, args.layout)
-    there = next(p for p in args.out.absolute().parents if p.exists())
-    free = shutil.disk_usage(there).free
     if args.out.exists():
         parser.error(f"{args.out} is there already")
-    if free < needed + SPARE_BYTES:
-        parser.error(f"{needed / 1e9:.1f} GB to write, {free / 1e9:.1f} GB free in {there}")
+    if lacking := shortage(args.out, needed, SPARE_BYTES):
+        parser.error(f"{args.out.parent}: {lacking}")
     try:
         fill(preset, args.layout, args.out)
     except BaseException:
         shutil.rmtree(args.out, ignore_errors=True)
         raise
     total = sum(p.stat().st_size for p in args.out.rglob("*") if p.is_file())
-    print(f"{args.out}: {total / 1e9:.2f} GB")
+    print(f"{args.out}: {human_bytes(total)}")
     return 0
 
 

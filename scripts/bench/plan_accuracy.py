@@ -14,6 +14,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from scalekv.kv.sizes import human_bytes
+
 PROMPT = "a red apple on a wooden table"
 
 
@@ -56,8 +58,8 @@ def _lines(options: argparse.Namespace, budget: str, pictures: int) -> list[str]
     done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
     lines = []
     for stage, (planned, measured) in json.loads(done.stdout).items():
-        mib = f"{planned / 2**20:.1f} MiB | {measured / 2**20:.1f} MiB"
-        lines.append(f"| {pictures} | {budget} | {stage} | {mib} | {planned / measured - 1:+.1%} |")
+        cells = [human_bytes(planned), human_bytes(measured), f"{planned / measured - 1:+.1%}"]
+        lines.append(f"| {pictures} | {budget} | {stage} | {' | '.join(cells)} |")
     return lines
 
 

@@ -48,7 +48,7 @@ def measure_by(clock: str) -> None:
 
 
 @dataclass
-class Part:
+class Piece:
     """One kind of work: seconds, floating-point operations, bytes read and written, calls.
 
     shapes: how often each shape was called, with its dtype.
@@ -64,7 +64,7 @@ class Clock:
     """Adds up the time of wrapped functions by part; inner wrapped calls belong to the outer."""
 
     def __init__(self) -> None:
-        self.parts: dict[str, Part] = {}
+        self.parts: dict[str, Piece] = {}
         self._inside = False
 
     @contextmanager
@@ -83,7 +83,7 @@ class Clock:
                 p.stop()
 
     def _timed(self, function: Callable[..., Any], name: str) -> Callable[..., Any]:
-        part = self.parts.setdefault(name, Part())
+        part = self.parts.setdefault(name, Piece())
 
         def timed(*args: Any, **kwargs: Any) -> Any:
             if self._inside:
@@ -101,7 +101,7 @@ class Clock:
         return timed
 
 
-def _count(part: Part, name: str, args: tuple[Any, ...], out: Any) -> None:
+def _count(part: Piece, name: str, args: tuple[Any, ...], out: Any) -> None:
     tensors = [a for a in (*args, out) if isinstance(a, Tensor)]
     part.bytes += sum(t.numel() * t.element_size() for t in tensors)
     if name == "linear":
@@ -126,7 +126,7 @@ def seconds_of(run: Callable[[], Any], repeats: int = 5) -> float:
     return statistics.median(taken)
 
 
-def bare_linear(part: Part, weights: Sequence[Tensor]) -> float:
+def bare_linear(part: Piece, weights: Sequence[Tensor]) -> float:
     """Seconds the linear calls of a run take alone, on the run's own weights in turn."""
     total = 0.0
     for (shape, dtype), calls in part.shapes.items():
@@ -145,7 +145,7 @@ def bare_linear(part: Part, weights: Sequence[Tensor]) -> float:
     return total
 
 
-def bare_attention(part: Part) -> float:
+def bare_attention(part: Piece) -> float:
     """Seconds the attention calls of a run take with `scaled_dot_product_attention` alone."""
     total = 0.0
     for (shape, dtype), calls in part.shapes.items():

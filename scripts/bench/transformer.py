@@ -23,7 +23,6 @@ from scalekv.configs.models import ModelPreset, model_named
 from scalekv.infinity_patch.asked.settled import budget_maker
 from scalekv.infinity_patch.compute import products
 from scalekv.infinity_patch.generation import patch
-from scalekv.infinity_patch.loading.loader import DTYPES
 from scalekv.infinity_patch.model import attention, transformer
 from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
@@ -33,6 +32,7 @@ from scalekv.kv.budgets.asked import generate
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.caches.layer import LayerCache
 from scalekv.kv.caches.workspace import Workspace
+from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.policies.registry import policy_named
 from scalekv.kv.schedule import Schedule
 from scripts.bench.sides import (
@@ -73,7 +73,7 @@ def filled(preset: ModelPreset, blocks: int, dtype: torch.dtype, device: torch.d
     return model.eval().requires_grad_(False)
 
 
-class Side:
+class TimedSide:
     """One way to run the model: a policy with a budget, or the model unpatched."""
 
     def __init__(self, text: str, model: Infinity, preset: ModelPreset) -> None:
@@ -99,7 +99,7 @@ class Side:
         return generate(schedule, depth, drafters, whole.mean, whole.window, label=whole.label)
 
 
-def picture(side: Side, schedule: Schedule, device: torch.device, batch: int) -> None:
+def picture(side: TimedSide, schedule: Schedule, device: torch.device, batch: int) -> None:
     """All scales of `batch` pictures, sampling included, decoding not."""
     preset, scales = side.preset, len(schedule)
     cfg, tau = preset.sampling.cfg, preset.sampling.tau
@@ -141,7 +141,7 @@ def watched(policy: str) -> list[tuple[Any, str, str]]:
 class Result:
     """Runs of one side at one size: seconds of each, what they were spent on, bytes of memory."""
 
-    side: Side
+    side: TimedSide
     seconds: list[float] = field(default_factory=list)
     clock: Clock = field(default_factory=Clock)
     peak: int = 0
@@ -162,7 +162,7 @@ class Result:
 
 
 def measure(
-    sides: list[Side],
+    sides: list[TimedSide],
     schedule: Schedule,
     repeats: int,
     device: torch.device,
@@ -234,7 +234,7 @@ def ceilings(pixels: str, results: list[Result], model: Infinity) -> str:
     return table(columns, rows)
 
 
-def profiled(side: Side, schedule: Schedule, device: torch.device, batch: int) -> str:
+def profiled(side: TimedSide, schedule: Schedule, device: torch.device, batch: int) -> str:
     """The operations of one run that take most time, as torch.profiler counts them."""
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
@@ -264,7 +264,7 @@ def arguments() -> argparse.Namespace:
     )
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument("--batch", type=int, default=1)
-    parser.add_argument("--dtype", choices=sorted(DTYPES), default="bf16")
+    parser.add_argument("--dtype", choices=sorted(TORCH_DTYPES), default="bf16")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--threads", type=int)
     parser.add_argument(
@@ -284,10 +284,10 @@ def main() -> None:
     measure_by(args.clock)
     if args.threads or args.clock == "cpu":
         torch.set_num_threads(1 if args.clock == "cpu" else args.threads)
-    device, dtype = torch.device(args.device), DTYPES[args.dtype]
+    device, dtype = torch.device(args.device), TORCH_DTYPES[args.dtype]
     preset = model_named(args.model)
     model = filled(preset, args.blocks or preset.transformer.depth, dtype, device)
-    sides = [Side(text, model, preset) for text in args.side or ["full", "scalekv:10%"]]
+    sides = [TimedSide(text, model, preset) for text in args.side or ["full", "scalekv:10%"]]
     print(f"{args.model}, {model.spec.depth} blocks, {args.dtype}, batch {args.batch}, guidance")
     print(f"{heading(device)}; seconds by the {args.clock} clock")
     if device.type == "cpu":

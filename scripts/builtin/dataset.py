@@ -12,10 +12,8 @@ captions or training. Writes into DIR
 from __future__ import annotations
 
 import argparse
-import hashlib
 import io
 import json
-import os
 import re
 import sys
 from dataclasses import asdict, dataclass
@@ -26,6 +24,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from scalekv.configs.whole_files import replace_text, replacing
+from scalekv.infinity_patch.files.hashes import sha256_of
 from scripts.builtin.captions import HeldOut, Row, load_heldout, load_names
 from scripts.builtin.fetch import EMOJIBASE, FLUENT_FLAT, NOTO, Package, fetch, read_json
 
@@ -201,25 +201,12 @@ def sources() -> list[Package]:
     return [*STYLES.values(), EMOJIBASE]
 
 
-def sha256_of(path: Path) -> str:
-    """The checksum of a file."""
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
-
-
 def is_complete(folder: Path, rows: list[Row]) -> bool:
     """Whether the folder's pictures are exactly those of these rows."""
     manifest = folder / "manifest.json"
     if not all((folder / name).is_file() for name in (manifest.name, *ARRAYS)):
         return False
     return bool(json.loads(manifest.read_text()) == manifest_of(rows, folder))
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file whole or not at all."""
-    partial = path.with_name(path.name + ".partial")
-    partial.write_text(text, encoding="utf-8")
-    os.replace(partial, path)
 
 
 def build(folder: Path) -> list[Row]:
@@ -241,7 +228,7 @@ def build(folder: Path) -> list[Row]:
     held_out = load_heldout()
     held_out.check(known, set(STYLES))
     rows = index_rows(concepts, held_out)
-    write_text(
+    replace_text(
         folder / "index.jsonl",
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
     )
@@ -256,11 +243,9 @@ def build(folder: Path) -> list[Row]:
         if (number + 1) % 200 == 0 or number + 1 == len(rows):
             print(f"rendered {number + 1} of {len(rows)}", file=sys.stderr)
     for name, array in zip(ARRAYS, (images, coverage), strict=True):
-        partial = folder / f"{name}.partial"
-        with partial.open("wb") as stream:
+        with replacing(folder / name) as hidden, hidden.open("wb") as stream:
             np.save(stream, array)
-        os.replace(partial, folder / name)
-    write_text(folder / "manifest.json", json.dumps(manifest_of(rows, folder), indent=1) + "\n")
+    replace_text(folder / "manifest.json", json.dumps(manifest_of(rows, folder), indent=1) + "\n")
     return rows
 
 

@@ -6,11 +6,11 @@ python -m scripts.builtin.ship --data data/builtin
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from scalekv.configs.whole_files import replacing
 from scalekv.infinity_patch.files.hashes import write_sums
 from scalekv.infinity_patch.files.hub import BUILT_IN
 
@@ -35,10 +35,9 @@ def ship(data: Path, target: Path, names: Sequence[str]) -> int:
     for name in names:
         source = PARTS[name]
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        temporary = (target / name).with_suffix(".tmp")
-        shutil.copyfile(data / source, temporary)
-        temporary.chmod(0o644)
-        os.replace(temporary, target / name)
+        with replacing(target / name) as hidden:
+            shutil.copyfile(data / source, hidden)
+            hidden.chmod(0o644)
     write_sums(target, sorted(PARTS))
     return total
 

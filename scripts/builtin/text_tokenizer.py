@@ -32,8 +32,9 @@ from tokenizers import (
     processors,
 )
 
+from scalekv.configs.whole_files import replace_text
 from scripts.builtin.captions import Row, all_texts, captions_of
-from scripts.builtin.dataset import DEFAULT_FOLDER, load_rows, write_text
+from scripts.builtin.dataset import DEFAULT_FOLDER, load_rows
 
 VOCABULARY = 2048  # tokens in all, special ones and bytes among them
 SPECIAL = ("<pad>", "</s>", "<unk>")
@@ -171,8 +172,8 @@ def save(tokenizer: Tokenizer, folder: Path) -> None:
         "clean_up_tokenization_spaces": False,
     }
     folder.mkdir(parents=True, exist_ok=True)
-    write_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
-    write_text(folder / "tokenizer_config.json", json.dumps(configuration, indent=2) + "\n")
+    replace_text(folder / "tokenizer.json", tokenizer.to_str(pretty=True) + "\n")
+    replace_text(folder / "tokenizer_config.json", json.dumps(configuration, indent=2) + "\n")
 
 
 def main() -> None:

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.quantiser import quantise, vae_sizes
+from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.backbone import backbone, feature_distance
 from scripts.builtin.captions import training_rows
@@ -130,7 +130,7 @@ def main() -> None:
             group["lr"] = held_rate(step, args.steps, args.lr, 20, args.cooldown)
         with torch.no_grad(), torch.autocast(device.type, torch.bfloat16):
             latent = model.encode(x).float()
-        total = quantise(latent, sizes, flip).total
+        total = quantise_latents(latent, sizes, flip).total
         with torch.autocast(device.type, torch.bfloat16):
             y = model.decoder(total).float()
             with torch.no_grad():

@@ -25,7 +25,7 @@ from torch import Tensor
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.quantiser import codes, quantise, resize, vae_sizes
+from scalekv.infinity_patch.model.quantiser import codes, quantise_latents, resize, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.backbone import as_input
 from scripts.builtin.captions import Row
@@ -73,9 +73,9 @@ class Tokenizer:
         """Pictures given back without the last scale, and with bits flipped, (B, H, W, 3) each."""
         with torch.autocast("cpu", torch.bfloat16):
             latent = self.vae.encode(as_input(pictures)).float()
-            coarse = quantise(latent, self.sizes, lambda scale, bits: bits).bits[:-1]
+            coarse = quantise_latents(latent, self.sizes, lambda scale, bits: bits).bits[:-1]
             without = torch.stack([resize(codes(b), self.sizes[-1]) for b in coarse]).sum(0)
-            flipped = quantise(latent, self.sizes, self.flip).total
+            flipped = quantise_latents(latent, self.sizes, self.flip).total
             both = self.vae.decode(torch.cat([without, flipped])).float()
         drawn = both.clamp(-1, 1).add(1).mul(127.5).round().byte().permute(0, 2, 3, 1).numpy()
         return drawn[: len(pictures)], drawn[len(pictures) :]

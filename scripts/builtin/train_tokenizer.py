@@ -21,7 +21,7 @@ from torch import Tensor
 
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.quantiser import quantise, vae_sizes
+from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.captions import is_held_out
 from scripts.builtin.dataset import load_rows
@@ -104,7 +104,7 @@ def main() -> None:
             group["lr"] = learning_rate(step, args.steps, args.lr, 50)
         with torch.autocast(device.type, torch.bfloat16):
             latent = model.encode(x).float()
-        q = quantise(latent, sizes)
+        q = quantise_latents(latent, sizes)
         # early on, most pictures skip the quantiser, so that colour is found before bits are
         bypass = torch.rand(len(x), 1, 1, 1, generator=noise) < BYPASS * (1 - step / BYPASS_STEPS)
         through = latent + torch.where(bypass.to(device), 0.0, (q.total - latent).detach())

@@ -30,7 +30,7 @@ from transformers import AutoTokenizer, T5Config, T5EncoderModel
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.quantiser import map_to_tokens, quantise, vae_sizes
+from scalekv.infinity_patch.model.quantiser import map_to_tokens, quantise_latents, vae_sizes
 from scalekv.infinity_patch.model.transformer import Infinity, TextRows
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.captions import caption, is_held_out
@@ -127,7 +127,7 @@ class Bits:
             mask = torch.rand(bits.shape, generator=noise) < share
             return bits ^ mask.to(bits.device)
 
-        q = quantise(latents, self.sizes, flip)
+        q = quantise_latents(latents, self.sizes, flip)
         targets = [map_to_tokens(b, self.patchify) for b in q.bits[:scales]]
         inputs = [map_to_tokens(x, self.patchify) for x in q.inputs[: scales - 1]]
         return torch.cat(inputs, dim=1), torch.cat(targets, dim=1)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,8 @@ from typing import Any
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from scalekv.configs.whole_files import replacing
 
 
 class Averaged:
@@ -48,9 +49,8 @@ def held_rate(step: int, steps: int, peak: float, warmup: int, cooldown: int) ->
 def save_checkpoint(path: Path, state: dict[str, Any]) -> None:
     """Write a checkpoint whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_suffix(".tmp")
-    torch.save(state, temporary)
-    os.replace(temporary, path)
+    with replacing(path) as hidden:
+        torch.save(state, hidden)
 
 
 def load_checkpoint(path: Path) -> dict[str, Any] | None:

@@ -19,7 +19,7 @@ from statistics import median
 
 from PIL import Image
 
-from scalekv.cli.pictures.sheet import Group, contact_sheet
+from scalekv.cli.pictures.sheet import PictureGroup, contact_sheet
 from scalekv.infinity_patch import Request, generate, load
 from scalekv.infinity_patch.likeness import likeness
 from scripts.evaluate.prompts import background_prompts, free_prompts, other_style_prompts
@@ -67,7 +67,7 @@ def main() -> None:
     drawn = draw(prompts, args.model, args.seed)
     args.out.parent.mkdir(parents=True, exist_ok=True)
     groups = [
-        Group(tuple(drawn[budget][number] for budget in BUDGETS), prompt)
+        PictureGroup(tuple(drawn[budget][number] for budget in BUDGETS), prompt)
         for number, prompt in enumerate(prompts)
     ]
     side = drawn[BUDGETS[0]][0].width

@@ -30,7 +30,15 @@ from scalekv.kv.policies.registry import policy_names
 from scripts.builtin.backbone import as_input, backbone, feature_distance
 from scripts.evaluate.fidelity_report import write_report
 from scripts.evaluate.measures import alike
-from scripts.evaluate.pictures import FULL, Drawn, Variant, draw, request_for, variants, weights_of
+from scripts.evaluate.pictures import (
+    FULL,
+    CacheVariant,
+    DrawnPicture,
+    draw,
+    request_for,
+    variants,
+    weights_of,
+)
 from scripts.evaluate.prompts import heldout_prompts, read_prompts
 from scripts.evaluate.rows import Rows, exit_code
 
@@ -58,21 +66,21 @@ def settings_of(args: argparse.Namespace, pipeline: Pipeline, prompts: list[str]
     }
 
 
-def agreement(full: Drawn, other: Drawn) -> list[float]:
+def agreement(full: DrawnPicture, other: DrawnPicture) -> list[float]:
     """The share of equal bits, per scale."""
     return [float((a == b).double().mean()) for a, b in zip(full.bits, other.bits, strict=True)]
 
 
-class Comparison:
+class AgainstFull:
     """One prompt's picture under the full cache, and others against it."""
 
-    def __init__(self, full: Drawn, lpips: Any | None):
+    def __init__(self, full: DrawnPicture, lpips: Any | None):
         self.full = full
         self.lpips = lpips
         with torch.inference_mode():
             self.maps = backbone().stages(as_input([full.picture]))
 
-    def row(self, other: Drawn) -> dict[str, Any]:
+    def row(self, other: DrawnPicture) -> dict[str, Any]:
         """The measures of one picture; PSNR is null where the pictures are equal."""
         found = alike(other.picture, self.full.picture)
         with torch.inference_mode():
@@ -99,7 +107,7 @@ class Comparison:
 def compare(
     pipeline: Pipeline,
     prompts: list[str],
-    chosen: list[Variant],
+    chosen: list[CacheVariant],
     rows: Rows,
     args: argparse.Namespace,
 ) -> Iterator[str]:
@@ -111,7 +119,7 @@ def compare(
             continue
         seed = args.seed + number
         full = draw(pipeline, request_for(prompt, seed, FULL, args.ratio, args.pixels))
-        comparison = Comparison(full, lpips)
+        comparison = AgainstFull(full, lpips)
         keep(args, full, FULL.folder, number)
         for variant in wanted:
             drawn = draw(pipeline, request_for(prompt, seed, variant, args.ratio, args.pixels))
@@ -130,7 +138,7 @@ def compare(
         yield f"{number + 1} of {len(prompts)}: {prompt}"
 
 
-def keep(args: argparse.Namespace, drawn: Drawn, folder: str, number: int) -> None:
+def keep(args: argparse.Namespace, drawn: DrawnPicture, folder: str, number: int) -> None:
     """Keep a picture, where pictures are asked for."""
     if args.pictures is not None:
         from PIL import Image
@@ -171,7 +179,7 @@ def lpips_of() -> Any:
     return LearnedPerceptualImagePatchSimilarity(net_type="alex")
 
 
-def fid_table(pictures: Path, chosen: list[Variant]) -> dict[str, float]:
+def fid_table(pictures: Path, chosen: list[CacheVariant]) -> dict[str, float]:
     """FID of every variant's folder against the full cache's, by clean-fid."""
     from cleanfid import fid
 

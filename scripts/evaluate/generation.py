@@ -33,7 +33,7 @@ from scripts.builtin.captions import Row, heldout_rows, prompt
 from scripts.builtin.dataset import DEFAULT_FOLDER, Pixels, load_rows
 from scripts.builtin.scorer import Scorer, load_scorer, pooled_features
 from scripts.evaluate.measures import interval, kernel_distance, mean
-from scripts.evaluate.pictures import FULL, Variant, draw, request_for, variants, weights_of
+from scripts.evaluate.pictures import FULL, CacheVariant, draw, request_for, variants, weights_of
 from scripts.evaluate.rows import Rows, exit_code
 
 RECIPE = 3  # raise when the same pictures would give other numbers
@@ -81,7 +81,7 @@ def rank(scorer: Scorer, picture: Pixels, concepts: list[str]) -> int:
 
 
 def make(
-    pipeline: Pipeline, scorer: Scorer, rows: Sequence[Row], variant_list: list[Variant],
+    pipeline: Pipeline, scorer: Scorer, rows: Sequence[Row], variant_list: list[CacheVariant],
     found: Rows, args: argparse.Namespace,
 ) -> None:  # fmt: skip
     """Draw and judge what is missing."""
@@ -119,7 +119,9 @@ def picture_path(out: Path, folder: str, name: str, image: int) -> Path:
     return out / "pictures" / folder / f"{name}-{image}.png"
 
 
-def load_pictures(out: Path, variant: Variant, wanted: Sequence[tuple[str, int]]) -> list[Pixels]:
+def load_pictures(
+    out: Path, variant: CacheVariant, wanted: Sequence[tuple[str, int]]
+) -> list[Pixels]:
     """A variant's pictures, by (id, image).
 
     Raises:
@@ -136,7 +138,9 @@ def load_pictures(out: Path, variant: Variant, wanted: Sequence[tuple[str, int]]
     return [np.asarray(Image.open(path)) for path in paths]
 
 
-def hits(found: Rows, groups: Collection[str], variant: Variant) -> dict[tuple[str, int], float]:
+def hits(
+    found: Rows, groups: Collection[str], variant: CacheVariant
+) -> dict[tuple[str, int], float]:
     """Whether the judge picked the right caption, by (id, image), for prompts of these groups."""
     return {
         (row["id"], row["image"]): float(row["rank"] == 0)
@@ -160,7 +164,9 @@ def shown(values: Sequence[float], digits: int = 3, sign: str = "") -> str:
     return f"{value:{sign}.{digits}f} ({low:{sign}.{digits}f} to {high:{sign}.{digits}f})"
 
 
-def table(found: Rows, variant_list: list[Variant], distances: dict[Variant, float]) -> str:
+def table(
+    found: Rows, variant_list: list[CacheVariant], distances: dict[CacheVariant, float]
+) -> str:
     """Markdown: retrieval by group and variant, differences to full paired by prompt."""
     lines = [
         f"Share of pictures whose own caption scores best among {CHOICES}, with 95 % bootstrap "
@@ -191,8 +197,8 @@ def table(found: Rows, variant_list: list[Variant], distances: dict[Variant, flo
 
 
 def distances_to(
-    found: Rows, variant_list: list[Variant], real: Tensor, out: Path
-) -> dict[Variant, float]:
+    found: Rows, variant_list: list[CacheVariant], real: Tensor, out: Path
+) -> dict[CacheVariant, float]:
     """Kernel distance of every variant's held-out pictures to the held-out drawings."""
     distances = {}
     for variant in variant_list:
@@ -239,7 +245,7 @@ def run(args: argparse.Namespace) -> None:
     found = Rows.open(args.out / "pictures.jsonl", settings_of(args, pipeline), key=KEY)
     make(pipeline, scorer, rows, variant_list, found, args)
     variant_list = sorted(
-        {Variant(row["policy"], row["budget"]) for row in found.rows},
+        {CacheVariant(row["policy"], row["budget"]) for row in found.rows},
         key=lambda v: (v != FULL, policy_names().index(v.policy), v.budget),
     )
     images = np.load(args.data / "images.npy", mmap_mode="r")

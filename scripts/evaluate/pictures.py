@@ -23,7 +23,7 @@ from scripts.evaluate.measures import Pixels
 
 
 @dataclass(frozen=True)
-class Variant:
+class CacheVariant:
     """A way to hold the cache; kv_dtype "auto" holds what attention computes with."""
 
     policy: str
@@ -39,22 +39,22 @@ class Variant:
         return f"{self.policy}-{self.budget.rstrip('%')}{kept}"
 
 
-FULL = Variant("full", "full")
+FULL = CacheVariant("full", "full")
 
 
 def variants(
     policies: Sequence[str], budgets: Sequence[str], kv_dtypes: Sequence[str] = ("auto",)
-) -> list[Variant]:
+) -> list[CacheVariant]:
     """Every policy at every budget in every dtype; the full cache, which knows no budget, once."""
     chosen = (
-        Variant(p, "full" if p == "full" else b, kv)
+        CacheVariant(p, "full" if p == "full" else b, kv)
         for p, b, kv in product(policies, budgets, kv_dtypes)
     )
     return list(dict.fromkeys(chosen))
 
 
 def request_for(
-    prompt: str, seed: int, variant: Variant, ratio: str = "1:1", pixels: str | None = None
+    prompt: str, seed: int, variant: CacheVariant, ratio: str = "1:1", pixels: str | None = None
 ) -> Request:
     """One picture under a variant."""
     budget = None if variant.policy == "full" else variant.budget
@@ -71,7 +71,7 @@ def weights_of(pipeline: Pipeline) -> dict[str, str]:
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnPicture:
     """One generated picture.
 
     bits: per scale (L, d) uint8; held_bytes: the caches' most between two scales; seconds: wall
@@ -102,7 +102,7 @@ def recorded_bits() -> Iterator[list[Tensor]]:
         BitSampler.__call__ = sample  # type: ignore[method-assign]
 
 
-def draw(pipeline: Pipeline, request: Request) -> Drawn:
+def draw(pipeline: Pipeline, request: Request) -> DrawnPicture:
     """The one picture of a request.
 
     Raises:
@@ -111,7 +111,7 @@ def draw(pipeline: Pipeline, request: Request) -> Drawn:
     start = time.perf_counter()
     with recorded_bits() as record:
         (picture,) = generate(pipeline, request)
-    return Drawn(
+    return DrawnPicture(
         picture=np.asarray(picture.image),
         bits=[bits[0].cpu() for bits in record],
         cache=picture.cache,

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from scalekv.infinity_patch import Pipeline, load
-from scalekv.infinity_patch.model.quantiser import quantise, vae_sizes
+from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.model.scale_loop import to_uint8
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.kv.errors import UserError
@@ -39,7 +39,9 @@ def reconstruct(pipeline: Pipeline, picture: Pixels) -> Pixels:
     preset = pipeline.preset
     sizes = vae_sizes(schedule_for("1:1", preset.pixels).scales, preset.tokenizer.patchify)
     latent = pipeline.vae.encode(as_input([picture]).to(pipeline.device))
-    decoded: Pixels = to_uint8(pipeline.vae.decode(quantise(latent, sizes).total))[0].cpu().numpy()
+    decoded: Pixels = (
+        to_uint8(pipeline.vae.decode(quantise_latents(latent, sizes).total))[0].cpu().numpy()
+    )
     return decoded
 
 

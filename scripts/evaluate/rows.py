@@ -7,13 +7,13 @@ next is begun; one that a kill cut short is dropped when the file is opened agai
 from __future__ import annotations
 
 import json
-import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
 
+from scalekv.configs.whole_files import replacing
 from scalekv.kv.errors import UserError
 
 Row = dict[str, Any]
@@ -103,11 +103,9 @@ def exit_code(work: Callable[[], None]) -> int:
 
 
 def _write(path: Path, lines: list[Row]) -> None:
-    partial = path.with_name(path.name + ".partial")
-    with partial.open("w", encoding="utf-8") as stream:
+    with replacing(path) as hidden, hidden.open("w", encoding="utf-8") as stream:
         for line in lines:
             _line(stream, line)
-    os.replace(partial, path)
 
 
 def _line(stream: TextIO, row: Row) -> None:

@@ -11,7 +11,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile
 
 from scalekv.cli.pictures.settings import read_picture
-from scalekv.cli.pictures.sheet import GAP, LINE, Group, contact_sheet
+from scalekv.cli.pictures.sheet import GAP, LINE, PictureGroup, contact_sheet
 from tests.cli.conftest import Outcome, StandIn
 
 Program = Callable[..., Outcome]
@@ -87,7 +87,10 @@ def test_a_folder_that_cannot_be_written_to(scalekv: Program, run_folder: Path) 
 
 def test_groups_and_labels() -> None:
     red, blue = Image.new("RGB", (40, 20), "red"), Image.new("RGB", (40, 20), "blue")
-    groups = [Group((red, blue), "one", ("", "20 dB")), Group((blue, red), "schön " * 30)]
+    groups = [
+        PictureGroup((red, blue), "one", ("", "20 dB")),
+        PictureGroup((blue, red), "schön " * 30),
+    ]
     sheet = contact_sheet(groups, across=2, side=20, labels=("full", "10%"))
     width = 2 * (2 * 20 + 2 * GAP)
     assert sheet.size == (width, LINE + 2 + 10 + 2 * LINE + 2 * GAP)

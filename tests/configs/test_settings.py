@@ -67,8 +67,8 @@ def test_an_empty_file(tmp_path: Path, text: str) -> None:
         ("model: ", ["key model"]),
         ("cfg: [1, [2, 3]]", ["key cfg"]),
         ("- model", ["no mapping", "model: emoji"]),
-        ("model: [", ["no YAML"]),
-        ("model: \x00", ["no YAML"]),
+        ("model: [", ["as YAML"]),
+        ("model: \x00", ["as YAML"]),
     ],
 )
 def test_bad_files(tmp_path: Path, text: str, words: list[str]) -> None:
@@ -108,7 +108,6 @@ def saved(tmp_path: Path, text: str | None, name: str = "model", value: str = "x
         ("# mine\nbudget: 650  # tokens\n", "# mine\nbudget: 650  # tokens\nmodel: x\n"),
         ("model: emoji # old\nout: pictures\n", "out: pictures\nmodel: x\n"),
         ("out: pictures", "out: pictures\nmodel: x\n"),
-        ("model: a\nout: b\nmodel: c\n", "out: b\nmodel: x\n"),
     ],
 )
 def test_saving_leaves_other_lines_alone(tmp_path: Path, before: str | None, after: str) -> None:

@@ -13,7 +13,7 @@ import torch
 from scalekv.infinity_patch import Request, load
 from scalekv.infinity_patch.model.sampling import BitSampler
 from scripts.evaluate.fidelity import main
-from scripts.evaluate.pictures import Variant, draw, variants
+from scripts.evaluate.pictures import CacheVariant, draw, variants
 
 pytest.importorskip("efficientnet_lite_pytorch")
 pytest.importorskip("matplotlib")
@@ -93,9 +93,9 @@ def test_other_seeds_are_not_mixed_in(tmp_path: Path, capsys: pytest.CaptureFixt
 
 def test_the_full_cache_knows_no_budget() -> None:
     assert variants(["full", "scalekv"], ["20%", "10%"]) == [
-        Variant("full", "full"),
-        Variant("scalekv", "20%"),
-        Variant("scalekv", "10%"),
+        CacheVariant("full", "full"),
+        CacheVariant("scalekv", "20%"),
+        CacheVariant("scalekv", "10%"),
     ]
     crossed = variants(["full", "h2o"], ["20%"], ["int8", "auto"])
     assert [v.folder for v in crossed] == ["full-full-int8", "full", "h2o-20-int8", "h2o-20"]

@@ -23,7 +23,7 @@ from scripts.evaluate.generation import (
     table,
 )
 from scripts.evaluate.measures import kernel_distance
-from scripts.evaluate.pictures import FULL, Variant
+from scripts.evaluate.pictures import FULL, CacheVariant
 from scripts.evaluate.rows import Rows
 
 
@@ -63,7 +63,7 @@ def test_the_choices_are_the_rows_own_and_99_others_in_its_style() -> None:
     assert choices_for(rows[7], rows, 3) == choices != choices_for(rows[7], rows, 4)
 
 
-def rows_of(path: Path, judged: dict[Variant, list[list[int]]]) -> Rows:
+def rows_of(path: Path, judged: dict[CacheVariant, list[list[int]]]) -> Rows:
     """Rows of what a judge said: by variant, prompt and image."""
     found = Rows.open(path, {}, KEY)
     for variant, prompts in judged.items():
@@ -82,7 +82,7 @@ def rows_of(path: Path, judged: dict[Variant, list[list[int]]]) -> Rows:
     return found
 
 
-LESS = Variant("scalekv", "10%")
+LESS = CacheVariant("scalekv", "10%")
 
 
 def test_differences_are_paired(tmp_path: Path) -> None:

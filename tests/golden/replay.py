@@ -13,7 +13,7 @@ from torch import Tensor
 
 from scalekv.configs.spec import TokenizerSpec, TransformerSpec
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.quantiser import map_to_tokens, quantise, vae_sizes
+from scalekv.infinity_patch.model.quantiser import map_to_tokens, quantise_latents, vae_sizes
 from scalekv.infinity_patch.model.sampling import BitSampler, probabilities
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes, to_uint8
 from scalekv.infinity_patch.model.transformer import Infinity
@@ -105,7 +105,7 @@ def _replay_encoding(config: dict[str, Any], recorded: dict[str, Tensor], out: O
     away = float((encoded - recorded["encoded"]).abs().max())
     if away > ENCODED_WITHIN:
         out.failures.append(f"encoded is {away:.2e} away")
-    q = quantise(encoded, sizes)
+    q = quantise_latents(encoded, sizes)
     inputs = torch.cat([map_to_tokens(x, patchify) for x in q.inputs], dim=1)
     for name, ours in (("quantised", q.total), ("teacher_inputs", inputs)):
         theirs = recorded[name].reshape(ours.shape)

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -24,19 +22,17 @@ from scalekv.kv.sizes import UNITS, parse_size, size_text
     ],
 )
 def test_sizes_are_exact(number: str, unit: str, nbytes: int) -> None:
-    assert parse_size(number, unit, "here") == nbytes
+    assert parse_size(f"{number}{unit}", "here") == nbytes
 
 
 @given(st.integers(1, 2**50), st.sampled_from(sorted(UNITS)))
 def test_whole_numbers_of_a_unit(count: int, unit: str) -> None:
-    assert parse_size(str(count), unit, "here") == count * UNITS[unit]
+    assert parse_size(f"{count} {unit}", "here") == count * UNITS[unit]
 
 
 @given(st.integers(1, 2**50))
 def test_what_is_written_is_enough_when_read(nbytes: int) -> None:
-    match = re.fullmatch(r"([\d.]+)(\w+)", size_text(nbytes))
-    assert match is not None
-    assert nbytes <= parse_size(match[1], match[2], "here") < nbytes * 1.01 + 1
+    assert nbytes <= parse_size(size_text(nbytes), "here") < nbytes * 1.01 + 1
 
 
 @pytest.mark.parametrize(
@@ -49,11 +45,14 @@ def test_what_is_written_is_enough_when_read(nbytes: int) -> None:
         ("0.9", "B", "is not a size"),
         ("1.2.3", "MB", "is not a size"),
         ("1,5", "MB", "is not a size"),
+        ("80", "", "cannot read the size"),
+        ("80", "GXB", "cannot read the size"),
+        ("", "GB", "cannot read the size"),
     ],
 )
 def test_what_is_no_size_is_refused(number: str, unit: str, says: str) -> None:
     with pytest.raises(UserError) as caught:
-        parse_size(number, unit, "here")
+        parse_size(f"{number}{unit}", "here")
     assert says in caught.value.what
     assert caught.value.where == "here"
     assert caught.value.rule

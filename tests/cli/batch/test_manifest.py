@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 
-from scalekv.cli.batch.manifest import Entry, Manifest, manifest_name, read_manifests
+from scalekv.cli.batch.manifest import Manifest, ManifestEntry, manifest_name, read_manifests
 from scalekv.kv.errors import UserError
 
 
@@ -28,8 +28,8 @@ def test_lines_are_appended() -> None:
         assert manifest.lines == 1
         manifest.append(line("é.png"))
     assert read_manifests(Path()) == {
-        "a.png": Entry("a.png", "1", 5),
-        "é.png": Entry("é.png", "1", 5),
+        "a.png": ManifestEntry("a.png", "1", 5),
+        "é.png": ManifestEntry("é.png", "1", 5),
     }
 
 

@@ -12,7 +12,7 @@ import pytest
 from scalekv.cli import engine
 from scalekv.cli.bench import run as benchmark
 from scalekv.infinity_patch.files.hub import BUILT_IN
-from scalekv.infinity_patch.planning.health import Gpu
+from scalekv.infinity_patch.machine.gpus import Gpu
 from tests.cli.conftest import Outcome, StandIn
 
 Program = Callable[..., Outcome]
@@ -125,14 +125,12 @@ def test_ctrl_c(scalekv: Program, measured: StandIn) -> None:
 def test_what_counts_as_busy(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.undo()
     monkeypatch.setattr("os.getloadavg", lambda: (0.0, 9.0, 9.0))
-    gpus = [Gpu("A", "1", 8, 8, 0.0), Gpu("B", "1", 8, 8, 0.9)]
-    monkeypatch.setattr("scalekv.infinity_patch.planning.health.gpus", lambda: gpus)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    gpus = {"cuda": Gpu("A", "1", 8, 8, 0.0), "cuda:1": Gpu("B", "1", 8, 8, 0.9)}
+    monkeypatch.setattr("scalekv.infinity_patch.machine.gpus.gpu_of", gpus.get)
     assert benchmark.busy("cuda") == []
     assert benchmark.busy("cpu") == []
-    assert benchmark.busy("cuda:1") == ["GPU 1 is 90% busy"]
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "1")
-    assert benchmark.busy("cuda") == ["GPU 1 is 90% busy"]
+    assert benchmark.busy("cuda:1") == ["the GPU is 90% busy"]
+    assert benchmark.busy("auto") == []
     monkeypatch.setattr("os.getloadavg", lambda: (99.0, 0.0, 0.0))
     assert "load" in benchmark.busy("cpu")[0]
 

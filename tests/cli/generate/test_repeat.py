@@ -13,7 +13,6 @@ from PIL import Image
 from PIL.PngImagePlugin import PngImageFile, PngInfo
 
 from scalekv.infinity_patch.asked.request import Request
-from scalekv.infinity_patch.files.hashes import WHOLE_BYTES, quick_hash
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.generation.record import record, request_from
 from tests.cli.conftest import Outcome
@@ -179,27 +178,3 @@ def test_requests_go_there_and_back() -> None:
         reproducible=True,
     )
     assert record(Request(("a",), drafters={1: (0, 2)}))["objects"] == ["drafters"]
-
-
-def test_fingerprints(tmp_path: Path) -> None:
-    small = tmp_path / "small"
-    small.write_bytes(b"abc")
-    assert quick_hash(small) == "ba7816bf8f01cfea414140de5dae2223"  # SHA-256 of "abc", FIPS 180-4
-    small.write_bytes(b"abcd")
-    assert quick_hash(small) != "ba7816bf8f01cfea414140de5dae2223"
-    large = tmp_path / "large"
-    with large.open("wb") as file:
-        file.truncate(WHOLE_BYTES + 5)
-    before = quick_hash(large)
-    with large.open("r+b") as file:
-        file.seek(-1, 2)
-        file.write(b"x")
-    assert quick_hash(large) != before
-    folder = tmp_path / "folder"
-    folder.mkdir()
-    (folder / "tokenizer.json").write_text("{}")
-    before = quick_hash(folder)
-    (folder / "README.md").write_text("not read")
-    assert quick_hash(folder) == before
-    (folder / "model.safetensors").write_bytes(b"")
-    assert quick_hash(folder) != before

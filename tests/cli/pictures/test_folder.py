@@ -14,6 +14,7 @@ from PIL import Image
 
 from scalekv.cli.pictures import folder as output
 from scalekv.cli.pictures.folder import OutputFolder, slug
+from scalekv.configs.whole_files import give_name
 from scalekv.kv.errors import UserError
 
 IMAGE = Image.new("RGB", (4, 4), "red")
@@ -145,15 +146,15 @@ def test_files_obey_the_umask(tmp_path: Path) -> None:
 def test_a_failed_write_leaves_nothing(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, failing: int, error: BaseException
 ) -> None:
-    real, calls = output._give_name, [0]
+    real, calls = give_name, [0]
 
-    def give_name(*args: Any) -> bool:
+    def failing_give_name(*args: Any) -> bool:
         calls[0] += 1
         if calls[0] == failing:
             raise error
         return real(*args)
 
-    monkeypatch.setattr(output, "_give_name", give_name)
+    monkeypatch.setattr(output, "give_name", failing_give_name)
     with pytest.raises((UserError, KeyboardInterrupt)) as caught:
         save(OutputFolder(tmp_path))
     assert names(tmp_path) == []

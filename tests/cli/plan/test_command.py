@@ -168,37 +168,3 @@ def test_this_machine_counts_for_its_own_processor(
     assert refused.code == 2
     assert "this machine" in refused.err
     assert scalekv("generate", "a").code == 0
-
-
-def test_a_driver_is_asked_for_the_visible_device(monkeypatch: pytest.MonkeyPatch) -> None:
-    import pynvml
-
-    asked: list[object] = []
-
-    def by_index(index: int) -> str:
-        asked.append(index)
-        return "handle"
-
-    def by_uuid(name: str) -> str:
-        asked.append(name)
-        return "handle"
-
-    class Memory:
-        total = 7
-
-    for name, fake in (
-        ("nvmlInit", lambda: None),
-        ("nvmlShutdown", lambda: None),
-        ("nvmlDeviceGetHandleByIndex", by_index),
-        ("nvmlDeviceGetHandleByUUID", by_uuid),
-        ("nvmlDeviceGetName", lambda _: "card"),
-        ("nvmlDeviceGetMemoryInfo", lambda _: Memory),
-    ):
-        monkeypatch.setattr(pynvml, name, fake)
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    assert machine.device_memory("cuda:1") == ("card", 7)
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, GPU-abc")
-    assert machine.device_memory("auto") == ("card", 7)
-    assert machine.device_memory("cuda:1") == ("card", 7)
-    assert machine.device_memory("cuda:2") is None
-    assert asked == [1, 3, "GPU-abc"]

@@ -23,7 +23,6 @@ from scalekv.infinity_patch.calibration.plan import (
     check_calibration,
     plan_of,
 )
-from scalekv.infinity_patch.files.hashes import prompts_sha256, weights_sha256
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.generation.patch import caches_of, patched, self_attentions
 from scalekv.kv.budgets.asked import resolve
@@ -198,12 +197,3 @@ def test_plans_by_hand() -> None:
     assert (plan.scales, plan.pairs, plan.asked.mean) == ((8, 9, 10, 11, 12), 10, 650)
     plan = plan_of(CalibrationRequest(Request(PROMPTS), "20%", drafters=1.8), EMOJI)
     assert (plan.scales, plan.pairs, plan.asked.label) == ((4, 5, 6), 5, "20%")
-
-
-def test_fingerprints(tmp_path: Path) -> None:
-    for name, content in (("b.safetensors", b"two"), ("a.safetensors", b"one"), ("x.json", b"no")):
-        (tmp_path / name).write_bytes(content)
-    assert weights_sha256(tmp_path / "b.safetensors") == hashlib.sha256(b"two").hexdigest()
-    assert weights_sha256(tmp_path) == hashlib.sha256(b"onetwo").hexdigest()
-    assert prompts_sha256(["a", "ü"]) == hashlib.sha256("a\nü\n".encode()).hexdigest()
-    assert prompts_sha256(["a b"]) != prompts_sha256(["a", "b"])

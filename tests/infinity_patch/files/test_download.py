@@ -12,7 +12,7 @@ import pytest
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.infinity_patch.files.cache_layout import PARTIALS
-from scalekv.infinity_patch.files.download import Progress, download, plan_download
+from scalekv.infinity_patch.files.download import DownloadProgress, download, plan_download
 from scalekv.infinity_patch.files.hub import WeightsMissing, model_files
 from scalekv.infinity_patch.files.transfer import DownloadRefused
 from tests.hub_server import COMMIT, Hub
@@ -40,7 +40,7 @@ def named(cache: Path) -> list[str]:
 def test_only_needed_files_are_fetched_and_found(
     hub: Hub, cache: Path, preset: ModelPreset
 ) -> None:
-    seen: list[Progress] = []
+    seen: list[DownloadProgress] = []
     paths = download(preset, on_progress=seen.append)
     assert paths == model_files(preset)
     assert paths.transformer.read_bytes() == hub.repos[REPO][TRANSFORMER]
@@ -122,7 +122,7 @@ def test_an_interrupted_download_goes_on_where_it_was(
 def test_ctrl_c_leaves_a_partial_file_and_no_name(
     hub: Hub, cache: Path, preset: ModelPreset
 ) -> None:
-    def press(progress: Progress) -> None:
+    def press(progress: DownloadProgress) -> None:
         if progress.index == 1:
             raise KeyboardInterrupt
 

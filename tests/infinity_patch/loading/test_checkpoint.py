@@ -277,3 +277,40 @@ def test_damaged_folders(case: str, tmp_path: Path) -> None:
     damage, words = DAMAGE[case]
     damage(folder)
     refused(folder, words)
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "_orig_mod.module.", "module._orig_mod."]
+)
+@pytest.mark.parametrize("layout", ["safetensors", "pth", "shards"])
+def test_names_that_wrapping_made_are_read_as_the_models_own(
+    prefix: str, layout: str, tmp_path: Path
+) -> None:
+    own = {**TENSORS, "chunks.0.module.0.bias": torch.ones(2)}
+    tensors = {prefix + name: tensor for name, tensor in own.items()}
+    path = tmp_path / f"model.{layout}"
+    if layout == "shards":
+        path.mkdir()
+        save_file(tensors, path / "a.safetensors")
+        index = {"weight_map": dict.fromkeys(tensors, "a.safetensors")}
+        (path / "model.safetensors.index.json").write_text(json.dumps(index))
+    else:
+        (torch.save if layout == "pth" else save_file)(tensors, path)
+    with open_checkpoint(path) as checkpoint:
+        assert checkpoint.wrapped
+        assert checkpoint.entries.keys() == own.keys()
+        assert all(torch.equal(checkpoint.read(n), t) for n, t in own.items())
+
+
+def test_blocks_compiled_one_by_one_are_read_too(tmp_path: Path) -> None:
+    save_file({"chunks.0.module.0._orig_mod.bias": torch.ones(2)}, tmp_path / "a.safetensors")
+    with open_checkpoint(tmp_path / "a.safetensors") as checkpoint:
+        assert set(checkpoint.entries) == {"chunks.0.module.0.bias"}
+
+
+def test_names_that_would_become_the_same_stay(tmp_path: Path) -> None:
+    tensors = {"a": torch.ones(1), "_orig_mod.a": torch.ones(1)}
+    save_file(tensors, tmp_path / "a.safetensors")
+    with open_checkpoint(tmp_path / "a.safetensors") as checkpoint:
+        assert not checkpoint.wrapped
+        assert checkpoint.entries.keys() == tensors.keys()

@@ -19,7 +19,7 @@ from scalekv.configs.models import model_named, read_preset
 from scalekv.infinity_patch import Request, generate, load
 from scalekv.infinity_patch.files.hub import BUILT_IN, model_files
 from scalekv.infinity_patch.loading.checkpoint import WeightsDamaged
-from scalekv.infinity_patch.loading.convert import Progress, convert, plan_conversion
+from scalekv.infinity_patch.loading.convert import ConversionProgress, convert, plan_conversion
 from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.kv.errors import UserError
 from tests.hub_server import Hub
@@ -44,7 +44,7 @@ def mapped_file(tensor: Tensor) -> str:
 
 @pytest.mark.skipif(not sys.platform.startswith("linux"), reason="asks Linux for its mappings")
 def test_a_copy_draws_the_same_pictures_and_is_mapped(tmp_path: Path) -> None:
-    seen: list[Progress] = []
+    seen: list[ConversionProgress] = []
     plan = plan_conversion(EMOJI, tmp_path / "copy")
     file = convert(plan, seen.append)
     assert file == tmp_path / "copy" / "emoji.yaml"
@@ -171,7 +171,7 @@ def test_no_room_is_said_before_anything_is_written(
 def test_half_a_copy_is_no_copy(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
-    def stop(progress: Progress) -> None:
+    def stop(progress: ConversionProgress) -> None:
         if progress.file.startswith("vae"):
             raise error
 

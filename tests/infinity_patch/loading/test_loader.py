@@ -16,7 +16,7 @@ from scalekv.infinity_patch.asked.check import check
 from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.files.hub import BUILT_IN, WeightsMissing
 from scalekv.infinity_patch.loading import loader
-from scalekv.infinity_patch.loading.checkpoint import Checkpoint, Entry, WeightsDamaged
+from scalekv.infinity_patch.loading.checkpoint import Checkpoint, TensorEntry, WeightsDamaged
 from scalekv.infinity_patch.loading.fitting import (
     check_fits,
     shapes_of,
@@ -182,7 +182,7 @@ def test_a_published_checkpoint_fits_its_own_preset_alone(name: str) -> None:
     parts = json.loads((KEYS / f"{name}.json").read_text())
     other = model_named("infinity-125m")
     for part, module in zip(("transformer", "vae"), skeletons(model_named(name)), strict=True):
-        entries = {n: Entry(tuple(shape), "F32") for n, shape in parts[part].items()}
+        entries = {n: TensorEntry(tuple(shape), "F32") for n, shape in parts[part].items()}
         file = Checkpoint(Path("own.pth"), entries, lambda _: pytest.fail("nothing is read"))
         label = "VAE" if part == "vae" else part
         check_fits(module, file, model_named(name), label)
@@ -196,7 +196,7 @@ def test_a_transformer_of_another_size_is_described() -> None:
     transformer, _ = skeletons(preset)
     spec = replace(preset.transformer, depth=24, width=1024, heads=8)
     odd, _ = skeletons(replace(preset, transformer=spec))
-    entries = {name: Entry(shape, "F32") for name, shape in shapes_of(odd).items()}
+    entries = {name: TensorEntry(shape, "F32") for name, shape in shapes_of(odd).items()}
     file = Checkpoint(Path("own.pth"), entries, lambda _: torch.zeros(0))
     with pytest.raises(WeightsDamaged) as error:
         check_fits(transformer, file, preset, "transformer")
@@ -272,3 +272,15 @@ def test_text_encoder_in_bf16(folder: Path) -> None:
 def test_placements_that_cannot_be(placement: Placement, words: str) -> None:
     with pytest.raises(UserError, match=words):
         load("emoji", device="cpu", placement=placement)
+
+
+def test_a_model_saved_while_wrapped_loads_and_says_so_in_one_line(
+    folder: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = folder / "transformer.safetensors"
+    save_file({f"module.{name}": tensor for name, tensor in load_file(path).items()}, path)
+    wrapped = load("emoji", device="cpu", weights_dir=folder)
+    assert [r.getMessage().partition(":")[0] for r in caplog.records] == ["transformer.safetensors"]
+    own = load("emoji", device="cpu").model.state_dict()
+    assert all(torch.equal(t, own[n]) for n, t in wrapped.model.state_dict().items())
+    assert len(caplog.records) == 1

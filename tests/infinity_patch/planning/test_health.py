@@ -12,11 +12,11 @@ import torch
 
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch.files.hub import BUILT_IN
+from scalekv.infinity_patch.machine.gpus import DriverFailed, Gpu
 from scalekv.infinity_patch.planning import health
-from scalekv.infinity_patch.planning.health import Finding, Level, examine, gpus
+from scalekv.infinity_patch.planning.health import Finding, Level, examine
 
 EMOJI = model_named("emoji")
-DRIVER = '#!/bin/sh\necho "NVIDIA H200, 570.1, 143771, 143000, 7"\n'
 
 
 @pytest.fixture(autouse=True)
@@ -24,16 +24,8 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty hub cache, and no driver."""
     cache = tmp_path / "hub"
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(cache))
-    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    monkeypatch.setattr(health, "gpus", list)
     return cache
-
-
-def driver(tmp_path: Path, text: str) -> None:
-    """A program in place of the driver's."""
-    path = tmp_path / "bin" / "nvidia-smi"
-    path.parent.mkdir()
-    path.write_text(text)
-    path.chmod(0o755)
 
 
 def problems(
@@ -106,8 +98,9 @@ def test_a_full_disk(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert [p.name for p in problems(out=tmp_path)] == ["cache folder", "output folder"]
 
 
-def test_a_gpu_that_this_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    driver(tmp_path, DRIVER)
+def test_a_gpu_that_this_torch_cannot_use(monkeypatch: pytest.MonkeyPatch) -> None:
+    card = Gpu("NVIDIA H200", "570.1", 143771 << 20, 143000 << 20, 0.07)
+    monkeypatch.setattr(health, "gpus", lambda: [card])
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     monkeypatch.setattr(torch.version, "cuda", None)
     (problem,) = problems()
@@ -118,17 +111,14 @@ def test_a_gpu_that_this_torch_cannot_use(tmp_path: Path, monkeypatch: pytest.Mo
     assert "the driver 570.1 shows GPUs" in problem.found
 
 
-def test_what_the_driver_says(tmp_path: Path) -> None:
-    driver(tmp_path, DRIVER)
-    assert gpus() == [health.Gpu("NVIDIA H200", "570.1", 143771 << 20, 143000 << 20, 0.07)]
+def test_a_driver_that_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails() -> list[Gpu]:
+        raise DriverFailed("Driver/library version mismatch")
 
-
-@pytest.mark.parametrize(
-    "text", ["#!/bin/sh\nexit 9\n", "#!/bin/sh\necho no devices\n", "no program"]
-)
-def test_a_driver_that_says_nothing(tmp_path: Path, text: str) -> None:
-    driver(tmp_path, text)
-    assert not gpus()
+    monkeypatch.setattr(health, "gpus", fails)
+    found = {problem.name: problem for problem in problems()}
+    assert "version mismatch" in found["GPU"].found
+    assert found["GPU"].fix
 
 
 def test_a_torch_that_cannot_be_imported(monkeypatch: pytest.MonkeyPatch) -> None:

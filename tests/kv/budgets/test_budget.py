@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from scalekv.kv.budgets.asked import (
     BudgetRequest,
     BudgetSpec,
-    generate,
+    capacities_for,
     parse_budget,
     percent_tokens,
     resolve,
@@ -63,7 +63,7 @@ def check_generated(budget: Budget) -> None:
 @pytest.mark.parametrize("model", RELEASED)
 def test_the_released_tables_are_reproduced(model: str) -> None:
     layers, drafters, table = RELEASED[model]
-    budget = generate(THIRTEEN, layers, drafters, 650)
+    budget = capacities_for(THIRTEEN, layers, drafters, 650)
     by_scale = drafters_by_scale(drafters, THIRTEEN, layers)
     for scale in range(13):
         large, small = table.get(scale + 1, (THIRTEEN.before(scale),) * 2)
@@ -74,7 +74,7 @@ def test_the_released_tables_are_reproduced(model: str) -> None:
 
 @pytest.mark.parametrize(("mean", "first"), [(265, 8), (650, 9), (1300, 10)])
 def test_compression_starts_where_the_authors_say(mean: int, first: int) -> None:
-    budget = generate(THIRTEEN, 32, [0, 23], mean)
+    budget = capacities_for(THIRTEEN, 32, [0, 23], mean)
     compressed = [
         scale + 1 for scale in range(13) if min(budget.capacities[scale]) < THIRTEEN.before(scale)
     ]
@@ -105,14 +105,14 @@ def test_the_small_schedule_uses_the_other_floor() -> None:
 
 
 def test_uniform_where_even_the_other_floor_fails() -> None:
-    budget = generate(SEVEN, 8, [0], mean=16)
+    budget = capacities_for(SEVEN, 8, [0], mean=16)
     assert set(budget.capacities[-1]) == {16}
-    assert generate(SEVEN, 8, (), mean=26).capacities[-1] == (26,) * 8
+    assert capacities_for(SEVEN, 8, (), mean=26).capacities[-1] == (26,) * 8
 
 
 def test_a_layer_gets_no_dropped_tokens_back() -> None:
     """Layer 1 becomes a drafter only at the last scale: what it lost goes to layer 0 and others."""
-    budget = generate(SEVEN, 4, {1: [0], 7: [0, 1]}, mean=80)
+    budget = capacities_for(SEVEN, 4, {1: [0], 7: [0, 1]}, mean=80)
     before = budget.capacities[5]
     assert before[1] < SEVEN.before(5)
     most = before[1] + SEVEN.tokens[5]
@@ -122,7 +122,7 @@ def test_a_layer_gets_no_dropped_tokens_back() -> None:
 
 def test_what_single_drafters_cannot_use_goes_to_the_others() -> None:
     schedule = Schedule.parse("1x1 2x2 4x4 6x6 8x8 2x2 1x1")
-    budget = generate(schedule, 4, {1: [0], 7: [0, 1]}, mean=40)
+    budget = capacities_for(schedule, 4, {1: [0], 7: [0, 1]}, mean=40)
     before, last = budget.capacities[5], budget.capacities[6]
     assert last[1] == before[1] + 4  # all it can hold
     assert last[2:] == (20, 20)  # the least: the others give as much as they would anyway
@@ -147,7 +147,7 @@ def test_every_request_has_an_exact_budget(
     asked: tuple[Schedule, int, list[list[int]], int, int],
 ) -> None:
     schedule, layers, drafters, mean, window = asked
-    budget = generate(schedule, layers, drafters, mean, window)
+    budget = capacities_for(schedule, layers, drafters, mean, window)
     assert budget.evicts == (schedule.history > mean)
     check_generated(budget)
 
@@ -160,7 +160,7 @@ def test_constant_drafters_follow_the_published_rule(
     schedule, layers, rows, mean, window = asked
     drafters = rows[0]
     others = layers - len(drafters)
-    budget = generate(schedule, layers, drafters, mean, window)
+    budget = capacities_for(schedule, layers, drafters, mean, window)
     least = 200 if mean >= 200 else max(window, mean // 2)
     kept = 0
     for scale in range(1, len(schedule)):
@@ -304,7 +304,7 @@ def test_impossible_drafters_are_refused(drafters: list[int]) -> None:
 def test_counts_below_one_are_refused(wrong: str) -> None:
     counts = {"layers": 4, "mean": 26, "window": 16, wrong: 0}
     with pytest.raises(UserError, match=wrong):
-        generate(SEVEN, counts["layers"], (), counts["mean"], counts["window"])
+        capacities_for(SEVEN, counts["layers"], (), counts["mean"], counts["window"])
 
 
 SMALL = Schedule.parse("1x1 2x2 3x3 4x4")
@@ -399,7 +399,7 @@ def test_heads_may_differ_and_hold_nothing() -> None:
 
 
 def test_heads_alike_share_the_layers_capacity() -> None:
-    budget = generate(SMALL, 2, [0], 4)
+    budget = capacities_for(SMALL, 2, [0], 4)
     assert budget.heads == 0
     assert budget.limits(3, 0, 5) == (budget.capacity(3, 0),) * 5
     assert budget.held_by_head(3, 1, 2) == (budget.held_tokens(3, 1),) * 2

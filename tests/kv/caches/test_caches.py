@@ -13,8 +13,8 @@ from scalekv.kv.budgets.asked import generate, parse_budget, resolve
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.moments import within
 from scalekv.kv.caches.caches import Caches
-from scalekv.kv.caches.held import COMPUTE
 from scalekv.kv.caches.layer import LayerCache
+from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CacheShape, full_cache_bytes, predicted
 from scalekv.kv.policies.full import FullPolicy
@@ -141,7 +141,7 @@ def test_counts_and_bytes_are_the_arithmetics(
     limits = within(budget)
     caches = Caches(layers, policy, percent(text, layers), schedule, kv_dtype=kv_dtype)
     assert caches.budget == budget
-    precision = precision_of(kv_dtype, COMPUTE[dtype])
+    precision = precision_of(kv_dtype, DTYPE_NAMES[dtype])
     shape = CacheShape(layers, sequences, heads, dim, dtype.itemsize, dtype.itemsize)
     expected = predicted(schedule, shape, budget, precision)
     moments = []

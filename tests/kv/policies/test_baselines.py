@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor
 
-from scalekv.kv.budgets.asked import generate
+from scalekv.kv.budgets.asked import capacities_for
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.caches.caches import Caches
 from scalekv.kv.errors import UserError
@@ -51,7 +51,7 @@ def test_sliding_window_and_streaming_llm(capacity: int) -> None:
 
 
 def test_sinks_are_the_pictures_first_tokens_at_every_scale() -> None:
-    caches = Caches(2, policy_named("streaming-llm"), lambda s: generate(s, 2, (), 26))
+    caches = Caches(2, policy_named("streaming-llm"), lambda s: capacities_for(s, 2, (), 26))
     play(caches, SEVEN, Inputs())
     positions = caches.layers[1].positions
     assert positions is not None
@@ -80,7 +80,7 @@ def test_snapkv(name: str, capacity: int, dropped: float) -> None:
 
 def test_h2o_sums_what_all_queries_of_all_scales_paid() -> None:
     capacity, inputs = 31, Inputs(layers=1)
-    caches = Caches(1, H2OPolicy(), lambda s: generate(s, 1, (), capacity))
+    caches = Caches(1, H2OPolicy(), lambda s: capacities_for(s, 1, (), capacity))
     paid: dict[tuple[int, int, int], float] = {}  # (sequence, head, position), held ones only
     keys: dict[tuple[int, int, int], Tensor] = {}
     for scale, new in enumerate(SEVEN.tokens[:-1]):
@@ -106,7 +106,7 @@ def test_h2o_sums_what_all_queries_of_all_scales_paid() -> None:
 
 
 def test_h2o_counts_its_notes_and_forgets_them() -> None:
-    caches = Caches(2, H2OPolicy(), lambda s: generate(s, 2, (), 26))
+    caches = Caches(2, H2OPolicy(), lambda s: capacities_for(s, 2, (), 26))
     play(caches, SEVEN, Inputs())
     tokens = 2 * 2 * 2 * 26  # layers, sequences, heads
     assert caches.index_nbytes == tokens * 4 + tokens * 4  # positions, sums
