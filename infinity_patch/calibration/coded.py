@@ -3,23 +3,18 @@ Writes no files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from datetime import date
-from importlib.metadata import version
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.asked.settled import schedule_of
-from scalekv.infinity_patch.files.hashes import prompts_sha256, weights_sha256
-from scalekv.infinity_patch.files.hub import model_files
-from scalekv.infinity_patch.generation.patch import patched, self_attentions
-from scalekv.infinity_patch.generation.pipeline import Picture, Progress, generate, guidance_of
+from scalekv.infinity_patch.generation.patch import self_attentions
+from scalekv.infinity_patch.generation.pipeline import guidance_of
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.infinity_patch.model.rotary import rotary_table
 from scalekv.infinity_patch.schedules import grid_of
-from scalekv.kv.caches.caches import Observer
 from scalekv.kv.coded.constants import Constants
 from scalekv.kv.coded.fitting import constants_from
 from scalekv.kv.coded.statistics import Moments, Spectra, measured
@@ -29,82 +24,54 @@ from scalekv.kv.schedule import Schedule
 GROUPS = 1 + BANDS
 """Channels' variances by band: see `Constants.variance_channel`."""
 
-PASSES = 2
 
+class ConstantsMeasure:
+    """Gathers what the constants need in two passes over the same pictures, drawn with the full
+    cache one at a time.
 
-def measure_constants(
-    pipeline: Pipeline,
-    pictures: Request,
-    *,
-    on_progress: Callable[[Progress], None] | None = None,
-    on_picture: Callable[[Picture], None] | None = None,
-    groups: int = GROUPS,
-) -> Constants:
-    """Generates the pictures twice with the full cache and measures keys, values and attention.
-
-    Args:
-        pictures: one at a time, full cache.
-        on_progress, on_picture: called as each scale, each picture is done, of both passes.
-        groups: see `Constants.variance_channel`.
-
-    Raises:
-        UserError: a request that cannot be fulfilled, before the first picture.
+    Attributes:
+        first, second: observers of the passes, one after the other.
     """
-    schedule = schedule_of(pictures, pipeline.preset)
-    guidance = guidance_of(pictures, pipeline, schedule)
-    spec = pipeline.preset.transformer
-    parts = 2 if guidance.needed else 1
-    turns = _turns(schedule, spec.head_dim, pipeline.device)
 
-    def through(observer: Observer) -> None:
-        with patched(pipeline.model, "full", schedule=schedule) as caches:
-            caches.observer = observer
-            for picture in generate(pipeline, pictures, on_progress=on_progress):
-                if on_picture is not None:
-                    on_picture(picture)
+    def __init__(self, pipeline: Pipeline, pictures: Request, groups: int = GROUPS) -> None:
+        """`groups`: see `Constants.variance_channel`."""
+        spec = pipeline.preset.transformer
+        self._schedule = schedule_of(pictures, pipeline.preset)
+        self._guidance = guidance_of(pictures, pipeline, self._schedule)
+        self._pictures, self._groups = pictures, groups
+        self._turns = _turns(self._schedule, spec.head_dim, pipeline.device)
+        self._outputs: list[Any] = [module.proj for module in self_attentions(pipeline.model)]
+        parts = 2 if self._guidance.needed else 1
+        self._moments = Moments(self._schedule, spec.depth, spec.heads, spec.head_dim, parts)
+        self._spectra: Spectra | None = None
 
-    moments = Moments(schedule, spec.depth, spec.heads, spec.head_dim, parts)
-    through(_newest(moments.add, turns))
-    spectra = Spectra(schedule, moments.means(), moments.basis())
-    add = _newest(spectra.add, turns)
-    outputs = [module.proj for module in self_attentions(pipeline.model)]
-
-    def spectrum(
-        layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor, v: Tensor
+    def first(
+        self, layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor, v: Tensor
     ) -> None:
-        add(layer, scale, schedule, q, k, v)
-        if scale + 1 == len(schedule):
-            spectra.weigh(layer, q, k, v, outputs[layer].weight)
-
-    through(spectrum)
-    about = {
-        "program": f"scalekv {version('scalekv')}",
-        "date": date.today().isoformat(),
-        "model": pipeline.preset.name,
-        "weights": weights_sha256(model_files(pipeline.preset, pipeline.weights_dir).transformer),
-        "prompts": len(pictures.prompts),
-        "prompts_sha256": prompts_sha256(pictures.prompts),
-        "seed": pictures.seed,
-        "schedule": str(schedule),
-        "cfg": list(guidance.cfg),
-        "guided": guidance.needed,
-        "importance": "attention weights of the last scale",
-    }
-    found = measured(schedule, pictures.pictures, moments, spectra)
-    return constants_from(found, groups, about)
-
-
-def _newest(add: Callable[[int, int, Tensor, Tensor, Tensor], None], turns: Tensor) -> Observer:
-    """Hands on the keys and values of each map that a later one will read."""
-
-    def observe(
-        layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor, v: Tensor
-    ) -> None:
+        """See `scalekv.kv.caches.caches.Observer`: means, and a scatter a head."""
         if scale + 1 < len(schedule):
             rows = slice(schedule.before(scale), schedule.before(scale + 1))
-            add(layer, scale, k[:, :, rows], v[:, :, rows], turns[rows])
+            self._moments.add(layer, scale, k[:, :, rows], v[:, :, rows], self._turns[rows])
 
-    return observe
+    def second(
+        self, layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor, v: Tensor
+    ) -> None:
+        """Likewise: variances in the bases, and attention of the last scale."""
+        if self._spectra is None:
+            self._spectra = Spectra(self._schedule, self._moments.means(), self._moments.basis())
+        if scale + 1 < len(schedule):
+            rows = slice(schedule.before(scale), schedule.before(scale + 1))
+            self._spectra.add(layer, scale, k[:, :, rows], v[:, :, rows], self._turns[rows])
+        else:
+            self._spectra.weigh(layer, q, k, v, self._outputs[layer].weight)
+
+    def constants(self, about: dict[str, Any]) -> Constants:
+        """The constants, once both passes were made; `about` says what else they come from."""
+        assert self._spectra is not None, "the second pass was not made"
+        found = measured(self._schedule, self._pictures.pictures, self._moments, self._spectra)
+        guidance = {"cfg": list(self._guidance.cfg), "guided": self._guidance.needed}
+        said = {"importance": "attention weights of the last scale", **guidance}
+        return constants_from(found, self._groups, {**about, **said})
 
 
 def _turns(schedule: Schedule, head_dim: int, device: torch.device) -> Tensor:

@@ -212,7 +212,7 @@ def _range(constants: Constants, maps: Sequence[MapUnits], parts: slice) -> tupl
     least = sum(int(array.min()) for array in arrays)
     most = sum(int(array.max()) for array in arrays)
     growth = max((units.tokens for units in maps if units.transformed), default=1)
-    return least, most - least + OCTAVE * growth.bit_length() + 1
+    return least, int(most - least + OCTAVE * growth.bit_length() + 1)
 
 
 def _fullest(before: Sequence[int], after: Sequence[int]) -> int:

@@ -30,7 +30,8 @@ def signals_of(k: Tensor, v: Tensor, turns: Tensor | None, parts: int) -> Tensor
     both = torch.stack((keys, v.float())).unflatten(1, (parts, -1))  # (2, P, B, H, n, D)
     if parts == 2:
         both = torch.stack((both[:, 0] + both[:, 1], both[:, 0] - both[:, 1]), dim=1).mul_(0.5)
-    return both.permute(0, 1, 3, 5, 2, 4).contiguous()
+    signals: Tensor = both.permute(0, 1, 3, 5, 2, 4).contiguous()
+    return signals
 
 
 def write_back(signals: Tensor, turns: Tensor | None, k_out: Tensor, v_out: Tensor) -> None:
@@ -53,7 +54,7 @@ def transformed(signals: Tensor, units: MapUnits) -> Tensor:
     if units.tokens <= _WHOLE:
         return signals @ _matrix(units, signals.device).mT
     rows, columns = (_cosines(side, signals.device) for side in (units.height, units.width))
-    plane = signals.unflatten(-1, (units.height, units.width))
+    plane: Tensor = signals.unflatten(-1, (units.height, units.width))
     return (rows @ (plane @ columns.mT)).flatten(-2).index_select(-1, _order(units, signals.device))
 
 
@@ -64,9 +65,9 @@ def restored(coefficients: Tensor, units: MapUnits) -> Tensor:
     if units.tokens <= _WHOLE:
         return coefficients @ _matrix(units, coefficients.device)
     rows, columns = (_cosines(side, coefficients.device) for side in (units.height, units.width))
-    plane = torch.empty_like(coefficients)
-    plane.index_copy_(-1, _order(units, coefficients.device), coefficients)
-    plane = plane.unflatten(-1, (units.height, units.width))
+    plain = torch.empty_like(coefficients)
+    plain.index_copy_(-1, _order(units, coefficients.device), coefficients)
+    plane: Tensor = plain.unflatten(-1, (units.height, units.width))
     return (rows.mT @ (plane @ columns)).flatten(-2)
 
 

@@ -55,7 +55,8 @@ class Moments:
         means = self.means()
         heavy = means * self.tokens[:, None, None, None, :, None]
         around = torch.einsum("lsphkd,lsphke->lshde", heavy, means)
-        return torch.linalg.eigh(self.scatter - around)[1]
+        basis: Tensor = torch.linalg.eigh(self.scatter - around)[1]
+        return basis
 
 
 class Spectra:

@@ -171,8 +171,8 @@ def test_what_cannot_be_is_refused() -> None:
         caches_for("10%", constants, kv_dtype="int8")
     with pytest.raises(UserError, match="constants for 2 layers of 2 heads of 8 channels"):
         play(caches_for("10%", constants), heads=1)
+    tiny = replace(asked("1")(SCHEDULE), nbytes=100)
     with pytest.raises(UserError, match="no room"):
-        tiny = replace(asked("1")(SCHEDULE), nbytes=100)
         play(Caches(2, CodedPolicy(constants), lambda _: tiny, guided=True))
     with pytest.raises(UserError, match="needs constants"):
         play(Caches(2, CodedPolicy(), asked("10%"), guided=True))
