@@ -21,25 +21,22 @@ Examples:
 
 def config(json: given.Json = False) -> None:
     """The command; its help is `HELP`."""
-    from scalekv.cli.console.stdout import say, to_json
+    from scalekv.cli.console.stdout import say, say_json
     from scalekv.configs.models import model_named
-    from scalekv.configs.settings import DEFAULTS, Settings, variable_name
+    from scalekv.configs.options import SETTINGS
+    from scalekv.configs.settings import Settings, variable_name
 
     settings = Settings()
     model = settings.get("model")
     preset = model_named(model.value, model.origin)
-    from_preset = {
-        "cfg": f"{preset.sampling.cfg:g}",
-        "tau": f"{preset.sampling.tau:g}",
-        "top_p": f"{preset.sampling.top_p:g}",
-        "pixels": preset.pixels,
-    }
     rows = []
-    for name in DEFAULTS:
+    for name, option in SETTINGS.items():
         setting = settings.get(name)
         value, origin = setting.value, setting.origin
-        if not value and name in from_preset:
-            value, origin = from_preset[name], f"preset {preset.name}"
+        if not value and option.preset is not None:
+            said = option.preset(preset)
+            value = f"{said:g}" if isinstance(said, float) else str(said)
+            origin = f"preset {preset.name}"
         rows.append((name, value, origin))
     if json:
         listed = {
@@ -47,7 +44,7 @@ def config(json: given.Json = False) -> None:
             for name, value, origin in rows
         }
         there = settings.path.is_file()
-        say(to_json({"config_file": str(settings.path), "exists": there, "settings": listed}))
+        say_json({"config_file": str(settings.path), "exists": there, "settings": listed})
         return
     width = max(len(value) for _, value, _ in rows)
     for name, value, origin in rows:

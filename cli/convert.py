@@ -6,6 +6,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scalekv.cli.options import default_note
+
 if TYPE_CHECKING:
     from scalekv.infinity_patch.loading.convert import Conversion, ConversionProgress
 
@@ -40,7 +42,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Folder for the copy, new or empty. [dim]\\[default: NAME-bf16][/dim]",
+            help="Folder for the copy, new or empty." + default_note("NAME-bf16"),
         ),
     ] = None,
     weights_dir: Annotated[
@@ -75,8 +77,9 @@ def convert(
     from pathlib import Path
 
     from scalekv.cli.console.bytes import ByteDisplay
-    from scalekv.cli.console.errors import INTERRUPTED, stderr
-    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.console.errors import Interrupted, stderr
+    from scalekv.cli.console.interrupts import interruptible
+    from scalekv.cli.console.stdout import say_json
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings
     from scalekv.kv.sizes import human_bytes, parse_size
@@ -84,7 +87,7 @@ def convert(
     # 1. all that can be refused before anything is written
     preset = model_named(name, "NAME")
     most = parse_size(shard_size, "--shard-size")
-    folder = Settings().get("weights_dir", weights_dir).value
+    folder = Settings().get("weights_dir", weights_dir).read()
     target = Path(out) if out is not None else Path(f"{preset.name}-{dtype}")
     if out is not None and not out.strip():
         raise _nameless()
@@ -96,13 +99,13 @@ def convert(
         target,
         dtype=dtype,
         text_dtype=text_encoder,
-        weights_dir=Path(folder).expanduser() if folder else None,
+        weights_dir=folder,
         shard_bytes=most,
     )
     facts = _facts(plan)
     if dry_run:
         said = f"{human_bytes(plan.nbytes)} into {plan.out}"
-        print(to_json(facts) if json else said, end="" if json else "\n")
+        say_json(facts) if json else print(said)
         return
     # 2. the copy
     with ByteDisplay(stderr(), quiet=quiet) as display:
@@ -112,12 +115,13 @@ def convert(
             display.show(progress.file, progress.done, progress.total)
 
         try:
-            file = write(plan, show)
+            with interruptible():
+                file = write(plan, show)
         except KeyboardInterrupt:
             display.say(f"nothing is left in {plan.out.parent}")
-            raise typer.Exit(INTERRUPTED) from None
+            raise Interrupted from None
     if json:
-        print(to_json({**facts, "path": str(file)}), end="")
+        say_json({**facts, "path": str(file)})
     else:
         print(file)
 

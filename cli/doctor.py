@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from scalekv.cli import options as given
+from scalekv.configs.option import MACHINE
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch.planning.health import Finding
@@ -39,14 +39,14 @@ def doctor(
             "--full",
             help="Read downloaded weights whole and compare them with the hub's hashes; gigabytes "
             "take minutes.",
-            rich_help_panel=given.MACHINE,
+            rich_help_panel=MACHINE,
         ),
     ] = False,
     json: given.Json = False,
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.console.errors import Unsuccessful
-    from scalekv.cli.console.stdout import say, to_json
+    from scalekv.cli.console.stdout import say_json
     from scalekv.infinity_patch.planning.health import Level
 
     findings = []
@@ -57,7 +57,7 @@ def doctor(
     problems = sum(finding.level is Level.PROBLEM for finding in findings)
     if json:
         listed = [{**vars(f), "level": f.level.value} for f in findings]
-        say(to_json({"problems": problems, "findings": listed}))
+        say_json({"problems": problems, "findings": listed})
     if problems:
         said = "1 problem" if problems == 1 else f"{problems} problems"
         raise Unsuccessful(said, "problems")
@@ -67,7 +67,7 @@ def _findings(
     model: str | None, weights_dir: str | None, out: str | None, full: bool
 ) -> Iterator[Finding]:
     from scalekv.configs.models import model_named
-    from scalekv.configs.settings import DEFAULTS, Settings
+    from scalekv.configs.settings import Settings
     from scalekv.infinity_patch.planning.health import Finding, Level, examine
     from scalekv.kv.errors import UserError
 
@@ -80,12 +80,11 @@ def _findings(
     except UserError as error:  # a finding too; the rest is checked with what holds without it
         yield Finding("settings", Level.PROBLEM, f"{error.what} ({error.where})", error.fix)
         settings = Settings({"SCALEKV_CONFIG": os.devnull})
-        preset = model_named(DEFAULTS["model"])
-    folder = settings.get("weights_dir", weights_dir).value
+        preset = model_named(settings.get("model").value)
     yield from examine(
         preset,
-        Path(folder).expanduser() if folder else None,
-        Path(settings.get("out", out).value).expanduser(),
+        settings.get("weights_dir", weights_dir).read(),
+        settings.get("out", out).read(),
         thorough=full,
     )
 

@@ -47,8 +47,9 @@ def download(
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.console.bytes import ByteDisplay
-    from scalekv.cli.console.errors import INTERRUPTED, stderr
-    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.console.errors import Interrupted, stderr
+    from scalekv.cli.console.interrupts import interruptible
+    from scalekv.cli.console.stdout import say_json
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings, Source, save_setting
     from scalekv.infinity_patch.files.download import check_disk, plan_download
@@ -61,7 +62,7 @@ def download(
     plan = plan_download(preset)
     facts = _facts(plan)
     if dry_run:
-        print(to_json(facts), end="") if json else _print_plan(plan)
+        say_json(facts) if json else _print_plan(plan)
         return
     check_disk(plan)
     # 2. the files
@@ -79,10 +80,11 @@ def download(
             display.show(where, progress.done, progress.total)
 
         try:
-            paths = fetch(plan, on_progress=show)
+            with interruptible():
+                paths = fetch(plan, on_progress=show)
         except KeyboardInterrupt:
             display.say("what has arrived is kept; the same command goes on from there")
-            raise typer.Exit(INTERRUPTED) from None
+            raise Interrupted from None
     # 3. the first model becomes the default one
     becomes_default = settings.get("model").source is Source.DEFAULT
     if becomes_default:
@@ -98,7 +100,7 @@ def download(
     }
     if json:
         result = {**facts, "fetched_bytes": to_fetch, "paths": places, "default": becomes_default}
-        print(to_json(result), end="")
+        say_json(result)
     else:
         print("\n".join(places.values()))
 

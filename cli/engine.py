@@ -11,31 +11,33 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from scalekv.cli.console import interrupts
+from scalekv.cli.console.interrupts import interrupts_wait
+
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
+    from scalekv.infinity_patch.asked.settled import Settled
     from scalekv.infinity_patch.calibration.measure import Calibration
     from scalekv.infinity_patch.calibration.plan import CalibrationRequest
     from scalekv.infinity_patch.loading.placement import Placement
-    from scalekv.kv.budgets.budget import Budget
 
 
-def check(request: Request, preset: ModelPreset, weights_dir: Path | None, dtype: str) -> None:
-    """Refuses what can be known to fail without reading weights; imports no torch.
+def check(
+    request: Request, preset: ModelPreset, weights_dir: Path | None, dtype: str, device: str
+) -> Settled:
+    """What a request comes to; refuses what can be known to fail without reading weights. Imports
+    no torch.
+
+    Args:
+        device: type of the device that the run is for, "cuda" or "cpu".
 
     Raises:
         UserError: the first thing found wrong.
     """
     from scalekv.infinity_patch import check as check_request
 
-    check_request(request, preset, weights_dir, dtype)
-
-
-def idle_budget(request: Request, preset: ModelPreset, dtype: str) -> Budget | None:
-    """The budget, where it drops nothing although it was not asked to; imports no torch."""
-    from scalekv.infinity_patch.asked.settled import idle_budget as idle
-
-    return idle(request, preset, dtype)
+    return check_request(request, preset, weights_dir, dtype, device)
 
 
 def load(
@@ -56,8 +58,11 @@ def load(
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # What MPS lacks (interpolation in three dimensions) then runs on the CPU; read at the import.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
-    from scalekv.infinity_patch import load as load_pipeline
+    with interrupts_wait(leave_at_second=True):  # an import that is interrupted may swallow it
+        from transformers import AutoTokenizer, T5EncoderModel  # noqa: F401  (it reads them late)
 
+        from scalekv.infinity_patch import generate as _  # noqa: F401
+        from scalekv.infinity_patch import load as load_pipeline
     return load_pipeline(
         preset, device=device, dtype=dtype, weights_dir=weights_dir, placement=placement
     )
@@ -65,29 +70,36 @@ def load(
 
 def generate(
     pipeline: Pipeline,
-    request: Request,
+    settled: Settled,
     on_progress: Callable[[Progress], None],
     on_smaller_batch: Callable[[int], None],
 ) -> Iterator[Picture]:
     """The pictures, each as soon as it is done."""
     from scalekv.infinity_patch import generate as generate_pictures
 
-    return generate_pictures(
-        pipeline, request, on_progress=on_progress, on_smaller_batch=on_smaller_batch
-    )
+    def told(progress: Progress) -> None:
+        interrupts.raise_lost()
+        on_progress(progress)
+
+    return generate_pictures(pipeline, settled, on_progress=told, on_smaller_batch=on_smaller_batch)
 
 
 def check_calibration(
-    request: CalibrationRequest, preset: ModelPreset, weights_dir: Path | None, dtype: str
-) -> None:
-    """Refuses a calibration that can be known to fail without reading weights; imports no torch.
+    request: CalibrationRequest,
+    preset: ModelPreset,
+    weights_dir: Path | None,
+    dtype: str,
+    device: str,
+) -> Settled:
+    """What the pictures of a calibration come to; refuses what can be known to fail without reading
+    weights. Imports no torch.
 
     Raises:
         UserError: the first thing found wrong.
     """
     from scalekv.infinity_patch.calibration.plan import check_calibration as check_request
 
-    check_request(request, preset, weights_dir, dtype)
+    return check_request(request, preset, weights_dir, dtype, device)
 
 
 def calibrate(
@@ -99,14 +111,11 @@ def calibrate(
     """What attention looks like on the request's prompts, and what follows."""
     from scalekv.infinity_patch.calibration.measure import calibrate as measure
 
-    return measure(pipeline, request, on_progress=on_progress, on_picture=on_picture)
+    def told(progress: Progress) -> None:
+        interrupts.raise_lost()
+        on_progress(progress)
 
-
-def one_at_a_time(pipeline: Pipeline, request: Request) -> bool:
-    """Whether pictures are never made together, whatever batch size was asked for."""
-    from scalekv.infinity_patch.asked.settled import one_at_a_time
-
-    return one_at_a_time(request, pipeline.device.type)
+    return measure(pipeline, request, on_progress=told, on_picture=on_picture)
 
 
 def machine(pipeline: Pipeline) -> dict[str, Any]:

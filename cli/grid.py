@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from scalekv.cli import options as given
+from scalekv.configs.option import OUTPUT
 
 if TYPE_CHECKING:
     from scalekv.cli.pictures.settings import Embedded
@@ -62,9 +63,9 @@ def grid(
         Path | None,
         typer.Option(
             metavar="DIR",
-            help="Folder for the sheets. [dim]\\[default: FOLDER][/dim]",
+            help="Folder for the sheets." + given.default_note("FOLDER"),
             show_default=False,
-            rich_help_panel=given.OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = None,
     json: given.Json = False,
@@ -72,12 +73,13 @@ def grid(
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.console.errors import Interrupted, stderr
-    from scalekv.cli.console.stdout import say, to_json
+    from scalekv.cli.console.interrupts import interruptible
+    from scalekv.cli.console.stdout import say, say_json
     from scalekv.cli.pictures.folder import OutputFolder
     from scalekv.configs.settings import Settings
     from scalekv.kv.errors import UserError
 
-    silent = Settings().get("quiet", quiet).flag()
+    silent = Settings().get("quiet", quiet).read()
     files = _pictures(folder)
     to = OutputFolder(folder if out is None else out)
     to.prepare()
@@ -85,12 +87,13 @@ def grid(
     drawn = 0
     skipped: list[str] = []
     try:
-        pages = _pages(files, per_page, skipped)
-        for page in pages:
-            sheets.append(str(to.save_numbered("grid", ".png", _sheet(page, across, side, label))))
-            drawn += len(page)
-            if not json:
-                say(f"{sheets[-1]}\n")
+        with interruptible():
+            for page in _pages(files, per_page, skipped):
+                sheet = _sheet(page, across, side, label)
+                sheets.append(str(to.save_numbered("grid", ".png", sheet)))
+                drawn += len(page)
+                if not json:
+                    say(f"{sheets[-1]}\n")
     except KeyboardInterrupt:
         raise Interrupted from None
     finally:
@@ -105,7 +108,7 @@ def grid(
             fix="name the folder that --out of an earlier run named",
         )
     if json:
-        say(to_json({"sheets": sheets, "pictures": drawn, "skipped": skipped}))
+        say_json({"sheets": sheets, "pictures": drawn, "skipped": skipped})
 
 
 def _pictures(folder: Path) -> list[Path]:

@@ -31,7 +31,7 @@ def inspect(
     json: given.Json = False,
 ) -> None:
     """The command; its help is `HELP`."""
-    from scalekv.cli.console.stdout import say, to_json
+    from scalekv.cli.console.stdout import say, say_json
     from scalekv.cli.pictures.settings import read_picture
     from scalekv.kv.errors import UserError
 
@@ -44,7 +44,7 @@ def inspect(
     settings = {key: value for key, value in found.settings.items() if key != "format"}
     size = {"width": found.image.width, "height": found.image.height}
     if json:
-        say(to_json({"file": str(image), **size, "settings": settings}))
+        say_json({"file": str(image), **size, "settings": settings})
         return
     lines = {"picture": f"{found.image.width}x{found.image.height} pixels"}
     order = [*FIRST, *(key for key in settings if key not in FIRST)]

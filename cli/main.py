@@ -17,6 +17,8 @@ from scalekv.cli.budgets import command as budgets
 from scalekv.cli.calibrate import command as calibrate
 from scalekv.cli.compare import command as compare
 from scalekv.cli.console import errors
+from scalekv.cli.console.interrupts import received
+from scalekv.cli.console.streams import usable_streams
 from scalekv.cli.generate import command as generate
 from scalekv.cli.plan import command as plan
 from scalekv.cli.report import command as report_command
@@ -27,7 +29,7 @@ _USAGE: Any = typer.BadParameter.__base__
 
 PROGRAM_HELP = """Text-to-image generation with Infinity and a compressed key-value cache.
 
-Exit codes: 0 done; 1 something broke; 2 refused, with the reason; 130 interrupted."""
+Exit codes: 0 done; 1 something broke; 2 refused, with the reason; 130 Ctrl-C; 143 SIGTERM."""
 PROGRAM_EPILOG = """
 Examples:
 
@@ -102,14 +104,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     Args:
         arguments: without the program's name; None takes the process's.
     """
-    code = _run(sys.argv[1:] if arguments is None else arguments)
-    try:
+    given = sys.argv[1:] if arguments is None else arguments
+    with usable_streams() as lost:
+        code = _run(given)
         sys.stdout.flush()
-    except BrokenPipeError:
-        from scalekv.cli.console.stdout import silence_stdout
-
-        silence_stdout()
-        return errors.PIPE_CLOSED
+        if code == errors.OK and lost.matters:
+            said = f"stdout could not be written: {lost.why}"
+            unsaid = errors.Unsuccessful(said, "failed")
+            return _show(unsaid, errors.stderr(), errors.json_wanted(given))
     return code
 
 
@@ -122,8 +124,6 @@ def _run(arguments: Sequence[str]) -> int:
         code = ended if isinstance(ended, int) else errors.OK
     except SystemExit as exit_:  # typer's own way to end, having said what it had to say
         code = exit_.code if isinstance(exit_.code, int) else errors.OK
-    except errors.PipeClosed:
-        return errors.PIPE_CLOSED
     except Exception as error:
         return _show(error, console, for_programs)
     if code == errors.INTERRUPTED:
@@ -147,7 +147,7 @@ def _show(error: Exception, console: Console, for_programs: bool) -> int:
             return errors.REFUSED
         case errors.Interrupted() | errors.Unsuccessful():
             stopped = isinstance(error, errors.Interrupted)
-            code = errors.INTERRUPTED if stopped else errors.FAILED
+            code = errors.SIGNALLED + received() if stopped else errors.FAILED
             if for_programs:
                 errors.show_for_programs(kind, code, str(error))
             else:

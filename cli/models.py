@@ -29,12 +29,12 @@ def list_command(context: typer.Context, json: Json = False) -> None:
     """Lists all models."""
     if context.invoked_subcommand is not None:
         return
-    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.console.stdout import say_json
     from scalekv.configs.models import list_models, model_named
 
     facts = [_facts(model_named(name)) for name in list_models()]
     if json:
-        print(to_json({"models": facts}), end="")
+        say_json({"models": facts})
     else:
         _print_list(facts)
 
@@ -44,7 +44,7 @@ def show(name: Name, json: Json = False) -> None:
     """All facts of one model."""
     from dataclasses import asdict
 
-    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.console.stdout import say_json
     from scalekv.configs.models import model_named
     from scalekv.kv.sizes import human_bytes
 
@@ -52,7 +52,7 @@ def show(name: Name, json: Json = False) -> None:
     facts = _facts(preset)
     if json:
         details = {k: v for k, v in asdict(preset).items() if k not in facts}
-        print(to_json({**facts, **details}), end="")
+        say_json({**facts, **details})
         return
     spec, tokenizer, sampling = preset.transformer, preset.tokenizer, preset.sampling
     expected = facts["download_bytes"]
@@ -82,7 +82,7 @@ def show(name: Name, json: Json = False) -> None:
 def verify(name: Name, json: Json = False) -> None:
     """Refused, with exit code 2, where a file is damaged."""
     from scalekv.cli.console.errors import stderr
-    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.console.stdout import say_json
     from scalekv.configs.models import model_named
     from scalekv.infinity_patch.files.inventory import Verdict
     from scalekv.infinity_patch.files.inventory import verify as check
@@ -98,7 +98,7 @@ def verify(name: Name, json: Json = False) -> None:
     verdicts = check(preset, on_file=say)
     if json:
         found = [{"path": str(path), "verdict": verdict.value} for path, verdict in verdicts]
-        print(to_json({"model": preset.name, "files": found}), end="")
+        say_json({"model": preset.name, "files": found})
     else:
         for path, verdict in verdicts:
             print(f"{verdict.value:11}  {path}")

@@ -1,17 +1,18 @@
-"""Options that several commands share, written once. Knows their names, help and panels; what they
-come to is settled in `choices`."""
+"""Options of `configs.options` as the command line declares them: with panels, bounds, completion.
+Knows how commands are declared; what options come to is settled in `choices`."""
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Mapping
+from functools import wraps
+from inspect import Parameter, signature
+from typing import Annotated, Any
 
 import typer
+from rich.markup import escape
 
-from scalekv.configs.settings import DEFAULTS
-from scalekv.kv.policies.registry import policy_names
-from scalekv.kv.precision import KV_DTYPES
-
-CACHE, SAMPLING, OUTPUT, MACHINE = "Cache", "Sampling", "Output", "Model and machine"
+from scalekv.configs.option import PANELS, Option, Scope
+from scalekv.configs.options import BY_NAME, OPTIONS
 
 DEFAULTS_NOTE = (
     "Every default can be set as SCALEKV_MODEL, SCALEKV_NUM_IMAGES and so on, or in a config file "
@@ -19,342 +20,97 @@ DEFAULTS_NOTE = (
     "variables, then the file, then the model's preset. scalekv config shows which one holds."
 )
 
-
-_OF_THE_MODEL = ("cfg", "cfg_layer", "tau", "top_p", "pixels")
-
-
-def _help(text: str, name: str) -> str:
-    """The help of an option with the default that holds where nobody sets one."""
-    default = DEFAULTS[name] or ("the model's" if name in _OF_THE_MODEL else "")
-    if default in ("", "false"):
-        return text
-    return f"{text} [dim]\\[default: {default}][/dim]"
+Typed = Mapping[str, Any]
+"""Options of the table by name, as typed; None where nothing was."""
 
 
-def _models(incomplete: str) -> list[str]:
-    from scalekv.configs.models import list_models
-
-    return [name for name in list_models() if name.startswith(incomplete)]
-
-
-def _policies(incomplete: str) -> list[str]:
-    return [name for name in policy_names() if name.startswith(incomplete)]
+def default_note(words: str) -> str:
+    """What holds by default, as it stands at the end of a help text."""
+    return f" [dim]{escape(f'[default: {words}]')}[/dim]"
 
 
-def _budgets(incomplete: str) -> list[str]:
-    from scalekv.configs.budget_files import list_budgets
+def takes_options(command: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
+    """Gives a command every option of the table that names it, but those that the command declares
+    in words of its own; they arrive as its parameter `typed`. --verbose is seen to here.
+    """
 
-    names = dict.fromkeys(["10%", "20%", "full", *(spec.name for spec in list_budgets())])
-    return [name for name in names if name.startswith(incomplete)]
+    def decorate(function: Callable[..., None]) -> Callable[..., None]:
+        own = dict(signature(function, eval_str=True).parameters)
+        del own["typed"]
+        taken = [o for o in OPTIONS if command in o.commands and o.name not in own]
+
+        @wraps(function)
+        def run(**given: Any) -> None:
+            if given.get("verbose"):
+                from scalekv.cli.console.errors import turn_on_debugging
+
+                turn_on_debugging()
+            typed = {
+                option.name: given.pop(option.name) for option in taken if option.name in given
+            }
+            typed.pop("verbose", None)
+            function(**given, typed=typed)
+
+        parameters = sorted([*own.values(), *map(_parameter, taken)], key=_place)
+        run.__signature__ = signature(function).replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {one.name: one.annotation for one in parameters}
+        return run
+
+    return decorate
 
 
-Budget = Annotated[
-    str | None,
-    typer.Option(
-        autocompletion=_budgets,
-        metavar="BUDGET",
-        help=_help(
-            "What the cache may hold: 10% of the history, 650 tokens per layer, 1.5GiB, a "
-            "named budget, a .yaml file, or full.",
-            "budget",
-        ),
-        rich_help_panel=CACHE,
-    ),
-]
-Policy = Annotated[
-    str | None,
-    typer.Option(
-        autocompletion=_policies,
-        metavar="NAME",
-        help=_help("What chooses the tokens to keep: " + ", ".join(policy_names()) + ".", "policy"),
-        rich_help_panel=CACHE,
-    ),
-]
-KvDtype = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help=_help(
-            "How held tokens are stored: " + ", ".join(KV_DTYPES) + ". int8 and int4 are quantised "
-            "once, when a token comes in; auto is as attention computes.",
-            "kv_dtype",
-        ),
-        rich_help_panel=CACHE,
-    ),
-]
-KvDevice = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help=_help(
-            "Where held tokens are: auto (where attention computes), or cpu (in the host's memory, "
-            "brought to the GPU a layer ahead).",
-            "kv_device",
-        ),
-        rich_help_panel=CACHE,
-    ),
-]
-Seed = Annotated[
-    int | None,
-    typer.Option(
-        min=0,
-        metavar="N",
-        help=_help("Seed of the first picture; each further one has the next.", "seed"),
-        rich_help_panel=SAMPLING,
-    ),
-]
-NumImages = Annotated[
-    int | None,
-    typer.Option(
-        "--num-images",
-        "-n",
-        min=1,
-        metavar="N",
-        help=_help("Pictures of each prompt.", "num_images"),
-        rich_help_panel=SAMPLING,
-    ),
-]
-Cfg = Annotated[
-    str | None,
-    typer.Option(
-        metavar="X[,X...]",
-        help=_help(
-            "Guidance: how closely to follow the prompt; one number, or one per scale.", "cfg"
-        ),
-        rich_help_panel=SAMPLING,
-    ),
-]
-Tau = Annotated[
-    str | None,
-    typer.Option(
-        metavar="X[,X...]",
-        help=_help(
-            "Temperature: lower is tidier, higher more varied; one number, or one per scale.",
-            "tau",
-        ),
-        rich_help_panel=SAMPLING,
-    ),
-]
-TopP = Annotated[
-    float | None,
-    typer.Option(
-        min=0.0,
-        max=1.0,
-        metavar="X",
-        help=_help("Nucleus: unlikely bits outside this share are not drawn; 0 is off.", "top_p"),
-        rich_help_panel=SAMPLING,
-    ),
-]
-CfgLayer = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N[,N...]",
-        help=_help(
-            "Where guidance mixes: 0 in the logits, -1 in the hidden states after the last block, "
-            "-2 after the one before it, and so on.",
-            "cfg_layer",
-        ),
-        rich_help_panel=SAMPLING,
-    ),
-]
-Negative = Annotated[
-    str | None,
-    typer.Option(metavar="TEXT", help="What to keep away from.", rich_help_panel=SAMPLING),
-]
-PositivePrompt = Annotated[
-    bool | None,
-    typer.Option(
-        "--positive-prompt/--no-positive-prompt",
-        help="Add words for better faces to prompts that mention people.",
+def _parameter(option: Option) -> Parameter:
+    default = None if option.scope is not Scope.CALL else False
+    shell = option.kind.shell
+    annotation: Any = Annotated[shell if default is False else shell | None, _declared(option)]
+    return Parameter(
+        option.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation
+    )
+
+
+def _place(parameter: Parameter) -> tuple[int, int]:
+    """Arguments and panels of the command's own first, then by panel and in the table's order."""
+    declared = parameter.annotation.__metadata__[0]
+    panel = getattr(declared, "rich_help_panel", None)
+    if panel not in PANELS:
+        return 0, 0
+    names = [option.name for option in OPTIONS]
+    row = names.index(parameter.name) if parameter.name in names else -1
+    return PANELS.index(panel) + 1, row
+
+
+def _declared(option: Option) -> Any:
+    kind = option.kind
+    names = option.names
+    if not names:
+        plain = "--" + option.name.replace("_", "-")
+        both = kind.shell is bool and option.scope is not Scope.CALL
+        names = (f"{plain}/--no-{plain[2:]}" if both else plain,)
+    words = option.shown_default
+    return typer.Option(
+        *names,
+        min=kind.least,
+        max=kind.most,
+        metavar=kind.metavar or None,
+        help=escape(option.help) + (default_note(words) if words else ""),
         show_default=False,
-        rich_help_panel=SAMPLING,
-    ),
-]
-Truncate = Annotated[
-    bool | None,
-    typer.Option(
-        "--truncate/--no-truncate",
-        help="Cut prompts beyond 512 tokens instead of refusing them; says what was cut.",
-        show_default=False,
-        rich_help_panel=SAMPLING,
-    ),
-]
-Ratio = Annotated[
-    str | None,
-    typer.Option(metavar="W:H", help=_help("Width to height.", "ratio"), rich_help_panel=SAMPLING),
-]
-Pixels = Annotated[
-    str | None,
-    typer.Option(
-        metavar="CLASS",
-        help=_help("Size: 0.06M, 0.25M, 0.60M or 1M pixels at stride 16.", "pixels"),
-        rich_help_panel=SAMPLING,
-    ),
-]
-Size = Annotated[
-    str | None,
-    typer.Option(
-        metavar="WxH",
-        help="Width and height in pixels, instead of --ratio and --pixels.",
-        rich_help_panel=SAMPLING,
-    ),
-]
-Reproducible = Annotated[
-    bool | None,
-    typer.Option(
-        "--reproducible/--no-reproducible",
-        help="One picture at a time, so that a seed gives the same bits alone and among others "
-        "whatever --batch-size says. [dim]\\[default: on a CPU][/dim]",
-        show_default=False,
-        rich_help_panel=SAMPLING,
-    ),
-]
-BatchSize = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N",
-        help=_help(
-            "Pictures that go through the model together; auto is what free GPU memory takes, "
-            "and 1 on a CPU. Halved where memory runs out.",
-            "batch_size",
-        ),
-        rich_help_panel=MACHINE,
-    ),
-]
-Model = Annotated[
-    str | None,
-    typer.Option(
-        autocompletion=_models,
-        metavar="NAME",
-        help=_help("Which model.", "model"),
-        rich_help_panel=MACHINE,
-    ),
-]
-WeightsDir = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help="Folder with the model's files instead of the usual place.",
-        rich_help_panel=MACHINE,
-    ),
-]
-Device = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help=_help("auto, cpu, cuda, cuda:1 or mps.", "device"),
-        rich_help_panel=MACHINE,
-    ),
-]
-Dtype = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help=_help("Precision: auto, fp32, bf16 or fp16.", "dtype"),
-        rich_help_panel=MACHINE,
-    ),
-]
-Threads = Annotated[
-    str | None,
-    typer.Option(
-        metavar="N",
-        help=_help(
-            "CPU threads to compute with; auto is one per physical core that this process may use.",
-            "threads",
-        ),
-        rich_help_panel=MACHINE,
-    ),
-]
-Offload = Annotated[
-    bool | None,
-    typer.Option(
-        "--offload/--no-offload",
-        help="Keep the transformer's blocks in host memory and send them to the device one after "
-        "another: slower, for cards that the model does not fit.",
-        show_default=False,
-        rich_help_panel=MACHINE,
-    ),
-]
-TextDevice = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help=_help("Where prompts are encoded: auto is --device's, or cpu, cuda.", "text_device"),
-        rich_help_panel=MACHINE,
-    ),
-]
-TextDtype = Annotated[
-    str | None,
-    typer.Option(
-        metavar="NAME",
-        help=_help(
-            "Precision of the text encoder: fp32, bf16 or fp16; auto is fp16 on CUDA, as "
-            "published, and fp32 elsewhere.",
-            "text_dtype",
-        ),
-        rich_help_panel=MACHINE,
-    ),
-]
-KeepTextEncoder = Annotated[
-    bool | None,
-    typer.Option(
-        "--keep-text-encoder/--free-text-encoder",
-        help="Keep the text encoder in memory while pictures are made, or free it and read it "
-        "again when more prompts come. [dim]\\[default: free where all prompts are known][/dim]",
-        show_default=False,
-        rich_help_panel=MACHINE,
-    ),
-]
-Out = Annotated[
-    str | None,
-    typer.Option(
-        metavar="DIR",
-        help=_help("Folder for pictures and report; nothing in it is overwritten.", "out"),
-        rich_help_panel=OUTPUT,
-    ),
-]
-Force = Annotated[
-    bool,
-    typer.Option(
-        "--force",
-        help="Try also what is planned not to fit into memory; see scalekv plan.",
-        rich_help_panel=MACHINE,
-    ),
-]
-MemoryReport = Annotated[
-    str | None,
-    typer.Option(
-        metavar="FORM[,FORM...]",
-        help=_help(
-            "Forms of the memory report: json (report.json), html (a page of its own), table.",
-            "memory_report",
-        ),
-        rich_help_panel=OUTPUT,
-    ),
-]
-Json = Annotated[
-    bool,
-    typer.Option(
-        "--json",
-        help="One JSON object on stdout instead of lines; an error is one on stderr.",
-        rich_help_panel=OUTPUT,
-    ),
-]
-Quiet = Annotated[
-    bool | None,
-    typer.Option(
-        "--quiet/--no-quiet",
-        "-q",
-        help="Nothing on stderr but errors.",
-        show_default=False,
-        rich_help_panel=OUTPUT,
-    ),
-]
-Verbose = Annotated[
-    bool,
-    typer.Option(
-        "--verbose",
-        help="Show where a failure happened. [dim]\\[env: SCALEKV_DEBUG][/dim]",
-        rich_help_panel=OUTPUT,
-    ),
-]
+        autocompletion=_completion(kind.known),
+        rich_help_panel=option.panel,
+    )
+
+
+def _completion(known: Callable[[], Any]) -> Callable[[str], list[str]]:
+    def complete(incomplete: str) -> list[str]:
+        return [name for name in known() if name.startswith(incomplete)]
+
+    return complete
+
+
+# For commands that take one or two of them.
+Json = Annotated[bool, _declared(BY_NAME["json"])]
+Model = Annotated[str | None, _declared(BY_NAME["model"])]
+WeightsDir = Annotated[str | None, _declared(BY_NAME["weights_dir"])]
+Out = Annotated[str | None, _declared(BY_NAME["out"])]
+Quiet = Annotated[bool | None, _declared(BY_NAME["quiet"])]
+Ratio = Annotated[str | None, _declared(BY_NAME["ratio"])]
+Pixels = Annotated[str | None, _declared(BY_NAME["pixels"])]

@@ -11,54 +11,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum
 from pathlib import Path
+from typing import Any
 
 import yaml
 from platformdirs import user_config_path
 
+from scalekv.configs.options import SETTINGS
+from scalekv.configs.values import Unreadable
 from scalekv.configs.whole_files import replace_text
 from scalekv.configs.yaml_files import parse_yaml, read_text, read_yaml
 from scalekv.kv.errors import UserError, close_matches
 
 PATH_VARIABLE = "SCALEKV_CONFIG"
 """Environment variable naming another config file."""
-
-DEFAULTS: dict[str, str] = {
-    "model": "emoji",
-    "weights_dir": "",
-    "device": "auto",
-    "dtype": "auto",
-    "threads": "auto",
-    "offload": "false",
-    "text_device": "auto",
-    "text_dtype": "auto",
-    "keep_text_encoder": "",
-    "policy": "scalekv",
-    "budget": "10%",
-    "kv_dtype": "auto",
-    "kv_device": "auto",
-    "seed": "0",
-    "num_images": "1",
-    "cfg": "",
-    "tau": "",
-    "cfg_layer": "",
-    "top_p": "",
-    "negative": "",
-    "positive_prompt": "false",
-    "truncate": "false",
-    "ratio": "1:1",
-    "pixels": "",
-    "size": "",
-    "reproducible": "",
-    "batch_size": "auto",
-    "out": "out",
-    "memory_report": "json,table",
-    "quiet": "false",
-}
-"""What can be set, and what holds where nobody sets it. "" is nothing, or for guidance,
-temperature, nucleus and size what the model's preset says."""
-
-_FLAGS = {"true": True, "yes": True, "on": True, "1": True}
-_FLAGS |= {"false": False, "no": False, "off": False, "0": False}
 
 
 class Source(Enum):
@@ -79,38 +44,20 @@ class Setting:
     source: Source
     origin: str
 
-    def flag(self) -> bool:
-        """The value as yes or no.
+    def read(self) -> Any:
+        """The value as its kind reads it; None where it is "" and nothing holds by default.
 
         Raises:
-            UserError: it is neither.
+            UserError: it has another form.
         """
-        if self.value.casefold() not in _FLAGS:
-            raise UserError(
-                f"{self.name} is {self.value!r}",
-                where=self.origin,
-                rule="true or false",
-                fix=f"{self.name}: true" if self.source is Source.FILE else "1, or leave it out",
-            )
-        return _FLAGS[self.value.casefold()]
-
-    def count(self, least: int = 0) -> int:
-        """The value as a whole number.
-
-        Raises:
-            UserError: it is none, or below `least`.
-        """
+        option = SETTINGS[self.name]
+        if not self.value and not option.default:
+            return None
         try:
-            number = int(self.value)
-        except ValueError:
-            number = least - 1
-        if number < least:
-            raise UserError(
-                f"{self.name} is {self.value!r}",
-                where=self.origin,
-                rule=f"a whole number, at least {least}",
-            )
-        return number
+            return option.kind.read(self.value)
+        except Unreadable as error:
+            what = f"{self.name} is {self.value!r}"
+            raise UserError(what, where=self.origin, rule=error.rule, fix=error.fix) from None
 
 
 class Settings:
@@ -143,7 +90,7 @@ class Settings:
             return Setting(name, value, Source.ENVIRONMENT, variable)
         if name in self._file:
             return Setting(name, self._file[name], Source.FILE, f"config file {self.path}")
-        return Setting(name, DEFAULTS[name], Source.DEFAULT, "default")
+        return Setting(name, SETTINGS[name].default, Source.DEFAULT, "default")
 
 
 def option_name(name: str) -> str:
@@ -229,12 +176,12 @@ def _read(path: Path, *, must_exist: bool) -> dict[str, str]:
 
 
 def _checked(key: object, value: object, path: Path) -> str:
-    if not isinstance(key, str) or key not in DEFAULTS:
+    if not isinstance(key, str) or key not in SETTINGS:
         raise UserError(
             f"unknown key {key!r}",
             where=str(path),
-            rule="keys are " + ", ".join(DEFAULTS),
-            fix=close_matches(str(key), DEFAULTS),
+            rule="keys are " + ", ".join(SETTINGS),
+            fix=close_matches(str(key), SETTINGS),
         )
     if isinstance(value, list) and all(isinstance(entry, str) for entry in value):
         value = ",".join(value)  # one number per scale
@@ -243,9 +190,9 @@ def _checked(key: object, value: object, path: Path) -> str:
             f"{key} is {value!r}",
             where=f"{path}, key {key}",
             rule="a setting is one word, number or line of text",
-            fix=f"{key}: {DEFAULTS[key] or '...'}, or take the line out",
+            fix=f"{key}: {SETTINGS[key].default or '...'}, or take the line out",
         )
     return value
 
 
-_RULE = f"lines such as model: emoji; keys are {', '.join(DEFAULTS)}"
+_RULE = f"lines such as model: emoji; keys are {', '.join(SETTINGS)}"

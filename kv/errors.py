@@ -33,6 +33,11 @@ class UserError(Exception):
         return "\n".join([self.what, *(f"  {name}: {text}" for name, text in details if text)])
 
 
+class BudgetTooSmall(UserError):
+    """Less than a cache or a policy can work with at this size; more would do. A search for what
+    fits takes it as "does not fit"."""
+
+
 def close_matches(word: str, known: Iterable[str]) -> str:
     """A phrase for `fix` naming the known words nearest to `word`, or all of them if none is near.
 

@@ -16,7 +16,9 @@ from rich.text import Text
 
 from scalekv.cli.console import errors
 from scalekv.cli.main import app
-from scalekv.configs.settings import DEFAULTS, variable_name
+from scalekv.configs.option import Option
+from scalekv.configs.options import SETTINGS
+from scalekv.configs.settings import variable_name
 
 PAGE = Path(__file__).parents[1] / "docs" / "cli.md"
 
@@ -30,17 +32,23 @@ to stderr: progress, notes, errors. On a terminal progress moves; elsewhere it i
 nothing is ever asked. `--quiet` leaves only errors on stderr, `--verbose` (or `SCALEKV_DEBUG=1`)
 adds where a failure happened. `NO_COLOR`, `TERM=dumb` and `COLUMNS` are heeded. Nothing is
 overwritten, and a file appears whole or not at all.
+
+A reader of stdout or stderr that leaves (`| head -1`, `2> >(head -1)`), or either closed from the
+start (`>&-`), costs nothing: the work is done, and the exit code is the work's. A disk that is full
+under stdout is exit code 1, after the work. What an encoding lacks is written as an escape
+(`\\u732b`), and JSON is ASCII. Control characters in prompts and names reach no terminal.
 """
 
 CODES = {
     errors.OK: "done",
     errors.FAILED: "something broke, or a check found problems; what was finished is kept",
     errors.REFUSED: "refused before any work: what, where, the rule it breaks and how to mend it",
+    errors.HUNG_UP: "the terminal closed (SIGHUP); what was finished is kept",
     errors.INTERRUPTED: "interrupted (Ctrl-C); what was finished is kept",
-    errors.PIPE_CLOSED: "whoever read stdout went away; everything else was done",
+    errors.TERMINATED: "ended from outside (SIGTERM: docker stop, systemd, Slurm); likewise",
 }
 
-SETTINGS = """\
+ABOUT_SETTINGS = """\
 Every default can be set as an environment variable, or in a config file: lines such as
 `model: emoji` in `~/.config/scalekv/config.yaml`, or where the platform has such files;
 `SCALEKV_CONFIG` names another one. The first that says something holds: option, variable, file, the
@@ -83,8 +91,8 @@ def page() -> str:
         '"fix": ...}}`. A kind stays when wording changes:\n',
         _table(("kind", "meaning"), ((f"`{k}`", v) for k, v in errors.KINDS.items())),
     ]
-    settings = ((f"`{n}`", f"`{variable_name(n)}`", _default(n)) for n in DEFAULTS)
-    parts += ["## Settings", SETTINGS, _table(("key", "variable", "default"), settings)]
+    settings = ((f"`{n}`", f"`{variable_name(n)}`", _default(o)) for n, o in SETTINGS.items())
+    parts += ["## Settings", ABOUT_SETTINGS, _table(("key", "variable", "default"), settings)]
     parts += ["## Completion", COMPLETION, "## Recipes", RECIPES]
     for path, command in _commands(program, "scalekv"):
         parts += [f"## {path}\n", *_command(path, command)]
@@ -151,10 +159,8 @@ def _help(parameter: Any) -> str:
     return words
 
 
-def _default(name: str) -> str:
-    if DEFAULTS[name]:
-        return f"`{DEFAULTS[name]}`"
-    return "the model's" if name in ("cfg", "cfg_layer", "tau", "top_p", "pixels") else ""
+def _default(option: Option) -> str:
+    return f"`{option.default}`" if option.default else option.shown_default
 
 
 def _plain(text: str) -> str:

@@ -11,10 +11,11 @@ import pytest
 import typer
 
 from scalekv.cli.main import app
-from scalekv.configs.settings import DEFAULTS, option_name
+from scalekv.configs.options import SETTINGS
+from scalekv.configs.settings import option_name
 from scripts.cli_docs import PAGE, page
 
-PROGRAM = [sys.executable, "-c", "import sys; from scalekv.cli.main import main; sys.exit(main())"]
+PROGRAM = [sys.executable, "-m", "scalekv"]
 
 
 def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
@@ -44,7 +45,7 @@ def test_the_page_does_not_depend_on_the_terminal(columns: str) -> None:
 
 def test_every_setting_is_an_option_of_some_command() -> None:
     options = set(re.findall(r"`(--[a-z-]+)`", page()))
-    assert {option_name(name) for name in DEFAULTS} <= options
+    assert {option_name(name) for name in SETTINGS} <= options
 
 
 def test_every_command_has_examples() -> None:

@@ -18,7 +18,13 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 FOLDERS: dict[str, str] = PROJECT["tool"]["setuptools"]["package-dir"]
+PROGRAM = "cli/program"  # installed as the package itself, for `python -m scalekv`
 TOP_FOLDERS = sorted(folder for folder in FOLDERS.values() if "/" not in folder)
+
+
+def installed(path: str) -> str:
+    """The package that a folder of the repository is installed as."""
+    return "scalekv" if path == PROGRAM else ".".join(["scalekv", *path.split("/")])
 
 
 @pytest.fixture(scope="module")
@@ -39,21 +45,24 @@ def wheel_names(tmp_path_factory: pytest.TempPathFactory) -> set[str]:
 
 def test_every_package_is_listed() -> None:
     found = {
-        "scalekv." + ".".join(init.parent.relative_to(ROOT).parts)
+        init.parent.relative_to(ROOT).as_posix()
         for folder in TOP_FOLDERS
         for init in (ROOT / folder).rglob("__init__.py")
     }
-    assert sorted(found) == sorted(PROJECT["tool"]["setuptools"]["packages"])
-    assert sorted(found) == sorted(FOLDERS)
+    assert sorted(found) == sorted(FOLDERS.values())
+    assert sorted(FOLDERS) == sorted(PROJECT["tool"]["setuptools"]["packages"])
+    for package, folder in FOLDERS.items():
+        assert package == installed(folder)
 
 
 def test_the_wheel_holds_every_file_of_the_packages(wheel_names: set[str]) -> None:
-    files = {
-        "scalekv/" + file.relative_to(ROOT).as_posix()
+    paths = {
+        file.relative_to(ROOT).as_posix()
         for folder in TOP_FOLDERS
         for file in (ROOT / folder).rglob("*")
         if file.is_file() and "__pycache__" not in file.parts
     }
+    files = {f"scalekv/{path.removeprefix(PROGRAM + '/')}" for path in paths}
     assert {name for name in wheel_names if ".dist-info/" not in name} == files
 
 
@@ -65,6 +74,7 @@ def test_the_wheel_holds_every_file_of_the_packages(wheel_names: set[str]) -> No
         "scalekv/infinity_patch/weights/emoji/transformer.safetensors",
         "scalekv/infinity_patch/weights/emoji/vae.safetensors",
         "scalekv/infinity_patch/weights/emoji/text_encoder/config.json",
+        "scalekv/__main__.py",
         *(f"scalekv/{folder}/py.typed" for folder in TOP_FOLDERS),
     ],
 )

@@ -18,7 +18,7 @@ SCRIPTS = Path(__file__).parents[1] / "scripts" / "recipes"
 RECIPES = ["all-gpus.sh", "first-picture.sh", "nightly-batch.sh", "slurm-array.sh"]
 REAL = """\
 #!/bin/sh
-exec "{python}" -c 'import sys; from scalekv.cli.main import main; sys.exit(main())' "$@"
+exec "{python}" -m scalekv "$@"
 """
 with_weights = pytest.mark.skipif(
     not (BUILT_IN / "emoji" / "transformer.safetensors").exists(),

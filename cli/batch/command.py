@@ -5,17 +5,15 @@ from __future__ import annotations
 
 import re
 import sys
-from dataclasses import fields
-from inspect import Parameter, signature
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from scalekv.cli import options as given
+from scalekv.cli.batch.file import COLUMNS
 from scalekv.cli.batch.names import TEMPLATE
-from scalekv.cli.choices import Options
-from scalekv.cli.generate.command import generate
-from scalekv.cli.options import DEFAULTS_NOTE, OUTPUT
+from scalekv.cli.options import DEFAULTS_NOTE
+from scalekv.configs.option import OUTPUT
 from scalekv.kv.errors import UserError
 
 FILE = "Prompts"
@@ -23,9 +21,10 @@ FILE = "Prompts"
 HELP = (
     "Draw the pictures of a FILE of prompts, and go on where it was interrupted.\n\n"
     "FILE is .txt (a prompt a line, # begins a comment), .csv (the first line names the columns) "
-    "or .jsonl (an object a line); - reads stdin. Rows may have prompt, seed, num_images, ratio, "
-    "pixels, cfg, tau, top_p, policy, budget, negative and name; options hold where a row says "
-    "nothing. The whole file is checked before the model is loaded. A picture without a seed of "
+    "or .jsonl (an object a line); - reads stdin. Rows may have "
+    + ", ".join(COLUMNS[:-1])
+    + f" and {COLUMNS[-1]}; options hold where a row says nothing. The whole "
+    "file is checked before the model is loaded. A picture without a seed of "
     "its own has --seed plus its index, so it stays the same whatever runs beside it."
 )
 EPILOG = (
@@ -42,10 +41,11 @@ Examples:
 
 """
     + "Exit codes: 0 all pictures are there; 1 some failed, they are listed and in a retry file; "
-    "2 refused; 130 interrupted.\n\n" + DEFAULTS_NOTE
+    "2 refused; 130 Ctrl-C; 143 SIGTERM.\n\n" + DEFAULTS_NOTE
 )
 
 
+@given.takes_options("batch")
 def batch(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="Prompts, or - for stdin.", show_default=False)
@@ -112,28 +112,29 @@ def batch(
         ),
     ] = TEMPLATE,
     json: given.Json = False,
-    verbose: given.Verbose = False,
-    **typed: Any,
+    *,
+    typed: given.Typed,
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.batch.file import STDIN, read_prompts
     from scalekv.cli.batch.jobs import jobs_of, selected
     from scalekv.cli.batch.names import NameTemplate
     from scalekv.cli.batch.run import BatchRun
-    from scalekv.cli.choices import choose
-    from scalekv.cli.console.errors import stderr, turn_on_debugging
+    from scalekv.cli.choices import Options, choose
+    from scalekv.cli.console.errors import stderr
+    from scalekv.cli.plan.room import target_of
 
-    if verbose:
-        turn_on_debugging()
-    choices = choose(Options(prompts=(), **typed))
+    choices = choose(Options((), typed))
     template, part = NameTemplate(name), shard_of(shard)
     if file == STDIN and sys.stdin.isatty() and not choices.quiet:
         stderr().print("prompts, one a line; Ctrl-D ends them", style="dim")
-    jobs = jobs_of(read_prompts(file, format), choices, template)
+    target = target_of(choices.device)
+    jobs = jobs_of(read_prompts(file, format), choices, template, target.device)
     run = BatchRun(
         choices,
         selected(jobs, start, limit, part),
         "stdin" if file == STDIN else file,
+        target,
         stderr(),
         json=json,
         resume=resume,
@@ -163,20 +164,3 @@ def shard_of(text: str | None) -> tuple[int, int] | None:
             fix="--shard 1/8 for the first of eight",
         )
     return int(parts[1]), int(parts[2])
-
-
-def _take_over_options() -> None:
-    """Gives `batch` every option of `generate` that says how pictures are made, so that none is
-    missing here."""
-    own = signature(batch, eval_str=True).parameters
-    known = {field.name for field in fields(Options)} - {"prompts"}
-    others = signature(generate, eval_str=True).parameters
-    taken = [others[name] for name in others if name in known]
-    kept = [one for one in own.values() if one.kind is not Parameter.VAR_KEYWORD]
-    last = [one for one in kept if one.name in ("json", "verbose")]
-    all_of_them = [*(one for one in kept if one not in last), *taken, *last]
-    batch.__signature__ = signature(batch).replace(parameters=all_of_them)  # type: ignore[attr-defined]
-    batch.__annotations__ = {one.name: one.annotation for one in all_of_them}
-
-
-_take_over_options()

@@ -15,26 +15,14 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from scalekv.configs import options
 from scalekv.kv.errors import UserError, close_matches
 
 FORMATS = ("txt", "csv", "jsonl")
 STDIN = "-"
 MOST_BYTES = 256 * 2**20  # far above any list of prompts; a device file has no end
 
-COLUMNS = (
-    "prompt",
-    "seed",
-    "num_images",
-    "ratio",
-    "pixels",
-    "cfg",
-    "tau",
-    "top_p",
-    "policy",
-    "budget",
-    "negative",
-    "name",
-)
+COLUMNS = ("prompt", *options.COLUMNS, "name")
 """What a row may say; all but the prompt have a default."""
 
 _BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from functools import lru_cache
@@ -16,18 +15,20 @@ from typing import Any
 
 from scalekv.cli.batch.file import Problem, PromptFile, Row, shown
 from scalekv.cli.batch.names import NameTemplate, broken_rule, same_file, without_suffix
-from scalekv.cli.choices import Choices, policy_and_budget
+from scalekv.cli.choices import Choices, policy_and_budget, ratio_and_pixels
 from scalekv.cli.pictures.folder import slug
+from scalekv.configs.option import Owner
+from scalekv.configs.options import COLUMNS
 from scalekv.configs.settings import Setting, Source
-from scalekv.infinity_patch.asked.check import check_settings
-from scalekv.infinity_patch.asked.request import MOST_SEED, Request, per_scale
-from scalekv.infinity_patch.asked.settled import budget_of, in_bytes, schedule_of, tokenizer_of
+from scalekv.configs.values import MOST_SEED, Unreadable, text
+from scalekv.infinity_patch.asked.check import tokenizer_of
+from scalekv.infinity_patch.asked.request import Request
+from scalekv.infinity_patch.asked.settled import Settled, settle
 from scalekv.infinity_patch.model.tokens import cut_prompt
 from scalekv.kv.errors import UserError
 
 MOST_PICTURES = 10_000_000  # of a whole file; a typing error in num_images would fill the memory
 
-_SEED_RULE = f"a whole number from 0 to {MOST_SEED}"
 _EACH = {"prompts", "seed", "seeds", "num_images"}
 _NOT_THE_PICTURE = {"batch_size", "reproducible"}
 
@@ -41,7 +42,8 @@ class Job:
         line: of its row in the file.
         image: place among the pictures of its row, from 0.
         name: of its file, without the suffix.
-        settings: what it has in common with others; pictures with equal settings run together.
+        settled: what it has in common with others, settled; pictures with equal settings run
+            together.
         mark: the same for two jobs if and only if they ask for the same picture.
     """
 
@@ -51,8 +53,13 @@ class Job:
     prompt: str
     seed: int
     name: str
-    settings: Request
+    settled: Settled
     mark: str
+
+    @property
+    def settings(self) -> Request:
+        """What was asked for of all pictures that run together with this one."""
+        return self.settled.request
 
 
 @dataclass(frozen=True)
@@ -64,20 +71,21 @@ class _Checked:
     seed: int | None
     count: int
     name: str | None
-    settings: Request
+    settled: Settled
 
 
-def jobs_of(file: PromptFile, choices: Choices, template: NameTemplate) -> list[Job]:
+def jobs_of(file: PromptFile, choices: Choices, template: NameTemplate, device: str) -> list[Job]:
     """All pictures of a file, in its order.
 
     Args:
         choices: what holds where a row says nothing; its request's seed is that of the picture
             with index 0.
+        device: type of the device that they are made on, "cuda" or "cpu".
 
     Raises:
         UserError: every problem of every row.
     """
-    reader = _Reader(choices)
+    reader = _Reader(choices, device)
     rows = [checked for row in file.rows if (checked := reader.row(row, file.problems))]
     missing = _check_lengths(rows, choices, file.problems)
     jobs: list[Job] = []
@@ -142,28 +150,16 @@ def groups(jobs: Sequence[Job]) -> list[list[Job]]:
 
 def as_row(job: Job) -> dict[str, Any]:
     """A row of a JSON lines file that, with the same options, asks for this picture."""
-    said = job.settings
-    row = {
-        "prompt": job.prompt,
-        "seed": job.seed,
-        "name": job.name,
-        "ratio": said.ratio,
-        "pixels": said.pixels,
-        "cfg": said.cfg,
-        "tau": said.tau,
-        "top_p": said.top_p,
-        "policy": said.policy,
-        "budget": said.budget,
-        "negative": said.negative,
-    }
-    return {key: value for key, value in row.items() if value is not None}
+    own = {"prompt": job.prompt, "seed": job.seed, "name": job.name}
+    common = {name: getattr(job.settings, name) for name in _SETTINGS}
+    return {key: value for key, value in (own | common).items() if value is not None}
 
 
 def _pictures(
     row: _Checked, first: int, choices: Choices, template: NameTemplate, reader: _Reader
 ) -> Iterator[Job]:
     words = slug(row.prompt)
-    common = reader.mark_of(row.settings)
+    common = reader.mark_of(row.settled)
     for image in range(row.count):
         index = first + image
         seed = row.seed + image if row.seed is not None else choices.request.seed + index
@@ -178,14 +174,18 @@ def _pictures(
             prompt=row.prompt,
             seed=seed,
             name=name,
-            settings=row.settings,
+            settled=row.settled,
             mark=_mark([common, row.prompt, seed]),
         )
 
 
 def _out_of_bounds(job: Job) -> Problem | None:
     if job.seed > MOST_SEED:
-        return Problem(job.line, f"picture {job.image + 1} has the seed {job.seed}", _SEED_RULE)
+        return Problem(
+            job.line,
+            f"picture {job.image + 1} has the seed {job.seed}",
+            f"a seed is at most {MOST_SEED}",
+        )
     rule = broken_rule(job.name)
     return Problem(job.line, f"the name {shown(job.name)}", rule) if rule else None
 
@@ -198,11 +198,12 @@ def _mark(parts: object) -> str:
 class _Reader:
     """Reads rows against the choices that hold for all."""
 
-    def __init__(self, choices: Choices) -> None:
+    def __init__(self, choices: Choices, device: str) -> None:
         self.choices = choices
+        self.device = device
         self.base = replace(choices.request, prompts=("",), seed=0, num_images=1, seeds=None)
-        self._wrong = lru_cache(maxsize=None)(self._check_settings)
-        self.mark_of = lru_cache(maxsize=None)(self._mark_of)
+        self._settled = lru_cache(maxsize=None)(self._settle)
+        self._marks: dict[Request, str] = {}
 
     def row(self, row: Row, problems: list[Problem]) -> _Checked | None:
         """The row's values; None and problems where they cannot be used."""
@@ -211,73 +212,81 @@ class _Reader:
         for name, value in row.values.items():
             try:
                 read[name] = _READERS[name](value)
-            except ValueError as error:
-                problems.append(Problem(row.line, f"{name} is {shown(value)}", str(error)))
+            except Unreadable as error:
+                what = f"{name} is {shown(value)}"
+                problems.append(Problem(row.line, what, error.rule, error.fix))
                 bad = True
         if "prompt" not in row.values:
             problems.append(Problem(row.line, "the prompt is missing", "every row has one"))
             bad = True
         try:
-            settings = self._settings(read)
-            wrong = self._wrong(settings)
+            settled = self._settled(self._settings(read))
         except UserError as error:
-            wrong = error
-        if wrong is not None:
-            problems.append(_problem(row.line, wrong))
-        if bad or wrong is not None:
+            settled = error
+        if isinstance(settled, UserError):
+            problems.append(_problem(row.line, settled))
+            return None
+        if bad:
             return None
         count = read.get("num_images", self.choices.request.num_images)
         own_name, own_seed = read.get("name"), read.get("seed")
-        return _Checked(row.line, read["prompt"], own_seed, count, own_name, settings)
+        return _Checked(row.line, read["prompt"], own_seed, count, own_name, settled)
 
     def _settings(self, read: Mapping[str, Any]) -> Request:
-        own = {name: read[name] for name in _SETTINGS if name in read}
-        settings = replace(self.base, **own)
+        settings = replace(self.base, **{name: read[name] for name in _SETTINGS if name in read})
+
+        def said(name: str, otherwise: object) -> Setting:
+            if name in read:
+                return Setting(name, str(read[name]), Source.OPTION, "this row")
+            return Setting(name, str(otherwise or ""), Source.DEFAULT, "the options")
+
         if "policy" in read or "budget" in read:
-            pair = [
-                Setting(
-                    name,
-                    str(getattr(settings, name)),
-                    Source.OPTION if name in read else Source.DEFAULT,
-                    "this row" if name in read else "the options",
-                )
-                for name in ("policy", "budget")
-            ]
-            policy, budget = policy_and_budget(*pair)
+            policy, budget = policy_and_budget(
+                said("policy", settings.policy), said("budget", settings.budget)
+            )
             settings = replace(settings, policy=policy, budget=budget)
+        if "size" in read:
+            ratio, pixels = ratio_and_pixels(
+                said("size", None),
+                said("ratio", settings.ratio),
+                said("pixels", settings.pixels),
+                self.choices.preset,
+            )
+            settings = replace(settings, ratio=ratio, pixels=pixels)
         return settings
 
-    def _check_settings(self, settings: Request) -> UserError | None:
+    def _settle(self, settings: Request) -> Settled | UserError:
         try:
-            check_settings(settings, self.choices.preset, self.choices.dtype)
+            return settle(settings, self.choices.preset, self.device, self.choices.dtype)
         except UserError as error:
             return error
-        return None
 
-    def _mark_of(self, settings: Request) -> str:
+    def mark_of(self, settled: Settled) -> str:
         """Of everything but prompt and seed; what the preset fills in counts as if it were said."""
-        preset = self.choices.preset
-        sampling = preset.sampling
-        schedule = schedule_of(settings, preset)
+        if settled.request not in self._marks:
+            self._marks[settled.request] = self._mark_of(settled)
+        return self._marks[settled.request]
+
+    def _mark_of(self, settled: Settled) -> str:
+        settings = settled.request
         budget: object = [settings.budget, settings.batch_size]  # bytes are for a batch together
-        if not in_bytes(settings.budget):
-            made = budget_of(settings, preset, schedule, element_bytes=1)
-            budget = repr(replace(made, label="", origin=""))
-        cfg = sampling.cfg if settings.cfg is None else settings.cfg
-        tau = sampling.tau if settings.tau is None else settings.tau
+        if not settled.read.in_bytes:
+            budget = repr(replace(settled.asked, label="", origin=""))
+        presets_own = (settled.preset.sampling.cfg_layer,)
         said = {
             entry.name: getattr(settings, entry.name)
             for entry in fields(settings)
             if entry.name not in _EACH | _NOT_THE_PICTURE
         }
         said |= {
-            "model": preset.name,
+            "model": settled.preset.name,
             "dtype": [self.choices.dtype, self.choices.placement.text_dtype],
-            "pixels": str(schedule),
+            "pixels": str(settled.schedule),
             "budget": budget,
-            "cfg": per_scale(cfg, len(schedule), "cfg"),
-            "tau": per_scale(tau, len(schedule), "tau"),
-            "top_p": sampling.top_p if settings.top_p is None else settings.top_p,
+            "cfg": settled.cfg,
+            "cfg_layer": None if settled.cfg_layers == presets_own else settled.cfg_layers,
+            "tau": settled.tau,
+            "top_p": settled.top_p,
         }
         return _mark(said)
 
@@ -293,18 +302,18 @@ def _check_lengths(
     known: set[tuple[str, str]] = set()
     for row in rows:
         texts = (
-            ("prompt", row.settings.text_of(row.prompt)),
-            ("negative", row.settings.negative or ""),
+            ("prompt", row.settled.request.text_of(row.prompt)),
+            ("negative", row.settled.request.negative or ""),
         )
-        for name, text in texts:
-            if (name, text) in known:
+        for name, written in texts:
+            if row.settled.request.truncate or (name, written) in known:
                 continue
             try:
-                cut_prompt(tokenizer, text, name, choices.request.truncate)
+                cut_prompt(tokenizer, written, name, truncate=False)
             except UserError as error:
                 problems.append(_problem(row.line, error))
             else:
-                known.add((name, text))
+                known.add((name, written))
     return None
 
 
@@ -314,95 +323,28 @@ def _problem(line: int, error: UserError) -> Problem:
     return Problem(line, named, error.rule, error.fix)
 
 
-def _seed(value: object) -> int:
-    number = _whole(value)
-    if number is None or not 0 <= number <= MOST_SEED:
-        raise ValueError(_SEED_RULE)
-    return number
-
-
-def _count(value: object) -> int:
-    number = _whole(value)
-    if number is None or number < 1:
-        raise ValueError("a whole number of at least 1")
-    return number
-
-
-def _whole(value: object) -> int | None:
-    if isinstance(value, str) and re.fullmatch(r"\s*-?\d{1,30}\s*", value, re.ASCII):
-        return int(value)
-    return value if isinstance(value, int) and not isinstance(value, bool) else None
-
-
-def _number(value: object) -> float:
-    if isinstance(value, bool) or not isinstance(value, int | float | str):
-        raise ValueError("a number")
-    try:
-        return float(value)
-    except (ValueError, OverflowError):
-        raise ValueError("a number") from None
-
-
-def _numbers(value: object) -> float | tuple[float, ...]:
-    parts = value.split(",") if isinstance(value, str) else value
-    try:
-        if not isinstance(parts, list):
-            return _number(parts)
-        read = tuple(_number(part) for part in parts)
-    except ValueError:
-        read = ()
-    if not read:
-        raise ValueError("one number, or one per scale: 3, or 1,2,3,3,3,3,3")
-    return read[0] if len(read) == 1 else read
-
-
-def _text(value: object) -> str:
-    if not isinstance(value, str):
-        raise ValueError("text")
-    control = [c for c in value if not c.isprintable() and c in _CONTROL]
-    if control:
-        raise ValueError(f"text without control characters, here {control[0]!r}")
-    try:
-        value.encode()
-    except UnicodeEncodeError:
-        raise ValueError("text that is valid Unicode, no half of a pair of surrogates") from None
-    return value.strip()
-
-
 def _prompt(value: object) -> str:
-    text = _text(value)
-    if not text:
-        raise ValueError("a prompt has at least one word")
-    return text
-
-
-def _budget(value: object) -> str:
-    return str(value) if _whole(value) is not None else _text(value)
+    prompt = text(value)
+    if not prompt:
+        raise Unreadable("a prompt has at least one word")
+    return prompt
 
 
 def _name(value: object) -> str:
     if not isinstance(value, str):
-        raise ValueError("text")
+        raise Unreadable("text")
     name = without_suffix(value)
     wrong = broken_rule(name)
     if wrong:
-        raise ValueError(wrong)
+        raise Unreadable(wrong)
     return name
 
 
-_CONTROL = {chr(code) for code in (*range(32), *range(127, 160))} - set("\t\n\r")
-_SETTINGS = ("ratio", "pixels", "cfg", "tau", "top_p", "policy", "budget", "negative")
+_SETTINGS = [
+    name for name, row in COLUMNS.items() if row.owner is Owner.REQUEST and name not in _EACH
+]
 _READERS: dict[str, Callable[[object], Any]] = {
     "prompt": _prompt,
-    "seed": _seed,
-    "num_images": _count,
-    "ratio": _text,
-    "pixels": _text,
-    "cfg": _numbers,
-    "tau": _numbers,
-    "top_p": _number,
-    "policy": _text,
-    "budget": _budget,
-    "negative": _text,
+    **{name: row.kind.read for name, row in COLUMNS.items()},
     "name": _name,
 }

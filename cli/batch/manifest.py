@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Self
 
+from scalekv.cli.pictures.folder import CannotWrite
 from scalekv.kv.errors import UserError
 
 STEM, SUFFIX = "manifest", ".jsonl"
@@ -113,7 +114,7 @@ class Manifest:
         """Writes a line, and returns when it is on the disk.
 
         Raises:
-            UserError: it cannot be written; then nothing of it is in the file.
+            CannotWrite: there is no more space; then nothing of it is in the file.
         """
         line = json.dumps(entry, ensure_ascii=False).encode() + b"\n"
         before = os.fstat(self._file).st_size
@@ -123,7 +124,7 @@ class Manifest:
             os.fsync(self._file)
         except OSError as error:
             os.ftruncate(self._file, before)
-            raise self._refusal(error) from error
+            raise CannotWrite(self.path, error) from error
         self.lines += 1
 
     def _open(self) -> bool:

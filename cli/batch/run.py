@@ -24,9 +24,9 @@ from scalekv.cli.batch.resume import Standing, digest, standing
 from scalekv.cli.batch.tally import Tally, human_rate, human_time
 from scalekv.cli.choices import Choices
 from scalekv.cli.console.errors import Interrupted, Unsuccessful, debugging, one_line, show_trace
-from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
-from scalekv.cli.console.stdout import Stdout, to_json
+from scalekv.cli.console.stdout import say, say_json
 from scalekv.cli.generate.run import (
     common_settings,
     entry_of,
@@ -38,13 +38,14 @@ from scalekv.cli.generate.run import (
     with_names,
     write_report,
 )
-from scalekv.cli.pictures.folder import FORMAT, OutputFolder, png_bytes
-from scalekv.cli.plan.room import check_room
+from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder, png_bytes
+from scalekv.cli.plan.room import Target, check_room
 from scalekv.cli.report.figures import largest_cache
 from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline, Progress
+    from scalekv.infinity_patch.asked.settled import Settled
 
 STRETCH = 256
 """Pictures that are asked for in one go, so that a text encoder that is freed after encoding is
@@ -64,6 +65,7 @@ class BatchRun:
     Args:
         jobs: what is asked for of this run.
         source: the file they came from, for people.
+        target: the device that the run is for.
         json: one object on stdout at the end instead of a path for every picture.
         resume: pictures that are there already are not made again.
         fail_fast: stop at the first picture that fails.
@@ -73,6 +75,7 @@ class BatchRun:
     choices: Choices
     jobs: Sequence[Job]
     source: str
+    target: Target
     console: Console
     json: bool = False
     resume: bool = False
@@ -84,13 +87,12 @@ class BatchRun:
     _settings: dict[str, Any] = field(default_factory=dict)
     _smaller: dict[Any, int] = field(default_factory=dict)
     _together: int = 0
-    _cannot_write: UserError | None = None
+    _cannot_write: CannotWrite | None = None
     tally: Tally = field(init=False)
     _display: Display = field(init=False)
     _load_seconds: float = 0.0
     _started: float = field(default_factory=time.perf_counter)
     _clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
-    _stdout: Stdout = field(default_factory=Stdout)
 
     def __post_init__(self) -> None:
         self.tally = Tally(len(self.jobs))
@@ -110,10 +112,9 @@ class BatchRun:
             said = f"{len(files)} pictures to make in {count} groups, {there} are there"
             self.console.print(said, style="dim", soft_wrap=True)
         if self.json:
-            self._stdout.say(to_json({"paths": files, "there_before": there}))
+            say_json({"paths": files, "there_before": there})
         else:
-            self._stdout.say("".join(f"{file}\n" for file in files))
-        self._stdout.check()
+            say("".join(f"{file}\n" for file in files))
 
     def execute(self) -> None:
         """Does it all.
@@ -122,16 +123,20 @@ class BatchRun:
             UserError: refused before the first picture.
             Unsuccessful: pictures failed, or could not be written any more.
             Interrupted: by Ctrl-C; finished pictures are kept in each case.
-            PipeClosed: at the end, where stdout could not be written.
         """
         out = self.choices.out
         name = manifest_name(self.shard)
         if not self.choices.force:
             for kind in self._kinds():
-                check_room(kind)
+                check_room(
+                    kind,
+                    self.target,
+                    self.choices.placement.for_known_prompts(),
+                    self.choices.weights_dir,
+                )
         folder = OutputFolder(out, owner=Path(name).stem)
         try:
-            with self._display:
+            with interruptible(), self._display:
                 folder.prepare()
                 with Manifest(out / name) as manifest:
                     todo = self._take_up(folder, manifest)
@@ -142,11 +147,13 @@ class BatchRun:
             folder.discard_if_empty()
         self._end()
 
-    def _kinds(self) -> list[Choices]:
-        """The choices of pictures that differ in what memory depends on."""
-        settings = (job.settings for job in self.jobs)
-        kinds = {(s.policy, s.budget, s.ratio, s.pixels, s.cfg): s for s in settings}
-        return [replace(self.choices, request=kind) for kind in kinds.values()]
+    def _kinds(self) -> list[Settled]:
+        """What the pictures come to, once for all that are alike in what memory depends on."""
+        kinds = {}
+        for job in self.jobs:
+            said = job.settings
+            kinds[said.policy, said.budget, said.ratio, said.pixels, said.cfg] = job.settled
+        return list(kinds.values())
 
     def _take_up(self, folder: OutputFolder, manifest: Manifest) -> list[Job]:
         """Puts right what a kill left, and returns the jobs that are left."""
@@ -196,9 +203,7 @@ class BatchRun:
             raise
         except _FailedFast:
             pass
-        except UserError as error:
-            if pipeline is None:
-                raise
+        except CannotWrite as error:
             self._cannot_write = error
         finally:
             with interrupts_wait():
@@ -214,15 +219,16 @@ class BatchRun:
             f"({choices.model.origin}), policy {choices.request.policy}"
         )
         self._display.stage(f"loading {choices.preset.name}")
-        kinds = {
-            (s.policy, s.budget, s.ratio, s.pixels): s for s in (j.settings for j in self.jobs)
-        }
-        for settings in kinds.values():
-            tell_of_idle_budget(replace(choices, request=settings), self._display)
+        told: dict[tuple[object, ...], Settled] = {}
+        for kind in self._kinds():
+            said = kind.request
+            told.setdefault((said.policy, said.budget, said.ratio, said.pixels), kind)
+        for kind in told.values():
+            tell_of_idle_budget(kind, self._display)
         pipeline = engine.load(
             choices.preset, choices.device, choices.dtype, choices.weights_dir, choices.placement
         )
-        tell_of_batches(choices.request, pipeline, self._display)
+        tell_of_batches(self.jobs[0].settled, pipeline, self._display)
         self._load_seconds = time.perf_counter() - self._started
         return pipeline
 
@@ -231,7 +237,7 @@ class BatchRun:
     ) -> None:
         """Makes jobs of equal settings; what fails in a batch is tried again alone."""
         left = list(jobs)
-        singly = engine.one_at_a_time(pipeline, left[0].settings)
+        singly = left[0].settled.one_at_a_time_on(pipeline.device.type)
         alone = 0  # pictures that are to be tried one by one
         while left:
             some = left[:1] if alone else left
@@ -265,7 +271,8 @@ class BatchRun:
         )
         self.tally.start()
         try:
-            pictures = engine.generate(pipeline, request, self._scale_done, smaller)
+            settled = jobs[0].settled.of(request)
+            pictures = engine.generate(pipeline, settled, self._scale_done, smaller)
         except Exception as error:
             return 0, error
         try:
@@ -281,21 +288,21 @@ class BatchRun:
         return len(jobs), None
 
     def _keep(self, job: Job, picture: Picture, folder: OutputFolder, manifest: Manifest) -> None:
-        """Saves a picture, then its line, then tells where it is."""
+        """Saves a picture, tells where it is, and writes its line."""
         sidecar = {**sidecar_of(picture, self.choices), "job": job.mark, "index": job.index}
         data = png_bytes(picture.image, picture.prompt, picture.settings, job.mark)
         if not folder.place(job.name, data, sidecar):
             self._fail(job, FileExistsError(f"{job.name + SUFFIX} came into the folder meanwhile"))
             return
-        manifest.append(_entry(job, data, picture.seconds, picture.together))
         self._cache = dict(largest_cache([c for c in (self._cache, picture.cache) if c]))
-        self.tally.picture_made()
         self._settings = common_settings(picture)
         path, beside = folder.path / (job.name + SUFFIX), folder.path / (job.name + ".json")
         self.pictures.append(entry_of(picture, path, beside))
         if not self.json:
             self._display.clear()
-            self._stdout.say(f"{path}\n")
+            say(f"{path}\n")
+        manifest.append(_entry(job, data, picture.seconds, picture.together))
+        self.tally.picture_made()
         if picture.truncated:
             self._display.note(f"line {job.line} was too long; not used: {picture.truncated}")
 
@@ -330,25 +337,23 @@ class BatchRun:
             try:
                 retry = self._save_retry(folder, manifest)
                 written = write_report(report, folder, choices)
-            except UserError as error:
-                self.console.print(f"no report: {error.what}", markup=False, soft_wrap=True)
+            except CannotWrite as error:  # costs the report alone
+                self._cannot_write = self._cannot_write or error
             if not choices.quiet:
                 show_report(report, written, choices, self.console)
         self._tell(retry)
         if self.json:
-            self._stdout.say(
-                to_json(
-                    {
-                        "outcome": outcome,
-                        "paths": [picture["file"] for picture in self.pictures],
-                        "there_before": self.tally.before,
-                        "failed": self._failed(),
-                        "manifest_path": str(manifest.path),
-                        "report_path": str(written[0]) if written else None,
-                        "retry_path": str(retry) if retry else None,
-                        "report": report,
-                    }
-                )
+            say_json(
+                {
+                    "outcome": outcome,
+                    "paths": [picture["file"] for picture in self.pictures],
+                    "there_before": self.tally.before,
+                    "failed": self._failed(),
+                    "manifest_path": str(manifest.path),
+                    "report_path": str(written[0]) if written else None,
+                    "retry_path": str(retry) if retry else None,
+                    "report": report,
+                }
             )
 
     def _figures(self, pipeline: Pipeline, manifest: Manifest, outcome: str) -> dict[str, Any]:
@@ -405,14 +410,13 @@ class BatchRun:
         wanted = self.tally.wanted
         if self._cannot_write is not None:
             raise Unsuccessful(
-                f"{self._cannot_write.what}; {self.tally.done} of {wanted} pictures are there, "
+                f"{self._cannot_write}; {self.tally.done} of {wanted} pictures are there, "
                 "the same command with --resume makes the rest",
                 "failed",
             )
         if self.failures:
             failed = len(self.failures)
             raise Unsuccessful(f"{failed} of {wanted} pictures failed", "pictures-failed")
-        self._stdout.check()
 
 
 def _entry(job: Job, data: bytes, seconds: float | None, together: int | None) -> dict[str, Any]:

@@ -8,6 +8,7 @@ import typer
 
 from scalekv.cli import options as given
 from scalekv.cli.options import DEFAULTS_NOTE
+from scalekv.configs.option import OUTPUT
 
 HELP = (
     "Measure the full cache against a compressed one on this machine.\n\n"
@@ -31,9 +32,8 @@ Examples:
 MEASURE = "Measurement"
 
 
+@given.takes_options("bench")
 def bench(
-    budget: given.Budget = None,
-    policy: given.Policy = None,
     batch: Annotated[
         str,
         typer.Option(
@@ -72,50 +72,24 @@ def bench(
             rich_help_panel=MEASURE,
         ),
     ] = False,
-    seed: given.Seed = None,
-    cfg: given.Cfg = None,
-    ratio: given.Ratio = None,
-    pixels: given.Pixels = None,
-    model: given.Model = None,
-    weights_dir: given.WeightsDir = None,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
-    threads: given.Threads = None,
     json: Annotated[
         bool,
         typer.Option(
             "--json",
             help="One line of JSON on stdout, the table on stderr.",
-            rich_help_panel=given.OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = False,
-    quiet: given.Quiet = None,
-    verbose: given.Verbose = False,
+    *,
+    typed: given.Typed,
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.bench.run import Benchmark, sizes
     from scalekv.cli.choices import Options
-    from scalekv.cli.console.errors import stderr, turn_on_debugging
+    from scalekv.cli.console.errors import stderr
 
-    if verbose:
-        turn_on_debugging()
-    options = Options(
-        prompts=(prompt,),
-        budget=budget,
-        policy=policy,
-        seed=seed,
-        cfg=cfg,
-        ratio=ratio,
-        pixels=pixels,
-        model=model,
-        weights_dir=weights_dir,
-        device=device,
-        dtype=dtype,
-        threads=threads,
-        quiet=quiet,
-    )
     Benchmark.of(
-        options,
+        Options((prompt,), typed),
         stderr(),
         sizes=sizes(batch),
         rounds=rounds,

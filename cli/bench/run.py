@@ -21,14 +21,17 @@ from rich.text import Text
 from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, Options, choose
 from scalekv.cli.console.errors import Interrupted, kind_of
+from scalekv.cli.console.interrupts import interruptible
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, show
+from scalekv.cli.plan.room import target_of
 from scalekv.cli.report.figures import NARROW
 from scalekv.kv.errors import UserError
 from scalekv.kv.sizes import human_bytes
 
 if TYPE_CHECKING:
-    from scalekv.infinity_patch import Pipeline, Progress, Request
+    from scalekv.infinity_patch import Pipeline, Progress
+    from scalekv.infinity_patch.asked.settled import Settled
 
 BUSY_PROCESSORS = 0.5
 """Load average (1 minute) per usable core, from which on other work disturbs the figures."""
@@ -51,7 +54,7 @@ class Side:
     """What one side of a comparison came to at one batch size; `fits` False: memory ran out."""
 
     label: str
-    request: Request
+    settled: Settled
     seconds: list[float] = field(default_factory=list)
     held_bytes: int = 0
     peaks: dict[str, int] = field(default_factory=dict)
@@ -68,7 +71,7 @@ class Side:
                     "min": round(min(self.seconds), 6),
                     "max": round(max(self.seconds), 6),
                 },
-                "pictures_per_second": round(self.request.num_images / middle, 6),
+                "pictures_per_second": round(self.settled.request.num_images / middle, 6),
                 "cache_held_peak_bytes": self.held_bytes,
                 **self.peaks,
             }
@@ -106,7 +109,7 @@ class Benchmark:
                 rule="one side is always the full cache, the other a compressed one",
                 fix="--budget 10%",
             )
-        full = choose(replace(options, policy=FULL, budget=None))
+        full = choose(options.changed(policy=FULL, budget=None))
         return cls(full, compressed, console, **how)
 
     def execute(self) -> None:
@@ -115,7 +118,6 @@ class Benchmark:
         Raises:
             UserError: refused; `Busy` where other work disturbs and that is to be refused.
             Interrupted: by Ctrl-C.
-            PipeClosed: nobody read stdout.
         """
         quiet = self.compressed.quiet
         disturbing = busy(self.compressed.device)
@@ -127,33 +129,41 @@ class Benchmark:
                 fix="wait until other work is done, or stop it",
             )
         try:
-            for c in (self.full, self.compressed):
-                engine.check(c.request, c.preset, c.weights_dir, c.dtype)
-            with Display(self.console, quiet=quiet) as display:
+            device = target_of(self.compressed.device).device
+            full, compressed = (
+                engine.check(c.request, c.preset, c.weights_dir, c.dtype, device)
+                for c in (self.full, self.compressed)
+            )
+            with interruptible(), Display(self.console, quiet=quiet) as display:
                 for text in disturbing:
                     display.note(f"other work disturbs the figures: {text}")
                 c = self.compressed
                 display.stage(f"loading {c.preset.name}")
                 pipeline = engine.load(c.preset, c.device, c.dtype, c.weights_dir, c.placement)
-                measured = [self._measure(pipeline, size, display) for size in self.sizes]
+                measured = []
+                for size in self.sizes:
+                    sides = (
+                        Side(FULL, _at_once(full, size)),
+                        Side(str(compressed.request.budget), _at_once(compressed, size)),
+                    )
+                    self._measure(pipeline, *sides, size, display)
+                    measured.append(sides)
                 display.clear()
         except KeyboardInterrupt:
             raise Interrupted from None
         facts = self._facts(pipeline, measured, disturbing)
         if self.json:
-            say(json_module.dumps(facts, ensure_ascii=False) + "\n")
+            say(json_module.dumps(facts) + "\n")
             if not quiet:
                 for part in self._table(facts, self.console.width):
                     self.console.print(part)
         else:
             show(*self._table(facts, Console().width))
 
-    def _measure(self, pipeline: Pipeline, size: int, display: Display) -> tuple[Side, Side]:
+    def _measure(
+        self, pipeline: Pipeline, full: Side, compressed: Side, size: int, display: Display
+    ) -> None:
         """Both sides in turns, each round beginning with the other one."""
-        label = str(self.compressed.request.budget)
-        many: dict[str, Any] = {"num_images": size, "batch_size": size, "reproducible": size == 1}
-        full = Side(FULL, replace(self.full.request, **many))
-        compressed = Side(label, replace(self.compressed.request, **many))
         for number in range(-self.warmup, self.rounds):
             which = f"round {number + 1}/{self.rounds}" if number >= 0 else "warm-up"
             pair = (full, compressed) if number % 2 == 0 else (compressed, full)
@@ -161,7 +171,6 @@ class Benchmark:
                 if side.fits:
                     display.stage(f"{size} at once  {which}  {side.label}")
                     self._once(pipeline, side, counts=number >= 0)
-        return full, compressed
 
     def _once(self, pipeline: Pipeline, side: Side, *, counts: bool) -> None:
         def too_many(size: int) -> None:
@@ -171,7 +180,7 @@ class Benchmark:
 
         engine.forget_peaks(pipeline)
         start = time.perf_counter()
-        pictures = engine.generate(pipeline, side.request, nothing, too_many)
+        pictures = engine.generate(pipeline, side.settled, nothing, too_many)
         try:
             held = [int(picture.cache["held_peak_bytes"]) for picture in pictures]
         except Exception as error:
@@ -207,7 +216,7 @@ class Benchmark:
             "warmup": self.warmup,
             "batches": [
                 {
-                    "size": full.request.num_images,
+                    "size": full.settled.request.num_images,
                     "full": full.facts(),
                     "compressed": compressed.facts(),
                     **_speedup(full, compressed),
@@ -241,6 +250,13 @@ class Benchmark:
                     del cells[3]
                 table.add_row(*cells)
         return Text(title), table
+
+
+def _at_once(settled: Settled, size: int) -> Settled:
+    """The same with `size` pictures in one batch."""
+    return settled.of(
+        replace(settled.request, num_images=size, batch_size=size, reproducible=size == 1)
+    )
 
 
 def _cells(side: dict[str, Any], size: int, speed: str) -> list[str]:

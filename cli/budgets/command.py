@@ -60,14 +60,14 @@ def list_command(
     """Lists all budgets, or those of a model."""
     if context.invoked_subcommand is not None:
         return
-    from scalekv.cli.console.stdout import say, to_json
+    from scalekv.cli.console.stdout import say, say_json
     from scalekv.configs.budget_files import list_budgets
     from scalekv.configs.models import model_named
 
     specs = list_budgets(model_named(model).name if model else None)
     facts = [_facts(spec) for spec in specs]
     if json:
-        say(to_json({"budgets": facts}))
+        say_json({"budgets": facts})
         return
     for fact in facts:
         say(f"{fact['model'] + '/' + fact['name']:24}  {fact['amount']:>22}  {fact['drafters']}\n")
@@ -85,7 +85,7 @@ def show(
     json: given.Json = False,
 ) -> None:
     """A budget as figures and as a picture."""
-    from scalekv.cli.console.stdout import say, to_json
+    from scalekv.cli.console.stdout import say, say_json
     from scalekv.kv.sizes import human_bytes
 
     preset, resolved = _resolved(budget, model, ratio, pixels)
@@ -106,7 +106,7 @@ def show(
             "held_peak_bytes": held,
             "origin": resolved.origin,
         }
-        say(to_json(facts))
+        say_json(facts)
         return
     share = f"{resolved.mean / schedule.history:.1%} of the history" if schedule.history else ""
     mean = f"{resolved.mean} tokens per layer and head in the mean, {share}"
@@ -139,14 +139,14 @@ def new(
         typer.Option(
             metavar="LAYERS",
             help="Layers that get more: 0,23, or by scale from 1 on: 1:0,23;13:0, or none for a "
-            "uniform budget. [dim]\\[default: the model's][/dim]",
+            "uniform budget." + given.default_note("the model's"),
         ),
     ] = None,
     window: Annotated[
         int | None,
         typer.Option(
             metavar="N",
-            help="Tokens of the newest map that observe. [dim]\\[default: 16][/dim]",
+            help="Tokens of the newest map that observe." + given.default_note("16"),
             show_default=False,
         ),
     ] = None,
@@ -207,7 +207,7 @@ def _resolved(
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings, Source
     from scalekv.infinity_patch.asked.request import Request
-    from scalekv.infinity_patch.asked.settled import budget_of, schedule_of
+    from scalekv.infinity_patch.asked.settled import settle
     from scalekv.kv.budgets.asked import parse_budget, resolve
 
     settings = Settings()
@@ -229,7 +229,7 @@ def _resolved(
     )
     if spec is not None and spec.schedule is not None and ratio is None and pixels is None:
         return preset, resolve(spec, spec.schedule, preset.transformer.depth)
-    return preset, budget_of(request, preset, schedule_of(request, preset), BF16_BYTES)
+    return preset, settle(request, preset, "cuda", "bf16").asked
 
 
 def _peak_bytes(preset: ModelPreset, budget: Budget) -> int:

@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from scalekv.cli import options as given
+from scalekv.cli.options import default_note
+from scalekv.configs.option import OUTPUT
 
 CALIBRATION = "Calibration"
 
@@ -34,12 +36,13 @@ Examples:
 """
 
 
+@given.takes_options("calibrate")
 def calibrate(
     prompts: Annotated[
         Path | None,
         typer.Option(
             metavar="FILE",
-            help="Text file with one prompt a line. [dim]\\[default: a list for the model][/dim]",
+            help="Text file with one prompt a line." + default_note("a list for the model"),
             rich_help_panel=CALIBRATION,
         ),
     ] = None,
@@ -56,8 +59,8 @@ def calibrate(
         float | None,
         typer.Option(
             metavar="X",
-            help="Drafters per scale in the mean; N_d is this times those scales. "
-            "[dim]\\[default: one layer in 16, rounded up][/dim]",
+            help="Drafters per scale in the mean; N_d is this times those scales."
+            + default_note("one layer in 16, rounded up"),
             rich_help_panel=CALIBRATION,
         ),
     ] = None,
@@ -95,25 +98,12 @@ def calibrate(
             rich_help_panel=CALIBRATION,
         ),
     ] = False,
-    seed: given.Seed = None,
-    ratio: given.Ratio = None,
-    pixels: given.Pixels = None,
-    truncate: given.Truncate = None,
-    model: given.Model = None,
-    weights_dir: given.WeightsDir = None,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
-    threads: given.Threads = None,
-    offload: given.Offload = None,
-    text_device: given.TextDevice = None,
-    text_dtype: given.TextDtype = None,
-    keep_text_encoder: given.KeepTextEncoder = None,
     out: Annotated[
         Path,
         typer.Option(
             metavar="FILE",
             help="The budget file, .yaml; the others take its name.",
-            rich_help_panel=given.OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = Path("budget.yaml"),
     force: Annotated[
@@ -121,7 +111,7 @@ def calibrate(
         typer.Option(
             "--force",
             help="Replace files that are there already.",
-            rich_help_panel=given.OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = False,
     no_plots: Annotated[
@@ -129,46 +119,26 @@ def calibrate(
         typer.Option(
             "--no-plots",
             help="No heat maps; without them matplotlib is not needed.",
-            rich_help_panel=given.OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = False,
     json: given.Json = False,
-    quiet: given.Quiet = None,
-    verbose: given.Verbose = False,
+    *,
+    typed: given.Typed,
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.batch.file import prompts_alone
     from scalekv.cli.calibrate.run import CalibrationRun
     from scalekv.cli.choices import FULL, Options, choose
-    from scalekv.cli.console.errors import stderr, turn_on_debugging
+    from scalekv.cli.console.errors import stderr
     from scalekv.configs.models import calibration_prompts, model_named
     from scalekv.configs.settings import Settings
     from scalekv.infinity_patch.calibration.plan import CalibrationRequest
 
-    if verbose:
-        turn_on_debugging()
-    chosen = Settings().get("model", model)
+    chosen = Settings().get("model", typed["model"])
     path = prompts or calibration_prompts(model_named(chosen.value, chosen.origin).name)
-    options = Options(
-        prompts=prompts_alone(path),
-        policy=FULL,
-        budget=FULL,
-        model=model,
-        seed=seed,
-        num_images=1,
-        ratio=ratio,
-        pixels=pixels,
-        truncate=truncate,
-        dtype=dtype,
-        threads=threads,
-        device=device,
-        weights_dir=weights_dir,
-        offload=offload,
-        text_device=text_device,
-        text_dtype=text_dtype,
-        keep_text_encoder=keep_text_encoder,
-        quiet=quiet,
-    )
+    own = {"policy": FULL, "budget": FULL, "num_images": 1}
+    options = Options(prompts_alone(path), {**typed, **own})
     choices = choose(options)
     request = CalibrationRequest(choices.request, budget, drafters, top, index, both_halves, coded)
     CalibrationRun(

@@ -16,10 +16,11 @@ from scalekv.cli import engine
 from scalekv.cli.calibrate.heat_maps import index_map, mass_maps
 from scalekv.cli.choices import Choices
 from scalekv.cli.console.errors import Interrupted
-from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
-from scalekv.cli.console.stdout import Stdout, to_json
+from scalekv.cli.console.stdout import say, say_json
 from scalekv.cli.pictures.folder import FORMAT, OutputFolder
+from scalekv.cli.plan.room import target_of
 from scalekv.configs.budget_files import budget_text
 from scalekv.configs.sparsity import BESIDE
 from scalekv.kv.budgets.heat_order import write_order
@@ -68,7 +69,6 @@ class CalibrationRun:
         Raises:
             UserError: refused, before or during the run.
             Interrupted: by Ctrl-C; nothing was written.
-            PipeClosed: at the end, where nobody read stdout.
         """
         choices = self.choices
         folder = OutputFolder(self.out.parent)
@@ -77,9 +77,13 @@ class CalibrationRun:
             if self.plots:
                 needs("matplotlib", "heat maps", "--no-plots to go without")
             engine.check_calibration(
-                self.request, choices.preset, choices.weights_dir, choices.dtype
+                self.request,
+                choices.preset,
+                choices.weights_dir,
+                choices.dtype,
+                target_of(choices.device).device,
             )
-            with Display(self.console, quiet=choices.quiet) as display:
+            with interruptible(), Display(self.console, quiet=choices.quiet) as display:
                 folder.prepare()
                 count = len(choices.request.prompts)
                 display.note(
@@ -143,12 +147,10 @@ class CalibrationRun:
                 self.console.print(line, markup=False, soft_wrap=True)
         ordered = [path for path in paths if path.name == self.out.name]
         ordered += [path for path in paths if path.name != self.out.name]
-        stdout = Stdout()
         if self.json:
-            stdout.say(to_json({"paths": [str(path) for path in ordered], **summary}))
+            say_json({"paths": [str(path) for path in ordered], **summary})
         else:
-            stdout.say("".join(f"{path}\n" for path in ordered))
-        stdout.check()
+            say("".join(f"{path}\n" for path in ordered))
 
 
 def files_of(calibration: Calibration, out: Path, *, plots: bool) -> dict[str, bytes]:

@@ -7,7 +7,8 @@ from typing import Annotated
 import typer
 
 from scalekv.cli import options as given
-from scalekv.cli.options import DEFAULTS_NOTE
+from scalekv.cli.options import DEFAULTS_NOTE, default_note
+from scalekv.configs.option import CACHE, OUTPUT
 
 HELP = (
     "Draw the same seeds under several budgets and policies, side by side.\n\n"
@@ -29,6 +30,7 @@ Examples:
 )
 
 
+@given.takes_options("compare")
 def compare(
     prompts: Annotated[
         list[str], typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False)
@@ -37,49 +39,26 @@ def compare(
         list[str] | None,
         typer.Option(
             metavar="BUDGET[,...]",
-            help="Budgets to compare, with commas between or given again. "
-            "[dim]\\[default: the one set][/dim]",
-            rich_help_panel=given.CACHE,
+            help="Budgets to compare, with commas between or given again."
+            + default_note("the one set"),
+            rich_help_panel=CACHE,
         ),
     ] = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(
             metavar="NAME[,...]",
-            help="Policies to compare, each under every budget. "
-            "[dim]\\[default: the one set][/dim]",
-            rich_help_panel=given.CACHE,
+            help="Policies to compare, each under every budget." + default_note("the one set"),
+            rich_help_panel=CACHE,
         ),
     ] = None,
-    seed: given.Seed = None,
-    num_images: given.NumImages = None,
-    cfg: given.Cfg = None,
-    cfg_layer: given.CfgLayer = None,
-    tau: given.Tau = None,
-    top_p: given.TopP = None,
-    negative: given.Negative = None,
-    positive_prompt: given.PositivePrompt = None,
-    truncate: given.Truncate = None,
-    ratio: given.Ratio = None,
-    pixels: given.Pixels = None,
-    size: given.Size = None,
-    model: given.Model = None,
-    weights_dir: given.WeightsDir = None,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
-    threads: given.Threads = None,
-    offload: given.Offload = None,
-    text_device: given.TextDevice = None,
-    text_dtype: given.TextDtype = None,
-    keep_text_encoder: given.KeepTextEncoder = None,
-    out: given.Out = None,
     side: Annotated[
         int,
         typer.Option(
             min=16,
             metavar="N",
             help="Pixels of a picture on the sheet, at most.",
-            rich_help_panel=given.OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = 256,
     across: Annotated[
@@ -88,7 +67,7 @@ def compare(
             min=1,
             metavar="N",
             help="Prompts side by side on the sheet.",
-            rich_help_panel=given.OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = 1,
     keep: Annotated[
@@ -96,47 +75,20 @@ def compare(
         typer.Option(
             "--keep",
             help="Keep every picture too, in a folder for each budget.",
-            rich_help_panel=given.OUTPUT,
+            rich_help_panel=OUTPUT,
         ),
     ] = False,
     json: given.Json = False,
-    quiet: given.Quiet = None,
-    verbose: given.Verbose = False,
+    *,
+    typed: given.Typed,
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.choices import Options
     from scalekv.cli.compare.run import Comparison, variants
-    from scalekv.cli.console.errors import stderr, turn_on_debugging
+    from scalekv.cli.console.errors import stderr
 
-    if verbose:
-        turn_on_debugging()
-    options = Options(
-        prompts=tuple(prompts),
-        model=model,
-        seed=seed,
-        num_images=num_images,
-        out=out,
-        cfg=cfg,
-        tau=tau,
-        top_p=top_p,
-        ratio=ratio,
-        pixels=pixels,
-        negative=negative,
-        truncate=truncate,
-        dtype=dtype,
-        threads=threads,
-        device=device,
-        weights_dir=weights_dir,
-        offload=offload,
-        text_device=text_device,
-        text_dtype=text_dtype,
-        keep_text_encoder=keep_text_encoder,
-        cfg_layer=cfg_layer,
-        positive_prompt=positive_prompt,
-        size=size,
-        reproducible=True,  # each picture as it is alone, so that --from and generate repeat it
-        quiet=quiet,
-    )
+    # Each picture as it is alone, so that --from and generate repeat it.
+    options = Options(tuple(prompts), {**typed, "reproducible": True})
     Comparison(
         variants(options, policy or (), budget or ()),
         stderr(),

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from itertools import product
+from pathlib import Path
 from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
@@ -19,10 +20,11 @@ from rich.table import Table
 from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, Options, choose
 from scalekv.cli.console.errors import Interrupted
-from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
-from scalekv.cli.console.stdout import say, to_json
+from scalekv.cli.console.stdout import say, say_json, to_json
 from scalekv.cli.pictures.folder import FORMAT, OutputFolder, slug
+from scalekv.cli.plan.room import target_of
 from scalekv.cli.report.figures import NARROW
 from scalekv.kv.errors import UserError
 from scalekv.kv.extras import needs
@@ -31,6 +33,7 @@ from scalekv.kv.sizes import human_bytes
 if TYPE_CHECKING:
     from scalekv.cli.pictures.sheet import PictureGroup
     from scalekv.infinity_patch import Picture, Pipeline, Progress
+    from scalekv.infinity_patch.asked.settled import Settled
     from scalekv.infinity_patch.likeness import Likeness
 
 
@@ -60,9 +63,9 @@ def variants(options: Options, policies: Sequence[str], budgets: Sequence[str]) 
     Raises:
         UserError: nothing is left to compare the full cache with, or as `choose` does.
     """
-    reference = choose(replace(options, policy=FULL))
+    reference = choose(options.changed(policy=FULL))
     chosen = [
-        choose(replace(options, policy=policy, budget=budget))
+        choose(options.changed(policy=policy, budget=budget))
         for policy, budget in product(_listed(policies), _listed(budgets))
         if FULL not in (policy, budget)
     ]
@@ -114,32 +117,39 @@ class Comparison:
         Raises:
             UserError: refused, before or during the run.
             Interrupted: by Ctrl-C.
-            PipeClosed: at the end, where nobody read stdout.
         """
         folder = OutputFolder(self.choices.out)
         try:
             needs("torchmetrics", "the comparison")
-            for variant in self.variants:
-                c = variant.choices
-                engine.check(c.request, c.preset, c.weights_dir, c.dtype)
-            with Display(self.console, quiet=self.choices.quiet) as display:
+            device = target_of(self.choices.device).device
+            settled = [
+                engine.check(c.request, c.preset, c.weights_dir, c.dtype, device)
+                for c in (variant.choices for variant in self.variants)
+            ]
+            with interruptible(), Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
                 display.stage(f"loading {self.choices.preset.name}")
                 c = self.choices
                 place = c.placement.for_known_prompts()
                 pipeline = engine.load(c.preset, c.device, c.dtype, c.weights_dir, place)
-                self._draw(pipeline, folder, display)
+                self._draw(pipeline, settled, folder, display)
         except KeyboardInterrupt:
             kept = len(self.rows) * len(self.variants) if self.keep else None
             raise Interrupted(kept, str(self.choices.out)) from None
         finally:
             folder.discard_if_empty()
 
-    def _draw(self, pipeline: Pipeline, folder: OutputFolder, display: Display) -> None:
+    def _draw(
+        self,
+        pipeline: Pipeline,
+        settled: Sequence[Settled],
+        folder: OutputFolder,
+        display: Display,
+    ) -> None:
         outcome = "failed"
         try:
-            for row in self._rows(pipeline, display):
+            for row in self._rows(pipeline, settled, display):
                 self.rows.append(row)
                 if self.keep:
                     self._keep(row)
@@ -153,7 +163,9 @@ class Comparison:
                 if self.rows:
                     self._finish(pipeline, folder, outcome)
 
-    def _rows(self, pipeline: Pipeline, display: Display) -> Iterator[ComparisonRow]:
+    def _rows(
+        self, pipeline: Pipeline, settled: Sequence[Settled], display: Display
+    ) -> Iterator[ComparisonRow]:
         """Every prompt and seed under all variants in turn: what is there is always comparable."""
         from scalekv.infinity_patch.likeness import likeness
 
@@ -161,14 +173,13 @@ class Comparison:
         wanted = len(self.choices.request.prompts) * self.choices.request.num_images
         with ExitStack() as stack:
             drawn = []
-            for number, variant in enumerate(self.variants):
+            for number, one in enumerate(settled):
 
                 def show(progress: Progress, number: int = number) -> None:
                     place = progress.picture * many + number
                     display.scale_done(replace(progress, picture=place, pictures=wanted * many))
 
-                request = variant.choices.request
-                pictures = engine.generate(pipeline, request, show, display.smaller_batch)
+                pictures = engine.generate(pipeline, one, show, display.smaller_batch)
                 stack.callback(engine.release, pictures)
                 drawn.append(pictures)
             for number in range(wanted):
@@ -199,16 +210,19 @@ class Comparison:
             "variants": [self._figures(number) for number in range(len(self.variants))],
             "pictures": [self._scores(row) for row in self.rows],
         }
-        sheet = folder.save_numbered("compare", ".png", self._sheet(facts))
-        report = folder.save_numbered(
-            "compare", ".json", to_json({"format": FORMAT, **facts}).encode()
-        )
-        if not self.choices.quiet:
-            self._print_table(facts["variants"])
-        if self.json:
-            say(to_json({"sheet": str(sheet), "report_path": str(report), **facts}))
-        else:
-            say(f"{sheet}\n{report}\n")
+        written: dict[str, Path | None] = {".png": None, ".json": None}
+        try:
+            written[".png"] = folder.save_numbered("compare", ".png", self._sheet(facts))
+            report = to_json({"format": FORMAT, **facts}).encode()
+            written[".json"] = folder.save_numbered("compare", ".json", report)
+        finally:  # a disk that is full costs no figures, and what is there is named
+            if not self.choices.quiet:
+                self._print_table(facts["variants"])
+            sheet, there = (None if path is None else str(path) for path in written.values())
+            if self.json:
+                say_json({"sheet": sheet, "report_path": there, **facts})
+            else:
+                say("".join(f"{path}\n" for path in (sheet, there) if path))
 
     def _figures(self, number: int) -> dict[str, Any]:
         """What a variant came to over all rows; PSNR over those that differ from the reference."""

@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from scalekv.cli.console.terminal import Terminal
 from scalekv.kv.errors import UserError
 
 OK = 0
@@ -21,10 +22,14 @@ FAILED = 1
 """Something broke that the user could not have avoided: a bug, memory, a driver."""
 REFUSED = 2
 """What was asked for cannot be done as it was asked."""
-INTERRUPTED = 130
-"""128 + SIGINT, as shells have it."""
-PIPE_CLOSED = 141
-"""128 + SIGPIPE: whoever read stdout went away."""
+SIGNALLED = 128
+"""With the number of a signal that asked for an end, as shells have it."""
+INTERRUPTED = SIGNALLED + 2
+"""Ctrl-C."""
+TERMINATED = SIGNALLED + 15
+"""SIGTERM: docker stop, systemd, Slurm."""
+HUNG_UP = SIGNALLED + 1
+"""SIGHUP: the terminal closed."""
 
 DEBUG_VARIABLE = "SCALEKV_DEBUG"
 
@@ -41,7 +46,7 @@ KINDS = {
     "pictures-failed": "some pictures of a batch failed; the others are there",
     "out-of-memory": "memory ran out, of the machine or of the device",
     "failed": "something broke that nobody could have avoided: a bug, a driver",
-    "interrupted": "Ctrl-C",
+    "interrupted": "Ctrl-C, or another signal that asks for an end: SIGTERM, SIGHUP",
 }
 """What a program may find as `kind`, and what it means; the words stay as they are."""
 
@@ -57,16 +62,12 @@ class Unsuccessful(Exception):
 
 
 class Interrupted(Exception):
-    """The user pressed Ctrl-C; says what they still have."""
+    """The user pressed Ctrl-C, or something sent SIGTERM; says what they still have."""
 
     def __init__(self, kept: int | None = None, where: str = "") -> None:
         pictures = "1 picture" if kept == 1 else f"{kept} pictures"
         said = "" if kept is None else f"; {pictures} kept" + (f" in {where}" if kept else "")
         super().__init__(f"interrupted{said}")
-
-
-class PipeClosed(Exception):
-    """Nobody reads stdout any more; everything else was done."""
 
 
 def json_wanted(arguments: Sequence[str]) -> bool:
@@ -87,7 +88,7 @@ def kind_of(error: BaseException) -> str:
 def show_for_programs(kind: str, code: int, what: str, **details: str) -> None:
     """A failure as one line of JSON on stderr, the last one there."""
     said = {"kind": kind, "code": code, "what": what, **{k: v for k, v in details.items() if v}}
-    print(json.dumps({"error": said}, ensure_ascii=False), file=sys.stderr, flush=True)
+    print(json.dumps({"error": said}), file=sys.stderr, flush=True)
 
 
 def debugging() -> bool:
@@ -102,7 +103,7 @@ def turn_on_debugging() -> None:
 
 def stderr() -> Console:
     """Where everything but results goes. rich heeds NO_COLOR, TERM and COLUMNS."""
-    return Console(stderr=True, highlight=False)
+    return Terminal(stderr=True, highlight=False)
 
 
 def show_refusal(error: UserError, console: Console) -> None:

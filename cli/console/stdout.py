@@ -1,84 +1,43 @@
-"""Results on stdout, where a reader may leave or a disk be full: that costs no picture.
+"""Results on stdout: lines and objects of JSON. Knows stdout alone; nothing of what is said.
 
-Knows stdout alone; nothing of what is said.
+`streams` sees to it that no reader who leaves and no full disk interrupts a command.
 """
 
 from __future__ import annotations
 
 import json
-import os
 import sys
-
-from scalekv.cli.console.errors import PipeClosed, Unsuccessful
-
-
-class Stdout:
-    """Says results at once, and remembers instead of failing when they cannot be said."""
-
-    def __init__(self) -> None:
-        self._lost: OSError | None = None
-
-    def say(self, text: str) -> None:
-        """Writes whole lines."""
-        if self._lost is not None:
-            return
-        try:
-            sys.stdout.write(text)
-            sys.stdout.flush()
-        except OSError as error:
-            self._lost = error
-            silence_stdout()
-
-    def check(self) -> None:
-        """To be called when everything is done.
-
-        Raises:
-            PipeClosed: nobody read stdout any more.
-            Unsuccessful: it could not be written to, for another reason.
-        """
-        if isinstance(self._lost, BrokenPipeError):
-            raise PipeClosed
-        if self._lost is not None:
-            raise Unsuccessful(f"stdout could not be written: {self._lost.strerror}", "failed")
 
 
 def say(text: str) -> None:
-    """Writes a command's only result.
+    """Writes whole lines, at once; without control characters where a terminal would obey them."""
+    from scalekv.cli.console.terminal import harmless
 
-    Raises:
-        PipeClosed, Unsuccessful: as `Stdout.check` does.
-    """
-    stdout = Stdout()
-    stdout.say(text)
-    stdout.check()
+    _write(harmless(text) if sys.stdout.isatty() else text)
+
+
+def say_json(value: object) -> None:
+    """Writes an object in ASCII: JSON in whatever encoding stdout has."""
+    say(json.dumps(value, indent=2) + "\n")
 
 
 def show(*renderables: object, soft_wrap: bool = False) -> None:
-    """Writes tables and coloured text as stdout shows them: without colour where it is no terminal.
+    """Writes tables and coloured text as stdout shows them: without colour where it is no
+    terminal."""
+    from scalekv.cli.console.terminal import Terminal
 
-    Raises:
-        PipeClosed, Unsuccessful: as `Stdout.check` does.
-    """
-    from rich.console import Console
-
-    console = Console(highlight=False)
+    console = Terminal(highlight=False)
     with console.capture() as capture:
         for renderable in renderables:
             console.print(renderable, soft_wrap=soft_wrap, markup=False)
-    say(capture.get())
+    _write(capture.get())
 
 
-def silence_stdout() -> None:
-    """Lets what is still buffered for a closed pipe go nowhere, at the interpreter's end too."""
-    try:
-        descriptor = sys.stdout.fileno()
-    except (OSError, ValueError):
-        return
-    nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, descriptor)
-    os.close(nowhere)
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()
 
 
 def to_json(value: object) -> str:
-    """JSON for a file or for stdout, one trailing newline."""
+    """JSON for a UTF-8 file, one trailing newline."""
     return json.dumps(value, indent=2, ensure_ascii=False) + "\n"

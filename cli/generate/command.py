@@ -36,6 +36,7 @@ Examples:
 )
 
 
+@given.takes_options("generate")
 def generate(
     prompts: Annotated[
         list[str] | None,
@@ -51,81 +52,16 @@ def generate(
             show_default=False,
         ),
     ] = None,
-    budget: given.Budget = None,
-    policy: given.Policy = None,
-    kv_dtype: given.KvDtype = None,
-    kv_device: given.KvDevice = None,
-    seed: given.Seed = None,
-    num_images: given.NumImages = None,
-    cfg: given.Cfg = None,
-    cfg_layer: given.CfgLayer = None,
-    tau: given.Tau = None,
-    top_p: given.TopP = None,
-    negative: given.Negative = None,
-    positive_prompt: given.PositivePrompt = None,
-    truncate: given.Truncate = None,
-    ratio: given.Ratio = None,
-    pixels: given.Pixels = None,
-    size: given.Size = None,
-    reproducible: given.Reproducible = None,
-    batch_size: given.BatchSize = None,
-    model: given.Model = None,
-    weights_dir: given.WeightsDir = None,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
-    threads: given.Threads = None,
-    offload: given.Offload = None,
-    text_device: given.TextDevice = None,
-    text_dtype: given.TextDtype = None,
-    keep_text_encoder: given.KeepTextEncoder = None,
-    force: given.Force = False,
-    out: given.Out = None,
-    memory_report: given.MemoryReport = None,
     json: given.Json = False,
-    quiet: given.Quiet = None,
-    verbose: given.Verbose = False,
+    *,
+    typed: given.Typed,
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.choices import Options, choose
-    from scalekv.cli.console.errors import stderr, turn_on_debugging
+    from scalekv.cli.console.errors import stderr
     from scalekv.cli.generate.run import Run
 
-    if verbose:
-        turn_on_debugging()
-    options = Options(
-        prompts=tuple(prompts or ()),
-        budget=budget,
-        policy=policy,
-        kv_dtype=kv_dtype,
-        kv_device=kv_device,
-        model=model,
-        seed=seed,
-        num_images=num_images,
-        out=out,
-        cfg=cfg,
-        cfg_layer=cfg_layer,
-        tau=tau,
-        top_p=top_p,
-        ratio=ratio,
-        pixels=pixels,
-        size=size,
-        negative=negative,
-        positive_prompt=positive_prompt,
-        truncate=truncate,
-        dtype=dtype,
-        threads=threads,
-        device=device,
-        weights_dir=weights_dir,
-        offload=offload,
-        text_device=text_device,
-        text_dtype=text_dtype,
-        keep_text_encoder=keep_text_encoder,
-        reproducible=reproducible,
-        batch_size=batch_size,
-        quiet=quiet,
-        memory_report=memory_report,
-        force=force,
-    )
+    options = Options(tuple(prompts or ()), typed)
     if repeat is None:
         Run(choose(options), stderr(), json=json).execute()
     else:

@@ -6,7 +6,7 @@ Knows what pictures hold; reads the model's files only to tell whether they are 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,27 +21,14 @@ from scalekv.cli.console.progress import Display
 from scalekv.cli.generate.run import Run
 from scalekv.cli.pictures.folder import OutputFolder
 from scalekv.cli.pictures.settings import read_picture
+from scalekv.configs.options import BY_NAME
+from scalekv.configs.settings import option_name
 from scalekv.kv.errors import UserError
 from scalekv.kv.precision import LONG_NAMES
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
-
-ALLOWED = (
-    *(
-        "prompts",
-        "model",
-        "weights_dir",
-        "device",
-        "threads",
-        "force",
-        "offload",
-        "text_device",
-        "keep_text_encoder",
-    ),
-    *("out", "quiet", "memory_report"),
-)
-"""Options that do not change the picture, or must be as they were."""
+    from scalekv.infinity_patch.asked.settled import Settled
 
 SHORT_NAMES = {long_name: name for name, long_name in LONG_NAMES.items()}
 
@@ -71,7 +58,7 @@ def repeat(path: Path, options: Options) -> tuple[Original, Choices]:
     """The picture, and how to make it again.
 
     Args:
-        options: as typed beside the picture; only those of `ALLOWED` may be.
+        options: as typed beside the picture; only those that `repeats` may be.
 
     Raises:
         UserError: no picture, an option that the picture settles, or missing weights.
@@ -102,14 +89,11 @@ def repeat(path: Path, options: Options) -> tuple[Original, Choices]:
 
 def _check_options(options: Options) -> None:
     typed = [
-        field.name
-        for field in fields(options)
-        if field.name not in ALLOWED and getattr(options, field.name) is not None
+        option_name(name)
+        for name, value in options.typed.items()
+        if value is not None and not BY_NAME[name].repeats
     ]
-    if options.prompts:
-        typed.insert(0, "prompts")
-    if typed:
-        name = "PROMPT" if typed[0] == "prompts" else "--" + typed[0].replace("_", "-")
+    for name in ["PROMPT"] * bool(options.prompts) + typed:
         raise UserError(
             f"--from and {name} both say what to draw",
             where=name,
@@ -158,7 +142,8 @@ def _choices(original: Original, options: Options) -> Choices:
     from scalekv.infinity_patch.generation.record import request_from
 
     settings = original.settings
-    device = options.device or settings["device"]
+    typed = options.typed
+    device = typed.get("device") or settings["device"]
     if device.partition(":")[0] != settings["device"].partition(":")[0]:
         raise NotRepeatable(
             f"{original.path} was made on {settings['device']}, not on {device}",
@@ -168,19 +153,18 @@ def _choices(original: Original, options: Options) -> Choices:
         )
     prompt, seed = settings["prompt"], settings["seed"]
     chosen = choose(
-        replace(
-            options,
-            prompts=(prompt,),
-            model=options.model or settings["model"],
+        options.changed(
+            (prompt,),
+            model=typed.get("model") or settings["model"],
             device=device,
             dtype=SHORT_NAMES[settings["dtype"]],
-            text_device=options.text_device or settings["text_device"],
+            text_device=typed.get("text_device") or settings["text_device"],
             text_dtype=SHORT_NAMES[settings["text_dtype"]],
             policy="full",  # what is asked for comes from the picture, below
         )
     )
     request = request_from(settings["recorded"]["request"], prompt, seed)
-    model = chosen.model if options.model else replace(chosen.model, origin=str(original.path))
+    model = chosen.model if typed.get("model") else replace(chosen.model, origin=str(original.path))
     return replace(chosen, request=request, model=model)
 
 
@@ -241,7 +225,9 @@ class Repetition(Run):
                 "different",
             )
 
-    def _generate(self, pipeline: Pipeline, folder: OutputFolder, display: Display) -> None:
+    def _generate(
+        self, pipeline: Pipeline, settled: Settled, folder: OutputFolder, display: Display
+    ) -> None:
         settings = self._original.settings
         if self._original.threads is not None:
             engine.use_threads(self._original.threads)
@@ -250,7 +236,7 @@ class Repetition(Run):
             display.note(f"made on {then}, here it is {now}: the last bits may differ")
         if settings["batch"] > 1:
             display.note("made together with others; alone, the last bits may differ")
-        super()._generate(pipeline, folder, display)
+        super()._generate(pipeline, settled, folder, display)
 
     def _keep(
         self, pipeline: Pipeline, picture: Picture, folder: OutputFolder, display: Display

@@ -17,16 +17,17 @@ from rich.console import Console
 
 from scalekv.cli import engine
 from scalekv.cli.choices import Choices
-from scalekv.cli.console.errors import Interrupted
-from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.cli.console.errors import Interrupted, Unsuccessful
+from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
-from scalekv.cli.console.stdout import Stdout, to_json
-from scalekv.cli.pictures.folder import FORMAT, OutputFolder
-from scalekv.cli.plan.room import check_room
+from scalekv.cli.console.stdout import say, say_json
+from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder
+from scalekv.cli.plan.room import check_room, target_of
 from scalekv.cli.report.figures import largest_cache, memory_report, print_table
 
 if TYPE_CHECKING:
-    from scalekv.infinity_patch import Picture, Pipeline, Request
+    from scalekv.infinity_patch import Picture, Pipeline
+    from scalekv.infinity_patch.asked.settled import Settled
 
 
 @dataclass
@@ -46,53 +47,65 @@ class Run:
     _started: float = field(default_factory=time.perf_counter)
     _clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     _settings: dict[str, Any] = field(default_factory=dict)
-    _stdout: Stdout = field(default_factory=Stdout)
+    _cannot_write: CannotWrite | None = None
 
     def execute(self) -> None:
         """Does it all.
 
         Raises:
-            UserError: refused, before or during the run; finished pictures are kept.
-            Interrupted: by Ctrl-C; likewise.
-            PipeClosed, Unsuccessful: at the end, where stdout could not be written.
+            UserError: refused before the first picture.
+            Unsuccessful: pictures or the report could not be written any more.
+            Interrupted: by Ctrl-C; finished pictures are kept in each case.
         """
         choices = self.choices
+        placement = choices.placement.for_known_prompts()
         try:
-            engine.check(choices.request, choices.preset, choices.weights_dir, choices.dtype)
+            target = target_of(choices.device)
+            settled = engine.check(
+                choices.request,
+                choices.preset,
+                choices.weights_dir,
+                choices.dtype,
+                target.device,
+            )
             if not choices.force:
-                check_room(choices)
+                check_room(settled, target, placement, choices.weights_dir)
         except KeyboardInterrupt:
             raise Interrupted(0, "") from None
         folder = OutputFolder(choices.out)
         try:
-            with Display(self.console, quiet=self.choices.quiet) as display:
+            with interruptible(), Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
-                tell_of_idle_budget(choices, display)
+                tell_of_idle_budget(settled, display)
                 display.stage(f"loading {choices.preset.name}")
                 pipeline = engine.load(
                     choices.preset,
                     choices.device,
                     choices.dtype,
                     choices.weights_dir,
-                    choices.placement.for_known_prompts(),
+                    placement,
                 )
                 dtype = str(pipeline.dtype).removeprefix("torch.")
                 display.note(f"computing in {dtype} on {pipeline.device}")
-                tell_of_batches(choices.request, pipeline, display)
+                tell_of_batches(settled, pipeline, display)
                 self.load_seconds = time.perf_counter() - self._started
-                self._generate(pipeline, folder, display)
+                self._generate(pipeline, settled, folder, display)
         except KeyboardInterrupt:
             raise Interrupted(len(self.pictures), str(choices.out)) from None
         finally:
             folder.discard_if_empty()
-        self._stdout.check()
+        if self._cannot_write is not None:
+            raise Unsuccessful(
+                f"{self._cannot_write}; {len(self.pictures)} of {self._wanted} pictures are there",
+                "failed",
+            )
 
-    def _generate(self, pipeline: Pipeline, folder: OutputFolder, display: Display) -> None:
+    def _generate(
+        self, pipeline: Pipeline, settled: Settled, folder: OutputFolder, display: Display
+    ) -> None:
         outcome = "failed"
-        pictures = engine.generate(
-            pipeline, self.choices.request, display.scale_done, display.smaller_batch
-        )
+        pictures = engine.generate(pipeline, settled, display.scale_done, display.smaller_batch)
         try:
             for picture in pictures:
                 with interrupts_wait():
@@ -101,6 +114,8 @@ class Run:
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
+        except CannotWrite as error:
+            self._cannot_write = error
         finally:
             with interrupts_wait():
                 engine.release(pictures)
@@ -120,17 +135,21 @@ class Run:
         self.caches.append(picture.cache)
         self.pictures.append(entry_of(picture, image_path, sidecar_path))
         display.picture_done(picture.index, self._wanted, picture.seconds, picture.prompt)
+        if not self.json:
+            say(f"{image_path}\n")
         if "json" in self.choices.memory_report:  # a run that is killed leaves what it had
             folder.save_report(self._figures(pipeline, "running"))
         if picture.truncated:
             display.note(f"the prompt was too long; not used: {picture.truncated}")
-        if not self.json:
-            self._stdout.say(f"{image_path}\n")
 
     def _report(self, pipeline: Pipeline, folder: OutputFolder, outcome: str) -> None:
         """Says how the run ended, in every form asked for."""
         report = self._figures(pipeline, outcome)
-        written = write_report(report, folder, self.choices)
+        written: list[Path] = []
+        try:
+            written = write_report(report, folder, self.choices)
+        except CannotWrite as error:  # costs the report alone
+            self._cannot_write = self._cannot_write or error
         if not self.choices.quiet:
             show_report(report, written, self.choices, self.console)
         if self.json:
@@ -140,7 +159,7 @@ class Run:
                 "report_path": str(written[0]) if written else None,
                 "pictures": self.pictures,
             }
-            self._stdout.say(to_json({**said, "report": report}))
+            say_json({**said, "report": report})
 
     def _figures(self, pipeline: Pipeline, outcome: str) -> dict[str, Any]:
         return {
@@ -250,19 +269,23 @@ def with_names(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {**entry, **{key: Path(entry[key]).name for key in ("file", "sidecar")}}
 
 
-def tell_of_idle_budget(choices: Choices, display: Display) -> None:
+def tell_of_idle_budget(settled: Settled, display: Display) -> None:
     """Says so where the budget holds everything although it was not asked to."""
-    budget = engine.idle_budget(choices.request, choices.preset, choices.dtype)
-    if budget is not None:
-        history = budget.schedule.history
+    if settled.idle:
+        history = settled.schedule.history
         display.note(
-            f"budget {budget.label} drops nothing: all {history} tokens of history fit at this size"
+            f"budget {settled.asked.label} drops nothing: all {history} tokens of history fit at "
+            "this size"
         )
 
 
-def tell_of_batches(request: Request, pipeline: Pipeline, display: Display) -> None:
+def tell_of_batches(settled: Settled, pipeline: Pipeline, display: Display) -> None:
     """Says so where a batch size was asked for that is not used."""
-    asked = request.batch_size
-    if isinstance(asked, int) and asked > 1 and engine.one_at_a_time(pipeline, request):
-        why = "--reproducible" if request.reproducible else "on a CPU --no-reproducible changes it"
+    asked = settled.request.batch_size
+    if isinstance(asked, int) and asked > 1 and settled.one_at_a_time_on(pipeline.device.type):
+        why = (
+            "--reproducible"
+            if settled.request.reproducible
+            else "on a CPU --no-reproducible changes it"
+        )
         display.note(f"one picture at a time, for the same bits as alone ({why})")

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any, NoReturn
 
 from PIL.PngImagePlugin import PngInfo
 
+from scalekv.cli.console.errors import Unsuccessful
 from scalekv.cli.console.stdout import to_json
 from scalekv.configs.whole_files import give_name, write_hidden
 from scalekv.kv.errors import UserError
@@ -64,12 +65,22 @@ def png_bytes(
     return buffer.getvalue()
 
 
+class CannotWrite(Unsuccessful):
+    """What could be written to no longer can: no space is left, or it is gone."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        super().__init__(f"cannot write to {path}: {error.strerror or error}", "failed")
+
+
 class OutputFolder:
     """A folder that pictures, sidecars and reports are put into.
 
     Every file is written under a hidden name first and then given its name, which fails if the
     name is taken; another one is then tried. So nothing is ever overwritten, by two runs at once
     neither, and an interruption leaves no half-written file under a name that people read.
+
+    What cannot be written is refused (`UserError`) until `prepare` has shown that the folder is
+    one that can be written to, and after that a failure (`CannotWrite`).
     """
 
     def __init__(self, path: Path, owner: str = "") -> None:
@@ -82,6 +93,7 @@ class OutputFolder:
         self._hidden = f".scalekv-{owner}{'-' if owner else ''}"
         self._made: list[Path] = []
         self._report: Path | None = None
+        self._prepared = False
 
     def prepare(self) -> None:
         """Makes the folder and proves that files can be made in it.
@@ -96,6 +108,7 @@ class OutputFolder:
                 self._made.append(folder)
             probe = self._write(b"")
             probe.unlink()
+            self._prepared = True
         except OSError as error:
             self.discard_if_empty()
             self._refuse(error)
@@ -127,7 +140,7 @@ class OutputFolder:
             The paths of picture and sidecar, which differ in the suffix alone.
 
         Raises:
-            UserError: the folder cannot be written to; then neither file exists.
+            UserError, CannotWrite: the folder cannot be written to; then neither file exists.
         """
         png = png_bytes(image, prompt, settings)
         for name in _numbered(f"{seed}-{slug(prompt)}"):
@@ -139,7 +152,7 @@ class OutputFolder:
         """Gives a picture and its sidecar a name; False: it is taken, and nothing was done.
 
         Raises:
-            UserError: the folder cannot be written to; then neither file exists.
+            UserError, CannotWrite: the folder cannot be written to; then neither file exists.
         """
         picture_path, sidecar_path = self.path / f"{name}.png", self.path / f"{name}.json"
         if picture_path.exists() or sidecar_path.exists():
@@ -166,7 +179,8 @@ class OutputFolder:
         second time on, in place of the one written before.
 
         Raises:
-            UserError: the folder cannot be written to; what was written before is still whole.
+            UserError, CannotWrite: the folder cannot be written to; what was written before is
+                still whole.
         """
         if self._report is None:
             self._report = self.save_numbered("report", ".json", to_json(report).encode())
@@ -181,7 +195,7 @@ class OutputFolder:
             replace: overwrite files of these names; each is whole, old or new, at any moment.
 
         Raises:
-            UserError: a name is taken, or the folder cannot be written to.
+            UserError, CannotWrite: a name is taken, or the folder cannot be written to.
         """
         hidden: dict[Path, Path] = {}
         placed: list[Path] = []
@@ -211,7 +225,7 @@ class OutputFolder:
         """Writes the page that goes with the report: its name with the ending .html.
 
         Raises:
-            UserError: the folder cannot be written to.
+            UserError, CannotWrite: the folder cannot be written to.
         """
         if self._report is None:
             return self.save_numbered("report", ".html", page.encode())
@@ -223,7 +237,7 @@ class OutputFolder:
         """Writes a file under the first free name: STEM, STEM-2 and so on.
 
         Raises:
-            UserError: the folder cannot be written to.
+            UserError, CannotWrite: the folder cannot be written to.
         """
         for name in _numbered(stem):
             path = self.path / f"{name}{suffix}"
@@ -235,7 +249,7 @@ class OutputFolder:
         """Writes a file under this name and no other.
 
         Raises:
-            UserError: the name is taken, or the folder cannot be written to.
+            UserError, CannotWrite: the name is taken, or the folder cannot be written to.
         """
         path = self.path / name
         if path.exists() or not self._put(path, content):
@@ -251,7 +265,7 @@ class OutputFolder:
         """Writes a file of the folder whether it is there or not, whole at any moment.
 
         Raises:
-            UserError: the folder cannot be written to.
+            UserError, CannotWrite: the folder cannot be written to.
         """
         try:
             hidden = self._write(content)
@@ -277,6 +291,8 @@ class OutputFolder:
         return write_hidden(self.path, self._hidden, content)
 
     def _refuse(self, error: OSError) -> NoReturn:
+        if self._prepared:
+            raise CannotWrite(self.path, error) from error
         raise UserError(
             f"cannot write to the folder {self.path}: {error.strerror}",
             where="--out",

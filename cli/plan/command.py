@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scalekv.cli import options as given
+from scalekv.configs.option import MACHINE
 
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from scalekv.cli.choices import Choices
-    from scalekv.cli.plan.room import Given
+    from scalekv.cli.plan.room import Target
     from scalekv.infinity_patch.planning.footprint import Footprint
     from scalekv.infinity_patch.planning.planner import Planner
 
@@ -50,6 +49,7 @@ class Fit(StrEnum):
     BUDGET = "budget"
 
 
+@given.takes_options("plan")
 def plan(
     batch: Annotated[
         int,
@@ -57,16 +57,12 @@ def plan(
             "--batch", min=1, metavar="N", help="Pictures that go through the model together."
         ),
     ] = 1,
-    budget: given.Budget = None,
-    policy: given.Policy = None,
-    kv_dtype: given.KvDtype = None,
-    kv_device: given.KvDevice = None,
     gpu_memory: Annotated[
         str | None,
         typer.Option(
             metavar="SIZE",
             help="Plan for a CUDA device with this much memory: 80GB, 24GiB.",
-            rich_help_panel=given.MACHINE,
+            rich_help_panel=MACHINE,
         ),
     ] = None,
     fit: Annotated[
@@ -77,101 +73,67 @@ def plan(
         int,
         typer.Option(min=1, max=512, metavar="N", help="Tokens of the longest prompt."),
     ] = 128,
-    cfg: given.Cfg = None,
-    ratio: given.Ratio = None,
-    pixels: given.Pixels = None,
-    size: given.Size = None,
-    model: given.Model = None,
-    device: given.Device = None,
-    dtype: given.Dtype = None,
-    offload: given.Offload = None,
-    text_device: given.TextDevice = None,
-    text_dtype: given.TextDtype = None,
-    keep_text_encoder: given.KeepTextEncoder = None,
     json: given.Json = False,
+    *,
+    typed: given.Typed,
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.choices import Options, choose
-    from scalekv.cli.console.stdout import to_json
-    from scalekv.cli.plan.room import memory_given
+    from scalekv.cli.console.stdout import say_json
+    from scalekv.cli.plan.room import memory_given, planner_of
+    from scalekv.infinity_patch.asked.settled import settle
     from scalekv.kv.errors import UserError
 
-    choices = choose(
-        Options(
-            prompts=("a plan",),
-            budget=budget,
-            policy=policy,
-            kv_dtype=kv_dtype,
-            kv_device=kv_device,
-            cfg=cfg,
-            ratio=ratio,
-            pixels=pixels,
-            size=size,
-            model=model,
-            device=device,
-            dtype=dtype,
-            offload=offload,
-            text_device=text_device,
-            text_dtype=text_dtype,
-            keep_text_encoder=keep_text_encoder,
-        )
+    choices = choose(Options(("a plan",), typed))
+    target = memory_given(gpu_memory, choices.device)
+    planner = planner_of(
+        settle(choices.request, choices.preset, target.device, choices.dtype),
+        choices.placement.for_known_prompts(),
+        choices.weights_dir,
+        text_tokens,
     )
-    there = memory_given(gpu_memory, choices.device)
-    planner = planner_of(choices, there, text_tokens)
     asked: str | int | None = None
     if fit is not None:
-        assert there.memory is not None, there
+        assert target.memory is not None, target
         found = (
-            planner.largest_batch(there.memory)
+            planner.largest_batch(target.memory)
             if fit is Fit.BATCH
-            else planner.largest_budget(there.memory, batch)
+            else planner.largest_budget(target.memory, batch)
         )
         if not found:
             raise UserError(
-                "not even one picture fits" if fit is Fit.BATCH else "not even one token fits",
-                where=f"--fit {fit}, {there.name}",
+                "not even one picture fits"
+                if fit is Fit.BATCH
+                else "not even the smallest budget fits",
+                where=f"--fit {fit}, {target.name}",
                 rule="a plan without --fit shows what takes how much",
                 fix="a lighter placement, such as --offload or --text-device cpu, or more memory",
             )
         batch, asked = (found, None) if fit is Fit.BATCH else (batch, found)
     made = planner.footprint(batch, asked)
-    figures = _figures(planner, made, there)
+    figures = _figures(planner, made, target)
     if choices.sparsity is not None:
         figures["sparsity"] = choices.sparsity.to_dict()
     if json:
-        print(to_json(figures), end="")
+        say_json(figures)
     else:
         from rich.console import Console
 
         _show(figures, Console(highlight=False))
 
 
-def planner_of(choices: Choices, there: Given, text_tokens: int) -> Planner:
-    """Plans for what was chosen."""
-    from scalekv.infinity_patch.planning.planner import Planner, text_spec_of
-
-    return Planner(
-        choices.request,
-        replace(choices.preset, text=text_spec_of(choices.preset, choices.weights_dir)),
-        device=there.device,
-        dtype=choices.dtype,
-        placement=choices.placement.for_known_prompts(),
-        text_tokens=text_tokens,
-    )
-
-
-def _figures(planner: Planner, made: Footprint, there: Given) -> dict[str, Any]:
+def _figures(planner: Planner, made: Footprint, target: Target) -> dict[str, Any]:
     """Everything as plain JSON values."""
     from scalekv.infinity_patch.planning.planner import fullest
     from scalekv.kv.memory.denominators import LowerBound, uncompressed
 
-    work, cache = made.work, made.cache
+    work, cache, policy = made.work, made.cache, planner.settled.policy
     shape, budget = work.shape, work.budget
     places = shape.layers * shape.sequences * shape.heads
     return {
         "format": FORMAT,
-        "model": planner.preset.name,
-        "policy": planner.policy,
+        "model": work.preset.name,
+        "policy": policy if isinstance(policy, str) else policy.name,
         "budget": None
         if budget is None
         else {"label": budget.label, "mean": budget.mean, "origin": budget.origin},
@@ -181,14 +143,14 @@ def _figures(planner: Planner, made: Footprint, there: Given) -> dict[str, Any]:
         "text_tokens": work.text_tokens,
         "schedule": str(work.schedule),
         "history_tokens": work.schedule.history,
-        "device": {"type": there.device, "name": there.name, "memory_bytes": there.memory},
+        "device": {"type": target.device, "name": target.name, "memory_bytes": target.memory},
         "dtype": work.dtype,
         "stages": made.stages,
         "totals": made.totals,
         "fullest": fullest(made),
         "peak_bytes": made.peak,
         "needed_bytes": made.needed,
-        "fits": None if there.memory is None else made.needed <= there.memory,
+        "fits": None if target.memory is None else made.needed <= target.memory,
         "cache": {
             "held_peak_bytes": cache.held_peak_bytes,
             "index_peak_bytes": cache.index_peak_bytes,
@@ -198,7 +160,7 @@ def _figures(planner: Planner, made: Footprint, there: Given) -> dict[str, Any]:
         "full_caches": [
             full.to_dict(cache.held_peak_bytes) for full in uncompressed(work.schedule, shape)
         ],
-        "budgets": _budgets(planner, made, there.memory),
+        "budgets": _budgets(planner, made, target.memory),
         "lower_bound": LowerBound.of(work.schedule, shape.head_dim).to_dict(
             cache.held_peak_bytes, places
         ),
@@ -210,7 +172,7 @@ def _budgets(planner: Planner, made: Footprint, memory: int | None) -> list[dict
     from scalekv.configs.budget_files import list_budgets
     from scalekv.kv.errors import UserError
 
-    named = [spec.name for spec in list_budgets(planner.preset.name) if spec.name != "default"]
+    named = [spec.name for spec in list_budgets(made.work.preset.name) if spec.name != "default"]
     own = made.work.budget.label if made.work.budget else ""
     rows = []
     for label in dict.fromkeys([*BUDGETS, *named, *([own] if own else [])]):

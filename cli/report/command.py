@@ -45,7 +45,7 @@ def report(
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.console.errors import stderr
-    from scalekv.cli.console.stdout import to_json
+    from scalekv.cli.console.stdout import say_json
     from scalekv.cli.pictures.folder import OutputFolder
     from scalekv.cli.report.figures import print_table
     from scalekv.cli.report.run_folder import find_report, read_report
@@ -61,7 +61,7 @@ def report(
             )
     figures, folder = read_report(run_dir)
     if json:
-        print(to_json(figures), end="")
+        say_json(figures)
         return
     from scalekv.cli.report.page import render
 

@@ -6,17 +6,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from scalekv.configs.models import ModelPreset
-from scalekv.infinity_patch.asked.request import (
-    AUTO,
-    LEAST_TAU,
-    MOST_SEED,
-    Request,
-    guidance_layers,
-    per_scale,
-)
-from scalekv.infinity_patch.asked.settled import _cfg, _check_budget, schedule_of, tokenizer_of
+from scalekv.infinity_patch.asked.request import MOST_SEED, Request
+from scalekv.infinity_patch.asked.settled import Settled, settle
+from scalekv.infinity_patch.files.hub import model_files
 from scalekv.kv.errors import UserError
-from scalekv.kv.precision import check_kv_device, check_kv_dtype
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
@@ -27,63 +20,31 @@ def check(
     preset: ModelPreset,
     weights_dir: Path | None = None,
     dtype: str = "auto",
-) -> None:
+    device: str = "auto",
+) -> Settled:
     """Refuse what cannot work, before anything heavy is loaded.
 
     Args:
-        dtype: as for `load`; what "auto" will come to is not known here, so only what fits no dtype
-            is refused.
+        dtype, device: as for `load`; what "auto" comes to is told without torch, see `settle`.
+
+    Returns:
+        What the request comes to, which `generate` takes in its place.
 
     Raises:
         UserError: the first thing found wrong, with the rule and the fix.
     """
-    check_values(request, preset, dtype)
+    check_pictures(request)
+    settled = settle(request, preset, device, dtype)
     check_lengths(request, tokenizer_of(preset, weights_dir))
+    return settled
 
 
-def check_values(request: Request, preset: ModelPreset, dtype: str = "auto") -> None:
-    """The part of `check` that reads no file of the model's.
-
-    Raises:
-        UserError: likewise.
-    """
-    _check_prompts(request)
-    _check_seeds(request)
-    check_settings(request, preset, dtype)
-
-
-def check_settings(request: Request, preset: ModelPreset, dtype: str = "auto") -> None:
-    """The part of `check` that all pictures of a request have in common: all but prompts and seeds.
+def check_pictures(request: Request) -> None:
+    """Refuse prompts, seeds and numbers of pictures that cannot be.
 
     Raises:
-        UserError: likewise.
+        UserError: the first thing found wrong.
     """
-    check_kv_dtype(request.kv_dtype)
-    check_kv_device(request.kv_device)
-    schedule = schedule_of(request, preset)
-    scales = len(schedule)
-    if request.batch_size != AUTO and not (
-        isinstance(request.batch_size, int) and request.batch_size >= 1
-    ):
-        raise UserError(
-            f"batch size {request.batch_size!r}",
-            where="--batch-size",
-            rule="a whole number of at least 1, or auto",
-        )
-    per_scale(_cfg(request, preset), scales, "--cfg")
-    _check_budget(request, preset, schedule, dtype)
-    taus = per_scale(preset.sampling.tau if request.tau is None else request.tau, scales, "--tau")
-    if min(taus) < LEAST_TAU:
-        raise UserError(f"temperature {min(taus):g}", where="--tau", rule=f"at least {LEAST_TAU:g}")
-    if request.cfg_layer is not None:
-        guidance_layers(request.cfg_layer, preset.transformer.depth)
-    if request.top_p is not None and not 0 <= request.top_p <= 1:
-        raise UserError(
-            f"top-p {request.top_p:g}", where="--top-p", rule="between 0 and 1; 0 turns it off"
-        )
-
-
-def _check_prompts(request: Request) -> None:
     if not request.prompts:
         raise UserError("no prompt", where="PROMPT", fix='scalekv generate "a red apple"')
     for number, prompt in enumerate(request.prompts, start=1):
@@ -96,6 +57,7 @@ def _check_prompts(request: Request) -> None:
             )
     if request.num_images < 1:
         raise UserError(f"{request.num_images} pictures", where="--num-images", rule="at least 1")
+    _check_seeds(request)
 
 
 def _check_seeds(request: Request) -> None:
@@ -125,3 +87,14 @@ def check_lengths(request: Request, tokenizer: Tokenizer) -> None:
         cut_prompt(tokenizer, request.text_of(prompt), f"prompt {number}", request.truncate)
     if request.negative is not None:
         cut_prompt(tokenizer, request.negative, "--negative", request.truncate)
+
+
+def tokenizer_of(preset: ModelPreset, weights_dir: Path | None = None) -> Tokenizer:
+    """What counts a prompt's tokens, found with the model's other files.
+
+    Raises:
+        UserError: files are missing or damaged.
+    """
+    from scalekv.infinity_patch.model.tokens import read_tokenizer
+
+    return read_tokenizer(model_files(preset, weights_dir).text_encoder / "tokenizer.json")

@@ -6,22 +6,17 @@ import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
+from scalekv.configs.values import AUTO as AUTO
+from scalekv.configs.values import MOST_SEED as MOST_SEED
 from scalekv.kv.budgets.asked import BudgetLike
 from scalekv.kv.budgets.budget import Drafters
 from scalekv.kv.errors import UserError
 from scalekv.kv.policies.policy import Policy
 
-if TYPE_CHECKING:
-    pass
-
 PerScale = float | Sequence[float]
 DEFAULT_POLICY = "scalekv"
 DEFAULT_BUDGET = "10%"
-MOST_SEED = 2**63 - 1
-AUTO = "auto"
-"""The batch size that free memory decides."""
 LEAST_TAU = 1e-3  # far below it, logits over temperature overflow
 
 

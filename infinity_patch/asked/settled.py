@@ -1,236 +1,267 @@
-"""From what was asked for to the budget of a schedule: strings, files and objects alike.
+"""A request settled for a model, a device and a dtype: everything that follows from it, once.
 
-Knows presets and budgets; no torch.
+Knows presets, schedules and budgets; loads nothing, no torch.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import lru_cache
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from scalekv.configs.budget_files import calibration_file, check_model, default_budget, load_budget
-from scalekv.configs.models import ModelPreset, list_models, model_named
-from scalekv.configs.yaml_files import (
-    MOST_CALIBRATION_BYTES,
-    MOST_CONSTANTS_BYTES,
-    read_bytes,
-    read_text,
-)
+from scalekv.configs.models import ModelPreset
+from scalekv.infinity_patch.asked.budgets import ReadBudget, read_budget
+from scalekv.infinity_patch.asked.policies import calibration_of, name_of, plan_of_policy
 from scalekv.infinity_patch.asked.request import (
     AUTO,
     DEFAULT_BUDGET,
     DEFAULT_POLICY,
-    PerScale,
+    LEAST_TAU,
     Request,
+    guidance_layers,
     per_scale,
 )
-from scalekv.infinity_patch.files.hub import model_files
+from scalekv.infinity_patch.loading.placement import check_device, check_dtype
+from scalekv.infinity_patch.machine.machine import BF16, device_memory, of_processor
 from scalekv.infinity_patch.schedules import schedule_for
-from scalekv.kv.budgets.asked import BudgetLike, BudgetRequest, BudgetSpec, parse_budget, resolve
-from scalekv.kv.budgets.budget import FULL, Budget, BytesOf, Drafters
+from scalekv.kv.budgets.asked import BudgetLike
+from scalekv.kv.budgets.budget import FULL, Budget
 from scalekv.kv.coded.constants import Constants
 from scalekv.kv.coded.plan import allocation_of
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CacheShape, stored_bytes_of
 from scalekv.kv.policies.policy import Policy
-from scalekv.kv.policies.registry import (
-    entry_named,
-    plan_named,
-    planned,
-    policy_and_file,
-    policy_named,
-    read_calibration,
-    takes_budget,
-)
-from scalekv.kv.precision import ELEMENT_BYTES, precision_of
+from scalekv.kv.policies.registry import check_stores, entry_named
+from scalekv.kv.precision import ELEMENT_BYTES, check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-"""A budget as people give it: "10%", "650", "1.5GiB", "full", a name, a file; or an object."""
 
-Made = Budget | Callable[[BytesOf], Budget]
-"""A budget; or, where it depends on the bytes that tokens take, what makes it of those."""
+@dataclass(frozen=True)
+class Settled:
+    """What a request comes to. Made by `settle`, and handed on to whoever checks, plans, tells or
+    generates; prompts and seeds are left as the request has them.
 
-
-def preset_like(depth: int, width: int, heads: int) -> ModelPreset | None:
-    """The preset whose transformer has these sizes, or None."""
-    for name in list_models():
-        spec = model_named(name).transformer
-        if (spec.depth, spec.width, spec.heads) == (depth, width, heads):
-            return model_named(name)
-    return None
-
-
-def in_bytes(budget: BudgetLike | None) -> bool:
-    """Whether a budget says how many bytes, so that batch and dtype decide how many tokens."""
-    asked = parse_budget(budget) if isinstance(budget, str | int) else budget
-    return isinstance(asked, BudgetRequest) and asked.nbytes is not None
-
-
-def budget_maker(
-    budget: BudgetLike, layers: int, model: str | None, drafters: Drafters | None
-) -> Callable[[Schedule], Made]:
-    """What turns a schedule into its budget, or into what makes the budget of a token's bytes.
-
-    `model` is the preset's name, whose drafters are used where neither `drafters` nor the budget
-    names any; an unknown model gets a uniform budget, and the budget's origin says so.
-
-    Raises:
-        UserError: what is wrong with the budget whatever the schedule; the rest when it is called.
+    Attributes:
+        request: what was asked for.
+        preset: the model's.
+        device: type of the device, "cpu", "cuda" or "mps".
+        dtype: of the matrix products inside the blocks, "fp32", "bf16" or "fp16".
+        schedule: the pictures' scales.
+        cfg, tau: guidance strength and temperature of each scale.
+        cfg_layers: where guidance mixes, as `Guidance` takes them.
+        top_p: the nucleus; 0: off.
+        calibration: what the policy works from; None: nothing.
+        read: the budget as it was read, before it was allotted.
+        asked: the budget as asked for, allotted to layers and scales.
+        planned: the budget as the policy plans it; None where the policy takes none.
+        batch: the most pictures at once, for all of which together a budget in bytes is; None: as
+            many as free memory takes.
     """
-    if isinstance(budget, Budget):
-        return lambda schedule: _checked(budget, schedule, layers)
-    asked: BudgetSpec | BudgetRequest
-    asked = parse_budget(budget) if isinstance(budget, str | int) else budget
-    if isinstance(asked, BudgetRequest) and asked.name is not None:
-        asked = load_budget(asked.name, model)
-    if isinstance(asked, BudgetSpec):
-        check_model(asked, model, asked.name)
-        made = asked
-        return lambda schedule: resolve(made, schedule, layers, drafters)
-    origin = "drafters as given"
-    if drafters is None:
-        known = default_budget(model) if model is not None else None
-        drafters = known.drafters if known is not None else ()
-        origin = "no drafters are known for this model: uniform"
-        if known is not None:
-            origin = f"drafters of {model}: {known.provenance}"
-    request, given = asked, drafters
-    if request.nbytes is None:
-        return lambda schedule: resolve(request, schedule, layers, given, origin=origin)
-    return lambda schedule: (
-        lambda bytes_of: resolve(request, schedule, layers, given, origin=origin, bytes_of=bytes_of)
-    )
+
+    request: Request
+    preset: ModelPreset
+    device: str
+    dtype: str
+    schedule: Schedule
+    cfg: tuple[float, ...]
+    tau: tuple[float, ...]
+    cfg_layers: tuple[int, ...]
+    top_p: float
+    calibration: Any
+    read: ReadBudget
+    asked: Budget
+    planned: Budget | None
+    batch: int | None
+
+    @property
+    def policy(self) -> str | Policy:
+        """The policy, as it was given."""
+        return _policy(self.request)
+
+    @property
+    def policy_name(self) -> str:
+        """What the policy is called."""
+        return name_of(self.policy)
+
+    @property
+    def note_bytes(self) -> int:
+        """Of the policy's notes on one held token of one head, as far as they are known."""
+        entry = entry_named(self.policy_name) if isinstance(self.policy, str) else None
+        return 0 if entry is None else entry.note_bytes
+
+    @property
+    def constants(self) -> Constants | None:
+        """Of a policy that stores tokens by them, whose budget is one of bytes; None: of others."""
+        found = self.calibration if isinstance(self.policy, str) else self.policy
+        found = getattr(found, "constants", found)
+        return found if isinstance(found, Constants) else None
+
+    @property
+    def guided(self) -> bool:
+        """Whether every picture has an unconditional half."""
+        return _guided(self.cfg)
+
+    @property
+    def together(self) -> int:
+        """Pictures at once that are certain; 1 where free memory decides."""
+        return self.batch or 1
+
+    @property
+    def idle(self) -> bool:
+        """Whether the budget drops nothing although it was not asked to hold everything."""
+        return FULL not in (self.request.policy, self.request.budget) and not self.asked.evicts
+
+    @property
+    def shape(self) -> CacheShape:
+        """Of the caches of `together` pictures."""
+        return _shape(self.preset, self.cfg, self.dtype, self.together)
+
+    def one_at_a_time_on(self, device: str) -> bool:
+        """Whether every picture is a batch of its own on a type of device, whatever batch size was
+        asked for."""
+        return _one_at_a_time(self.request, device)
+
+    def of(self, request: Request) -> Settled:
+        """The same for a request that differs in prompts, seeds, number of pictures and what is
+        said about batches only."""
+        batch = _batch(request, self.device, self.read)
+        return replace(self.allotted(batch or 1), request=request, batch=batch)
+
+    def on(self, device: str, dtype: str) -> Settled:
+        """The same where it turns out to run, on a type of device and in a dtype.
+
+        Raises:
+            UserError: a budget in bytes that is too small there.
+        """
+        if (device, dtype) == (self.device, self.dtype):
+            return self
+        moved = replace(self, device=device, dtype=dtype)
+        batch = _batch(self.request, device, self.read)
+        if self.read.in_bytes:
+            moved = moved._with(self.read, batch or 1)
+        return replace(moved, batch=batch)
+
+    def allotted(self, pictures: int, budget: BudgetLike | None = None) -> Settled:
+        """The same with so many pictures at once.
+
+        Args:
+            budget: instead of the one asked for.
+
+        Raises:
+            UserError: a budget that cannot be.
+        """
+        if budget is None:
+            if self.read.in_bytes and pictures != self.together:
+                return self._with(self.read, pictures)
+            return replace(self, batch=pictures)
+        read = _read(replace(self.request, budget=budget), self.preset)
+        return self._with(read, pictures)
+
+    def under(self, policy: str) -> Settled:
+        """The same under another policy, and the usual budget.
+
+        Raises:
+            UserError: no calibration for it, or a budget that it cannot work with.
+        """
+        request = replace(self.request, policy=policy, budget=None)
+        return settle(request, self.preset, self.device, self.dtype)
+
+    def _with(self, read: ReadBudget, pictures: int) -> Settled:
+        shape = _shape(self.preset, self.cfg, self.dtype, pictures)
+        asked = _allotment(read, self.request, shape, self.dtype, self.schedule)
+        planned = plan_of_policy(self.policy, asked, self.calibration)
+        return replace(self, read=read, asked=asked, planned=planned, batch=pictures)
 
 
-def _checked(budget: Budget, schedule: Schedule, layers: int) -> Budget:
-    if budget.schedule != schedule or budget.layers != layers:
-        raise UserError(
-            f"budget {budget.label} was made for {budget.layers} layers and {budget.schedule}",
-            where="budget",
-            rule=f"this picture has {layers} layers and {schedule}",
-            fix="give the budget as a percentage or a number of tokens",
-        )
-    return budget
-
-
-def policy_for(policy: str | Policy, model: str | None) -> Policy:
-    """The policy, with its calibration read: from the file it was given with
-    ("heatkv:order.json"), else from those that come with the model.
+def settle(
+    request: Request, preset: ModelPreset, device: str = "auto", dtype: str = "auto"
+) -> Settled:
+    """Settles a request; refuses what cannot be of all but its prompts and seeds.
 
     Args:
-        model: a preset's name; None: a model that no preset describes.
+        device: a device's name; "auto": CUDA where NVIDIA's driver knows a device, else the CPU.
+        dtype: as for `load`; "auto" as that decides it.
 
     Raises:
-        UserError: unknown policy, no calibration for the model, or a file that is none.
+        UserError: the first thing found wrong, with the rule and the fix.
     """
-    if not isinstance(policy, str):
-        return policy
-    calibration = calibration_of(policy, model)
-    made: Any = policy_named(policy)
-    ready: Policy = made if calibration is None else made.calibrated(calibration)
-    return ready
-
-
-def calibration_of(policy: str, model: str | None) -> Any:
-    """What a policy works from, read without loading the policy; None: it needs nothing.
-
-    Raises:
-        UserError: as `policy_for`.
-    """
-    name, given = policy_and_file(policy)
-    entry = entry_named(name)
-    needed = "" if entry is None else entry.calibration
-    if given is not None and not needed:
+    check_device(device, "--device")
+    check_dtype(dtype, "--dtype")
+    check_kv_dtype(request.kv_dtype)
+    check_kv_device(request.kv_device)
+    schedule = schedule_of(request, preset)
+    if request.batch_size != AUTO and not (
+        isinstance(request.batch_size, int) and request.batch_size >= 1
+    ):
         raise UserError(
-            f"the policy {name} reads no file",
-            where=f"policy {policy!r}",
-            rule="only a policy that works from a calibration takes one, as in heatkv:order.json",
-            fix=f"--policy {name}",
+            f"batch size {request.batch_size!r}",
+            where="--batch-size",
+            rule="a whole number of at least 1, or auto",
         )
-    if entry is None or not needed:
-        return None
-    path = Path(given) if given is not None else calibration_file(needed, model)
-    if path is None:
-        raise UserError(
-            f"no {needed} is known for {model or 'this model'}",
-            where=f"policy {name}",
-            rule="it works from a calibration of the model",
-            fix=f"scalekv calibrate --model {model or 'NAME'}, then --policy {name}:FILE",
-        )
-    try:
-        status = path.stat()
-        found = _read(name, path, status.st_mtime_ns, status.st_size)
-    except OSError as error:
-        raise UserError(
-            f"{path.name} cannot be read: {error}",
-            where=str(path),
-            rule=f"{name} reads the {needed} that scalekv calibrate writes",
-            fix="give the path of one",
-        ) from error
-    if entry.stores and model is not None and found.about.get("model", model) != model:
-        raise UserError(
-            f"these are constants of {found.about['model']}",
-            where=str(path),
-            rule=f"{name} works from constants of the model itself, which is {model}",
-            fix=f"scalekv calibrate --model {model} --coded",
-        )
-    return found
-
-
-@lru_cache(maxsize=8)
-def _read(name: str, path: Path, changed: int, size: int) -> Any:
-    """A file's calibration, the same object for all pictures while the file is as it was."""
-    entry = entry_named(name)
-    assert entry is not None, name
-    content = (
-        read_bytes(path, MOST_CONSTANTS_BYTES)
-        if entry.stores
-        else read_text(path, MOST_CALIBRATION_BYTES)
+    sampling, scales = preset.sampling, len(schedule)
+    cfg = per_scale(sampling.cfg if request.cfg is None else request.cfg, scales, "--cfg")
+    place = device_type(device)
+    dtype = dtype_on(place, dtype, preset)
+    read = _read(request, preset)
+    batch = _batch(request, place, read)
+    shape = _shape(preset, cfg, dtype, batch or 1)
+    asked = _allotment(read, request, shape, dtype, schedule)
+    calibration = calibration_of(_policy(request), preset.name)
+    planned = plan_of_policy(_policy(request), asked, calibration)
+    tau = per_scale(sampling.tau if request.tau is None else request.tau, scales, "--tau")
+    if min(tau) < LEAST_TAU:
+        raise UserError(f"temperature {min(tau):g}", where="--tau", rule=f"at least {LEAST_TAU:g}")
+    layer = sampling.cfg_layer if request.cfg_layer is None else request.cfg_layer
+    cfg_layers = guidance_layers(layer, preset.transformer.depth)
+    top_p = sampling.top_p if request.top_p is None else request.top_p
+    if not 0 <= top_p <= 1:
+        raise UserError(f"top-p {top_p:g}", where="--top-p", rule="between 0 and 1; 0 turns it off")
+    settled = Settled(
+        request=request,
+        preset=preset,
+        device=place,
+        dtype=dtype,
+        schedule=schedule,
+        cfg=cfg,
+        tau=tau,
+        cfg_layers=cfg_layers,
+        top_p=top_p,
+        calibration=calibration,
+        read=read,
+        asked=asked,
+        planned=planned,
+        batch=batch,
     )
-    return read_calibration(entry, content, str(path))
+    _check_stored(settled)
+    return settled
 
 
-def constants_of(policy: str | Policy | None, model: str) -> Constants | None:
-    """The constants a policy stores tokens by; None: it stores them as they come.
+def _check_stored(settled: Settled) -> None:
+    """What a policy that stores tokens in its own way cannot do.
 
     Raises:
-        UserError: as `policy_for`.
+        UserError: that is asked for.
     """
-    name = DEFAULT_POLICY if policy is None else policy
-    if not isinstance(name, str):
-        return getattr(name, "constants", None)
-    entry = entry_named(policy_and_file(name)[0])
-    if entry is None or not entry.stores:
-        return None
-    found: Constants = calibration_of(name, model)
-    return found
-
-
-def one_at_a_time(request: Request, device: str) -> bool:
-    """Whether every picture is a batch of its own on a device of this type ("cpu", "cuda")."""
-    return device == "cpu" if request.reproducible is None else request.reproducible
-
-
-def fixed_batch(request: Request, device: str) -> int | None:
-    """The most pictures at once on a device of this type; None: as many as free memory takes.
-
-    A budget in bytes is for all pictures of a batch together, so that with no size given each
-    picture has it to itself.
-    """
-    if one_at_a_time(request, device):
-        return 1
-    if request.batch_size == AUTO:
-        return 1 if in_bytes(request.budget) else None
-    assert isinstance(request.batch_size, int), request.batch_size
-    return request.batch_size
+    if settled.constants is None or settled.planned is None:
+        return
+    check_stores(settled.policy_name, settled.request.kv_dtype)
+    if settled.guided and settled.cfg_layers != (0,):
+        raise UserError(
+            "guidance in hidden layers leaves two halves that are the same",
+            where="--cfg-layer",
+            rule=f"the policy {settled.policy_name} codes halves that differ to the end: guidance "
+            "in the logits",
+            fix="--cfg-layer 0, or another policy",
+        )
+    allocation_of(settled.constants, settled.planned, settled.shape, settled.guided)
 
 
 def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
-    """The schedule the pictures are generated with."""
+    """The schedule the pictures are generated with.
+
+    Raises:
+        UserError: a ratio or pixel class that does not exist, or that the model was not made for.
+    """
     if preset.ratios and request.ratio not in preset.ratios:
         schedule_for(request.ratio, preset.pixels)  # an unknown ratio has its own message
         raise UserError(
@@ -250,134 +281,59 @@ def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
     return schedule_for(request.ratio, request.pixels or preset.pixels)
 
 
-def budget_of(
-    request: Request,
-    preset: ModelPreset,
-    schedule: Schedule,
-    element_bytes: int,
-    together: int = 1,
+def device_type(name: str) -> str:
+    """The type of a device by its name, as far as that is known without torch."""
+    if name == "auto":
+        return "cpu" if device_memory(name) is None else "cuda"
+    return name.partition(":")[0]
+
+
+def dtype_on(device: str, dtype: str, preset: ModelPreset) -> str:
+    """The dtype that the loader computes in on a type of device."""
+    if dtype == "auto":
+        dtype = preset.dtype
+    if dtype == "auto":
+        fast = device == "cuda" or (device == "cpu" and bool(of_processor() & BF16))
+        dtype = "bf16" if fast else "fp32"
+    return dtype
+
+
+def _policy(request: Request) -> str | Policy:
+    return DEFAULT_POLICY if request.policy is None else request.policy
+
+
+def _read(request: Request, preset: ModelPreset) -> ReadBudget:
+    budget = DEFAULT_BUDGET if request.budget is None else request.budget
+    return read_budget(budget, preset.transformer.depth, preset.name, request.drafters)
+
+
+def _allotment(
+    read: ReadBudget, request: Request, shape: CacheShape, dtype: str, schedule: Schedule
 ) -> Budget:
-    """The budget the caches are held to (of a policy that takes one).
-
-    Args:
-        element_bytes: of one element of k and v, on which a budget in bytes depends.
-        together: pictures that are generated at once, likewise.
-
-    Raises:
-        UserError: a budget that cannot be.
-    """
-    layers = preset.transformer.depth
-    asked = DEFAULT_BUDGET if request.budget is None else request.budget
-    made = budget_maker(asked, layers, preset.name, request.drafters)(schedule)
-    if isinstance(made, Budget):
-        return made
-    shape = cache_shape(request, preset, schedule, element_bytes, together)
-    precision = precision_of(request.kv_dtype, {4: "fp32", 2: "bf16"}[element_bytes])
-    return made(stored_bytes_of(shape, precision, schedule))
+    precision = precision_of(request.kv_dtype, dtype)
+    return read.on(schedule, stored_bytes_of(shape, precision, schedule))
 
 
-def cache_shape(
-    request: Request,
-    preset: ModelPreset,
-    schedule: Schedule,
-    element_bytes: int,
-    together: int = 1,
-) -> CacheShape:
-    """The shape of the caches of `together` pictures."""
-    spec = preset.transformer
-    cfg = per_scale(_cfg(request, preset), len(schedule), "--cfg")
-    return CacheShape(
-        layers=spec.depth,
-        sequences=together * (2 if any(strength != 1 for strength in cfg) else 1),
-        heads=spec.heads,
-        head_dim=spec.head_dim,
-        k_bytes=element_bytes,
-        v_bytes=element_bytes,
-    )
+def _guided(cfg: Sequence[float]) -> bool:
+    return any(strength != 1 for strength in cfg)
 
 
-def _cfg(request: Request, preset: ModelPreset) -> PerScale:
-    return preset.sampling.cfg if request.cfg is None else request.cfg
+def _shape(preset: ModelPreset, cfg: Sequence[float], dtype: str, pictures: int) -> CacheShape:
+    spec, element = preset.transformer, ELEMENT_BYTES[dtype]
+    sequences = pictures * (2 if _guided(cfg) else 1)
+    return CacheShape(spec.depth, sequences, spec.heads, spec.head_dim, element, element)
 
 
-def planned_for(request: Request, preset: ModelPreset, asked: Budget) -> Budget | None:
-    """The budget as the policy plans it; None where the policy takes none. Loads no policy that is
-    given by name.
-
-    Raises:
-        UserError: unknown policy, no calibration for it, or a budget it cannot work with.
-    """
-    policy = DEFAULT_POLICY if request.policy is None else request.policy
-    if not isinstance(policy, str):
-        return planned(policy, asked) if takes_budget(policy) else None
-    calibration = calibration_of(policy, preset.name)
-    return plan_named(policy_and_file(policy)[0], asked, calibration)
+def _one_at_a_time(request: Request, device: str) -> bool:
+    return device == "cpu" if request.reproducible is None else request.reproducible
 
 
-def tokenizer_of(preset: ModelPreset, weights_dir: Path | None = None) -> Tokenizer:
-    """What counts a prompt's tokens, found with the model's other files.
-
-    Raises:
-        UserError: files are missing or damaged.
-    """
-    from scalekv.infinity_patch.model.tokens import read_tokenizer
-
-    return read_tokenizer(model_files(preset, weights_dir).text_encoder / "tokenizer.json")
-
-
-def idle_budget(request: Request, preset: ModelPreset, dtype: str = "auto") -> Budget | None:
-    """The budget, where it is certain to drop nothing from pictures of this size although it was
-    not asked to hold everything; else None.
-
-    Args:
-        dtype: as for `check`.
-    """
-    if request.policy == FULL or request.budget == FULL:
-        return None
-    schedule = schedule_of(request, preset)
-    element = ELEMENT_BYTES.get(dtype, max(ELEMENT_BYTES.values()))
-    budget = budget_of(request, preset, schedule, element, fixed_batch(request, "cuda") or 1)
-    return None if budget.evicts else budget
-
-
-def _check_budget(request: Request, preset: ModelPreset, schedule: Schedule, dtype: str) -> None:
-    sizes = [ELEMENT_BYTES[dtype]] if dtype in ELEMENT_BYTES else sorted(ELEMENT_BYTES.values())
-    try:
-        asked = budget_of(request, preset, schedule, sizes[0])
-    except UserError:
-        # The least that this one names is enough whatever dtype and batch will be.
-        budget_of(request, preset, schedule, sizes[-1], fixed_batch(request, "cuda") or 1)
-        raise
-    planned_for(request, preset, asked)
-    _check_stored(request, preset, schedule, asked, sizes[0])
-
-
-def _check_stored(
-    request: Request, preset: ModelPreset, schedule: Schedule, budget: Budget, element_bytes: int
-) -> None:
-    """What a policy that stores tokens in its own way cannot do.
-
-    Raises:
-        UserError: that is asked for.
-    """
-    constants = constants_of(request.policy, preset.name)
-    if constants is None:
-        return
-    if request.kv_dtype != AUTO:
-        raise UserError(
-            f"the held cache cannot be coded and {request.kv_dtype} too",
-            where="--kv-dtype",
-            rule="auto with the policy coded: its bits are the budget's",
-            fix="leave --kv-dtype out, or take another policy",
-        )
-    shape = cache_shape(request, preset, schedule, element_bytes)
-    guided = shape.sequences == 2
-    layer = preset.sampling.cfg_layer if request.cfg_layer is None else request.cfg_layer
-    if guided and layer not in (0, (0,), [0]):
-        raise UserError(
-            "guidance in hidden layers leaves two halves that are the same",
-            where="--cfg-layer",
-            rule="the policy coded works on halves that differ to the end: guidance in the logits",
-            fix="--cfg-layer 0, or another policy",
-        )
-    allocation_of(constants, budget, shape, guided)
+def _batch(request: Request, device: str, read: ReadBudget) -> int | None:
+    """See `Settled.batch`. A budget in bytes is for all pictures of a batch together, so that with
+    no size given each picture has it to itself."""
+    if _one_at_a_time(request, device):
+        return 1
+    if request.batch_size == AUTO:
+        return 1 if read.in_bytes else None
+    assert isinstance(request.batch_size, int), request.batch_size
+    return request.batch_size

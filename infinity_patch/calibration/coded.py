@@ -8,10 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalekv.infinity_patch.asked.request import Request
-from scalekv.infinity_patch.asked.settled import schedule_of
+from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.generation.patch import self_attentions
-from scalekv.infinity_patch.generation.pipeline import guidance_of
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.infinity_patch.model.rotary import rotary_table
 from scalekv.infinity_patch.schedules import grid_of
@@ -33,15 +31,14 @@ class ConstantsMeasure:
         first, second: observers of the passes, one after the other.
     """
 
-    def __init__(self, pipeline: Pipeline, pictures: Request, groups: int = GROUPS) -> None:
+    def __init__(self, pipeline: Pipeline, settled: Settled, groups: int = GROUPS) -> None:
         """`groups`: see `Constants.variance_channel`."""
         spec = pipeline.preset.transformer
-        self._schedule = schedule_of(pictures, pipeline.preset)
-        self._guidance = guidance_of(pictures, pipeline, self._schedule)
-        self._pictures, self._groups = pictures, groups
+        self._settled, self._groups = settled, groups
+        self._schedule = settled.schedule
         self._turns = _turns(self._schedule, spec.head_dim, pipeline.device)
         self._outputs: list[Any] = [module.proj for module in self_attentions(pipeline.model)]
-        parts = 2 if self._guidance.needed else 1
+        parts = 2 if settled.guided else 1
         self._moments = Moments(self._schedule, spec.depth, spec.heads, spec.head_dim, parts)
         self._spectra: Spectra | None = None
 
@@ -68,9 +65,14 @@ class ConstantsMeasure:
     def constants(self, about: dict[str, Any]) -> Constants:
         """The constants, once both passes were made; `about` says what else they come from."""
         assert self._spectra is not None, "the second pass was not made"
-        found = measured(self._schedule, self._pictures.pictures, self._moments, self._spectra)
-        guidance = {"cfg": list(self._guidance.cfg), "guided": self._guidance.needed}
-        said = {"importance": "attention weights of the last scale", **guidance}
+        found = measured(
+            self._schedule, self._settled.request.pictures, self._moments, self._spectra
+        )
+        said = {
+            "cfg": list(self._settled.cfg),
+            "guided": self._settled.guided,
+            "importance": "attention weights of the last scale",
+        }
         return constants_from(found, self._groups, {**about, **said})
 
 

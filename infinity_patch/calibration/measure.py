@@ -25,7 +25,7 @@ from scalekv.infinity_patch.calibration.plan import (
 from scalekv.infinity_patch.files.hashes import prompts_sha256, weights_sha256
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.generation.patch import patched
-from scalekv.infinity_patch.generation.pipeline import Picture, Progress, generate, guidance_of
+from scalekv.infinity_patch.generation.pipeline import Picture, Progress, generate, settled_on
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.kv.budgets.asked import BudgetSpec
 from scalekv.kv.budgets.heat_order import Order, order_from_mass
@@ -218,8 +218,8 @@ def calibrate(
         UserError: a request that cannot be fulfilled, before the first picture.
     """
     plan = plan_of(request, pipeline.preset)
-    pictures = pictures_of(request)
-    guided = guidance_of(pictures, pipeline, plan.schedule).needed
+    settled = settled_on(pipeline, pictures_of(request))
+    pictures, guided = settled.request, settled.guided
     layers = pipeline.preset.transformer.depth
     statistics = AttentionStatistics(
         plan.schedule,
@@ -230,7 +230,7 @@ def calibrate(
     )
     # first what may be refused: nothing measured is lost then
     weights = weights_sha256(model_files(pipeline.preset, pipeline.weights_dir).transformer)
-    coded = ConstantsMeasure(pipeline, pictures) if request.coded else None
+    coded = ConstantsMeasure(pipeline, settled) if request.coded else None
     settings: dict[str, Any] = {}
 
     def through(*observers: Observer) -> None:
@@ -240,7 +240,7 @@ def calibrate(
 
         with patched(pipeline.model, "full", schedule=plan.schedule) as caches:
             caches.observer = observe
-            for picture in generate(pipeline, pictures, on_progress=on_progress):
+            for picture in generate(pipeline, settled, on_progress=on_progress):
                 settings.update(settings or picture.settings)
                 if on_picture is not None:
                     on_picture(picture)
@@ -268,10 +268,8 @@ def calibrate(
     )
     constants = None
     if coded:
-        said = {
-            name: value for name, value in asdict(provenance).items() if name not in _OF_ATTENTION
-        }
-        constants = coded.constants(said)
+        known = asdict(provenance).items()
+        constants = coded.constants({name: x for name, x in known if name not in _OF_ATTENTION})
     return Calibration(plan, provenance, statistics.means(), layers, constants)
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.asked.check import check
 from scalekv.infinity_patch.asked.request import Request
-from scalekv.infinity_patch.asked.settled import schedule_of
+from scalekv.infinity_patch.asked.settled import Settled, schedule_of
 from scalekv.kv.budgets.asked import BudgetRequest, parse_budget, percent_tokens
 from scalekv.kv.calibration.drafting import usual_drafters
 from scalekv.kv.errors import UserError, close_matches
@@ -61,17 +61,21 @@ def check_calibration(
     preset: ModelPreset,
     weights_dir: Path | None = None,
     dtype: str = "auto",
-) -> None:
+    device: str = "auto",
+) -> Settled:
     """Refuse what cannot work, before anything heavy is loaded.
 
     Args:
-        dtype: as for `scalekv.infinity_patch.asked.check.check`.
+        dtype, device: as for `scalekv.infinity_patch.asked.check.check`.
+
+    Returns:
+        What the pictures to measure come to.
 
     Raises:
         UserError: the first thing found wrong, with the rule and the fix.
     """
     plan_of(request, preset)
-    check(pictures_of(request), preset, weights_dir, dtype)
+    return check(pictures_of(request), preset, weights_dir, dtype, device)
 
 
 def pictures_of(request: CalibrationRequest) -> Request:

@@ -10,17 +10,12 @@ from dataclasses import replace
 
 import torch
 
-from scalekv.infinity_patch.asked.request import DEFAULT_POLICY, Request
-from scalekv.infinity_patch.asked.settled import constants_of, fixed_batch, planned_for
+from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.generation.patch import caches_of
 from scalekv.infinity_patch.loading.loader import Pipeline
-from scalekv.infinity_patch.model.scale_loop import Guidance
+from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.planning.footprint import FRAGMENTED, Work, footprint
-from scalekv.infinity_patch.planning.planner import text_spec_of
-from scalekv.kv.budgets.budget import Budget
-from scalekv.kv.dtypes import DTYPE_NAMES
-from scalekv.kv.policies.registry import entry_named, policy_and_file
-from scalekv.kv.schedule import Schedule
+from scalekv.infinity_patch.planning.planner import text_spec_of, work_of
 
 SHARE = 0.9
 """Of the free memory, what a batch is planned to take; the rest is for what a plan misses."""
@@ -35,55 +30,33 @@ _SAYS_SO = ("can't allocate memory", "out of memory", "ALLOC_FAILED")
 """What other errors than `torch.OutOfMemoryError` say: the CPU's allocator, MPS, cuBLAS."""
 
 
-def batch_size_of(
-    request: Request,
-    pipeline: Pipeline,
-    schedule: Schedule,
-    budget: Budget,
-    guidance: Guidance,
-) -> int:
+def batch_size_of(settled: Settled, pipeline: Pipeline) -> int:
     """The most pictures to generate at once, at least 1.
 
     1 where the request is to be reproducible, which on a CPU it is unless it says otherwise.
     """
-    fixed = fixed_batch(request, pipeline.device.type)
-    if fixed is not None:
-        return fixed
+    if settled.batch is not None:
+        return settled.batch
     if pipeline.device.type != "cuda":
         return 1  # nothing tells what is free
     room = int(SHARE * free_bytes(pipeline.device))
-    work = work_of(request, pipeline, schedule, budget, guidance)
-    sizes = range(1, min(MOST, request.pictures) + 1)
+    work = work_on(pipeline, settled)
+    sizes = range(1, min(MOST, settled.request.pictures) + 1)
     return max(1, bisect_right(sizes, room, key=lambda pictures: taken(work.of(pictures))))
 
 
-def work_of(
-    request: Request,
-    pipeline: Pipeline,
-    schedule: Schedule,
-    budget: Budget,
-    guidance: Guidance,
-) -> Work:
-    """What memory depends on, for one picture at a time."""
-    # what an outer `with patched(...)` block keeps is its own business: everything, at worst
-    patched = caches_of(pipeline.model) is not None
-    policy = DEFAULT_POLICY if request.policy is None else request.policy
-    entry = entry_named(policy_and_file(policy)[0]) if isinstance(policy, str) else None
-    preset = pipeline.preset
+def work_on(pipeline: Pipeline, settled: Settled) -> Work:
+    """What memory depends on, of a request's pictures on a model that is loaded."""
+    request, preset = settled.request, pipeline.preset
     texts = {request.text_of(prompt) for prompt in request.prompts} | {request.negative or ""}
-    return Work(
-        preset=replace(preset, text=text_spec_of(preset, pipeline.weights_dir)),
-        schedule=schedule,
-        budget=None if patched else planned_for(request, preset, budget),
-        guided=guidance.needed,
-        device="cuda",
-        dtype=DTYPE_NAMES[pipeline.dtype],
-        kv_dtype=request.kv_dtype,
-        kv_on_host=request.kv_device == "cpu",
-        note_bytes=0 if entry is None else entry.note_bytes,
-        constants=None if patched else constants_of(request.policy, preset.name),
-        text_tokens=max(len(pipeline.text.counter.encode(text).ids) for text in texts),
+    work = work_of(
+        settled,
+        Placement(),  # weights are on the device already, and not counted
+        max(len(pipeline.text.counter.encode(text).ids) for text in texts),
+        text_spec_of(preset, pipeline.weights_dir),
     )
+    # what an outer `with patched(...)` block keeps is its own business: everything, at worst
+    return work if caches_of(pipeline.model) is None else replace(work, budget=None)
 
 
 def taken(work: Work) -> int:

@@ -12,7 +12,9 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from scalekv.infinity_patch.asked.settled import budget_maker, policy_for, preset_like
+from scalekv.infinity_patch.asked.budgets import ReadBudget, preset_like, read_budget
+from scalekv.infinity_patch.asked.policies import calibration_of, make_policy
+from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.model.attention import (
     attend,
     attend_ragged,
@@ -23,7 +25,7 @@ from scalekv.infinity_patch.model.attention import (
 )
 from scalekv.infinity_patch.model.rotary import Scales3, turns_of_scale
 from scalekv.kv.budgets.asked import BudgetLike
-from scalekv.kv.budgets.budget import Drafters
+from scalekv.kv.budgets.budget import Budget, BytesOf, Drafters
 from scalekv.kv.caches.caches import Caches
 from scalekv.kv.errors import UserError
 from scalekv.kv.policies.policy import Policy
@@ -86,6 +88,45 @@ def patched(
     Raises:
         UserError: no self-attention found, the model is patched already, or a bad budget or policy.
     """
+    modules = _unpatched(model)
+    layers, preset = len(modules), _preset_of(model, modules)
+    caches = Caches(
+        layers,
+        make_policy(policy, calibration_of(policy, preset)),
+        _budget_for(read_budget(budget, layers, preset, drafters)),
+        schedule,
+        kv_dtype=kv_dtype,
+        kv_device=kv_device,
+        guided=guided,
+    )
+    with _attached(modules, caches):
+        yield caches
+
+
+@contextmanager
+def patched_as_settled(model: nn.Module, settled: Settled) -> Iterator[Caches]:
+    """The same with everything as a request came to it; nothing is read or allotted again.
+
+    Raises:
+        UserError: no self-attention found, or the model is patched already.
+    """
+    modules = _unpatched(model)
+    caches = Caches(
+        len(modules),
+        make_policy(settled.policy, settled.calibration),
+        lambda schedule: settled.planned,
+        settled.schedule,
+        kv_dtype=settled.request.kv_dtype,
+        kv_device=settled.request.kv_device,
+        guided=settled.guided,
+        as_planned=True,
+    )
+    with _attached(modules, caches):
+        yield caches
+
+
+def _unpatched(model: nn.Module) -> list[nn.Module]:
+    """The self-attention modules of a model that is not patched."""
     modules = self_attentions(model)
     if not modules:
         raise UserError(
@@ -101,16 +142,18 @@ def patched(
             rule="patches do not nest",
             fix="leave the first `with patched(...)` block before entering another",
         )
-    layers, preset = len(modules), _preset_of(model, modules)
-    caches = Caches(
-        layers,
-        policy_for(policy, preset),
-        budget_maker(budget, layers, preset, drafters),
-        schedule,
-        kv_dtype=kv_dtype,
-        kv_device=kv_device,
-        guided=guided,
-    )
+    return modules
+
+
+def _budget_for(read: ReadBudget) -> Callable[[Schedule], Budget | Callable[[BytesOf], Budget]]:
+    """What makes a schedule's budget; of bytes, once it is known how many a token takes."""
+    if read.in_bytes:
+        return lambda schedule: lambda bytes_of: read.on(schedule, bytes_of)
+    return read.on
+
+
+@contextmanager
+def _attached(modules: list[nn.Module], caches: Caches) -> Iterator[None]:
     before = [{name: m.__dict__.get(name, _MISSING) for name in OVERRIDDEN} for m in modules]
     try:
         for layer, module in enumerate(modules):
@@ -118,7 +161,7 @@ def patched(
             # written to the instance's dictionary: nn.Module would not look for methods elsewhere
             module.__dict__["forward"] = _forward(module, layer, caches)
             module.__dict__["kv_caching"] = _kv_caching(layer, caches)
-        yield caches
+        yield
     finally:
         for module, saved in zip(modules, before, strict=True):
             for name, value in saved.items():

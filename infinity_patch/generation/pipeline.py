@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -13,9 +13,9 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scalekv.infinity_patch.asked.check import check_lengths, check_values
-from scalekv.infinity_patch.asked.request import DEFAULT_POLICY, Request, guidance_layers, per_scale
-from scalekv.infinity_patch.asked.settled import budget_of, fixed_batch, schedule_of
+from scalekv.infinity_patch.asked.check import check_lengths, check_pictures
+from scalekv.infinity_patch.asked.request import Request
+from scalekv.infinity_patch.asked.settled import Settled, settle
 from scalekv.infinity_patch.files.hashes import model_hashes
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.generation.batching import (
@@ -24,16 +24,15 @@ from scalekv.infinity_patch.generation.batching import (
     free_memory,
     out_of_memory,
 )
-from scalekv.infinity_patch.generation.patch import caches_of, patched
+from scalekv.infinity_patch.generation.patch import caches_of, patched_as_settled
 from scalekv.infinity_patch.generation.record import record
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes, to_uint8
 from scalekv.infinity_patch.model.tokens import cut_prompt
-from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.caches.caches import Caches
+from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
-from scalekv.kv.schedule import Schedule
 
 AHEAD = 4 * MOST  # pictures encoded in one go; the features of thousands would need much memory
 
@@ -119,7 +118,7 @@ class _Texts:
 
 def generate(
     pipeline: Pipeline,
-    request: Request | str,
+    request: Request | Settled | str,
     *,
     on_progress: Callable[[Progress], None] | None = None,
     on_smaller_batch: Callable[[int], None] | None = None,
@@ -127,7 +126,9 @@ def generate(
     """Generate pictures one batch after another, each picture with a random stream of its own.
 
     Args:
-        request: what to generate; a string is a prompt with everything else as by default.
+        request: what to generate; a string is a prompt with everything else as by default. One
+            that `check` or `settle` has settled is taken as it is, unless the pipeline turns out
+            to be on another device or in another dtype.
             Inside a `with patched(pipeline.model, ...)` block the block's caches are used.
         on_smaller_batch: told the new size where memory ran out with a batch and the pictures go
             on in smaller ones.
@@ -139,8 +140,8 @@ def generate(
         UserError: a request that cannot be fulfilled, before the first picture.
         NotFinite: a picture came out of numbers that are not finite; those before it are whole.
     """
-    asked = Request((request,)) if isinstance(request, str) else request
-    check_values(asked, pipeline.preset)
+    settled = settled_on(pipeline, request)
+    asked = settled.request
     check_lengths(asked, pipeline.text.counter)
     given = asked.policy is not None or asked.budget is not None or asked.drafters is not None
     if given and caches_of(pipeline.model) is not None:
@@ -150,21 +151,35 @@ def generate(
             rule="inside a `with patched(...)` block pictures use the caches of that block",
             fix="leave policy, budget and drafters out of the request, or leave the block",
         )
-    return _pictures(pipeline, asked, on_progress, on_smaller_batch)
+    return _pictures(pipeline, settled, on_progress, on_smaller_batch)
+
+
+def settled_on(pipeline: Pipeline, request: Request | Settled | str) -> Settled:
+    """What a request comes to with this pipeline.
+
+    Raises:
+        UserError: prompts, seeds or settings that cannot be.
+    """
+    device = pipeline.device.type
+    dtype = DTYPE_NAMES[pipeline.dtype]
+    if isinstance(request, Settled):
+        assert request.preset == pipeline.preset, (request.preset.name, pipeline.preset.name)
+        check_pictures(request.request)
+        return request.on(device, dtype)
+    asked = Request((request,)) if isinstance(request, str) else request
+    check_pictures(asked)
+    return settle(asked, pipeline.preset, device, dtype)
 
 
 def _pictures(
     pipeline: Pipeline,
-    request: Request,
+    settled: Settled,
     on_progress: Callable[[Progress], None] | None,
     on_smaller_batch: Callable[[int], None] | None,
 ) -> Iterator[Picture]:
-    # 1. schedule, budget, guidance
-    schedule = schedule_of(request, pipeline.preset)
-    together = fixed_batch(request, pipeline.device.type) or 1
-    budget = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize, together)
-    guidance = guidance_of(request, pipeline, schedule)
-    settings = settings_of(request, pipeline, schedule, guidance)
+    # 1. what all pictures have in common
+    request, schedule = settled.request, settled.schedule
+    settings = settings_of(settled, pipeline)
     # 2. text, some pictures ahead; how many go together is seen when the encoder takes its rest
     texts = _Texts(pipeline, request)
     negative = None
@@ -173,7 +188,7 @@ def _pictures(
             negative = pipeline.text.encode([request.negative])[0]
     texts.of([_wanted(request, 0)])
     pipeline.text.rest()
-    size = batch_size_of(request, pipeline, schedule, budget, guidance)
+    size = batch_size_of(settled, pipeline)
     done = 0
     while done < request.pictures:
         batch = [_wanted(request, i) for i in range(done, min(done + size, request.pictures))]
@@ -188,9 +203,7 @@ def _pictures(
         try:
             features = texts.of(batch)
             pipeline.text.rest()
-            codes, cache, sound = _codes(
-                pipeline, request, budget, schedule, guidance, batch, features, negative, report
-            )
+            codes, cache, sound = _codes(pipeline, settled, batch, features, negative, report)
         except Exception as error:
             if len(batch) == 1 or not out_of_memory(error):
                 raise
@@ -234,37 +247,15 @@ def _wanted(request: Request, index: int) -> _Wanted:
     return _Wanted(index, prompt, request.seed_of(index))
 
 
-@contextmanager
-def _caches(
-    pipeline: Pipeline,
-    request: Request,
-    budget: Budget,
-    schedule: Schedule,
-    guidance: Guidance,
-) -> Iterator[Caches]:
+def _caches(pipeline: Pipeline, settled: Settled) -> AbstractContextManager[Caches]:
     """The caches to generate with: those the caller has patched in, or the request's own."""
     outer = caches_of(pipeline.model)
-    if outer is not None:
-        yield outer
-        return
-    with patched(
-        pipeline.model,
-        request.policy or DEFAULT_POLICY,
-        budget,
-        schedule,
-        kv_dtype=request.kv_dtype,
-        kv_device=request.kv_device,
-        guided=guidance.needed,
-    ) as caches:
-        yield caches
+    return patched_as_settled(pipeline.model, settled) if outer is None else nullcontext(outer)
 
 
 def _codes(
     pipeline: Pipeline,
-    request: Request,
-    budget: Budget,
-    schedule: Schedule,
-    guidance: Guidance,
+    settled: Settled,
     batch: Sequence[_Wanted],
     texts: Sequence[Tensor],
     negative: Tensor | None,
@@ -272,16 +263,17 @@ def _codes(
 ) -> tuple[Tensor, dict[str, Any], Tensor]:
     """The summed codes (B, b, H, W) of a batch of pictures, the ledger of its caches, and (B,)
     whether each was drawn from finite logits."""
-    sampler = BitSampler([wanted.seed for wanted in batch], request_top_p(request, pipeline))
+    sampler = BitSampler([wanted.seed for wanted in batch], settled.top_p)
+    guidance = Guidance(settled.cfg, settled.tau, settled.cfg_layers)
     with (
         torch.inference_mode(),
         pipeline.stages.stage("scales"),
-        _caches(pipeline, request, budget, schedule, guidance) as caches,
+        _caches(pipeline, settled) as caches,
     ):
         codes = generate_codes(
             pipeline.model,
             conditions(pipeline.model, texts, negative, guidance),
-            schedule,
+            settled.schedule,
             pipeline.preset.tokenizer.patchify,
             guidance,
             sampler,
@@ -290,25 +282,6 @@ def _codes(
         assert caches.ledger is not None
         assert sampler.finite is not None
         return codes, caches.ledger.to_dict(), sampler.finite
-
-
-def request_top_p(request: Request, pipeline: Pipeline) -> float:
-    """The request's nucleus, or the preset's."""
-    return pipeline.preset.sampling.top_p if request.top_p is None else request.top_p
-
-
-def guidance_of(request: Request, pipeline: Pipeline, schedule: Schedule) -> Guidance:
-    """Guidance strengths and temperatures per scale, the request's or the preset's."""
-    sampling = pipeline.preset.sampling
-    cfg = sampling.cfg if request.cfg is None else request.cfg
-    tau = sampling.tau if request.tau is None else request.tau
-    scales = len(schedule)
-    layer = sampling.cfg_layer if request.cfg_layer is None else request.cfg_layer
-    return Guidance(
-        per_scale(cfg, scales, "--cfg"),
-        per_scale(tau, scales, "--tau"),
-        guidance_layers(layer, pipeline.preset.transformer.depth),
-    )
 
 
 def _cache_settings(cache: dict[str, Any]) -> dict[str, Any]:
@@ -323,19 +296,18 @@ def _cache_settings(cache: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def settings_of(
-    request: Request, pipeline: Pipeline, schedule: Schedule, guidance: Guidance
-) -> dict[str, Any]:
+def settings_of(settled: Settled, pipeline: Pipeline) -> dict[str, Any]:
     """What, with prompt, seed, policy and budget, makes the same picture again."""
+    request = settled.request
     return {
         "model": pipeline.preset.name,
-        "cfg": list(guidance.cfg),
-        "tau": list(guidance.tau),
-        "cfg_layer": list(guidance.layers),
-        "top_p": request_top_p(request, pipeline),
+        "cfg": list(settled.cfg),
+        "tau": list(settled.tau),
+        "cfg_layer": list(settled.cfg_layers),
+        "top_p": settled.top_p,
         "ratio": request.ratio,
         "pixels": request.pixels or pipeline.preset.pixels,
-        "schedule": str(schedule),
+        "schedule": str(settled.schedule),
         "negative": request.negative,
         "positive_prompt": request.positive_prompt,
         "truncate": request.truncate,

@@ -13,7 +13,7 @@ from scalekv.kv.budgets.budget import FULL, WAYS, WINDOW, Budget, BytesOf, _chec
 from scalekv.kv.budgets.drafters import Drafters as Drafters
 from scalekv.kv.budgets.drafters import drafters_by_scale
 from scalekv.kv.budgets.shares import Linear, allot, allot_rest
-from scalekv.kv.errors import UserError
+from scalekv.kv.errors import BudgetTooSmall, UserError
 from scalekv.kv.schedule import Schedule
 from scalekv.kv.sizes import SIZE, parse_size, size_text
 
@@ -113,12 +113,12 @@ def percent_tokens(schedule: Schedule, percent: Fraction | int) -> int:
     """floor(percent / 100 of the history tokens), exactly; 0 only where there is no history.
 
     Raises:
-        UserError: that is less than one token.
+        BudgetTooSmall: that is less than one token.
     """
     mean = floor(Fraction(percent) * schedule.history / 100)
     if mean < 1 and schedule.history:
         least = Fraction(100, schedule.history)
-        raise UserError(
+        raise BudgetTooSmall(
             f"{float(percent):g}% of {schedule.history} history tokens is less than one token",
             where="budget",
             rule="a layer holds at least 1 token",
@@ -132,10 +132,10 @@ def fitting_mean(schedule: Schedule, nbytes: int, bytes_of: BytesOf, label: str 
     history, where nothing is dropped.
 
     Raises:
-        UserError: not one token fits.
+        BudgetTooSmall: not one token fits.
     """
     if bytes_of(1) > nbytes:
-        raise UserError(
+        raise BudgetTooSmall(
             f"{label or size_text(nbytes)} is less than one token in every layer takes",
             where="budget",
             rule=f"a layer holds at least 1 token; in all layers that is {bytes_of(1)} bytes here",

@@ -11,7 +11,7 @@ from functools import lru_cache
 from math import ceil
 
 from scalekv.kv.budgets.budget import Budget
-from scalekv.kv.errors import UserError
+from scalekv.kv.errors import BudgetTooSmall, UserError
 from scalekv.kv.schedule import Schedule
 
 PROTECTED = 3  # the first scales, which no head ever drops: 21 tokens at 1:1
@@ -148,11 +148,11 @@ def drops(schedule: Schedule, slots: int, mean: int | Fraction) -> tuple[int, ..
         mean: tokens allowed per layer and head.
 
     Raises:
-        UserError: less than the protected scales take.
+        BudgetTooSmall: less than the protected scales take.
     """
     protected = schedule.before(min(PROTECTED, len(schedule) - 1))
     if mean < protected:
-        raise UserError(
+        raise BudgetTooSmall(
             f"{float(mean):g} tokens per layer are less than the first {PROTECTED} scales take",
             where="policy heatkv",
             rule=f"it never drops the {protected} tokens of the first {PROTECTED} scales",
@@ -171,7 +171,8 @@ def kept_by_heat(order: Order, schedule: Schedule, mean: int | Fraction) -> Kept
         mean: tokens allowed per layer and head.
 
     Raises:
-        UserError: `order` ranks too few source scales, or `mean` is less than is always kept.
+        UserError: `order` ranks too few source scales.
+        BudgetTooSmall: `mean` is less than is always kept.
     """
     sources = range(PROTECTED, len(schedule) - 1)
     if len(order.pairs) < len(sources):

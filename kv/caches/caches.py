@@ -19,7 +19,7 @@ from scalekv.kv.errors import UserError
 from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
 from scalekv.kv.memory.predicted import CacheShape, rooms, stored_bytes_of
 from scalekv.kv.policies.policy import Policy, Step, Stores
-from scalekv.kv.policies.registry import planned, takes_budget
+from scalekv.kv.policies.registry import check_stores, planned, takes_budget
 from scalekv.kv.precision import check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
 
@@ -70,6 +70,7 @@ class Caches:
         kv_dtype: str = "auto",
         kv_device: str = "auto",
         guided: bool | None = None,
+        as_planned: bool = False,
     ) -> None:
         """
         Args:
@@ -86,6 +87,7 @@ class Caches:
                 memory, each layer's brought over while the layer before it computes).
             guided: whether the sequences of a batch are pairs of guidance halves, the conditional
                 ones first; None: nobody says, which only some policies mind.
+            as_planned: whether `budget_for` answers with what the policy has planned already.
 
         Raises:
             UserError: whatever `budget_for` raises for the schedule given, or an unknown dtype or
@@ -93,13 +95,8 @@ class Caches:
         """
         check_kv_dtype(kv_dtype)
         check_kv_device(kv_device)
-        if isinstance(policy, Stores) and kv_dtype != "auto":
-            raise UserError(
-                f"{policy.name} stores tokens in a way of its own",
-                where="--kv-dtype",
-                rule="auto with it: its bits are the budget's",
-                fix="leave --kv-dtype out, or take another policy",
-            )
+        if isinstance(policy, Stores):
+            check_stores(policy.name, kv_dtype)
         self.layers = [LayerCache() for _ in range(layers)]
         self.policy = policy
         self.budget: Budget | None = None
@@ -114,6 +111,7 @@ class Caches:
         self._kv_device = kv_device
         self._guided = guided
         self._storage: Storage | None = None
+        self._as_planned = as_planned
         self._made_of_bytes: Callable[[BytesOf], Budget] | None = None
         self._next_scale = [0] * layers
         self._bytes = [(0, 0)] * layers  # of each layer's k and v, and of what is noted about them
@@ -218,7 +216,7 @@ class Caches:
         if budget is not None:
             assert budget.schedule == schedule, f"budget for {budget.schedule}, not {schedule}"
             assert budget.layers == len(self.layers), f"budget for {budget.layers} layers"
-            budget = planned(self.policy, budget)
+            budget = budget if self._as_planned else planned(self.policy, budget)
         self.budget = budget
         drops = budget is not None and not isinstance(self.policy, Stores)
         self._limits = within(budget) if budget is not None and drops else None

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from scalekv.kv.coded.constants import ALONE, GUIDED, Constants
 from scalekv.kv.coded.levels import LEVELS, OCTAVE, OFFSETS, code_bytes
 from scalekv.kv.coded.units import MapUnits, units_of
-from scalekv.kv.errors import UserError
+from scalekv.kv.errors import BudgetTooSmall
 from scalekv.kv.schedule import Schedule
 from scalekv.kv.sizes import size_text
 
@@ -84,7 +84,7 @@ def allocate(
         budget_bytes: see `Allocation`.
 
     Raises:
-        UserError: not even a history of means fits.
+        BudgetTooSmall: not even a history of means fits.
     """
     scales, layers = len(schedule), constants.layers
     fits = [schedule.before(s) * token_bytes * layers <= budget_bytes for s in range(scales)]
@@ -154,7 +154,7 @@ class Histogram:
         generated, and while they are rewritten to it from bytes `before`, or from it to `after`.
 
         Raises:
-            UserError: there is none.
+            BudgetTooSmall: there is none.
         """
 
         def fits(threshold: int) -> bool:
@@ -168,8 +168,8 @@ class Histogram:
         low = self.least - max(OFFSETS) - 1  # everything has the most bits
         high = self.least + self.above.shape[2]  # nothing has any
         if not fits(high):
-            least = sum(self.bytes_of(scale, high, pictures))
-            raise UserError(
+            least: int = sum(self.bytes_of(scale, high, pictures))
+            raise BudgetTooSmall(
                 f"a budget of {size_text(most)} has no room for a coded history",
                 where="budget",
                 rule=f"the gains alone of the maps take {least} bytes here",

@@ -137,6 +137,21 @@ def entry_named(name: str) -> PolicyEntry | None:
     return _BUILT_IN.get(name)
 
 
+def check_stores(name: str, kv_dtype: str) -> None:
+    """Refuses a dtype for what a policy stores in a way of its own.
+
+    Raises:
+        UserError: any but "auto".
+    """
+    if kv_dtype != "auto":
+        raise UserError(
+            f"the policy {name} stores tokens in a way of its own, not as {kv_dtype}",
+            where="--kv-dtype",
+            rule="auto with it: its bits are the budget's",
+            fix="leave --kv-dtype out, or take another policy",
+        )
+
+
 def read_calibration(entry: PolicyEntry, content: str | bytes, where: str) -> Any:
     """What a calibrated policy works from, of its file's content.
 

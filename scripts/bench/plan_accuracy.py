@@ -11,7 +11,6 @@ import json
 import subprocess
 import sys
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 from scalekv.kv.sizes import human_bytes
@@ -66,6 +65,7 @@ def _lines(options: argparse.Namespace, budget: str, pictures: int) -> list[str]
 def _measured(options: argparse.Namespace, budget: str, pictures: int) -> dict[str, list[int]]:
     """Planned and measured bytes by stage."""
     from scalekv.infinity_patch import Request, generate, load
+    from scalekv.infinity_patch.generation.pipeline import settled_on
     from scalekv.infinity_patch.loading.placement import Placement
     from scalekv.infinity_patch.planning.planner import Planner, text_spec_of
 
@@ -90,14 +90,12 @@ def _measured(options: argparse.Namespace, budget: str, pictures: int) -> dict[s
         pass
     on_device = pipeline.device.type == "cuda"
     planner = Planner(
-        request,
-        replace(pipeline.preset, text=text_spec_of(pipeline.preset, options.weights_dir)),
-        device="cuda" if on_device else "cpu",
-        dtype=options.dtype,
-        placement=placement,
-        text_tokens=len(pipeline.text.counter.encode(PROMPT).ids),
+        settled_on(pipeline, request),
+        placement,
+        len(pipeline.text.counter.encode(PROMPT).ids),
+        text_spec_of(pipeline.preset, options.weights_dir),
     )
-    plan = planner.footprint(pictures)
+    plan = planner.footprint()
     kind = "allocated_peak_bytes" if on_device else "resident_peak_bytes"
     runtime = 0 if on_device else plan.stages["load"]["runtime"]
     return {

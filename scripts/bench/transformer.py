@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 
 from scalekv.configs.models import ModelPreset, model_named
-from scalekv.infinity_patch.asked.settled import budget_maker
+from scalekv.infinity_patch.asked.budgets import read_budget
 from scalekv.infinity_patch.compute import products
 from scalekv.infinity_patch.generation import patch
 from scalekv.infinity_patch.model import attention, transformer
@@ -28,7 +28,7 @@ from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
 from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.infinity_patch.schedules import schedule_for
-from scalekv.kv.budgets.asked import generate
+from scalekv.kv.budgets.asked import capacities_for
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.caches.layer import LayerCache
 from scalekv.kv.caches.workspace import Workspace
@@ -89,14 +89,17 @@ class TimedSide:
 
     def _budget(self, schedule: Schedule) -> Budget:
         depth, known = self.model.spec.depth, self.preset.transformer.depth
-        whole = budget_maker(self.budget or "full", known, self.preset.name, None)(schedule)
-        if not isinstance(whole, Budget):
+        read = read_budget(self.budget or "full", known, self.preset.name)
+        if read.in_bytes:
             raise SystemExit(f"--side {self.name}: a share or a number of tokens, not bytes")
+        whole = read.on(schedule)
         if depth == known:
             return whole
         # of a model cut short, the drafters that are left
         drafters = [tuple(d for d in row if d < depth) for row in whole.drafters]
-        return generate(schedule, depth, drafters, whole.mean, whole.window, label=whole.label)
+        return capacities_for(
+            schedule, depth, drafters, whole.mean, whole.window, label=whole.label
+        )
 
 
 def picture(side: TimedSide, schedule: Schedule, device: torch.device, batch: int) -> None:

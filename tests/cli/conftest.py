@@ -17,8 +17,8 @@ from tokenizers.pre_tokenizers import WhitespaceSplit
 from scalekv.cli import engine
 from scalekv.cli.main import main
 from scalekv.infinity_patch import Request
-from scalekv.infinity_patch.asked import settled as settled_module
-from scalekv.infinity_patch.asked.settled import budget_of, schedule_of
+from scalekv.infinity_patch.asked import check as check_module
+from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.files.hub import ModelPaths
 from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
@@ -90,20 +90,20 @@ class StandIn:
     def generate(
         self,
         pipeline: Any,
-        request: Request,
+        settled: Settled,
         on_progress: Callable[[Any], None],
         on_smaller_batch: Callable[[int], None],
     ) -> Iterator[Any]:
-        self.requests.append(request)
+        self.requests.append(settled.request)
         try:
-            yield from self._pictures(pipeline, request, on_progress)
+            yield from self._pictures(pipeline, settled, on_progress)
         finally:
             self.closed = True
 
     def _pictures(
-        self, pipeline: Any, request: Request, on_progress: Callable[[Any], None]
+        self, pipeline: Any, settled: Settled, on_progress: Callable[[Any], None]
     ) -> Iterator[Any]:
-        schedule = schedule_of(request, pipeline.preset)
+        request, schedule = settled.request, settled.schedule
         pictures = len(request.prompts) * request.num_images
         for index in range(pictures):
             prompt = request.prompts[index // request.num_images]
@@ -120,12 +120,11 @@ class StandIn:
                         together=1,
                     )
                 )
-            yield self._picture(pipeline, request, index)
+            yield self._picture(pipeline, settled, index)
 
-    def _picture(self, pipeline: Any, request: Request, index: int) -> Any:
-        schedule = schedule_of(request, pipeline.preset)
-        full = request.policy == "full"
-        budget = None if full else budget_of(request, pipeline.preset, schedule, 4)
+    def _picture(self, pipeline: Any, settled: Settled, index: int) -> Any:
+        request, schedule = settled.request, settled.schedule
+        budget = None if request.policy == "full" else settled.asked
         ledger = CacheLedger(schedule, CacheShape(8, 2, 4, 64, 4, 4), str(request.policy), budget)
         for scale in range(len(schedule)):
             for layer in range(8):
@@ -162,7 +161,7 @@ def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     words.pre_tokenizer = WhitespaceSplit()
     words.save(str(tmp_path / "tokenizer.json"))
     paths = ModelPaths(tmp_path / "transformer", tmp_path / "vae", tmp_path)
-    monkeypatch.setattr(settled_module, "model_files", lambda *_: paths)
+    monkeypatch.setattr(check_module, "model_files", lambda *_: paths)
     monkeypatch.setattr(engine, "load", fake.load)
     monkeypatch.setattr(engine, "generate", fake.generate)
     return fake

@@ -138,7 +138,9 @@ def test_a_broken_connection_is_taken_up_by_the_next_run(
     assert not list(cache.glob(f"*/{PARTIALS}/*"))
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGKILL, -9)])
+@pytest.mark.parametrize(
+    ("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143), (signal.SIGKILL, -9)]
+)
 def test_an_interruption_is_taken_up_by_the_next_run(
     hub: Hub, tmp_path: Path, number: signal.Signals, code: int
 ) -> None:
@@ -151,7 +153,7 @@ def test_an_interruption_is_taken_up_by_the_next_run(
         "HF_ENDPOINT": hub.url,
         "SCALEKV_CONFIG": "",
     }
-    command = [sys.executable, "-c", "from scalekv.cli.main import main; raise SystemExit(main())"]
+    command = [sys.executable, "-m", "scalekv"]
     command += ["download", "infinity-2b"]
     running = subprocess.Popen(command, env=environment, stdout=-1, stderr=-1, text=True)
     repository = tmp_path / "home" / "hub" / "models--FoundationVision--Infinity"

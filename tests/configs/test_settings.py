@@ -6,7 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from scalekv.configs.settings import DEFAULTS, Settings, Source, config_path, save_setting
+from scalekv.configs.options import SETTINGS
+from scalekv.configs.settings import Settings, Source, config_path, save_setting
 from scalekv.kv.errors import UserError
 
 
@@ -37,7 +38,9 @@ def test_an_empty_variable_is_not_set() -> None:
 
 def test_without_a_file_there_are_defaults() -> None:
     settings = Settings({})
-    assert {name: settings.get(name).value for name in DEFAULTS} == DEFAULTS
+    assert {name: settings.get(name).value for name in SETTINGS} == {
+        name: option.default for name, option in SETTINGS.items()
+    }
     assert config_path({}).name == "config.yaml"
 
 

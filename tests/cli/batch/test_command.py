@@ -7,7 +7,6 @@ import hashlib
 import json
 import os
 from collections.abc import Callable
-from dataclasses import fields
 from inspect import signature
 from pathlib import Path
 from typing import Any
@@ -16,8 +15,9 @@ import pytest
 
 from scalekv.cli import engine
 from scalekv.cli.batch.command import batch
-from scalekv.cli.choices import Options
 from scalekv.cli.plan import room
+from scalekv.configs.options import OPTIONS
+from scalekv.infinity_patch.asked.settled import Settled
 from tests.cli.conftest import Outcome, StandIn
 from tests.cli.test_main import start
 
@@ -79,8 +79,7 @@ def test_rows_of_equal_settings_run_together(scalekv: Program, stand_in: StandIn
 
 
 def test_what_generate_can_be_told_batch_can(scalekv: Program, stand_in: StandIn) -> None:
-    known = {field.name for field in fields(Options)} - {"prompts"}
-    assert known <= set(signature(batch).parameters)
+    assert {o.name for o in OPTIONS if "generate" in o.commands} <= set(signature(batch).parameters)
     done = scalekv(
         *("batch", "p.txt", "--cfg-layer", "-1", "--text-dtype", "bf16", "--positive-prompt"),
         *("--memory-report", "html", "--negative", "blur", "--seed", "5", "-n", "2"),
@@ -220,10 +219,10 @@ def test_one_that_fails_in_a_batch_takes_no_other_with_it(
 def test_what_fails_before_the_first_picture_is_a_failed_picture_too(
     scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def broken(pipeline: Any, request: Any, *rest: Any) -> Any:
-        if "a fox" in request.prompts:
+    def broken(pipeline: Any, settled: Settled, *rest: Any) -> Any:
+        if "a fox" in settled.request.prompts:
             raise ValueError("boom")
-        return stand_in.generate(pipeline, request, *rest)
+        return stand_in.generate(pipeline, settled, *rest)
 
     monkeypatch.setattr(engine, "generate", broken)
     done = scalekv("batch", "p.txt", "--verbose")
@@ -245,11 +244,11 @@ def test_a_smaller_batch_is_said_and_remembered(
     scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def little_memory(
-        pipeline: Any, request: Any, on_progress: Any, on_smaller_batch: Callable[[int], None]
+        pipeline: Any, settled: Settled, on_progress: Any, on_smaller_batch: Callable[[int], None]
     ) -> Any:
-        if request.batch_size > 2:
+        if settled.together > 2:
             on_smaller_batch(2)
-        return stand_in.generate(pipeline, request, on_progress, on_smaller_batch)
+        return stand_in.generate(pipeline, settled, on_progress, on_smaller_batch)
 
     monkeypatch.setattr(engine, "generate", little_memory)
     Path("p.txt").write_text("an owl\n" * 300)

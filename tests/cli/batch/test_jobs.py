@@ -13,7 +13,7 @@ from scalekv.cli.batch.file import read_prompts
 from scalekv.cli.batch.jobs import Job, as_row, groups, jobs_of, selected
 from scalekv.cli.batch.names import TEMPLATE, NameTemplate
 from scalekv.cli.choices import Options, choose
-from scalekv.infinity_patch.asked import settled as settled_module
+from scalekv.infinity_patch.asked import check as check_module
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.kv.errors import UserError
 
@@ -22,8 +22,8 @@ pytestmark = pytest.mark.usefixtures("stand_in")
 
 def jobs(rows: list[dict[str, Any]], template: str = TEMPLATE, **options: Any) -> list[Job]:
     Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    choices = choose(Options(prompts=(), **options), {})
-    return jobs_of(read_prompts("p.jsonl"), choices, NameTemplate(template))
+    choices = choose(Options((), options), {})
+    return jobs_of(read_prompts("p.jsonl"), choices, NameTemplate(template), "cpu")
 
 
 THREE: list[dict[str, Any]] = [
@@ -64,6 +64,28 @@ def test_a_row_has_its_own_settings_and_the_options_hold_for_the_rest() -> None:
     assert also.settings == full.settings
 
 
+def test_every_option_that_is_a_pictures_own_is_a_column() -> None:
+    rows: list[dict[str, Any]] = [
+        {"prompt": "a", "size": "128x128", "cfg_layer": "-1,-5", "positive_prompt": "yes"},
+        {"prompt": "a", "kv_dtype": "int8", "cfg_layer": [-1], "positive_prompt": False},
+        {"prompt": "word " * 600, "truncate": True},
+    ]
+    first, second, third = (job.settings for job in jobs(rows, positive_prompt=True))
+    assert (first.ratio, first.pixels) == ("1:1", "0.06M")
+    assert (first.cfg_layer, first.positive_prompt, first.kv_dtype) == ((-1, -5), True, "auto")
+    assert (second.cfg_layer, second.positive_prompt, second.kv_dtype) == (-1, False, "int8")
+    assert (first.truncate, third.truncate, third.positive_prompt) == (False, True, True)
+    for bad, words in (
+        ({"size": "9x9"}, "draws no pictures of 9x9"),
+        ({"size": "128x128", "ratio": "1:1"}, "given twice"),
+        ({"cfg_layer": 1}, "guidance layer 1"),
+        ({"kv_dtype": "fp8"}, "kv_dtype is 'fp8'"),
+        ({"positive_prompt": "perhaps"}, "positive_prompt is 'perhaps'"),
+    ):
+        with pytest.raises(UserError, match=words):
+            jobs([{"prompt": "a", **bad}])
+
+
 def test_pictures_of_equal_settings_run_together() -> None:
     rows = [{"prompt": p, "budget": b} for p, b in ("a1", "b2", "c1", "d1", "e2")]
     assert [[job.prompt for job in group] for group in groups(jobs(rows))] == [
@@ -97,6 +119,7 @@ def test_the_mark_is_that_of_the_picture() -> None:
         jobs([{"prompt": "a", "cfg": 3.0, "tau": 0.5, "budget": "10%"}])[0],
         jobs([{"prompt": "a", "budget": "26"}])[0],  # what 10% comes to
         jobs([{"prompt": "a"}], reproducible=True, batch_size="4")[0],
+        jobs([{"prompt": "a", "cfg_layer": 0, "size": "128x128", "top_p": 0.97}])[0],
     ]
     assert {job.mark for job in same} == {one.mark}
     others = [
@@ -105,6 +128,8 @@ def test_the_mark_is_that_of_the_picture() -> None:
         jobs([{"prompt": "a", "cfg": 2.5}])[0],
         jobs([{"prompt": "a", "negative": "b"}])[0],
         jobs([{"prompt": "a", "policy": "snapkv"}])[0],
+        jobs([{"prompt": "a", "cfg_layer": -1}])[0],
+        jobs([{"prompt": "a", "kv_dtype": "int8"}])[0],
         jobs([{"prompt": "a", "budget": "27"}])[0],
         jobs([{"prompt": "a"}], dtype="bf16")[0],
     ]
@@ -112,7 +137,9 @@ def test_the_mark_is_that_of_the_picture() -> None:
 
 
 def test_a_row_of_a_job_asks_for_the_same_picture() -> None:
-    first = jobs([{"prompt": "a é", "cfg": [1, 2, 3, 3, 3, 3, 3], "budget": "20%"}], seed=9)
+    row = {"prompt": "a é", "cfg": [1, 2, 3, 3, 3, 3, 3], "budget": "20%", "kv_dtype": "int8"}
+    other = {"prompt": "a man", "positive_prompt": True, "cfg_layer": [-1, -2]}
+    first = jobs([row, other], seed=9)
     again = jobs([as_row(job) for job in first], seed=1000, policy="snapkv")
     assert [(job.mark, job.name) for job in again] == [(job.mark, job.name) for job in first]
 
@@ -138,7 +165,7 @@ def test_names_without_an_index_must_differ_by_themselves() -> None:
 def test_missing_weights_are_told_after_all_that_is_wrong_in_the_file(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(settled_module, "model_files", model_files)
+    monkeypatch.setattr(check_module, "model_files", model_files)
     with pytest.raises(UserError, match="seed is -1"):
         jobs([{"prompt": "a", "seed": -1}], model="infinity-2b")
     with pytest.raises(UserError) as missing:

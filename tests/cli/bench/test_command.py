@@ -11,6 +11,7 @@ import pytest
 
 from scalekv.cli import engine
 from scalekv.cli.bench import run as benchmark
+from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.machine.gpus import Gpu
 from tests.cli.conftest import Outcome, StandIn
@@ -68,10 +69,10 @@ def test_a_side_that_does_not_fit(
 ) -> None:
     draw = engine.generate
 
-    def generate(pipeline: Any, request: Any, *told: Any) -> Iterator[Any]:
-        if request.policy == "full" and request.num_images > 1:
-            told[-1](request.num_images // 2)
-        yield from draw(pipeline, request, *told)
+    def generate(pipeline: Any, settled: Settled, *told: Any) -> Iterator[Any]:
+        if settled.policy == "full" and settled.together > 1:
+            told[-1](settled.together // 2)
+        yield from draw(pipeline, settled, *told)
 
     monkeypatch.setattr(engine, "generate", generate)
     done = scalekv("bench", "--batch", "2", "--rounds", "2", "--json")

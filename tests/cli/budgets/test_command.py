@@ -12,12 +12,12 @@ from rich.console import Console
 from scalekv.cli.budgets.blocks import BLOCKS, DIGITS, heat
 from scalekv.configs.budget_files import list_budgets, load_budget
 from scalekv.infinity_patch.schedules import schedule_for
-from scalekv.kv.budgets.asked import generate
+from scalekv.kv.budgets.asked import capacities_for
 from tests.cli.conftest import Outcome
 
 Program = Callable[..., Outcome]
-SMALL = generate(schedule_for("1:1", "0.06M"), 8, (0, 3), 26)
-LARGE = generate(schedule_for("1:1", "1M"), 32, (0, 23), 650)
+SMALL = capacities_for(schedule_for("1:1", "0.06M"), 8, (0, 3), 26)
+LARGE = capacities_for(schedule_for("1:1", "1M"), 32, (0, 23), 650)
 
 
 def test_the_list(scalekv: Program) -> None:

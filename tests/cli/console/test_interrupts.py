@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import threading
+import time
 
 import pytest
 
-from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.cli.console.interrupts import interruptible, interrupts_wait, raise_lost, received
+from tests.cli.test_main import PROGRAM
 
 
 def press() -> None:
@@ -53,3 +56,68 @@ def test_other_threads_are_left_alone() -> None:
     thread.start()
     thread.join()
     assert done == [True]
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_any_of_them_is_a_ctrl_c_where_something_can_be_kept(number: int) -> None:
+    before = signal.getsignal(number)
+
+    def work() -> None:
+        with interruptible():
+            os.kill(os.getpid(), number)
+            time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert received() == number
+    assert signal.getsignal(number) == before
+
+
+class Swallows:
+    """Python cannot hand on what is raised here."""
+
+    def __del__(self) -> None:
+        press()
+        time.sleep(0.1)
+
+
+def test_what_got_lost_is_raised_again(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(KeyboardInterrupt), interruptible():
+        Swallows()
+    scales = []
+
+    def work() -> None:
+        with interruptible():
+            Swallows()
+            for scale in range(3):
+                raise_lost()
+                scales.append(scale)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert scales == []
+    assert capsys.readouterr().err == ""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_at_any_moment_of_the_start(number: int, code: int) -> None:
+    """From the first line of ours on; what Python does before that is its own."""
+    for wait in (0.0, 0.3, 1.0, 2.0):
+        command = [*PROGRAM, "generate", "a fox", "-n", "50", "--out", "early"]
+        program = subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+        )
+        status = f"/proc/{program.pid}/status"
+        last_of_ours = 1 << (signal.SIGHUP - 1)
+        while not last_of_ours & int(_field(status, "SigCgt"), 16):
+            time.sleep(0.005)
+        time.sleep(wait)
+        program.send_signal(number)
+        _, said = program.communicate(timeout=60)
+        assert (program.returncode, "Traceback" in said) == (code, False), said
+        assert said.splitlines()[-1].startswith("interrupted"), said
+
+
+def _field(path: str, name: str) -> str:
+    with open(path) as file:
+        return next(line.split()[1] for line in file if line.startswith(name + ":"))

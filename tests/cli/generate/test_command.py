@@ -135,7 +135,7 @@ def test_full(
         (["x", "--size", "big"], ["big", "width x height"]),
         (["x", "--size", "128x128", "--ratio", "1:1"], ["given twice", "--size and --ratio"]),
         (["x", "--cfg-layer", "1"], ["guidance layer 1", "--cfg-layer"]),
-        (["x", "--cfg-layer", "a"], ["cannot read 'a'", "--cfg-layer"]),
+        (["x", "--cfg-layer", "a"], ["'a'", "--cfg-layer"]),
         (["x", "--text-dtype", "bf17"], ["bf17", "--text-dtype"]),
         (["x", "--text-device", "gpu"], ["'gpu'", "--text-device"]),
         (["x", "--cfg", "1,2"], ["2 values for 7 scales", "--cfg"]),
@@ -227,7 +227,7 @@ def test_a_budget_that_drops_nothing_is_said(
     report = json.loads(Path("out/report.json").read_text())
     assert report["cache"]["budget"]["label"] == budget
     assert report["cache"]["budget"]["evicts"] is False
-    for other in ("264", "10%", "5MiB", "full"):
+    for other in ("264", "10%", "2MiB", "full"):
         assert "drops nothing:" not in scalekv("generate", "a", "--budget", other).err
 
 
@@ -290,7 +290,7 @@ def test_every_default_can_be_set(
 @pytest.mark.parametrize(
     ("name", "value", "words"),
     [
-        ("SEED", "-1", ["at least 0"]),
+        ("SEED", "-1", ["from 0 to"]),
         ("NUM_IMAGES", "many", ["at least 1"]),
         ("TOP_P", "0.1,0.2", ["one number"]),
         ("CFG", "x", ["one number, or one per scale"]),

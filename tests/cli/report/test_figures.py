@@ -12,7 +12,7 @@ from rich.console import Console
 from scalekv.cli.console.progress import Display
 from scalekv.cli.report.figures import largest_cache, memory_report, print_table
 from scalekv.infinity_patch import Progress
-from scalekv.kv.budgets.asked import generate
+from scalekv.kv.budgets.asked import capacities_for
 from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
 from scalekv.kv.memory.predicted import CacheShape
 from scalekv.kv.schedule import Schedule
@@ -22,7 +22,7 @@ SCHEDULE = Schedule.parse("1x1 2x2 4x4")
 
 
 def ledger(policy: str = "scalekv") -> CacheLedger:
-    budget = None if policy == "full" else generate(SCHEDULE, 1, (), 4, label="20%")
+    budget = None if policy == "full" else capacities_for(SCHEDULE, 1, (), 4, label="20%")
     made = CacheLedger(SCHEDULE, CacheShape(1, 2, 4, 64, 4, 4), policy, budget)
     for scale in range(3):
         made.record(scale, 0, LayerRecord(4, 4, 4, 4.0, 2048, 0))

@@ -18,7 +18,7 @@ from scalekv.cli.report.figures import memory_report
 from scalekv.cli.report.page import render
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch.asked.request import Request
-from scalekv.infinity_patch.asked.settled import budget_of, schedule_of
+from scalekv.infinity_patch.asked.settled import settle
 from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
 from scalekv.kv.memory.predicted import CacheShape
 from tests.cli.browser import Browser, chromium
@@ -31,8 +31,8 @@ def ledger(policy: str = "scalekv") -> dict[str, Any]:
     """What the caches of a megapixel picture of the 2B model hold, as its budget has it."""
     preset = model_named("infinity-2b")
     request = Request((PROMPT,), policy=policy, budget="paper-10")
-    schedule = schedule_of(request, preset)
-    budget = None if policy == "full" else budget_of(request, preset, schedule, element_bytes=2)
+    settled = settle(request, preset, "cuda", "bf16")
+    schedule, budget = settled.schedule, None if policy == "full" else settled.asked
     spec = preset.transformer
     shape = CacheShape(spec.depth, 2, spec.heads, spec.head_dim, 2, 2)
     made = CacheLedger(schedule, shape, policy, budget)

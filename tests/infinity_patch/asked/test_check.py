@@ -10,7 +10,7 @@ import pytest
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch.asked.check import check
 from scalekv.infinity_patch.asked.request import Request
-from scalekv.infinity_patch.asked.settled import budget_of, cache_shape, schedule_of
+from scalekv.infinity_patch.asked.settled import settle
 from scalekv.kv.errors import UserError
 
 GOOD = Request(("a red apple",))
@@ -76,18 +76,27 @@ def test_bytes_are_checked_for_the_dtype_and_guidance_that_are_known() -> None:
     token = spec.depth * spec.heads * spec.head_dim * 2  # k and v of one sequence, a byte each
     least = replace(GOOD, budget=f"{4 * token}B")
     check(least, preset, dtype="bf16")
-    check(least, preset)  # auto may come to bf16
+    check(least, preset, device="cuda")  # where auto comes to bf16
     with pytest.raises(UserError, match="less than one token"):
         check(least, preset, dtype="fp32")
     check(replace(least, cfg=1.0), preset, dtype="fp32")  # no second half
-    with pytest.raises(UserError) as caught:
-        check(replace(least, budget=f"{4 * token - 1}B"), preset)
-    assert f"{8 * token // 1024}KiB" in caught.value.fix  # enough whatever auto comes to
+    two = replace(least, batch_size=2, reproducible=False)
+    with pytest.raises(UserError, match="less than one token") as caught:
+        check(two, preset, dtype="bf16")  # bytes are for both pictures of a batch
+    assert f"{8 * token // 1024}KiB" in caught.value.fix
+    check(replace(two, budget=f"{8 * token}B"), preset, dtype="bf16")
+
+
+def test_names_of_devices_and_dtypes_are_checked() -> None:
+    with pytest.raises(UserError, match="no device"):
+        check(GOOD, model_named("emoji"), device="gpu")
+    with pytest.raises(UserError, match="no dtype"):
+        check(GOOD, model_named("emoji"), dtype="fp64")
 
 
 def test_bytes_come_to_a_mean() -> None:
     preset = model_named("emoji")
-    schedule = schedule_of(GOOD, preset)
-    tenth = cache_shape(GOOD, preset, schedule, 4).bytes_of(26)
-    assert budget_of(replace(GOOD, budget=f"{tenth}B"), preset, schedule, 4).mean == 26
-    assert budget_of(replace(GOOD, budget=f"{tenth}B"), preset, schedule, 2).mean == 52
+    tenth = settle(GOOD, preset, "cpu", "fp32").shape.bytes_of(26)
+    asked = replace(GOOD, budget=f"{tenth}B")
+    assert settle(asked, preset, "cpu", "fp32").asked.mean == 26
+    assert settle(asked, preset, "cpu", "bf16").asked.mean == 52

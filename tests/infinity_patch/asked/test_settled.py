@@ -1,224 +1,90 @@
-"""Budgets of every model at every size there is, and what people may give for one."""
+"""What a request comes to, once: for a device and a dtype, and for what differs from it."""
 
 from __future__ import annotations
 
-from fractions import Fraction
-from pathlib import Path
+from dataclasses import replace
+from typing import Any
 
 import pytest
 
-from scalekv.configs.budget_files import default_budget, load_budget
-from scalekv.configs.models import list_models, model_named
-from scalekv.infinity_patch.asked.settled import budget_maker, in_bytes
-from scalekv.infinity_patch.schedules import PIXEL_CLASSES, ratios, schedule_for
-from scalekv.kv.budgets.asked import BudgetSpec, generate, parse_budget, resolve
-from scalekv.kv.budgets.budget import Budget
-from scalekv.kv.budgets.moments import within
-from scalekv.kv.budgets.shapes import pyramid
-from scalekv.kv.budgets.shares import Linear
+from scalekv.configs.models import model_named
+from scalekv.infinity_patch.asked import budgets, settled
+from scalekv.infinity_patch.asked.request import Request
+from scalekv.infinity_patch.asked.settled import settle
 from scalekv.kv.errors import UserError
-from scalekv.kv.memory.predicted import peak_held_tokens
 
-SQUARE = schedule_for("1:1", "1M")
-DEPTHS = sorted({model_named(name).transformer.depth for name in list_models()})
-TALL = [ratio for ratio in ratios() if int(ratio.split(":")[0]) <= int(ratio.split(":")[1])]
+EMOJI = model_named("emoji")
+GOOD = Request(("a red apple",))
 
 
-def check_exact(budget: Budget) -> None:
-    """Every scale averages the mean or holds everything, and what is planned can be held."""
-    tokens = budget.schedule.tokens
-    held = [0] * budget.layers
-    for scale, row in enumerate(budget.capacities):
-        history = budget.schedule.before(scale)
-        assert sum(row) == budget.layers * min(history, budget.mean)
-        if scale:
-            grown = [has + tokens[scale - 1] for has in held]
-            assert all(most <= has for most, has in zip(row, grown, strict=True))
-        held = list(row)
-
-
-@pytest.mark.parametrize("pixels", PIXEL_CLASSES)
-@pytest.mark.parametrize("ratio", TALL)
-def test_means_are_exact_at_every_size_depth_and_share(ratio: str, pixels: str) -> None:
-    """Wide pictures have the maps of tall ones on their side, so as many tokens."""
-    schedule = schedule_for(ratio, pixels)
-    width, height = ratio.split(":")
-    assert schedule_for(f"{height}:{width}", pixels).tokens == schedule.tokens
-    for depth in DEPTHS:
-        for percent in (4, 10, 20, 50) if depth in (8, 32, 40) else (10,):
-            budget = resolve(
-                parse_budget(f"{percent}%"), schedule, depth, {1: [0, depth - 1], 6: [0]}
-            )
-            assert budget.mean == max(Fraction(percent, 100) * schedule.history // 1, 1)
-            check_exact(budget)
-            check_exact(pyramid(budget))
-            assert peak_held_tokens(schedule, depth, within(budget)) == budget.mean * depth
-
-
-@pytest.mark.parametrize("name", ["infinity-2b", "infinity-8b"])
-@pytest.mark.parametrize("pixels", PIXEL_CLASSES)
-def test_named_budgets_serve_every_size(name: str, pixels: str) -> None:
-    layers = model_named(name).transformer.depth
-    for budget_name in ("paper-4", "paper-10", "paper-20"):
-        for ratio in TALL:
-            budget = resolve(load_budget(budget_name, name), schedule_for(ratio, pixels), layers)
-            check_exact(budget)
-            assert budget.evicts == (budget.schedule.history > budget.mean)
-
-
-@pytest.mark.parametrize("name", ["infinity-2b", "infinity-8b"])
-def test_every_mean_there_is_at_full_size(name: str) -> None:
-    known = default_budget(name)
-    assert known is not None
-    for mean in (*range(1, 60), *range(190, 210), 265, 642, 650, 1300, 3212, 6424, 6425, 9000):
-        budget = generate(SQUARE, known.layers, known.drafters, mean)
-        check_exact(budget)
-        assert peak_held_tokens(SQUARE, known.layers, within(budget)) <= mean * known.layers
+def test_what_the_preset_says_is_filled_in() -> None:
+    found = settle(GOOD, EMOJI, "cpu", "fp32")
+    sampling = EMOJI.sampling
+    assert found.cfg == (sampling.cfg,) * 7
+    assert found.tau == (sampling.tau,) * 7
+    assert (found.top_p, found.cfg_layers) == (sampling.top_p, (sampling.cfg_layer,))
+    assert (found.policy_name, found.asked.label, found.planned) == ("scalekv", "10%", found.asked)
+    assert settle(replace(GOOD, policy="full"), EMOJI, "cpu").planned is None
+    pyramid = settle(replace(GOOD, policy="pyramidkv"), EMOJI, "cpu")
+    assert pyramid.planned is not None
+    assert pyramid.planned.capacities != pyramid.asked.capacities
 
 
 @pytest.mark.parametrize(
-    ("mean", "least"), [(16, 16), (17, 16), (40, 20), (199, 99), (200, 200), (201, 200), (650, 200)]
-)
-def test_the_floor_for_layers_that_are_no_drafters(mean: int, least: int) -> None:
-    """200 tokens as released; below a mean of 200 the window or half the mean; never above it."""
-    budget = generate(SQUARE, 8, [0], mean, window=16)
-    lowest = min(min(row) for row in budget.capacities[1:] if sum(row) == 8 * mean)
-    assert least <= lowest <= mean
-    # As low as the drafter can make use of, once maps are large.
-    assert min(budget.capacities[-1]) == least or max(budget.capacities[-1]) == 6425
-
-
-def test_drafters_that_vary_by_scale_take_no_more_than_they_have() -> None:
-    """As calibration finds them: what single layers cannot hold goes to others, to the token."""
-    rows = {1: [0, 23], 5: [0, 3, 23], 9: [3, 7], 10: [0, 23], 11: [1], 12: [0, 2, 30], 13: [23]}
-    for mean in (100, 265, 642, 1300):
-        budget = generate(SQUARE, 32, rows, mean)
-        check_exact(budget)
-        use = within(budget)
-        for scale in range(13):
-            for layer in range(32):
-                # Capacity is as planned, use is what may be held: never more, and reported apart.
-                assert use.held_tokens(scale, layer) <= budget.held_tokens(scale, layer)
-                assert budget.held_tokens(scale, layer) == budget.capacity(scale, layer)
-        assert peak_held_tokens(SQUARE, 32, use) <= mean * 32
-
-
-@pytest.mark.parametrize("delta", [0, 35, 70])
-def test_the_papers_linear_rule(delta: int) -> None:
-    """arXiv 2505.19602: 650 tokens on 2B with 600 to begin with, delta from 0 to 70."""
-    spec = BudgetSpec(
-        name="linear",
-        model="infinity-2b",
-        layers=32,
-        drafters=[0, 23],
-        mean=650,
-        linear=Linear(600, delta),
-        provenance="the paper's figures",
-    )
-    budget = resolve(spec, SQUARE, 32)
-    check_exact(budget)
-    others = [layer for layer in range(32) if layer not in (0, 23)]
-    had = 521  # tokens a drafter holds before the first scale that drops any
-    for k, scale in enumerate(range(8, 13)):
-        share = 600 - delta * k
-        most = had + SQUARE.tokens[scale - 1]
-        wanted = (650 * 32 - 30 * share) // 2
-        row = budget.capacities[scale]
-        assert {row[0], row[23]} == {min(wanted, most)}
-        if wanted <= most:
-            assert {row[layer] for layer in others} == {share}
-        else:  # the drafters cannot use it: as even as the rest divides
-            rest = [row[layer] for layer in others]
-            assert max(rest) - min(rest) <= 1
-            assert min(rest) > share
-        had = row[0]
-    assert f"600 - {delta} k" in budget.origin
-
-
-def test_a_linear_rule_without_drafters_at_a_scale_is_uniform_there() -> None:
-    budget = generate(SQUARE, 8, {1: [0], 13: []}, 650, linear=Linear(600, 10))
-    check_exact(budget)
-    assert budget.capacities[-1][1:] == (650,) * 7
-    assert (
-        generate(SQUARE, 4, [0, 1, 2, 3], 650, linear=Linear(600, 10)).capacities[-1] == (650,) * 4
-    )
-    assert generate(SQUARE, 4, [0], 6425, linear=Linear(1, 0)).capacities[-1] == (6425,) * 4
-
-
-@pytest.mark.parametrize(
-    ("start", "delta", "says", "fix"),
+    ("device", "change", "batch"),
     [
-        (651, 0, "would start with 651", "refiner_start: 650"),
-        (15, 0, "would start with 15", "refiner_start: 16"),
-        (600, 147, "would keep 12 tokens at scale 13", "at most 146"),
+        ("cpu", {"batch_size": 4}, 1),
+        ("cpu", {"batch_size": 4, "reproducible": False}, 4),
+        ("cuda", {"batch_size": 4}, 4),
+        ("cuda", {"batch_size": 4, "reproducible": True}, 1),
+        ("cuda", {"batch_size": "auto"}, None),
+        ("cuda", {"batch_size": "auto", "budget": "1MiB"}, 1),
     ],
 )
-def test_a_linear_rule_that_cannot_be_kept_is_refused(
-    start: int, delta: int, says: str, fix: str
-) -> None:
-    with pytest.raises(UserError) as caught:
-        generate(SQUARE, 32, [0], 650, linear=Linear(start, delta), label="mine")
-    assert says in caught.value.what
-    assert fix in caught.value.fix
-    assert caught.value.where == "budget mine"
-    check_exact(generate(SQUARE, 32, [0], 650, linear=Linear(600, 146)))
+def test_the_batch(device: str, change: dict[str, Any], batch: int | None) -> None:
+    found = settle(replace(GOOD, **change), EMOJI, device)
+    assert found.batch == batch
+    assert found.together == (batch or 1)
+    assert found.shape.sequences == 2 * found.together
 
 
-@pytest.mark.parametrize(("start", "delta"), [(0, 0), (600, -1), (600, 1.5), (True, 0)])
-def test_a_linear_rule_is_of_whole_numbers(start: int, delta: int) -> None:
-    with pytest.raises(UserError, match=r"(refiner_start|delta) is"):
-        Linear(start, delta)
+def test_a_device_is_known_by_its_driver(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(settled, "of_processor", lambda: frozenset({"avx2"}))
+    monkeypatch.setattr(settled, "device_memory", lambda _: None)
+    found = settle(GOOD, EMOJI)
+    assert (found.device, found.dtype) == ("cpu", "fp32")
+    monkeypatch.setattr(settled, "device_memory", lambda _: ("a card", 1))
+    found = settle(GOOD, EMOJI)
+    assert (found.device, found.dtype) == ("cuda", "bf16")
+    assert settle(GOOD, EMOJI, "cuda:1").device == "cuda"
 
 
-def test_percentages_take_the_models_drafters_and_say_where_from() -> None:
-    made = budget_maker("10%", 32, "infinity-2b", None)(SQUARE)
-    assert isinstance(made, Budget)
-    assert made.drafters[0] == (0, 23)
-    assert "as released" in made.origin
-    uniform = budget_maker("10%", 12, "infinity-125m", None)(SQUARE)
-    assert isinstance(uniform, Budget)
-    assert "uniform" in uniform.origin
-    own = budget_maker(642, 32, "infinity-2b", [5])(SQUARE)
-    assert isinstance(own, Budget)
-    assert own.origin == "drafters as given"
+def test_where_it_turns_out_to_run() -> None:
+    found = settle(replace(GOOD, budget="1MiB", batch_size=2), EMOJI, "cuda", "bf16")
+    assert found.on("cuda", "bf16") is found
+    moved = found.on("cpu", "fp32")
+    assert moved.batch == 1
+    assert moved.asked.mean == found.asked.mean  # twice the bytes, half the pictures
+    assert moved == settle(found.request, EMOJI, "cpu", "fp32")
+    share = settle(replace(GOOD, batch_size=2), EMOJI, "cuda", "bf16")
+    assert share.on("cpu", "fp32").asked is share.asked
 
 
-def test_bytes_wait_for_what_a_token_takes() -> None:
-    assert in_bytes("1.5GiB")
-    assert not any(in_bytes(b) for b in (None, 650, "10%", "full", "paper-10"))
-    made = budget_maker("1MB", 32, "infinity-2b", None)(SQUARE)
-    assert callable(made)
-    budget = made(lambda tokens: 2000 * tokens)
-    assert (budget.mean, budget.label, budget.drafters[0]) == (500, "1MB", (0, 23))
+def test_other_prompts_and_batches_need_no_other_budget(monkeypatch: pytest.MonkeyPatch) -> None:
+    found = settle(replace(GOOD, batch_size=4, reproducible=False), EMOJI, "cpu", "fp32")
+    held = settle(replace(found.request, budget="2MiB"), EMOJI, "cpu", "fp32")
+    monkeypatch.setattr(budgets, "parse_budget", None)  # nobody asks what the budget was again
+    fewer = replace(found.request, prompts=("an owl",), seeds=(3,), batch_size=2)
+    assert found.of(fewer).asked is found.asked
+    assert (found.of(fewer).batch, found.of(fewer).request) == (2, fewer)
+    assert held.of(replace(held.request, batch_size=2)).asked.mean == 2 * held.asked.mean
+    assert held.of(replace(held.request, prompts=("an owl",))).asked is held.asked
+    assert held.allotted(1).asked.mean == 4 * held.asked.mean
+    with pytest.raises(UserError, match="less than one token"):
+        held.allotted(1000)
 
 
-def test_an_object_for_another_schedule_or_depth_is_refused() -> None:
-    budget = generate(SQUARE, 32, [0], 650, label="mine")
-    assert budget_maker(budget, 32, None, None)(SQUARE) is budget
-    with pytest.raises(UserError, match="was made for 32 layers"):
-        budget_maker(budget, 40, None, None)(SQUARE)
-    with pytest.raises(UserError, match="was made for 32 layers"):
-        budget_maker(budget, 32, None, None)(schedule_for("1:1", "0.25M"))
-
-
-@pytest.mark.parametrize("asked", ["infinity-8b/paper-10", "file"])
-def test_one_made_for_another_model_is_refused(asked: str, tmp_path: Path) -> None:
-    if asked == "file":
-        path = tmp_path / "theirs.yaml"
-        path.write_text("model: infinity-8b\nlayers: 32\nmean: 650\nprovenance: by hand\n")
-        asked = str(path)
-    with pytest.raises(UserError, match="made for infinity-8b, not for infinity-2b") as caught:
-        budget_maker(asked, 32, "infinity-2b", None)
-    assert "paper-10" in caught.value.fix
-    with pytest.raises(UserError, match="made for infinity-8b, not for infinity-2b"):
-        budget_maker(load_budget(asked), 32, "infinity-2b", None)
-
-
-def test_an_unknown_model_takes_a_file_of_its_depth_only(tmp_path: Path) -> None:
-    path = tmp_path / "own.yaml"
-    path.write_text("model: mine\nlayers: 6\nmean: 650\nprovenance: by hand\n")
-    made = budget_maker(str(path), 6, None, None)(SQUARE)
-    assert isinstance(made, Budget)
-    assert made.mean == 650
-    with pytest.raises(UserError, match="made for 6 layers, the model has 7"):
-        budget_maker(str(path), 7, None, None)(SQUARE)
+def test_what_is_told_of_a_budget_that_drops_nothing() -> None:
+    for budget, idle in (("10%", False), (300, True), ("100%", True), ("full", False)):
+        assert settle(replace(GOOD, budget=budget), EMOJI, "cpu").idle is idle
+    assert not settle(replace(GOOD, policy="full", budget=300), EMOJI, "cpu").idle

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor
 
 from scalekv.infinity_patch import Pipeline, Progress, Request, generate, load
-from scalekv.infinity_patch.asked.settled import budget_of, schedule_of
 from scalekv.infinity_patch.generation import batching
 from scalekv.infinity_patch.generation import pipeline as pipeline_module
 from scalekv.infinity_patch.generation.batching import (
@@ -21,10 +20,10 @@ from scalekv.infinity_patch.generation.batching import (
     free_memory,
     out_of_memory,
     taken,
-    work_of,
+    work_on,
 )
 from scalekv.infinity_patch.generation.patch import patched
-from scalekv.infinity_patch.generation.pipeline import guidance_of
+from scalekv.infinity_patch.generation.pipeline import settled_on
 from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
 from scalekv.infinity_patch.planning.footprint import Work, footprint
@@ -172,9 +171,8 @@ def test_bytes_are_for_the_whole_batch(pipeline: Pipeline) -> None:
 
 
 def work(pipeline: Pipeline, request: Request) -> Work:
-    schedule = schedule_of(request, pipeline.preset)
-    budget = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize)
-    return work_of(request, pipeline, schedule, budget, guidance_of(request, pipeline, schedule))
+    on_gpu = replace(pipeline, device=torch.device("cuda"))
+    return work_on(pipeline, settled_on(on_gpu, request))
 
 
 @pytest.fixture
@@ -185,10 +183,8 @@ def room(pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def size_on_gpu(pipeline: Pipeline, request: Request) -> int:
-    schedule = schedule_of(request, pipeline.preset)
     gpu = replace(pipeline, device=torch.device("cuda"))
-    budget = budget_of(request, pipeline.preset, schedule, pipeline.dtype.itemsize)
-    return batch_size_of(request, gpu, schedule, budget, guidance_of(request, gpu, schedule))
+    return batch_size_of(settled_on(gpu, request), gpu)
 
 
 @pytest.mark.usefixtures("room")

@@ -13,6 +13,7 @@ from torch import Tensor
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch import generate, load, pieces
 from scalekv.infinity_patch.asked.request import Request
+from scalekv.infinity_patch.asked.settled import settle
 from scalekv.infinity_patch.generation.patch import patched
 from scalekv.infinity_patch.loading.fitting import skeletons
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
@@ -33,13 +34,14 @@ POLICIES = [name for name in policy_names() if name not in WITH_FILES]
 def cache_on_shapes(planner: Planner, pictures: int) -> dict[str, Any]:
     """The ledger of caches that went through all scales and layers with tensors without memory."""
     plan = planner.footprint(pictures)
-    shape, schedule = plan.work.shape, planner.schedule
-    policy = policy_named(planner.policy)
-    asked = None if planner.policy == "full" else planner.asked(pictures)
+    settled = planner.settled.allotted(pictures)
+    shape, schedule = plan.work.shape, settled.schedule
+    policy = policy_named(settled.policy)
+    asked = None if settled.policy == "full" else settled.asked
     caches = Caches(
-        shape.layers, policy, lambda _: asked, schedule, kv_dtype=planner.request.kv_dtype
+        shape.layers, policy, lambda _: asked, schedule, kv_dtype=settled.request.kv_dtype
     )
-    dtype = DTYPES[planner.dtype]
+    dtype = DTYPES[settled.dtype]
     with torch.no_grad(), shapes_only():
         for scale, tokens in enumerate(schedule.tokens):
             q, k, v = (
@@ -84,7 +86,7 @@ def test_predicted_cache_bytes_are_held_bytes(
     model: str, policy: str, budget: str, ratio: str, pictures: int, kv_dtype: str
 ) -> None:
     request = Request(("a",), policy=policy, budget=budget, ratio=ratio, kv_dtype=kv_dtype)
-    planner = Planner(request, model_named(model))
+    planner = Planner(settle(request, model_named(model), "cuda"))
     predicted = planner.footprint(pictures).cache
     held = cache_on_shapes(planner, pictures)
     assert predicted.held_peak_bytes == held["held_peak_bytes"]
@@ -99,8 +101,8 @@ def test_predicted_cache_bytes_are_held_bytes(
 def test_predicted_cache_bytes_of_real_pictures(policy: str, budget: str) -> None:
     pipeline = load("emoji", device="cpu")
     request = Request(("a red apple",), policy=policy, budget=budget)
-    planner = Planner(request, pipeline.preset, device="cpu")
-    assert DTYPES[planner.dtype] == pipeline.dtype
+    planner = Planner(settle(request, pipeline.preset, "cpu"))
+    assert DTYPES[planner.settled.dtype] == pipeline.dtype
     predicted = planner.footprint().cache
     held = next(generate(pipeline, request)).cache
     assert predicted.held_peak_bytes == held["held_peak_bytes"]
@@ -111,24 +113,24 @@ def test_predicted_cache_bytes_of_real_pictures(policy: str, budget: str) -> Non
 
 def counted(planner: Planner, pictures: int) -> tuple[int, int]:
     """Bytes of tensors at the fullest moment of the scales and of decoding, weights apart."""
-    preset, schedule = planner.preset, planner.schedule
+    settled = planner.settled.allotted(pictures)
+    preset, schedule = settled.preset, settled.schedule
     transformer, vae = skeletons(preset)
     assert isinstance(transformer, Infinity)
     assert isinstance(vae, Autoencoder)
-    transformer.eval().requires_grad_(False).block_chunks.to(DTYPES[planner.dtype])
-    vae.eval().requires_grad_(False).decoder.to(DTYPES[planner.dtype])
+    transformer.eval().requires_grad_(False).block_chunks.to(DTYPES[settled.dtype])
+    vae.eval().requires_grad_(False).decoder.to(DTYPES[settled.dtype])
     scales, cfg = len(schedule), preset.sampling.cfg
     guidance = Guidance((cfg,) * scales, (1.0,) * scales, (preset.sampling.cfg_layer,))
 
     def choose(scale: int, logits: Tensor) -> Tensor:
         return torch.zeros(logits.shape[:3], dtype=torch.uint8, device="meta")
 
-    planned = planner.footprint(pictures).work
-    budget = planner.asked(pictures) if planned.budget is not None else "full"
+    budget = settled.asked if settled.planned is not None else "full"
     with torch.inference_mode(), shapes_only(), Counting() as counting:
         shape = (planner.text_tokens, preset.transformer.text_width)
         texts = [torch.empty(shape, device="meta") for _ in range(pictures)]
-        with patched(transformer, planner.policy, budget):
+        with patched(transformer, settled.policy, budget):
             codes = generate_codes(
                 transformer,
                 conditions(transformer, texts, None, guidance),
@@ -162,7 +164,7 @@ def test_everything_else_is_what_an_allocator_counts(
 ) -> None:
     monkeypatch.setitem(pieces.STRIP, "meta", pieces.STRIP["cuda"])
     request = Request(("a",), policy=policy, budget=budget)
-    planner = Planner(request, model_named(model), dtype=dtype, text_tokens=64)
+    planner = Planner(settle(request, model_named(model), "cuda", dtype), text_tokens=64)
     stages = planner.footprint(pictures).stages
     scales, decode = counted(planner, pictures)
     assert sum(stages["scales"][part] for part in SHARES) == pytest.approx(scales, rel=0.02)
@@ -174,6 +176,6 @@ def test_a_run_on_a_device_is_as_planned() -> None:
     pipeline = load("emoji", device="cuda")
     request = Request(("a red apple",))
     next(generate(pipeline, request))
-    planner = Planner(request, pipeline.preset, device="cuda", text_tokens=8)
+    planner = Planner(settle(request, pipeline.preset, "cuda"), text_tokens=8)
     peak = pipeline.stages.highest()["allocated_peak_bytes"]
     assert planner.footprint().peak == pytest.approx(peak, rel=0.25)

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalekv.kv.budgets.asked import generate
+from scalekv.kv.budgets.asked import capacities_for
 from scalekv.kv.budgets.heat_order import (
     PROTECTED,
     Kept,
@@ -20,8 +20,8 @@ from scalekv.kv.budgets.heat_order import (
     drops,
     heat_budget,
     keeps,
+    kept_by_heat,
     order_from_mass,
-    planned,
     read_order,
     write_order,
 )
@@ -52,7 +52,7 @@ def held(schedule: Schedule, row: tuple[tuple[tuple[int, ...], ...], ...]) -> in
 def test_the_recorded_rule_is_reproduced(share: str) -> None:
     expected = RULE["budgets"][share]
     mean = Fraction(share) * THIRTEEN.history
-    kept = planned(RECORDED, THIRTEEN, mean)
+    kept = kept_by_heat(RECORDED, THIRTEEN, mean)
     counts = drops(THIRTEEN, RULE["layers"] * RULE["heads"], mean)
     assert {str(scale): count for scale, count in enumerate(counts)} == expected[
         "removed_slots_per_source_at_incoming_scale"
@@ -90,7 +90,7 @@ def test_no_moment_sees_more_than_the_mean(data: st.DataObject) -> None:
     order = shuffled(layers, heads, len(schedule) - 1 - PROTECTED, data.draw(st.integers(0, 99)))
     mean = data.draw(st.integers(schedule.before(PROTECTED), schedule.history + 5))
     bound = mean * layers * heads
-    plan, kept = planned(order, schedule, mean), keeps(order, schedule, mean)
+    plan, kept = kept_by_heat(order, schedule, mean), keeps(order, schedule, mean)
     assert max(moments(schedule, kept)) <= bound
     for scale in range(len(schedule)):
         early = []
@@ -130,7 +130,7 @@ def test_no_moment_sees_more_than_the_mean(data: st.DataObject) -> None:
 @pytest.mark.parametrize("percent", [8, 10, 20, 50, 100])
 def test_the_budget_is_what_is_kept(schedule: Schedule, percent: int) -> None:
     order = shuffled(6, 4, 9, seed=percent)  # ranks of larger pictures serve smaller ones
-    asked = generate(schedule, 6, [0], schedule.history * percent // 100, label=f"{percent}%")
+    asked = capacities_for(schedule, 6, [0], schedule.history * percent // 100, label=f"{percent}%")
     budget = heat_budget(asked, order)
     kept = keeps(order, schedule, asked.mean)
     assert (budget.mean, budget.label, budget.heads) == (asked.mean, f"{percent}%", 4)
@@ -158,7 +158,7 @@ def test_three_scales_or_fewer_are_always_kept() -> None:
 
 def test_an_order_for_other_models_or_smaller_pictures_is_refused() -> None:
     with pytest.raises(UserError, match="ranks 4 layers, the model has 8"):
-        heat_budget(generate(SEVEN, 8, [], 60), shuffled(4, 2, 3, 0))
+        heat_budget(capacities_for(SEVEN, 8, [], 60), shuffled(4, 2, 3, 0))
     with pytest.raises(UserError, match="ranks 3 source scales, this picture has 9"):
         keeps(shuffled(4, 2, 3, 0), THIRTEEN, 642)
 

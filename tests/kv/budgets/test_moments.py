@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalekv.kv.budgets.asked import generate
+from scalekv.kv.budgets.asked import capacities_for
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.moments import within
 from scalekv.kv.budgets.shapes import pyramid, uniform
@@ -66,7 +66,7 @@ def generated(draw: st.DrawFn) -> Budget:
     rows = st.lists(st.integers(0, layers - 1), unique=True)
     drafters = draw(st.lists(rows, min_size=len(schedule), max_size=len(schedule)))
     mean = draw(st.integers(1, schedule.history + 5))
-    budget = generate(schedule, layers, drafters, mean, draw(st.integers(1, 16)))
+    budget = capacities_for(schedule, layers, drafters, mean, draw(st.integers(1, 16)))
     return draw(st.sampled_from([budget, pyramid(budget), uniform(budget)]))
 
 
@@ -114,13 +114,13 @@ def test_nor_with_any_capacities_by_head_or_by_layer(planned: Budget) -> None:
 @pytest.mark.parametrize("mean", [265, 642, 650, 1300, 3000, 6425])
 def test_the_published_schedule(mean: int) -> None:
     for layers, drafters in ((32, {1: [0, 23], 13: [0]}), (40, [0, 1, 2]), (8, [7])):
-        check(generate(THIRTEEN, layers, drafters, mean))
+        check(capacities_for(THIRTEEN, layers, drafters, mean))
 
 
 def test_the_side_that_loses_the_smaller_share_gives_way() -> None:
     """2B, paper-10: refiners shrink early while drafters grow; but before the last scale layer 23
     would have to give up four fifths, so layer 0 and the refiners before it do not grow."""
-    planned = generate(THIRTEEN, 32, {1: [0, 23], 13: [0]}, 650)
+    planned = capacities_for(THIRTEEN, 32, {1: [0, 23], 13: [0]}, 650)
     use = within(planned)
     assert use.capacity(8, 31) == planned.capacity(9, 31) == 594
     assert use.capacity(8, 1) == planned.capacity(8, 1) == 632
@@ -132,7 +132,7 @@ def test_the_side_that_loses_the_smaller_share_gives_way() -> None:
 
 
 def test_early_layers_grow_a_scale_late() -> None:
-    planned = generate(SEVEN, 8, [0, 1, 2], 26)
+    planned = capacities_for(SEVEN, 8, [0, 1, 2], 26)
     assert planned.capacities[4] == (41, 41, 41, 17, 17, 17, 17, 17)
     use = within(planned)
     assert use.capacities[3] == planned.capacities[3]
@@ -141,7 +141,7 @@ def test_early_layers_grow_a_scale_late() -> None:
 
 
 def test_a_budget_bound_by_scale_alone_holds_what_was_planned() -> None:
-    planned = generate(THIRTEEN, 32, {1: [0, 23], 13: [0]}, 650)
+    planned = capacities_for(THIRTEEN, 32, {1: [0, 23], 13: [0]}, 650)
     by_scale = replace(planned, bound="scale")
     assert within(by_scale) is by_scale
     assert round(peak_held_tokens(THIRTEEN, 32, by_scale) / (650 * 32), 2) == 1.16
@@ -150,8 +150,8 @@ def test_a_budget_bound_by_scale_alone_holds_what_was_planned() -> None:
 
 def test_nothing_is_given_up_where_nothing_grows_early() -> None:
     for planned in (
-        generate(SEVEN, 8, (), 26),
-        generate(SEVEN, 8, [0], 265),
-        generate(Schedule.parse("3x3"), 2, [0], 5),
+        capacities_for(SEVEN, 8, (), 26),
+        capacities_for(SEVEN, 8, [0], 265),
+        capacities_for(Schedule.parse("3x3"), 2, [0], 5),
     ):
         assert within(planned) is planned

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalekv.kv.budgets.asked import generate
+from scalekv.kv.budgets.asked import capacities_for
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.shapes import pyramid, uniform
 from scalekv.kv.policies.registry import planned, policy_named
@@ -21,7 +21,7 @@ sides = st.integers(1, 9)
 
 @pytest.mark.parametrize("name", UNIFORM)
 def test_baselines_share_uniformly(name: str) -> None:
-    asked = generate(SEVEN, 4, (0, 2), 40, label="15%")
+    asked = capacities_for(SEVEN, 4, (0, 2), 40, label="15%")
     budget = planned(policy_named(name), asked)
     assert budget == uniform(asked)
     assert budget.label == "15%"
@@ -32,7 +32,7 @@ def test_baselines_share_uniformly(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["scalekv", "scalekv-anchored", "scalekv-released"])
 def test_scalekv_keeps_the_budget_asked_for(name: str) -> None:
-    asked = generate(SEVEN, 4, (0, 2), 40)
+    asked = capacities_for(SEVEN, 4, (0, 2), 40)
     assert planned(policy_named(name), asked) is asked
 
 
@@ -41,18 +41,18 @@ def test_a_plan_of_another_mean_is_a_bug_that_shows() -> None:
         name = "generous"
 
         def plan(self, asked: Budget) -> Budget:
-            return generate(asked.schedule, asked.layers, (), asked.mean + 1)
+            return capacities_for(asked.schedule, asked.layers, (), asked.mean + 1)
 
         def select(self, step: object) -> None:
             return None
 
     with pytest.raises(AssertionError, match="generous planned"):
-        planned(Generous(), generate(SEVEN, 4, (), 40))
+        planned(Generous(), capacities_for(SEVEN, 4, (), 40))
 
 
 def test_the_pyramid_of_2b_by_hand() -> None:
     """650 tokens on 32 layers: 634 without the window, of which the last layer gets 1/20."""
-    row = pyramid(generate(THIRTEEN, 32, (0, 23), 650)).capacities[-1]
+    row = pyramid(capacities_for(THIRTEEN, 32, (0, 23), 650)).capacities[-1]
     assert row[0] == 16 + 2 * 634 - 31
     assert row[-1] == 16 + 31
     assert sum(row) == 650 * 32
@@ -62,7 +62,7 @@ def test_the_pyramid_of_2b_by_hand() -> None:
 
 def test_the_first_layer_takes_no_more_than_there_is() -> None:
     """When 921 tokens exist and 650 are asked for, the first layer keeps all and the rest slope."""
-    row = pyramid(generate(THIRTEEN, 32, (), 650)).capacities[8]
+    row = pyramid(capacities_for(THIRTEEN, 32, (), 650)).capacities[8]
     assert THIRTEEN.before(8) == 921
     assert row[0] == 921
     assert row[-1] == 2 * 650 - 921
@@ -80,7 +80,7 @@ def test_a_pyramid_averages_the_mean_and_can_be_filled(
     scales: list[tuple[int, int]], layers: int, mean: int, window: int
 ) -> None:
     schedule = Schedule(tuple(scales))
-    asked = generate(schedule, layers, (), mean, window)
+    asked = capacities_for(schedule, layers, (), mean, window)
     budget = pyramid(asked)  # which checks its own mean
     assert pyramid(budget) == budget
     for scale in range(len(schedule)):

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from scalekv.kv.budgets.asked import generate, parse_budget, resolve
+from scalekv.kv.budgets.asked import capacities_for, parse_budget, resolve
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.moments import within
 from scalekv.kv.caches.caches import Caches
@@ -378,7 +378,7 @@ def test_a_policy_beyond_its_capacity_is_a_bug_that_shows() -> None:
         def select(self, step: Step) -> Tensor | None:
             return None
 
-    caches = Caches(1, Greedy(), lambda schedule: generate(schedule, 1, (), 26))
+    caches = Caches(1, Greedy(), lambda schedule: capacities_for(schedule, 1, (), 26))
     with pytest.raises(AssertionError, match="greedy kept 57 tokens of layer 0 after scale 4"):
         play(caches, SEVEN, Inputs(layers=1))
 

@@ -167,7 +167,7 @@ def test_what_cannot_be_is_refused() -> None:
         play(caches_for("10%", constants, guided=None))
     with pytest.raises(UserError, match="no pairs of guidance halves"):
         play(caches_for("10%", constants), sequences=3)
-    with pytest.raises(UserError, match="a way of its own"):
+    with pytest.raises(UserError, match="in a way of its own"):
         caches_for("10%", constants, kv_dtype="int8")
     with pytest.raises(UserError, match="constants for 2 layers of 2 heads of 8 channels"):
         play(caches_for("10%", constants), heads=1)

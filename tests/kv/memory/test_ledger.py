@@ -7,7 +7,7 @@ import json
 import pytest
 
 from scalekv.configs.budget_files import load_budget
-from scalekv.kv.budgets.asked import generate, parse_budget, resolve
+from scalekv.kv.budgets.asked import capacities_for, parse_budget, resolve
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.moments import within
 from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
@@ -71,7 +71,7 @@ def test_a_full_history_in_bfloat16(model: str, gib: float) -> None:
 
 
 def test_the_peak_lies_between_two_scales_when_drafters_come_first() -> None:
-    budget = generate(THIRTEEN, 32, {1: [0, 23], 13: [0]}, 650)
+    budget = capacities_for(THIRTEEN, 32, {1: [0, 23], 13: [0]}, 650)
     steady = 650 * 32
     # Layer 0 has grown to its last capacity while layer 23 is still a drafter.
     expected = steady + (6385 - 4100) + (465 - 420) * 22
@@ -80,7 +80,7 @@ def test_the_peak_lies_between_two_scales_when_drafters_come_first() -> None:
 
 
 def filled_ledger(scales: int) -> CacheLedger:
-    budget = generate(SEVEN, 3, [0], 26, label="10%", origin="a test")
+    budget = capacities_for(SEVEN, 3, [0], 26, label="10%", origin="a test")
     ledger = CacheLedger(SEVEN, CacheShape(3, 2, 4, 8, 2, 2), "scalekv", budget)
     for scale in range(scales):
         for layer in range(3):
@@ -132,6 +132,6 @@ def test_heads_are_counted_one_by_one() -> None:
     most = ((0,), (1,), (5,), (9,))
     budget = Budget(schedule, 1, most, 5, head_capacities=heads)
     assert peak_held_tokens(schedule, 1, budget, heads=2) == 9
-    alike = generate(schedule, 3, [0], 5)
+    alike = capacities_for(schedule, 3, [0], 5)
     assert peak_held_tokens(schedule, 3, alike, heads=4) == 4 * peak_held_tokens(schedule, 3, alike)
     assert peak_held_tokens(schedule, 3, None, heads=4) == 14 * 12

@@ -1,0 +1,353 @@
+"""Every option that more than one place knows: a row for each.
+
+Commands, the settings file, SCALEKV_* variables, the columns of a batch's rows, --from and
+docs/cli.md follow from this table. Knows no command line and no request. No torch.
+"""
+
+from __future__ import annotations
+
+from functools import partial
+
+from scalekv.configs import values
+from scalekv.configs.models import DTYPES, PIXELS
+from scalekv.configs.option import CACHE, MACHINE, OUTPUT, SAMPLING, Option, Owner, Scope
+from scalekv.configs.values import AUTO, MOST_SEED, Kind, one_of, pattern, whole
+from scalekv.kv.policies.registry import policy_names
+from scalekv.kv.precision import KV_DTYPES
+
+REPORT_FORMS = ("json", "html", "table")
+
+
+def _models() -> list[str]:
+    from scalekv.configs.models import list_models
+
+    return list_models()
+
+
+def _budgets() -> list[str]:
+    from scalekv.configs.budget_files import list_budgets
+
+    return list(dict.fromkeys(["10%", "20%", "full", *(spec.name for spec in list_budgets())]))
+
+
+def _check_budget(value: str, where: str) -> None:
+    from scalekv.kv.budgets.asked import parse_budget
+
+    parse_budget(value)
+
+
+def _check_policy(value: str, where: str) -> None:
+    from scalekv.kv.policies.registry import check_policy_name
+
+    check_policy_name(value)
+
+
+def _check_model(value: str, where: str) -> None:
+    from scalekv.configs.models import model_named
+
+    model_named(value, where)
+
+
+_TEXT, _FOLDER = Kind(values.text, "TEXT"), Kind(values.path, "DIR")
+_FLAG = Kind(values.flag, shell=bool)
+_NUMBERS, _LAYERS = Kind(values.numbers, "X[,X...]"), Kind(values.layers, "N[,N...]")
+_DEVICE = pattern(
+    r"auto|cpu|mps|cuda(:\d+)?",
+    "NAME",
+    "auto, cpu, mps, cuda, or cuda:1 and so on",
+    "leave it out to use the best device there is",
+    known=lambda: (AUTO, "cpu", "cuda", "mps"),
+)
+_RATIO = pattern(
+    r"\s*\d+\s*:\s*\d+\s*",
+    "W:H",
+    "a ratio is width:height",
+    "1:1, for instance",
+)
+_SIZE = pattern(
+    r"\s*\d{1,6}\s*[xX×]\s*\d{1,6}\s*", "WxH", "width x height in pixels", "1024x1024, for instance"
+)
+
+# Who takes what; compare, bench, calibrate and plan leave out what they have no use for.
+_MAKE = ("generate", "batch")
+_DRAW = (*_MAKE, "compare")
+_PLANNED = (*_MAKE, "plan")
+_PLACED = (*_DRAW, "calibrate", "plan")
+_LOADING = (*_DRAW, "bench", "calibrate")
+_ALL = (*_LOADING, "plan")
+
+_cache = partial(Option, panel=CACHE, owner=Owner.REQUEST, scope=Scope.PICTURE)
+_sampling = partial(Option, panel=SAMPLING, owner=Owner.REQUEST, scope=Scope.PICTURE)
+_machine = partial(Option, panel=MACHINE, owner=Owner.RUN, scope=Scope.RUN)
+_placement = partial(Option, panel=MACHINE, owner=Owner.PLACEMENT, scope=Scope.RUN)
+_output = partial(Option, panel=OUTPUT, owner=Owner.RUN, scope=Scope.RUN)
+
+OPTIONS: tuple[Option, ...] = (
+    _cache(
+        "budget",
+        Kind(values.text_or_count, "BUDGET", known=_budgets, check=_check_budget),
+        "What the cache may hold: 10% of the history, 650 tokens per layer, 1.5GiB, a named "
+        "budget, a .yaml file, or full.",
+        (*_PLANNED, "bench"),
+        default="10%",
+    ),
+    _cache(
+        "policy",
+        Kind(values.text, "NAME", known=policy_names, check=_check_policy),
+        "What chooses the tokens to keep: " + ", ".join(policy_names()) + ".",
+        (*_PLANNED, "bench"),
+        default="scalekv",
+    ),
+    _cache(
+        "kv_dtype",
+        one_of(*KV_DTYPES),
+        "How held tokens are stored: " + ", ".join(KV_DTYPES) + ". int8 and int4 are quantised "
+        "once, when a token comes in; auto is as attention computes.",
+        _PLANNED,
+        default=AUTO,
+    ),
+    _cache(
+        "kv_device",
+        one_of(AUTO, "cpu"),
+        "Where held tokens are: auto (where attention computes), or cpu (in the host's memory, "
+        "brought to the GPU a layer ahead).",
+        _PLANNED,
+        scope=Scope.RUN,
+        default=AUTO,
+    ),
+    _sampling(
+        "seed",
+        whole(0, MOST_SEED),
+        "Seed of the first picture; each further one has the next.",
+        _LOADING,
+        default="0",
+    ),
+    _sampling(
+        "num_images",
+        whole(1),
+        "Pictures of each prompt.",
+        _DRAW,
+        default="1",
+        names=("--num-images", "-n"),
+    ),
+    _sampling(
+        "cfg",
+        _NUMBERS,
+        "Guidance: how closely to follow the prompt; one number, or one per scale.",
+        (*_DRAW, "bench", "plan"),
+        preset=lambda preset: preset.sampling.cfg,
+    ),
+    _sampling(
+        "cfg_layer",
+        _LAYERS,
+        "Where guidance mixes: 0 in the logits, -1 in the hidden states after the last block, -2 "
+        "after the one before it, and so on.",
+        _DRAW,
+        preset=lambda preset: preset.sampling.cfg_layer,
+    ),
+    _sampling(
+        "tau",
+        _NUMBERS,
+        "Temperature: lower is tidier, higher more varied; one number, or one per scale.",
+        _DRAW,
+        preset=lambda preset: preset.sampling.tau,
+    ),
+    _sampling(
+        "top_p",
+        Kind(values.share, "X", shell=float, least=0.0, most=1.0),
+        "Nucleus: unlikely bits outside this share are not drawn; 0 is off.",
+        _DRAW,
+        preset=lambda preset: preset.sampling.top_p,
+    ),
+    _sampling(
+        "negative",
+        _TEXT,
+        "What to keep away from.",
+        _DRAW,
+    ),
+    _sampling(
+        "positive_prompt",
+        _FLAG,
+        "Add words for better faces to prompts that mention people.",
+        _DRAW,
+        default="false",
+    ),
+    _sampling(
+        "truncate",
+        _FLAG,
+        "Cut prompts beyond 512 tokens instead of refusing them; says what was cut.",
+        (*_DRAW, "calibrate"),
+        default="false",
+    ),
+    _sampling(
+        "ratio",
+        _RATIO,
+        "Width to height.",
+        _ALL,
+        default="1:1",
+    ),
+    _sampling(
+        "pixels",
+        one_of(*PIXELS, metavar="CLASS"),
+        "Size: 0.06M, 0.25M, 0.60M or 1M pixels at stride 16.",
+        _ALL,
+        preset=lambda preset: preset.pixels,
+    ),
+    _sampling(
+        "size",
+        _SIZE,
+        "Width and height in pixels, instead of --ratio and --pixels.",
+        (*_DRAW, "plan"),
+        owner=Owner.NOBODY,
+    ),
+    _sampling(
+        "reproducible",
+        _FLAG,
+        "One picture at a time, so that a seed gives the same bits alone and among others "
+        "whatever --batch-size says.",
+        _MAKE,
+        scope=Scope.RUN,
+        otherwise="on a CPU",
+    ),
+    _machine(
+        "batch_size",
+        whole(1, auto=True),
+        "Pictures that go through the model together; auto is what free GPU memory takes, and 1 "
+        "on a CPU. Halved where memory runs out.",
+        _MAKE,
+        owner=Owner.REQUEST,
+        default=AUTO,
+    ),
+    _machine(
+        "model",
+        Kind(values.text, "NAME", known=_models, check=_check_model),
+        "Which model.",
+        _ALL,
+        owner=Owner.NOBODY,
+        default="emoji",
+        repeats=True,
+    ),
+    _machine(
+        "weights_dir",
+        _FOLDER,
+        "Folder with the model's files instead of the usual place.",
+        _LOADING,
+        repeats=True,
+    ),
+    _machine(
+        "device",
+        _DEVICE,
+        "auto, cpu, cuda, cuda:1 or mps.",
+        _ALL,
+        default=AUTO,
+        repeats=True,
+    ),
+    _machine(
+        "dtype",
+        one_of(*DTYPES),
+        "Precision: auto, fp32, bf16 or fp16.",
+        _ALL,
+        default=AUTO,
+    ),
+    _placement(
+        "threads",
+        whole(1, auto=True),
+        "CPU threads to compute with; auto is one per physical core that this process may use.",
+        _LOADING,
+        default=AUTO,
+        repeats=True,
+    ),
+    _placement(
+        "offload",
+        _FLAG,
+        "Keep the transformer's blocks in host memory and send them to the device one after "
+        "another: slower, for cards that the model does not fit.",
+        _PLACED,
+        default="false",
+        repeats=True,
+    ),
+    _placement(
+        "text_device",
+        _DEVICE,
+        "Where prompts are encoded: auto is --device's, or cpu, cuda.",
+        _PLACED,
+        default=AUTO,
+        repeats=True,
+    ),
+    _placement(
+        "text_dtype",
+        one_of(*DTYPES),
+        "Precision of the text encoder: fp32, bf16 or fp16; auto is fp16 on CUDA, as published, "
+        "and fp32 elsewhere.",
+        _PLACED,
+        default=AUTO,
+    ),
+    _placement(
+        "keep_text_encoder",
+        _FLAG,
+        "Keep the text encoder in memory while pictures are made, or free it and read it again "
+        "when more prompts come.",
+        _PLACED,
+        otherwise="free where all prompts are known",
+        names=("--keep-text-encoder/--free-text-encoder",),
+        repeats=True,
+    ),
+    _machine(
+        "force",
+        _FLAG,
+        "Try also what is planned not to fit into memory; see scalekv plan.",
+        _MAKE,
+        scope=Scope.CALL,
+        default="false",
+        repeats=True,
+    ),
+    _output(
+        "out",
+        _FOLDER,
+        "Folder for pictures and report; nothing in it is overwritten.",
+        _DRAW,
+        default="out",
+        repeats=True,
+    ),
+    _output(
+        "memory_report",
+        values.some_of(*REPORT_FORMS, metavar="FORM"),
+        "Forms of the memory report: json (report.json), html (a page of its own), table.",
+        _MAKE,
+        default="json,table",
+        repeats=True,
+    ),
+    _output(
+        "json",
+        _FLAG,
+        "One JSON object on stdout instead of lines; an error is one on stderr.",
+        (),
+        owner=Owner.NOBODY,
+        scope=Scope.CALL,
+        default="false",
+    ),
+    _output(
+        "quiet",
+        _FLAG,
+        "Nothing on stderr but errors.",
+        _LOADING,
+        default="false",
+        names=("--quiet/--no-quiet", "-q"),
+        repeats=True,
+    ),
+    _output(
+        "verbose",
+        _FLAG,
+        "Show where a failure happened, as SCALEKV_DEBUG=1 does.",
+        _LOADING,
+        owner=Owner.NOBODY,
+        scope=Scope.CALL,
+        default="false",
+    ),
+)
+
+BY_NAME = {option.name: option for option in OPTIONS}
+SETTINGS = {o.name: o for o in OPTIONS if o.scope is not Scope.CALL}
+"""What the settings file and variables may say."""
+COLUMNS = {o.name: o for o in OPTIONS if o.scope is Scope.PICTURE}
+"""What a row of a batch may say of its pictures, besides the prompt and the name."""
