@@ -135,6 +135,10 @@ def _key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
                 "same dtype",
             ),
         ]
+        if "coded" in cache:
+            constants = int(cache["coded"]["constants_bytes"])
+            remark = "of the coded cache: of the model, once for any batch, not in what is held"
+            made.append(("constants", human_bytes(constants), remark))
     if report["stages"]:
         stage, peaks = max(report["stages"].items(), key=lambda item: peak_of(item[1]))
         kind = "allocated on the device" if "allocated_peak_bytes" in peaks else "resident"
@@ -217,7 +221,11 @@ def _held_chart(cache: Mapping[str, Any]) -> Figure:
         f"While the last scale was generated {human_bytes(last['held_bytes'])} were held, the most "
         f"at any moment {human_bytes(cache['held_peak_bytes'])}. "
         + ("Drafters are the layers that were given more. " if len(groups) == 2 else "")
-        + f"The budget holds from scale {_first_evicting(cache)} on."
+        + (
+            f"Tokens are coded from scale {cache['coded']['first_coded_scale'] or 'no'} on."
+            if "coded" in cache
+            else f"The budget holds from scale {_first_evicting(cache)} on."
+        )
     )
     of = [f"of it {name}" for name in groups]
     head = ["scale", "map", "history tokens", "held", *of, "index", "transient"]

@@ -166,7 +166,7 @@ class Histogram:
             )
 
         low = self.least - max(OFFSETS) - 1  # everything has the most bits
-        high = self.least + self.above.shape[2]  # nothing has any
+        high = self.least + int(self.above.shape[2])  # nothing has any
         if not fits(high):
             least: int = sum(self.bytes_of(scale, high, pictures))
             raise BudgetTooSmall(

@@ -3,16 +3,15 @@ take. Pure arithmetic; knows no tensors."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from functools import lru_cache
 
 from scalekv.kv.budgets.budget import Budget
+from scalekv.kv.budgets.shapes import uniform
 from scalekv.kv.coded.allocation import Allocation, allocate
 from scalekv.kv.coded.constants import Constants
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CachePrediction, CacheShape
-
-SUFFIX = ".safetensors"
-"""Of a file of constants."""
 
 
 def bytes_asked(budget: Budget, shape: CacheShape) -> int:
@@ -24,6 +23,13 @@ def bytes_asked(budget: Budget, shape: CacheShape) -> int:
     if budget.percent is not None:
         return int(budget.percent * whole / 100)
     return min(shape.bytes_of(budget.mean), whole)
+
+
+def coded_budget(asked: Budget, constants: Constants | None = None) -> Budget:
+    """The budget as coded caches are held to it: its bytes, whichever layer they are in."""
+    even = uniform(asked)
+    origin = "every token, in as many bytes"
+    return replace(even, percent=asked.percent, nbytes=asked.nbytes, origin=origin)
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,7 @@ from torch import Tensor
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.coded.constants import Constants
 from scalekv.kv.coded.held import CodedStorage
-from scalekv.kv.coded.plan import allocation_of
+from scalekv.kv.coded.plan import allocation_of, coded_budget
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CacheShape
 from scalekv.kv.policies.policy import Step
@@ -26,6 +26,10 @@ class CodedPolicy:
     def calibrated(self, constants: Constants) -> CodedPolicy:
         """This policy with a model's constants."""
         return CodedPolicy(constants)
+
+    def plan(self, asked: Budget) -> Budget:
+        """See `coded_budget`."""
+        return coded_budget(asked)
 
     def select(self, step: Step) -> Tensor | None:
         """See `Policy.select`: everything stays."""

@@ -61,6 +61,7 @@ _BUILT_IN = {
     ),
     "coded": PolicyEntry(
         "scalekv.kv.policies.coded:CodedPolicy",
+        plan="scalekv.kv.coded.plan:coded_budget",
         calibration="coded.safetensors",
         reader="scalekv.kv.coded.constants:read_constants",
         stores=True,
