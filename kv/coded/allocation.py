@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from scalekv.kv.coded.constants import ALONE, GUIDED, Constants
 from scalekv.kv.coded.levels import LEVELS, OCTAVE, OFFSETS, code_bytes
-from scalekv.kv.coded.units import MapUnits, units_of
+from scalekv.kv.coded.units import MapUnits, groups_of, units_of
 from scalekv.kv.errors import BudgetTooSmall
 from scalekv.kv.schedule import Schedule
 from scalekv.kv.sizes import size_text
@@ -121,11 +121,13 @@ class Histogram:
         least: the importance of the first bin.
         above: (K, N, bins + 1) coefficients of importance `least` + bin or more.
         gains: gains of one map in one layer.
+        groups: the first map of each group that is packed together.
     """
 
     least: int
     above: Bytes
     gains: int
+    groups: tuple[int, ...]
 
     def counts(self, scale: int, threshold: int) -> Bytes:
         """(levels, maps, N) coefficients of each level above 0, while `scale` is generated."""
@@ -137,8 +139,10 @@ class Histogram:
     def bytes_of(self, scale: int, threshold: int, pictures: int) -> tuple[int, ...]:
         """Bytes that each layer holds while `scale` is generated."""
         total = np.full(self.above.shape[1], scale * self.gains * GAIN_BYTES * pictures)
+        first = [number for number in self.groups if number < scale]
         for bits, counts in zip(LEVELS[1:], self.counts(scale, threshold), strict=True):
-            total += code_bytes(counts * pictures, bits).sum(0)
+            together = np.add.reduceat(counts, first, axis=0)
+            total += code_bytes(together * pictures, bits).sum(0)
         return tuple(total.tolist())
 
     def lowest(
@@ -198,7 +202,8 @@ def histogram(constants: Constants, schedule: Schedule, guided: bool) -> Histogr
             counts = np.bincount((q - least).ravel(), weights.ravel(), minlength=bins)
             above[units.number, layer, :bins] = counts
     above = above[:, :, ::-1].cumsum(2)[:, :, ::-1]
-    return Histogram(least, above, 2 * (parts.stop - parts.start) * constants.heads)
+    groups = tuple(group[0].number for group in groups_of(schedule))
+    return Histogram(least, above, 2 * (parts.stop - parts.start) * constants.heads, groups)
 
 
 def _range(constants: Constants, maps: Sequence[MapUnits], parts: slice) -> tuple[int, int]:

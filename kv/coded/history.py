@@ -6,11 +6,13 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
+import torch
 from torch import Tensor
 
 from scalekv.kv.coded.allocation import Allocation
-from scalekv.kv.coded.codec import CodedMap, LayerCodec
-from scalekv.kv.coded.units import MapUnits, units_of
+from scalekv.kv.coded.codec import CodedMaps, LayerCodec
+from scalekv.kv.coded.layout import Maps
+from scalekv.kv.coded.units import groups_of
 
 Place = Callable[[Tensor], Tensor]
 """A tensor to where what is held lies: a copy there, or the tensor itself."""
@@ -23,26 +25,21 @@ class CodedHistory:
         self._codec = codec
         self._allocation = allocation
         self._place = place
-        self._units = units_of(allocation.schedule)
-        self._maps: list[CodedMap] = []
+        self._groups = groups_of(allocation.schedule)
+        self._held: list[CodedMaps] = []
 
     @property
     def nbytes(self) -> int:
         """Bytes of memory that codes and gains occupy, read off their storage."""
-        tensors = (x for coded in self._maps for x in (coded.codes, coded.gains))
+        tensors = (x for coded in self._held for x in (coded.codes, *coded.gains))
         return sum(x.untyped_storage().nbytes() for x in tensors)
 
     def copy_to(self, k_out: Tensor, v_out: Tensor, turns: Tensor | None) -> None:
         """Writes what is held into two (S, H, T, D) tensors; `turns` is (T, D / 2) complex."""
-        for units, coded in zip(self._units, self._maps, strict=False):
-            rows = self._rows(units.number)
-            self._codec.decode(
-                coded,
-                units,
-                None if turns is None else turns[rows],
-                k_out[:, :, rows],
-                v_out[:, :, rows],
-            )
+        for coded in self._held:
+            rows = self._rows(coded.maps)
+            here = None if turns is None else turns[rows]
+            self._codec.decode(coded, here, k_out[:, :, rows], v_out[:, :, rows])
 
     def hold(self, scale: int, k: Tensor, v: Tensor, turns: Tensor | None) -> None:
         """Holds the history that `scale` attends to: k and v are (S, H, T, D) of all its tokens.
@@ -50,28 +47,53 @@ class CodedHistory:
         Maps held already are not coded again from k and v: their codes are made coarser.
         """
         threshold = self._allocation.thresholds[scale]
-        for units in self._units[:scale]:
-            if units.number < len(self._maps):
-                self._coarsen(units, threshold)
+        for number, group in enumerate(self._groups):
+            maps = tuple(units for units in group if units.number < scale)
+            if not maps:
+                return
+            old = self._held[number] if number < len(self._held) else None
+            if old is not None and old.maps == maps:
+                self._coarsen(number, threshold)
                 continue
-            rows = self._rows(units.number)
-            here = None if turns is None else turns[rows]
-            coded = self._codec.encode(k[:, :, rows], v[:, :, rows], here, units, threshold)
-            self._maps.append(self._placed(coded))
+            values, gains = [], list(old.gains) if old is not None else []
+            if old is not None:
+                coarser = self._codec.coarser(old, threshold)
+                values.append(self._codec.values(old) if coarser is None else coarser)
+                self._forget(number)
+            for units in maps[len(gains) :]:
+                rows = self._rows((units,))
+                here = None if turns is None else turns[rows]
+                value, gain = self._codec.encode(
+                    k[:, :, rows], v[:, :, rows], here, units, threshold
+                )
+                values.append(value)
+                gains.append(self._place(gain))
+            together = values[0] if len(values) == 1 else torch.cat(values, dim=2)
+            self._hold(number, self._codec.packed(together, maps, tuple(gains), threshold))
 
-    def _coarsen(self, units: MapUnits, threshold: int) -> None:
-        coded = self._maps[units.number]
-        coarser = self._codec.coarser(coded, units, threshold)
-        if coarser is not None:  # the old codes go before the new ones come
-            self._maps[units.number] = replace(coded, codes=coded.codes.new_empty(0))
-            del coded
-            self._maps[units.number] = self._placed(self._codec.packed(coarser, units))
+    def _coarsen(self, number: int, threshold: int) -> None:
+        old = self._held[number]
+        values = self._codec.coarser(old, threshold)
+        if values is None:
+            self._held[number] = replace(old, threshold=threshold)
+            return
+        maps, gains = old.maps, old.gains
+        del old
+        self._forget(number)
+        self._hold(number, self._codec.packed(values, maps, gains, threshold))
+
+    def _forget(self, number: int) -> None:
+        """Lets codes go before new ones come, so that never both are held."""
+        old = self._held[number]
+        self._held[number] = replace(old, codes=old.codes.new_empty(0))
+
+    def _hold(self, number: int, coded: CodedMaps) -> None:
+        placed = replace(coded, codes=self._place(coded.codes))
+        if number < len(self._held):
+            self._held[number] = placed
         else:
-            self._maps[units.number] = replace(coded, threshold=threshold)
+            self._held.append(placed)
 
-    def _rows(self, number: int) -> slice:
+    def _rows(self, maps: Maps) -> slice:
         schedule = self._allocation.schedule
-        return slice(schedule.before(number), schedule.before(number + 1))
-
-    def _placed(self, coded: CodedMap) -> CodedMap:
-        return replace(coded, codes=self._place(coded.codes), gains=self._place(coded.gains))
+        return slice(schedule.before(maps[0].number), schedule.before(maps[-1].number + 1))

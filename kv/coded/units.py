@@ -80,3 +80,19 @@ def map_units(number: int, height: int, width: int) -> MapUnits:
 def units_of(schedule: Schedule) -> tuple[MapUnits, ...]:
     """Of every map that is ever held: all but the last."""
     return tuple(map_units(number, *size) for number, size in enumerate(schedule.scales[:-1]))
+
+
+_TOGETHER = 2048  # tokens of maps that are worked on in one go
+
+
+def groups_of(schedule: Schedule) -> tuple[tuple[MapUnits, ...], ...]:
+    """The maps that are ever held, in groups that are packed together: as many in a row as have at
+    most so many tokens together, and larger ones alone."""
+    groups: list[tuple[MapUnits, ...]] = []
+    for units in units_of(schedule):
+        together = (*groups[-1], units) if groups else (units,)
+        if groups and sum(one.tokens for one in together) <= _TOGETHER:
+            groups[-1] = together
+        else:
+            groups.append((units,))
+    return tuple(groups)

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scalekv.kv.coded.allocation import histogram
-from scalekv.kv.coded.codec import CodedMap, LayerCodec
+from scalekv.kv.coded.codec import CodedMaps, LayerCodec
 from scalekv.kv.coded.constants import ALONE, GUIDED, Constants
 from scalekv.kv.coded.levels import LEVELS, code_bytes
 from scalekv.kv.coded.packing import pack, unpack
@@ -83,7 +83,7 @@ def _coded(
     threshold: int,
     guided: bool,
     pictures: int,
-) -> tuple[LayerCodec, CodedMap, MapUnits, Tensor, Tensor]:
+) -> tuple[LayerCodec, CodedMaps, MapUnits, Tensor, Tensor]:
     units = units_of(schedule)[number]
     sequences = pictures * (2 if guided else 1)
     start, end = schedule.before(number), schedule.before(number + 1)
@@ -91,17 +91,24 @@ def _coded(
     k, v = x.split(sequences)
     turns = turns_of(end, constants.head_dim)[start:]
     codec = LayerCodec(constants, 1, GUIDED if guided else ALONE, CPU)
-    return codec, codec.encode(k, v, turns, units, threshold), units, k, v
+    return codec, _one(codec, k, v, turns, units, threshold), units, k, v
 
 
-def _coarser(codec: LayerCodec, coded: CodedMap, units: MapUnits, threshold: int) -> CodedMap:
-    scaled = codec.coarser(coded, units, threshold)
-    return coded if scaled is None else codec.packed(scaled, units)
+def _one(
+    codec: LayerCodec, k: Tensor, v: Tensor, turns: Tensor, units: MapUnits, threshold: int
+) -> CodedMaps:
+    values, gains = codec.encode(k, v, turns, units, threshold)
+    return codec.packed(values, (units,), (gains,), threshold)
 
 
-def _error(codec: LayerCodec, coded: CodedMap, units: MapUnits, turns: Tensor, k: Tensor) -> float:
+def _coarser(codec: LayerCodec, coded: CodedMaps, threshold: int) -> CodedMaps:
+    values = codec.coarser(coded, threshold)
+    return coded if values is None else codec.packed(values, coded.maps, coded.gains, threshold)
+
+
+def _error(codec: LayerCodec, coded: CodedMaps, turns: Tensor, k: Tensor) -> float:
     k_out, v_out = torch.empty_like(k), torch.empty_like(k)
-    codec.decode(coded, units, turns, k_out, v_out)
+    codec.decode(coded, turns, k_out, v_out)
     return float((k_out - k).square().mean())
 
 
@@ -129,14 +136,14 @@ def test_bytes_are_as_counted_and_a_higher_threshold_is_coarser(
     schedule = Schedule(tuple(sides))
     constants = made_constants(2, heads, dim, maps=4, groups=groups)
     number = data.draw(st.integers(0, len(schedule) - 2))
-    codec, coded, units, _, _ = _coded(constants, schedule, number, threshold, guided, pictures)
+    codec, coded, _, _, _ = _coded(constants, schedule, number, threshold, guided, pictures)
     counts = histogram(constants, schedule, guided).counts(len(schedule) - 1, threshold)
     expected = sum(
         code_bytes(int(of_level[number, 1]) * pictures, bits)
         for bits, of_level in zip(LEVELS[1:], counts, strict=True)
     )
     assert coded.codes.nbytes == coded.codes.untyped_storage().nbytes() == expected
-    fewer = _coarser(codec, coded, units, threshold + data.draw(st.integers(0, 600)))
+    fewer = _coarser(codec, coded, threshold + data.draw(st.integers(0, 600)))
     assert fewer.codes.nbytes <= coded.codes.nbytes
 
 
@@ -147,9 +154,9 @@ def test_the_error_falls_with_the_bits(guided: bool, groups: int) -> None:
     constants = made_constants(groups=groups)
     errors = []
     for threshold in (2000, 0, -300, -600, -900, -5000):
-        codec, coded, units, k, _ = _coded(constants, schedule, 3, threshold, guided, 2)
+        codec, coded, _, k, _ = _coded(constants, schedule, 3, threshold, guided, 2)
         turns = turns_of(schedule.before(4), 8)[schedule.before(3) :]
-        errors.append(_error(codec, coded, units, turns, k))
+        errors.append(_error(codec, coded, turns, k))
     assert errors == sorted(errors, reverse=True)
     assert errors[-1] < errors[0] / 100
 
@@ -158,13 +165,13 @@ def test_recoding_equals_coding_with_fewer_bits() -> None:
     schedule = Schedule(((1, 1), (2, 2), (3, 3), (6, 8), (9, 9)))
     constants = made_constants()
     turns = turns_of(schedule.before(4), 8)[schedule.before(3) :]
-    codec, fine, units, k, _ = _coded(constants, schedule, 3, -900, True, 1)
+    codec, fine, _, k, _ = _coded(constants, schedule, 3, -900, True, 1)
     _, coarse, _, _, _ = _coded(constants, schedule, 3, -300, True, 1)
-    again = _coarser(codec, fine, units, -300)
+    again = _coarser(codec, fine, -300)
     assert again.codes.nbytes == coarse.codes.nbytes
-    direct, twice = (_error(codec, coded, units, turns, k) for coded in (coarse, again))
+    direct, twice = (_error(codec, coded, turns, k) for coded in (coarse, again))
     assert twice < 1.3 * direct
-    assert codec.coarser(fine, units, -900) is None
+    assert codec.coarser(fine, -900) is None
 
 
 def test_pictures_together_decode_as_each_alone() -> None:
@@ -172,11 +179,11 @@ def test_pictures_together_decode_as_each_alone() -> None:
     codec, together, units, k, v = _coded(made_constants(), schedule, 3, -500, True, 2)
     turns = turns_of(schedule.before(4), 8)[schedule.before(3) :]
     k_out, v_out = torch.empty_like(k), torch.empty_like(v)
-    codec.decode(together, units, turns, k_out, v_out)
+    codec.decode(together, turns, k_out, v_out)
     for picture in (0, 1):
         rows = [picture, 2 + picture]
-        alone = codec.encode(k[rows], v[rows], turns, units, -500)
+        alone = _one(codec, k[rows], v[rows], turns, units, -500)
         k_one, v_one = torch.empty_like(k[rows]), torch.empty_like(v[rows])
-        codec.decode(alone, units, turns, k_one, v_one)
+        codec.decode(alone, turns, k_one, v_one)
         torch.testing.assert_close(k_one, k_out[rows], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(v_one, v_out[rows], atol=1e-5, rtol=1e-5)
