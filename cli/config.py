@@ -6,7 +6,8 @@ from scalekv.cli import options as given
 
 HELP = (
     "Show every default with its value and where it comes from.\n\n"
-    "The first that says something holds: option, variable, config file, the model's preset."
+    "The first that says something holds: option, variable, config file, the model's preset. A "
+    "value that no option takes is refused, here and by every command."
 )
 EPILOG = """
 Examples:
@@ -43,10 +44,17 @@ def config(json: given.Json = False) -> None:
             name: {"value": value, "from": origin, "variable": variable_name(name)}
             for name, value, origin in rows
         }
-        there = settings.path.is_file()
-        say_json({"config_file": str(settings.path), "exists": there, "settings": listed})
+        facts = {
+            "config_file": str(settings.path),
+            "exists": settings.path.is_file(),
+            "settings": listed,
+            "unused_variables": settings.unused,
+        }
+        say_json(facts)
         return
-    width = max(len(value) for _, value, _ in rows)
+    names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
     for name, value, origin in rows:
-        say(f"{name:12}  {value or '-':{width}}  {origin}\n")
+        say(f"{name:{names}}  {value or '-':{values}}  {origin}\n")
     say(f"\nconfig file: {settings.path}{'' if settings.path.is_file() else ' (there is none)'}\n")
+    if settings.unused:
+        say(f"not settings: {', '.join(settings.unused)}\n")

@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from scalekv.cli.options import default_note
+from scalekv.cli import options as given
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch.loading.convert import Conversion, ConversionProgress
@@ -42,7 +42,7 @@ def convert(
         str | None,
         typer.Option(
             metavar="DIR",
-            help="Folder for the copy, new or empty." + default_note("NAME-bf16"),
+            help="Folder for the copy, new or empty." + given.default_note("NAME-bf16"),
         ),
     ] = None,
     weights_dir: Annotated[
@@ -66,12 +66,8 @@ def convert(
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Check, say what it comes to, write nothing.")
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout instead of a path.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")
-    ] = False,
+    json: given.Json = False,
+    quiet: given.Quiet = None,
 ) -> None:
     """The command; its help is `HELP`."""
     from pathlib import Path
@@ -87,7 +83,9 @@ def convert(
     # 1. all that can be refused before anything is written
     preset = model_named(name, "NAME")
     most = parse_size(shard_size, "--shard-size")
-    folder = Settings().get("weights_dir", weights_dir).read()
+    settings = Settings()
+    folder = settings.get("weights_dir", weights_dir).read()
+    silent = settings.get("quiet", quiet).read()
     target = Path(out) if out is not None else Path(f"{preset.name}-{dtype}")
     if out is not None and not out.strip():
         raise _nameless()
@@ -108,7 +106,7 @@ def convert(
         say_json(facts) if json else print(said)
         return
     # 2. the copy
-    with ByteDisplay(stderr(), quiet=quiet) as display:
+    with ByteDisplay(stderr(), quiet=silent) as display:
         display.say(f"{preset.name}: {human_bytes(plan.nbytes)} to write into {plan.out}")
 
         def show(progress: ConversionProgress) -> None:

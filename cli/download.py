@@ -6,8 +6,12 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scalekv.cli import options as given
+
 if TYPE_CHECKING:
+    from scalekv.configs.models import ModelPreset
     from scalekv.infinity_patch.files.download import DownloadProgress, Plan
+    from scalekv.infinity_patch.files.hub import ModelPaths
 
 HELP = (
     "Fetch the files of the model NAME from the hub and check every one.\n\n"
@@ -38,12 +42,8 @@ def download(
         bool,
         typer.Option("--dry-run", help="List files and sizes as the hub states them; fetch none."),
     ] = False,
-    json: Annotated[
-        bool, typer.Option("--json", help="One JSON object on stdout instead of lines.")
-    ] = False,
-    quiet: Annotated[
-        bool, typer.Option("--quiet", "-q", help="Nothing on stderr but errors.")
-    ] = False,
+    json: given.Json = False,
+    quiet: given.Quiet = None,
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.console.bytes import ByteDisplay
@@ -54,11 +54,16 @@ def download(
     from scalekv.configs.settings import Settings, Source, save_setting
     from scalekv.infinity_patch.files.download import check_disk, plan_download
     from scalekv.infinity_patch.files.download import download as fetch
+    from scalekv.kv.errors import UserError
     from scalekv.kv.sizes import human_bytes
 
     # 1. all that can be refused before anything is fetched
     settings = Settings()
+    silent = settings.get("quiet", quiet).read()
     preset = model_named(name, "NAME")
+    if not preset.downloadable and preset.released:
+        _show_own(preset, json=json, quiet=silent)
+        return
     plan = plan_download(preset)
     facts = _facts(plan)
     if dry_run:
@@ -67,7 +72,7 @@ def download(
     check_disk(plan)
     # 2. the files
     to_fetch = plan.to_fetch
-    with ByteDisplay(stderr(), quiet=quiet) as display:
+    with ByteDisplay(stderr(), quiet=silent) as display:
         display.say(
             f"{preset.name}: {human_bytes(to_fetch)} of {human_bytes(plan.total)} to fetch"
             if to_fetch
@@ -88,21 +93,58 @@ def download(
     # 3. the first model becomes the default one
     becomes_default = settings.get("model").source is Source.DEFAULT
     if becomes_default:
-        file = save_setting("model", name if name == preset.name else str(_absolute(name)))
-        display.say(
-            f"{preset.name} is now the default model (in {file}); "
-            "scalekv models default emoji takes that back"
-        )
+        try:
+            file = save_setting("model", name if name == preset.name else str(_absolute(name)))
+            display.say(
+                f"{preset.name} is now the default model (in {file}); "
+                "scalekv models default emoji takes that back"
+            )
+        except UserError as error:  # the files are here, which is what was asked for
+            becomes_default = False
+            display.say(f"{preset.name} is not the default model: {error.what} ({error.where})")
+    result = {**facts, "fetched_bytes": to_fetch, "default": becomes_default}
+    _print_paths(paths, result if json else None)
+
+
+def _show_own(preset: ModelPreset, *, json: bool, quiet: bool) -> None:
+    """Says that a model that is not on the hub is here already; its preset names its files.
+
+    Raises:
+        WeightsMissing: one of them is not.
+    """
+    from scalekv.cli.console.bytes import ByteDisplay
+    from scalekv.cli.console.errors import stderr
+    from scalekv.infinity_patch.files.hub import model_files
+
+    paths = model_files(preset)
+    with ByteDisplay(stderr(), quiet=quiet) as display:
+        why = "it comes with scalekv" if preset.built_in else "its files are its preset's own"
+        display.say(f"{preset.name}: everything is here already, {why}")
+    facts: dict[str, Any] = {
+        "model": preset.name,
+        "cache": None,
+        "total_bytes": 0,
+        "to_fetch_bytes": 0,
+        "files": [],
+        "fetched_bytes": 0,
+        "default": False,
+    }
+    _print_paths(paths, facts if json else None)
+
+
+def _print_paths(paths: ModelPaths, facts: dict[str, Any] | None) -> None:
+    """Where the parts of a model are, a line each; as JSON beside `facts` where there are some."""
+    from scalekv.cli.console.stdout import say_json
+
     places = {
         "transformer": str(paths.transformer),
         "vae": str(paths.vae),
         "text_encoder": str(paths.text_encoder),
     }
-    if json:
-        result = {**facts, "fetched_bytes": to_fetch, "paths": places, "default": becomes_default}
-        say_json(result)
-    else:
+    if facts is None:
         print("\n".join(places.values()))
+    else:
+        say_json({**facts, "paths": places})
 
 
 def _absolute(name: str) -> object:

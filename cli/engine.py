@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from scalekv.cli.console import interrupts
 from scalekv.cli.console.interrupts import interrupts_wait
+from scalekv.infinity_patch.machine.machine import limit_spinning
 
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
@@ -52,6 +53,7 @@ def load(
     Raises:
         UserError: missing, damaged or foreign weights, or no such device.
     """
+    limit_spinning()
     # Nothing is ever fetched while generating, and libraries keep quiet on our stderr.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
@@ -59,7 +61,7 @@ def load(
     # What MPS lacks (interpolation in three dimensions) then runs on the CPU; read at the import.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     with interrupts_wait(leave_at_second=True):  # an import that is interrupted may swallow it
-        from transformers import AutoTokenizer, T5EncoderModel  # noqa: F401  (it reads them late)
+        from transformers import PreTrainedTokenizerFast, T5EncoderModel  # noqa: F401  (it reads them late)
 
         from scalekv.infinity_patch import generate as _  # noqa: F401
         from scalekv.infinity_patch import load as load_pipeline
@@ -139,11 +141,9 @@ def computes_on(pipeline: Pipeline) -> str:
     return str(machine_of(pipeline.device)["name"])
 
 
-def use_threads(count: int) -> None:
+def use_threads(pipeline: Pipeline, count: int) -> None:
     """Computes on a CPU with this many threads: sums, and so last bits, depend on it."""
-    import torch
-
-    torch.set_num_threads(count)
+    pipeline.threads = count
 
 
 def forget_peaks(pipeline: Pipeline) -> None:
@@ -163,3 +163,10 @@ def release(pictures: Iterator[Picture]) -> None:
     close = getattr(pictures, "close", None)
     if close is not None:
         close()
+
+
+def free_memory(pipeline: Pipeline) -> None:
+    """Gives back what was allocated and is not used, after memory ran out."""
+    from scalekv.infinity_patch.generation.batching import free_memory as free
+
+    free(pipeline.device)

@@ -22,6 +22,7 @@ from scalekv.cli.console.streams import usable_streams
 from scalekv.cli.generate import command as generate
 from scalekv.cli.plan import command as plan
 from scalekv.cli.report import command as report_command
+from scalekv.cli.serve import command as serve
 from scalekv.kv.errors import UserError
 
 _USAGE: Any = typer.BadParameter.__base__
@@ -86,6 +87,7 @@ _add(PICTURES, compare.compare, compare)
 _add(PICTURES, grid.grid, grid)
 _add(PICTURES, batch.batch, batch)
 _add(PICTURES, inspect.inspect, inspect)
+_add(PICTURES, serve.serve, serve, bare=True)
 _add(MODELS, download.download, download)
 _add(MODELS, convert.convert, convert)
 app.add_typer(models.models, rich_help_panel=MODELS)

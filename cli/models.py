@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from scalekv.cli import options as given
+
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
 
@@ -21,11 +23,10 @@ models = typer.Typer(name="models", help=HELP, invoke_without_command=True, rich
 Name = Annotated[
     str, typer.Argument(metavar="NAME", help="A model, or own.yaml.", show_default=False)
 ]
-Json = Annotated[bool, typer.Option("--json", help="JSON on stdout instead of a table.")]
 
 
 @models.callback()
-def list_command(context: typer.Context, json: Json = False) -> None:
+def list_command(context: typer.Context, json: given.Json = False) -> None:
     """Lists all models."""
     if context.invoked_subcommand is not None:
         return
@@ -40,7 +41,7 @@ def list_command(context: typer.Context, json: Json = False) -> None:
 
 
 @models.command("show", help="Show everything about the model NAME.")
-def show(name: Name, json: Json = False) -> None:
+def show(name: Name, json: given.Json = False) -> None:
     """All facts of one model."""
     from dataclasses import asdict
 
@@ -79,7 +80,7 @@ def show(name: Name, json: Json = False) -> None:
 
 
 @models.command("verify", help="Read the files of NAME and compare them with their hashes.")
-def verify(name: Name, json: Json = False) -> None:
+def verify(name: Name, json: given.Json = False) -> None:
     """Refused, with exit code 2, where a file is damaged."""
     from scalekv.cli.console.errors import stderr
     from scalekv.cli.console.stdout import say_json

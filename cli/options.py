@@ -106,6 +106,9 @@ def _completion(known: Callable[[], Any]) -> Callable[[str], list[str]]:
     return complete
 
 
+BATCH_SIZE = BY_NAME["batch_size"].names
+"""For commands that have words of their own for it."""
+
 # For commands that take one or two of them.
 Json = Annotated[bool, _declared(BY_NAME["json"])]
 Model = Annotated[str | None, _declared(BY_NAME["model"])]

@@ -89,6 +89,9 @@ def calibration_file(name: str, model: str | None) -> Path | None:
     return path if model and path.is_file() else None
 
 
+_LISTED = "scalekv budgets lists the names"
+
+
 def _named(name: str, model: str | None) -> Path:
     """The shipped file of NAME (for `model`) or MODEL/NAME."""
     shipped = {f"{path.parent.name}/{path.stem}": path for path in FOLDER.glob("*/*.yaml")}
@@ -101,10 +104,10 @@ def _named(name: str, model: str | None) -> Path:
         return shipped[others[0]]
     if model is None:
         fix = close_matches(name, {*shipped, *(full.split("/")[1] for full in shipped)})
-        fix = f"name its model too: {' or '.join(others)}" if others else fix
+        fix = f"name its model too: {' or '.join(others)}" if others else fix or _LISTED
     else:
         own = [full.split("/")[1] for full in shipped if full.startswith(f"{model}/")]
-        fix = close_matches(name, own) or "ask for a percentage such as 10%"
+        fix = close_matches(name, own) or f"ask for a percentage such as 10%; {_LISTED}"
     made_for = [full.split("/")[0] for full in others]
     raise UserError(
         f"there is no budget named {name!r}" + (f" for {model}" if model else ""),

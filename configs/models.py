@@ -182,14 +182,14 @@ def _check(preset: ModelPreset, where: str) -> None:
             f"no pixel class {preset.pixels!r}",
             where=f"{where}, key pixels",
             rule="one of " + ", ".join(PIXELS),
-            fix=close_matches(preset.pixels, PIXELS),
+            fix=close_matches(preset.pixels, PIXELS) or _AS_IN,
         )
     if preset.dtype not in DTYPES:
         raise UserError(
             f"no dtype {preset.dtype!r}",
             where=f"{where}, key dtype",
             rule="one of " + ", ".join(DTYPES),
-            fix=close_matches(preset.dtype, DTYPES),
+            fix=close_matches(preset.dtype, DTYPES) or _AS_IN,
         )
     for key, fine, rule in (
         ("tau", sampling.tau > 0, "above 0"),
@@ -251,7 +251,7 @@ def _build(kind: type[T], content: object, where: str) -> T:
         )
     for key in content:
         if key not in hints:
-            fix = close_matches(str(key), hints)
+            fix = close_matches(str(key), hints) or _AS_IN
             raise UserError(f"unknown key {key!r}", where=where, rule=rule, fix=fix)
     if missing := [key for key in needed if key not in content]:
         raise UserError(

@@ -9,19 +9,13 @@ from __future__ import annotations
 from functools import partial
 
 from scalekv.configs import values
-from scalekv.configs.models import DTYPES, PIXELS
+from scalekv.configs.models import DTYPES, PIXELS, list_models
 from scalekv.configs.option import CACHE, MACHINE, OUTPUT, SAMPLING, Option, Owner, Scope
 from scalekv.configs.values import AUTO, MOST_SEED, Kind, one_of, pattern, whole
-from scalekv.kv.policies.registry import policy_names
+from scalekv.kv.policies.registry import check_policy_name, policy_names
 from scalekv.kv.precision import KV_DTYPES
 
 REPORT_FORMS = ("json", "html", "table")
-
-
-def _models() -> list[str]:
-    from scalekv.configs.models import list_models
-
-    return list_models()
 
 
 def _budgets() -> list[str]:
@@ -30,22 +24,10 @@ def _budgets() -> list[str]:
     return list(dict.fromkeys(["10%", "20%", "full", *(spec.name for spec in list_budgets())]))
 
 
-def _check_budget(value: str, where: str) -> None:
+def _check_budget(value: str) -> None:
     from scalekv.kv.budgets.asked import parse_budget
 
     parse_budget(value)
-
-
-def _check_policy(value: str, where: str) -> None:
-    from scalekv.kv.policies.registry import check_policy_name
-
-    check_policy_name(value)
-
-
-def _check_model(value: str, where: str) -> None:
-    from scalekv.configs.models import model_named
-
-    model_named(value, where)
 
 
 _TEXT, _FOLDER = Kind(values.text, "TEXT"), Kind(values.path, "DIR")
@@ -71,9 +53,10 @@ _SIZE = pattern(
 # Who takes what; compare, bench, calibrate and plan leave out what they have no use for.
 _MAKE = ("generate", "batch")
 _DRAW = (*_MAKE, "compare")
-_PLANNED = (*_MAKE, "plan")
-_PLACED = (*_DRAW, "calibrate", "plan")
-_LOADING = (*_DRAW, "bench", "calibrate")
+_SAMPLED = (*_DRAW, "serve")
+_PLANNED = (*_MAKE, "plan", "serve")
+_PLACED = (*_DRAW, "calibrate", "plan", "serve")
+_LOADING = (*_DRAW, "bench", "calibrate", "serve")
 _ALL = (*_LOADING, "plan")
 
 _cache = partial(Option, panel=CACHE, owner=Owner.REQUEST, scope=Scope.PICTURE)
@@ -93,7 +76,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _cache(
         "policy",
-        Kind(values.text, "NAME", known=policy_names, check=_check_policy),
+        Kind(values.text, "NAME", known=policy_names, check=check_policy_name),
         "What chooses the tokens to keep: " + ", ".join(policy_names()) + ".",
         (*_PLANNED, "bench"),
         default="scalekv",
@@ -119,7 +102,7 @@ OPTIONS: tuple[Option, ...] = (
         "seed",
         whole(0, MOST_SEED),
         "Seed of the first picture; each further one has the next.",
-        _LOADING,
+        (*_DRAW, "bench", "calibrate"),
         default="0",
     ),
     _sampling(
@@ -134,7 +117,7 @@ OPTIONS: tuple[Option, ...] = (
         "cfg",
         _NUMBERS,
         "Guidance: how closely to follow the prompt; one number, or one per scale.",
-        (*_DRAW, "bench", "plan"),
+        (*_DRAW, "bench", "plan", "serve"),
         preset=lambda preset: preset.sampling.cfg,
     ),
     _sampling(
@@ -142,41 +125,41 @@ OPTIONS: tuple[Option, ...] = (
         _LAYERS,
         "Where guidance mixes: 0 in the logits, -1 in the hidden states after the last block, -2 "
         "after the one before it, and so on.",
-        _DRAW,
+        _SAMPLED,
         preset=lambda preset: preset.sampling.cfg_layer,
     ),
     _sampling(
         "tau",
         _NUMBERS,
         "Temperature: lower is tidier, higher more varied; one number, or one per scale.",
-        _DRAW,
+        _SAMPLED,
         preset=lambda preset: preset.sampling.tau,
     ),
     _sampling(
         "top_p",
         Kind(values.share, "X", shell=float, least=0.0, most=1.0),
         "Nucleus: unlikely bits outside this share are not drawn; 0 is off.",
-        _DRAW,
+        _SAMPLED,
         preset=lambda preset: preset.sampling.top_p,
     ),
     _sampling(
         "negative",
         _TEXT,
         "What to keep away from.",
-        _DRAW,
+        _SAMPLED,
     ),
     _sampling(
         "positive_prompt",
         _FLAG,
         "Add words for better faces to prompts that mention people.",
-        _DRAW,
+        _SAMPLED,
         default="false",
     ),
     _sampling(
         "truncate",
         _FLAG,
         "Cut prompts beyond 512 tokens instead of refusing them; says what was cut.",
-        (*_DRAW, "calibrate"),
+        (*_SAMPLED, "calibrate"),
         default="false",
     ),
     _sampling(
@@ -197,7 +180,7 @@ OPTIONS: tuple[Option, ...] = (
         "size",
         _SIZE,
         "Width and height in pixels, instead of --ratio and --pixels.",
-        (*_DRAW, "plan"),
+        (*_SAMPLED, "plan"),
         owner=Owner.NOBODY,
     ),
     _sampling(
@@ -205,7 +188,7 @@ OPTIONS: tuple[Option, ...] = (
         _FLAG,
         "One picture at a time, so that a seed gives the same bits alone and among others "
         "whatever --batch-size says.",
-        _MAKE,
+        (*_MAKE, "serve"),
         scope=Scope.RUN,
         otherwise="on a CPU",
     ),
@@ -214,13 +197,14 @@ OPTIONS: tuple[Option, ...] = (
         whole(1, auto=True),
         "Pictures that go through the model together; auto is what free GPU memory takes, and 1 "
         "on a CPU. Halved where memory runs out.",
-        _MAKE,
+        (*_MAKE, "serve"),
         owner=Owner.REQUEST,
         default=AUTO,
+        names=("--batch-size", "--batch"),
     ),
     _machine(
         "model",
-        Kind(values.text, "NAME", known=_models, check=_check_model),
+        Kind(values.text, "NAME", known=list_models),
         "Which model.",
         _ALL,
         owner=Owner.NOBODY,
@@ -287,7 +271,7 @@ OPTIONS: tuple[Option, ...] = (
         _FLAG,
         "Keep the text encoder in memory while pictures are made, or free it and read it again "
         "when more prompts come.",
-        _PLACED,
+        (*_DRAW, "calibrate", "plan"),
         otherwise="free where all prompts are known",
         names=("--keep-text-encoder/--free-text-encoder",),
         repeats=True,
@@ -296,7 +280,7 @@ OPTIONS: tuple[Option, ...] = (
         "force",
         _FLAG,
         "Try also what is planned not to fit into memory; see scalekv plan.",
-        _MAKE,
+        (*_MAKE, "serve"),
         scope=Scope.CALL,
         default="false",
         repeats=True,
@@ -330,7 +314,7 @@ OPTIONS: tuple[Option, ...] = (
         "quiet",
         _FLAG,
         "Nothing on stderr but errors.",
-        _LOADING,
+        (*_DRAW, "bench", "calibrate"),
         default="false",
         names=("--quiet/--no-quiet", "-q"),
         repeats=True,

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from enum import Enum
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,12 @@ from scalekv.configs.whole_files import replace_text
 from scalekv.configs.yaml_files import parse_yaml, read_text, read_yaml
 from scalekv.kv.errors import UserError, close_matches
 
+PREFIX = "SCALEKV_"
 PATH_VARIABLE = "SCALEKV_CONFIG"
 """Environment variable naming another config file."""
+DEBUG_VARIABLE = "SCALEKV_DEBUG"
+"""Environment variable that adds where a failure happened."""
+NEARLY = 0.75  # likeness of two words above which one is the other with a typing error
 
 
 class Source(Enum):
@@ -59,15 +64,34 @@ class Setting:
             what = f"{self.name} is {self.value!r}"
             raise UserError(what, where=self.origin, rule=error.rule, fix=error.fix) from None
 
+    def check(self) -> None:
+        """Refuses a value that cannot be read, or be meant whatever else holds.
+
+        Raises:
+            UserError: it names the place the value comes from.
+        """
+        self.read()
+        check = SETTINGS[self.name].kind.check
+        if check is None or not self.value:
+            return
+        try:
+            check(self.value)
+        except UserError as error:
+            raise UserError(error.what, where=self.origin, rule=error.rule, fix=error.fix) from None
+
 
 class Settings:
-    """All settings but the options, read once.
+    """All settings but the options, read once, and each checked by itself.
 
     Args:
         environment: variables; None takes the process's. An empty variable counts as not set.
 
     Raises:
-        UserError: the config file cannot be read, or holds a key or value it may not.
+        UserError: the config file cannot be read; it or a variable holds a value it may not; an
+            unknown key, or a variable that is nearly called like a setting's.
+
+    Attributes:
+        unused: variables called SCALEKV_... that are no setting's and like none's.
     """
 
     def __init__(self, environment: Mapping[str, str] | None = None) -> None:
@@ -75,6 +99,11 @@ class Settings:
         self.path = config_path(self._environment)
         named = bool(self._environment.get(PATH_VARIABLE))
         self._file = _read(self.path, must_exist=named)
+        self.unused = _unused_variables(self._environment)
+        for name in SETTINGS:
+            for setting in (self._in_file(name), self._in_environment(name)):
+                if setting is not None:
+                    setting.check()
 
     def get(self, name: str, option: object = None) -> Setting:
         """The setting, from the first of: option, environment, file, default.
@@ -85,12 +114,39 @@ class Settings:
         if option is not None:
             text = str(option).lower() if isinstance(option, bool) else str(option)
             return Setting(name, text, Source.OPTION, option_name(name))
+        default = Setting(name, SETTINGS[name].default, Source.DEFAULT, "default")
+        return self._in_environment(name) or self._in_file(name) or default
+
+    def _in_environment(self, name: str) -> Setting | None:
         variable = variable_name(name)
-        if value := self._environment.get(variable):
-            return Setting(name, value, Source.ENVIRONMENT, variable)
-        if name in self._file:
-            return Setting(name, self._file[name], Source.FILE, f"config file {self.path}")
-        return Setting(name, SETTINGS[name].default, Source.DEFAULT, "default")
+        value = self._environment.get(variable)
+        return Setting(name, value, Source.ENVIRONMENT, variable) if value else None
+
+    def _in_file(self, name: str) -> Setting | None:
+        if name not in self._file:
+            return None
+        return Setting(name, self._file[name], Source.FILE, f"config file {self.path}")
+
+
+def _unused_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """Variables that look like ours and are not, such as those that Kubernetes sets for a service.
+
+    Raises:
+        UserError: one is nearly called like a setting's.
+    """
+    known = {PATH_VARIABLE, DEBUG_VARIABLE, *map(variable_name, SETTINGS)}
+    words = [name.removeprefix(PREFIX) for name in known]
+    unused = sorted(n for n in environment if n.startswith(PREFIX) and n not in known)
+    for name in unused:
+        near = get_close_matches(name.removeprefix(PREFIX), words, n=1, cutoff=NEARLY)
+        if near and environment[name]:
+            raise UserError(
+                f"there is no setting {name}",
+                where=name,
+                rule="a variable is SCALEKV_ and the name of a setting; scalekv config lists them",
+                fix=f"did you mean {PREFIX}{near[0]}?",
+            )
+    return tuple(unused)
 
 
 def option_name(name: str) -> str:
@@ -100,7 +156,7 @@ def option_name(name: str) -> str:
 
 def variable_name(name: str) -> str:
     """The environment variable of a setting: "SCALEKV_MODEL"."""
-    return "SCALEKV_" + name.upper()
+    return PREFIX + name.upper()
 
 
 def config_path(environment: Mapping[str, str]) -> Path:
@@ -121,7 +177,7 @@ def save_setting(name: str, value: str, environment: Mapping[str, str] | None = 
     """
     path = config_path(os.environ if environment is None else environment)
     others = _read(path, must_exist=False)
-    _checked(name, value, path)
+    Setting(name, _checked(name, value, path), Source.FILE, f"config file {path}").check()
     wanted = {**others, name: value}
     line = yaml.safe_dump({name: value}, allow_unicode=True, width=10_000)
     try:

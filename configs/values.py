@@ -47,8 +47,8 @@ class Kind:
         shell: what the command line reads it as: str, int, float or bool.
         least, most: bounds that the command line itself enforces.
         known: values to complete; not all there are.
-        check: refuses, with a `UserError`, what can be read and cannot be meant: (value, where).
-            Called for settings; what is typed or stands in a row is checked where it is used.
+        check: refuses, with a `UserError`, what can be read and cannot be meant. Called for
+            settings; what is typed or stands in a row is checked where it is used.
     """
 
     read: Callable[[object], Any]
@@ -57,7 +57,7 @@ class Kind:
     least: float | None = None
     most: float | None = None
     known: Callable[[], Iterable[str]] = _nothing
-    check: Callable[[str, str], object] | None = None
+    check: Callable[[str], object] | None = None
 
 
 def text(value: object) -> str:

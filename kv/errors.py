@@ -39,12 +39,13 @@ class BudgetTooSmall(UserError):
 
 
 def close_matches(word: str, known: Iterable[str]) -> str:
-    """A phrase for `fix` naming the known words nearest to `word`, or all of them if none is near.
-
-    Returns "" when nothing is known.
+    """A phrase for `fix` naming the known words nearest to `word`, or else that it is a part of;
+    "" where there are none. All there
+    are is for `rule` to say.
     """
-    names = sorted(known)
-    near = difflib.get_close_matches(word, names, n=3)
-    if near:
-        return f"did you mean {' or '.join(near)}?"
-    return f"choose one of {', '.join(names)}" if names else ""
+    names = {name.casefold(): name for name in sorted(known)}
+    part = word.casefold()
+    near = difflib.get_close_matches(part, names, n=3)
+    if not near and len(part) > 1:
+        near = [name for name in names if part in name][:3]
+    return f"did you mean {' or '.join(names[name] for name in near)}?" if near else ""

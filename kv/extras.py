@@ -7,8 +7,11 @@ from importlib.util import find_spec
 from scalekv.kv.errors import UserError
 
 EXTRAS = {
+    "fastapi": "serve",
     "matplotlib": "plots",
+    "prometheus_client": "serve",
     "torchmetrics": "metrics",
+    "uvicorn": "serve",
 }
 """Package -> the extra in pyproject.toml that brings it."""
 

@@ -52,7 +52,9 @@ ABOUT_SETTINGS = """\
 Every default can be set as an environment variable, or in a config file: lines such as
 `model: emoji` in `~/.config/scalekv/config.yaml`, or where the platform has such files;
 `SCALEKV_CONFIG` names another one. The first that says something holds: option, variable, file, the
-model's preset. `scalekv config` shows every value and where it comes from.
+model's preset. `scalekv config` shows every value and where it comes from. Every command refuses a
+value that no option takes, an unknown key, and a variable that is nearly called like one of these;
+other variables that begin with `SCALEKV_` are left alone, and `scalekv config` names them.
 """
 
 COMPLETION = """\

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = ["cli", "infinity_patch", "configs", "kv"]
-RUNTIME_EXTRAS = ("metrics", "plots")
+RUNTIME_EXTRAS = ("metrics", "plots", "serve")
 # where the two names differ
 DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "pynvml": "nvidia-ml-py"}
 

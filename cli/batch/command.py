@@ -140,6 +140,7 @@ def batch(
         resume=resume,
         fail_fast=fail_fast,
         shard=part,
+        marks=frozenset(job.mark for job in jobs),
     )
     if dry_run:
         run.preview()

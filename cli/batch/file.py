@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NoReturn
 
+from scalekv.cli.batch.line import BadLine, options_of
 from scalekv.configs import options
 from scalekv.kv.errors import UserError, close_matches
 
@@ -26,7 +27,12 @@ COLUMNS = ("prompt", *options.COLUMNS, "name")
 """What a row may say; all but the prompt have a default."""
 
 _BOMS = {b"\xff\xfe": "UTF-16", b"\xfe\xff": "UTF-16"}
-_MOST_UNDECODED = 20  # lines of a file in another encoding that are named one by one
+MOST_NAMED = 20  # problems that are named one by one
+_FIXES = {
+    "json": "--format jsonl where every line is an object; jq -c '.[]' makes such lines of a list",
+    "tsv": "save it with commas between the cells, as .csv",
+}
+"""What to do with files in formats that are not read."""
 
 
 @dataclass(frozen=True)
@@ -71,8 +77,12 @@ class PromptFile:
             where = f"{self.name}, line {only.line}" if only.line else self.name
             raise UserError(only.what, where=where, rule=only.rule, fix=only.fix)
         fixes = list(dict.fromkeys(problem.fix for problem in ordered if problem.fix))
+        lines = [f"{len(ordered)} problems in {self.name}", *map(str, ordered[:MOST_NAMED])]
+        if len(ordered) > MOST_NAMED:
+            last = ordered[-1].line
+            lines.append(f"and {len(ordered) - MOST_NAMED} more, the last in line {last}")
         raise UserError(
-            "\n  ".join([f"{len(ordered)} problems in {self.name}", *map(str, ordered)]),
+            "\n  ".join(lines),
             fix=fixes[0] if len(fixes) == 1 else "",
         )
 
@@ -95,7 +105,7 @@ def read_prompts(source: str, kind: str | None = None) -> PromptFile:
             f"no format for the suffix {Path(source).suffix!r}" if source else "no file",
             where=source,
             rule="prompts come as .txt, .csv or .jsonl",
-            fix="name the format: --format txt",
+            fix=_FIXES.get(kind, "--format txt, where every line is a prompt and nothing else"),
         )
     file = PromptFile("stdin" if source == STDIN else source)
     text = _decoded(_bytes(source), file)
@@ -167,12 +177,8 @@ def _decoded(data: bytes, file: PromptFile) -> str:
             file.refuse()
     data = data.removeprefix(b"\xef\xbb\xbf")
     data = data.replace(b"\r\n", b"\n").replace(b"\r", b"\n")
-    bad = list(_undecodable(data.split(b"\n"), utf8))
-    if bad:
-        file.problems.extend(bad[:_MOST_UNDECODED])
-        if len(bad) > _MOST_UNDECODED:
-            rest = len(bad) - _MOST_UNDECODED
-            file.problems.append(Problem(bad[-1].line, f"and {rest} more lines up to this one"))
+    file.problems.extend(_undecodable(data.split(b"\n"), utf8))
+    if file.problems:
         file.refuse()
     return data.decode()
 
@@ -192,8 +198,16 @@ def _undecodable(lines: Sequence[bytes], fix: str) -> Iterator[Problem]:
 def _text_rows(text: str, problems: list[Problem]) -> Iterator[Row]:
     for number, line in enumerate(text.split("\n"), start=1):
         prompt = line.strip()
-        if prompt and not prompt.startswith("#"):
-            yield Row(number, {"prompt": prompt[1:] if prompt.startswith("\\#") else prompt})
+        if not prompt or prompt.startswith("#"):
+            continue
+        if prompt.startswith("--"):
+            try:
+                yield Row(number, options_of(prompt, COLUMNS))
+            except BadLine as error:
+                problems.append(Problem(number, error.what, error.RULE, error.fix))
+        else:
+            marked = prompt.startswith(("\\#", "\\--"))
+            yield Row(number, {"prompt": prompt[1:] if marked else prompt})
 
 
 def _csv_rows(text: str, problems: list[Problem]) -> Iterator[Row]:

@@ -27,7 +27,7 @@ from scalekv.infinity_patch.asked.settled import Settled, settle
 from scalekv.infinity_patch.model.tokens import cut_prompt
 from scalekv.kv.errors import UserError
 
-MOST_PICTURES = 10_000_000  # of a whole file; a typing error in num_images would fill the memory
+MOST_PICTURES = 500_000  # of a whole file; a typing error in num_images would fill the memory
 
 _EACH = {"prompts", "seed", "seeds", "num_images"}
 _NOT_THE_PICTURE = {"batch_size", "reproducible"}
@@ -87,15 +87,11 @@ def jobs_of(file: PromptFile, choices: Choices, template: NameTemplate, device: 
     """
     reader = _Reader(choices, device)
     rows = [checked for row in file.rows if (checked := reader.row(row, file.problems))]
+    _check_count(rows, file)
     missing = _check_lengths(rows, choices, file.problems)
     jobs: list[Job] = []
     taken: dict[str, int] = {}
     for row in rows:
-        if len(jobs) + row.count > MOST_PICTURES:
-            file.problems.append(
-                Problem(row.line, f"more than {MOST_PICTURES} pictures", "split the file")
-            )
-            break
         for job in _pictures(row, len(jobs), choices, template, reader):
             wrong = _out_of_bounds(job)
             key = same_file(job.name)
@@ -119,6 +115,22 @@ def jobs_of(file: PromptFile, choices: Choices, template: NameTemplate, device: 
     if missing is not None:
         raise missing
     return jobs
+
+
+def _check_count(rows: Sequence[_Checked], file: PromptFile) -> None:
+    """Refuses at once what would take minutes and gigabytes to refuse row by row."""
+    count = sum(row.count for row in rows)
+    if count > MOST_PICTURES:
+        largest = max(rows, key=lambda row: row.count)
+        file.problems = [
+            Problem(
+                largest.line if largest.count > MOST_PICTURES else 0,
+                f"{count:,} pictures are asked for in one file",
+                f"at most {MOST_PICTURES:,} in one file",
+                "split the file, or ask for fewer with -n or num_images",
+            )
+        ]
+        file.refuse()
 
 
 def selected(

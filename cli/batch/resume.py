@@ -8,7 +8,8 @@ from __future__ import annotations
 import hashlib
 import json
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -34,6 +35,8 @@ class Standing:
         unlisted: jobs whose picture is there, whole and recognised, but in no manifest: what a kill
             between the two leaves.
         orphans: sidecars whose picture a kill prevented.
+        moved: of those done, how many are there under a name that another place in the file gives.
+        strangers: pictures of the manifests that no row asks for as the file is now.
         changed: names of pictures whose size is no longer what the manifest says.
     """
 
@@ -41,11 +44,18 @@ class Standing:
     done: list[Job] = field(default_factory=list)
     unlisted: list[Job] = field(default_factory=list)
     orphans: list[Path] = field(default_factory=list)
+    moved: int = 0
+    strangers: int = 0
     changed: list[str] = field(default_factory=list)
 
 
-def standing(folder: Path, jobs: Sequence[Job], resume: bool) -> Standing:
+def standing(
+    folder: Path, jobs: Sequence[Job], resume: bool, marks: Collection[str] = ()
+) -> Standing:
     """Compares; changes nothing.
+
+    Args:
+        marks: of all pictures of the file, those of other shards too.
 
     Raises:
         UserError: a manifest that cannot be read, or names taken by files that are not these
@@ -55,9 +65,17 @@ def standing(folder: Path, jobs: Sequence[Job], resume: bool) -> Standing:
     entries = read_manifests(folder) if resume else {}
     now = Standing()
     taken: list[tuple[Job, str]] = []
+    elsewhere = _elsewhere(jobs, entries, there)
+    known = {job.mark for job in jobs}.union(marks)
+    now.strangers = sum(mark not in known for mark in elsewhere)
     for job in jobs:
         picture, sidecar = job.name + SUFFIX, job.name + ".json"
-        if picture not in there and sidecar not in there:
+        own = entries.get(picture)
+        if elsewhere.get(job.mark, 0) and (own is None or own.job != job.mark):
+            elsewhere[job.mark] -= 1
+            now.moved += 1
+            now.done.append(job)
+        elif picture not in there and sidecar not in there:
             now.todo.append(job)
         elif not resume:
             taken.append((job, picture if picture in there else sidecar))
@@ -73,6 +91,19 @@ def standing(folder: Path, jobs: Sequence[Job], resume: bool) -> Standing:
     if taken:
         raise _refusal(folder, taken, resume)
     return now
+
+
+def _elsewhere(
+    jobs: Sequence[Job], entries: Mapping[str, ManifestEntry], there: Mapping[str, int]
+) -> Counter[str]:
+    """How many pictures there are of each mark under names that no job of that mark has: a row that
+    was put in, taken out or moved gives the rows after it other names."""
+    names = {job.name + SUFFIX: job.mark for job in jobs}
+    return Counter(
+        entry.job
+        for entry in entries.values()
+        if entry.file in there and names.get(entry.file) != entry.job
+    )
 
 
 def digest(data: bytes) -> str:

@@ -70,6 +70,7 @@ class BatchRun:
         resume: pictures that are there already are not made again.
         fail_fast: stop at the first picture that fails.
         shard: (i, n); has a manifest of its own.
+        marks: of all pictures of the file, whatever part of it is this run's.
     """
 
     choices: Choices
@@ -81,6 +82,7 @@ class BatchRun:
     resume: bool = False
     fail_fast: bool = False
     shard: tuple[int, int] | None = None
+    marks: frozenset[str] = frozenset()
     pictures: list[dict[str, Any]] = field(default_factory=list)
     failures: list[tuple[Job, str]] = field(default_factory=list)
     _cache: dict[str, Any] = field(default_factory=dict)
@@ -104,13 +106,14 @@ class BatchRun:
         Raises:
             UserError: it could not be made.
         """
-        now = standing(self.choices.out, self.jobs, self.resume)
+        now = standing(self.choices.out, self.jobs, self.resume, self.marks)
         files = [str(self.choices.out / (job.name + SUFFIX)) for job in now.todo]
         there = len(now.done) + len(now.unlisted)
         if not self.choices.quiet:
             count = len(groups(now.todo))
             said = f"{len(files)} pictures to make in {count} groups, {there} are there"
             self.console.print(said, style="dim", soft_wrap=True)
+            self._tell_standing(now)
         if self.json:
             say_json({"paths": files, "there_before": there})
         else:
@@ -168,7 +171,7 @@ class BatchRun:
             self._display.note(
                 "this file system has no locks: see to it that no other run writes here"
             )
-        now = standing(folder.path, self.jobs, self.resume)
+        now = standing(folder.path, self.jobs, self.resume, self.marks)
         folder.remove_leftovers()
         for orphan in now.orphans:
             orphan.unlink(missing_ok=True)
@@ -182,6 +185,14 @@ class BatchRun:
     def _tell_standing(self, now: Standing) -> None:
         if self.tally.before:
             self._display.note(f"{self.tally.before} of {self.tally.wanted} pictures are there")
+        if now.moved:
+            self._display.note(f"{now.moved} of them are of rows that stood elsewhere in the file")
+        if now.strangers and now.todo:
+            self._display.note(
+                f"{now.strangers} pictures here are of no row as the file is now; {len(now.todo)} "
+                "are new. A picture without a seed of its own has --seed plus its place in the "
+                "file: rows are put in at the end, or have seeds"
+            )
         for name in now.changed:
             self._display.note(
                 f"{name} was changed since it was made; it is left as it is, delete it to have it "
@@ -339,6 +350,7 @@ class BatchRun:
                 written = write_report(report, folder, choices)
             except CannotWrite as error:  # costs the report alone
                 self._cannot_write = self._cannot_write or error
+                self.console.print(f"no report: {error}", markup=False, soft_wrap=True)
             if not choices.quiet:
                 show_report(report, written, choices, self.console)
         self._tell(retry)

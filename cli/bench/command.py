@@ -22,7 +22,7 @@ Examples:
 
   scalekv bench
 
-  scalekv bench --model infinity-2b --device cuda --batch 1,2,4,8 --fail-on-busy
+  scalekv bench --model infinity-2b --device cuda --batch-size 1,2,4,8 --fail-on-busy
 
   scalekv bench --budget 20% --rounds 9 --json --quiet >> bench.jsonl
 
@@ -34,9 +34,10 @@ MEASURE = "Measurement"
 
 @given.takes_options("bench")
 def bench(
-    batch: Annotated[
+    batch_size: Annotated[
         str,
         typer.Option(
+            *given.BATCH_SIZE,
             metavar="N[,N...]",
             help="Pictures at once; several sizes are measured one after another.",
             rich_help_panel=MEASURE,
@@ -91,7 +92,7 @@ def bench(
     Benchmark.of(
         Options((prompt,), typed),
         stderr(),
-        sizes=sizes(batch),
+        sizes=sizes(batch_size),
         rounds=rounds,
         warmup=warmup,
         fail_on_busy=fail_on_busy,

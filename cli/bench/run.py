@@ -297,9 +297,9 @@ def sizes(text: str) -> tuple[int, ...]:
     if not all(part.isdecimal() and int(part) >= 1 for part in parts):
         raise UserError(
             f"cannot read the batch sizes {text!r}",
-            where="--batch",
+            where="--batch-size",
             rule="whole numbers of at least 1, with commas between",
-            fix="--batch 1,2,4,8",
+            fix="--batch-size 1,2,4,8",
         )
     return tuple(dict.fromkeys(int(part) for part in parts))
 

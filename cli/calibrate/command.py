@@ -106,10 +106,10 @@ def calibrate(
             rich_help_panel=OUTPUT,
         ),
     ] = Path("budget.yaml"),
-    force: Annotated[
+    overwrite: Annotated[
         bool,
         typer.Option(
-            "--force",
+            "--overwrite",
             help="Replace files that are there already.",
             rich_help_panel=OUTPUT,
         ),
@@ -142,5 +142,11 @@ def calibrate(
     choices = choose(options)
     request = CalibrationRequest(choices.request, budget, drafters, top, index, both_halves, coded)
     CalibrationRun(
-        choices, request, out.expanduser(), stderr(), force=force, plots=not no_plots, json=json
+        choices,
+        request,
+        out.expanduser(),
+        stderr(),
+        overwrite=overwrite,
+        plots=not no_plots,
+        json=json,
     ).execute()

@@ -50,7 +50,7 @@ class CalibrationRun:
 
     Args:
         out: the budget file.
-        force: replace what is there.
+        overwrite: replace what is there.
         plots: draw heat maps.
         json: one object on stdout instead of a path a line.
     """
@@ -59,7 +59,7 @@ class CalibrationRun:
     request: CalibrationRequest
     out: Path
     console: Console
-    force: bool = False
+    overwrite: bool = False
     plots: bool = True
     json: bool = False
 
@@ -111,7 +111,7 @@ class CalibrationRun:
                 display.stage("writing")
                 files = files_of(calibration, self.out, plots=self.plots)
                 with interrupts_wait():
-                    folder.save_together(files, replace=self.force)
+                    folder.save_together(files, replace=self.overwrite)
         except KeyboardInterrupt:
             raise Interrupted from None
         finally:
@@ -132,12 +132,12 @@ class CalibrationRun:
         for path in (self.out.parent / name for name in names):
             if path.is_dir():
                 raise UserError(f"{path} is a folder", where="--out", fix="choose another name")
-            if path.exists() and not self.force:
+            if path.exists() and not self.overwrite:
                 raise UserError(
                     f"{path} is there already",
                     where="--out",
                     rule="nothing is overwritten",
-                    fix="--force to replace it, or another name with --out",
+                    fix="--overwrite to replace it, or another name with --out",
                 )
 
     def _tell(self, calibration: Calibration, paths: list[Path]) -> None:

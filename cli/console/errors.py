@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.text import Text
 
 from scalekv.cli.console.terminal import Terminal
+from scalekv.configs.settings import DEBUG_VARIABLE
 from scalekv.kv.errors import UserError
 
 OK = 0
@@ -30,8 +31,6 @@ TERMINATED = SIGNALLED + 15
 """SIGTERM: docker stop, systemd, Slurm."""
 HUNG_UP = SIGNALLED + 1
 """SIGHUP: the terminal closed."""
-
-DEBUG_VARIABLE = "SCALEKV_DEBUG"
 
 KINDS = {
     "usage": "an option or argument that the command does not have, or not so",

@@ -52,6 +52,16 @@ def generate(
             show_default=False,
         ),
     ] = None,
+    server: Annotated[
+        str | None,
+        typer.Option(
+            "--server",
+            metavar="URL",
+            help="Let a running scalekv serve draw, http://127.0.0.1:8000 for instance; its key is "
+            "read from SCALEKV_API_KEY.",
+            show_default=False,
+        ),
+    ] = None,
     json: given.Json = False,
     *,
     typed: given.Typed,
@@ -60,9 +70,20 @@ def generate(
     from scalekv.cli.choices import Options, choose
     from scalekv.cli.console.errors import stderr
     from scalekv.cli.generate.run import Run
+    from scalekv.kv.errors import UserError
 
     options = Options(tuple(prompts or ()), typed)
-    if repeat is None:
+    if server is not None:
+        from scalekv.cli.generate.remote import RemoteRun
+
+        if repeat is not None:
+            raise UserError(
+                "a picture is made again here, not by a server",
+                where="--from and --server",
+                fix="leave one of them out",
+            )
+        RemoteRun.of(server, options, stderr(), json=json).execute()
+    elif repeat is None:
         Run(choose(options), stderr(), json=json).execute()
     else:
         from scalekv.cli.generate.repeat import Repetition

@@ -6,7 +6,7 @@ Knows what pictures hold; reads the model's files only to tell whether they are 
 from __future__ import annotations
 
 import shlex
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self
@@ -21,14 +21,25 @@ from scalekv.cli.console.progress import Display
 from scalekv.cli.generate.run import Run
 from scalekv.cli.pictures.folder import OutputFolder
 from scalekv.cli.pictures.settings import read_picture
-from scalekv.configs.options import BY_NAME
+from scalekv.configs.options import BY_NAME, COLUMNS, SETTINGS
 from scalekv.configs.settings import option_name
+from scalekv.configs.values import Unreadable
+from scalekv.infinity_patch.asked.request import Request
+from scalekv.infinity_patch.generation.record import OF_THE_RUN
 from scalekv.kv.errors import UserError
 from scalekv.kv.precision import LONG_NAMES
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
-    from scalekv.infinity_patch.asked.settled import Settled
+
+_NEEDED = {
+    **dict.fromkeys(("prompt", "model", "device", "dtype", "text_device", "text_dtype"), str),
+    **dict.fromkeys(("seed", "batch"), int),
+    **dict.fromkeys(("weights", "versions", "recorded.request", "recorded.files"), dict),
+    "recorded.objects": list,
+    "machine.name": str,
+}
+"""What a picture says that can be made again; a dot leads into an object."""
 
 SHORT_NAMES = {long_name: name for name, long_name in LONG_NAMES.items()}
 
@@ -71,12 +82,11 @@ def repeat(path: Path, options: Options) -> tuple[Original, Choices]:
         raise UserError(
             f"{path} {what}", where="--from", rule="a picture that scalekv made, as it made it"
         )
-    missing = [key for key in ("recorded", "weights", "machine", "versions") if key not in settings]
-    if missing:
+    if lacking := _lacking(settings):
         raise NotRepeatable(
-            f"{path} does not say enough to be made again: {', '.join(missing)}",
+            f"{path} does not say enough to be made again: {', '.join(lacking)}",
             where="--from",
-            rule="pictures of older versions say less",
+            rule="pictures of older versions say less, and what was changed cannot be read",
             fix=_as_near(settings),
         )
     _check_options(options)
@@ -85,6 +95,31 @@ def repeat(path: Path, options: Options) -> tuple[Original, Choices]:
     choices = _choices(original, options)
     _refuse(original, _differing_weights(settings, choices))
     return original, choices
+
+
+def _lacking(settings: dict[str, Any]) -> list[str]:
+    """What a picture has to say to be made again and does not, or not as it is written."""
+    lacking = []
+    for name, kind in _NEEDED.items():
+        value: Any = settings
+        for key in name.split("."):
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            lacking.append(name)
+    if lacking:
+        return lacking
+    if not {settings["dtype"], settings["text_dtype"]} <= SHORT_NAMES.keys():
+        lacking.append("dtype")
+    known = {field.name for field in fields(Request)}
+    for name, value in settings["recorded"]["request"].items():
+        try:
+            if name in SETTINGS and value is not None:
+                SETTINGS[name].kind.read(value)
+        except Unreadable:
+            lacking.append(name)
+        if name not in known or name in OF_THE_RUN:
+            lacking.append(name)
+    return lacking
 
 
 def _check_options(options: Options) -> None:
@@ -181,17 +216,27 @@ def _refuse(original: Original, differences: list[str]) -> None:
 def _as_near(settings: dict[str, Any]) -> str:
     """The command that comes as near as can be told."""
     words = ["scalekv", "generate", str(settings.get("prompt", ""))]
-    for name in ("model", "policy", "budget", "seed", "ratio", "pixels"):
-        if settings.get(name) is not None and (name, settings[name]) != ("budget", "full"):
-            words += [f"--{name}", str(settings[name])]
-    for name in ("cfg", "tau"):
-        values = settings.get(name)
-        if isinstance(values, list) and values:
-            same = len(set(values)) == 1
-            words += [f"--{name}", ",".join(f"{v:g}" for v in (values[:1] if same else values))]
-    if settings.get("negative"):
-        words += ["--negative", settings["negative"]]
+    for name, row in (("model", BY_NAME["model"]), *COLUMNS.items()):
+        value = settings.get(name)
+        if value in (None, False, "") or (name, value) == ("budget", "full"):
+            continue
+        if isinstance(value, list) and len(set(map(str, value))) == 1:
+            value = value[0]
+        try:
+            row.kind.read(value)
+        except Unreadable:
+            continue
+        words.append(option_name(name))
+        if value is not True:
+            words.append(_written(value))
     return "as near as it gets: " + shlex.join(words)
+
+
+def _written(value: object) -> str:
+    """A value as an option takes it."""
+    if isinstance(value, list):
+        return ",".join(_written(entry) for entry in value)
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 @dataclass
@@ -225,23 +270,20 @@ class Repetition(Run):
                 "different",
             )
 
-    def _generate(
-        self, pipeline: Pipeline, settled: Settled, folder: OutputFolder, display: Display
-    ) -> None:
+    def _load(self, display: Display) -> Pipeline:
+        pipeline = super()._load(display)
         settings = self._original.settings
         if self._original.threads is not None:
-            engine.use_threads(self._original.threads)
+            engine.use_threads(pipeline, self._original.threads)
         then, now = settings["machine"]["name"], engine.computes_on(pipeline)
         if then != now:
             display.note(f"made on {then}, here it is {now}: the last bits may differ")
         if settings["batch"] > 1:
             display.note("made together with others; alone, the last bits may differ")
-        super()._generate(pipeline, settled, folder, display)
+        return pipeline
 
-    def _keep(
-        self, pipeline: Pipeline, picture: Picture, folder: OutputFolder, display: Display
-    ) -> None:
-        super()._keep(pipeline, picture, folder, display)
+    def _keep(self, picture: Picture, folder: OutputFolder, display: Display) -> None:
+        super()._keep(picture, folder, display)
         other = self._original.image
         self.same = picture.image.size == other.size and (
             picture.image.tobytes() == other.convert(picture.image.mode).tobytes()

@@ -6,7 +6,7 @@ Knows the order of things and what is told to whom; how each is done is others' 
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -48,6 +48,7 @@ class Run:
     _clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     _settings: dict[str, Any] = field(default_factory=dict)
     _cannot_write: CannotWrite | None = None
+    _pipeline: Pipeline | None = None
 
     def execute(self) -> None:
         """Does it all.
@@ -58,18 +59,8 @@ class Run:
             Interrupted: by Ctrl-C; finished pictures are kept in each case.
         """
         choices = self.choices
-        placement = choices.placement.for_known_prompts()
         try:
-            target = target_of(choices.device)
-            settled = engine.check(
-                choices.request,
-                choices.preset,
-                choices.weights_dir,
-                choices.dtype,
-                target.device,
-            )
-            if not choices.force:
-                check_room(settled, target, placement, choices.weights_dir)
+            settled = self._settled()
         except KeyboardInterrupt:
             raise Interrupted(0, "") from None
         folder = OutputFolder(choices.out)
@@ -78,19 +69,9 @@ class Run:
                 folder.prepare()
                 display.note(self._headline())
                 tell_of_idle_budget(settled, display)
-                display.stage(f"loading {choices.preset.name}")
-                pipeline = engine.load(
-                    choices.preset,
-                    choices.device,
-                    choices.dtype,
-                    choices.weights_dir,
-                    placement,
-                )
-                dtype = str(pipeline.dtype).removeprefix("torch.")
-                display.note(f"computing in {dtype} on {pipeline.device}")
-                tell_of_batches(settled, pipeline, display)
+                pictures = self._drawn(settled, display)
                 self.load_seconds = time.perf_counter() - self._started
-                self._generate(pipeline, settled, folder, display)
+                self._keep_all(pictures, folder, display)
         except KeyboardInterrupt:
             raise Interrupted(len(self.pictures), str(choices.out)) from None
         finally:
@@ -101,15 +82,55 @@ class Run:
                 "failed",
             )
 
-    def _generate(
-        self, pipeline: Pipeline, settled: Settled, folder: OutputFolder, display: Display
+    def _settled(self) -> Settled:
+        """What the request comes to.
+
+        Raises:
+            UserError: it cannot be fulfilled here.
+        """
+        choices = self.choices
+        target = target_of(choices.device)
+        settled = engine.check(
+            choices.request, choices.preset, choices.weights_dir, choices.dtype, target.device
+        )
+        if not choices.force:
+            placement = choices.placement.for_known_prompts()
+            check_room(settled, target, placement, choices.weights_dir)
+        return settled
+
+    def _drawn(self, settled: Settled, display: Display) -> Iterator[Picture]:
+        """The pictures, from a model that is loaded first."""
+        self._pipeline = pipeline = self._load(display)
+        tell_of_batches(settled, pipeline, display)
+        return engine.generate(pipeline, settled, display.scale_done, display.smaller_batch)
+
+    def _load(self, display: Display) -> Pipeline:
+        choices = self.choices
+        display.stage(f"loading {choices.preset.name}")
+        pipeline = engine.load(
+            choices.preset,
+            choices.device,
+            choices.dtype,
+            choices.weights_dir,
+            choices.placement.for_known_prompts(),
+        )
+        dtype = str(pipeline.dtype).removeprefix("torch.")
+        display.note(f"computing in {dtype} on {pipeline.device}")
+        return pipeline
+
+    def _measured(self) -> dict[str, Any]:
+        """What the report says of model, machine and memory."""
+        assert self._pipeline is not None
+        return figures(self._pipeline, self.choices, largest_cache(self.caches))
+
+    def _keep_all(
+        self, pictures: Iterator[Picture], folder: OutputFolder, display: Display
     ) -> None:
         outcome = "failed"
-        pictures = engine.generate(pipeline, settled, display.scale_done, display.smaller_batch)
         try:
             for picture in pictures:
                 with interrupts_wait():
-                    self._keep(pipeline, picture, folder, display)
+                    self._keep(picture, folder, display)
             outcome = "complete"
         except KeyboardInterrupt:
             outcome = "interrupted"
@@ -121,11 +142,9 @@ class Run:
                 engine.release(pictures)
                 display.clear()
                 if outcome == "complete" or self.pictures:
-                    self._report(pipeline, folder, outcome)
+                    self._report(folder, outcome)
 
-    def _keep(
-        self, pipeline: Pipeline, picture: Picture, folder: OutputFolder, display: Display
-    ) -> None:
+    def _keep(self, picture: Picture, folder: OutputFolder, display: Display) -> None:
         """Saves a picture and tells where it is."""
         sidecar = sidecar_of(picture, self.choices)
         image_path, sidecar_path = folder.save_picture(
@@ -138,18 +157,19 @@ class Run:
         if not self.json:
             say(f"{image_path}\n")
         if "json" in self.choices.memory_report:  # a run that is killed leaves what it had
-            folder.save_report(self._figures(pipeline, "running"))
+            folder.save_report(self._figures("running"))
         if picture.truncated:
             display.note(f"the prompt was too long; not used: {picture.truncated}")
 
-    def _report(self, pipeline: Pipeline, folder: OutputFolder, outcome: str) -> None:
+    def _report(self, folder: OutputFolder, outcome: str) -> None:
         """Says how the run ended, in every form asked for."""
-        report = self._figures(pipeline, outcome)
+        report = self._figures(outcome)
         written: list[Path] = []
         try:
             written = write_report(report, folder, self.choices)
         except CannotWrite as error:  # costs the report alone
             self._cannot_write = self._cannot_write or error
+            self.console.print(f"no report: {error}", markup=False, soft_wrap=True)
         if not self.choices.quiet:
             show_report(report, written, self.choices, self.console)
         if self.json:
@@ -161,9 +181,9 @@ class Run:
             }
             say_json({**said, "report": report})
 
-    def _figures(self, pipeline: Pipeline, outcome: str) -> dict[str, Any]:
+    def _figures(self, outcome: str) -> dict[str, Any]:
         return {
-            **figures(pipeline, self.choices, largest_cache(self.caches)),
+            **self._measured(),
             "outcome": outcome,
             "started": self._clock,
             "settings": self._settings,

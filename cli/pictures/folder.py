@@ -9,6 +9,7 @@ import io
 import json
 import os
 import re
+import unicodedata
 from collections.abc import Iterator, Mapping
 from itertools import count
 from pathlib import Path
@@ -30,6 +31,10 @@ FORMAT = 1
 CHUNK = "scalekv"
 """Keyword of the PNG text chunk that holds the settings as JSON."""
 
+PROMPT_CHUNK = "Description"
+"""Keyword of the chunk with the prompt, one of those the PNG standard names; "prompt" is what
+ComfyUI reads its graph from."""
+
 JOB_CHUNK = "scalekv-job"
 """Keyword of the chunk by which a batch recognises its own picture."""
 
@@ -37,13 +42,29 @@ SLUG_LENGTH = 40  # characters; at four bytes each a name stays far below the us
 
 
 def slug(text: str) -> str:
-    """A short file name part that reminds of the text: letters, digits and hyphens."""
-    words = re.sub(r"[\W_]+", "-", text.casefold()).strip("-")
+    """A short file name part that reminds of the text: letters with their marks, digits and
+    hyphens."""
+    words = re.sub("-+", "-", _letters(text.casefold())).strip("-")
     if len(words) > SLUG_LENGTH:
         whole_words = words[: SLUG_LENGTH + 1].rpartition("-")[0]
         long_enough = len(whole_words) >= SLUG_LENGTH // 2
         words = whole_words if long_enough else words[:SLUG_LENGTH].strip("-")
     return words or "picture"
+
+
+def _letters(text: str) -> str:
+    """The text with hyphens for what is no part of a word. Vowel signs, of Hindi and Arabic, are
+    marks (M) and belong to the letter before; joiners (Cf) have no width and mean nothing here."""
+    if text.isascii():
+        return re.sub(r"[\W_]", "-", text)
+    out: list[str] = []
+    for character in unicodedata.normalize("NFC", text):
+        kind = unicodedata.category(character)
+        if kind[0] in "LN" or (kind[0] == "M" and out and out[-1] != "-"):
+            out.append(character)
+        elif kind != "Cf":
+            out.append("-")
+    return "".join(out)
 
 
 def png_bytes(
@@ -57,7 +78,7 @@ def png_bytes(
     """
     texts = PngInfo()
     texts.add_text(CHUNK, json.dumps({"format": FORMAT, **settings}))
-    texts.add_text("prompt", prompt)
+    texts.add_text(PROMPT_CHUNK, prompt)
     if job is not None:
         texts.add_text(JOB_CHUNK, job)
     buffer = io.BytesIO()
@@ -212,7 +233,7 @@ class OutputFolder:
                         f"{path} is there already",
                         where="--out",
                         rule="nothing is overwritten",
-                        fix="--force to replace it, or another name with --out",
+                        fix="--overwrite to replace it, or another name with --out",
                     )
             placed.clear()
         except OSError as error:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from enum import StrEnum
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
 import typer
 
@@ -28,16 +28,19 @@ HELP = (
     "Say what a run would take in memory, part by part, without loading anything.\n\n"
     "It says whether that fits, and what does: the largest batch for each budget, or with --fit "
     "the largest batch or the largest budget. The cache's bytes are exact; the rest is within a "
-    "few percent, see docs/memory.md."
+    "few percent, see docs/memory.md. Without --check the exit code is 0 though it does "
+    "not fit."
 )
 EPILOG = """
 Examples:
 
-  scalekv plan --model infinity-8b --batch 8 --budget 10% --gpu-memory 80GB
+  scalekv plan --model infinity-8b --batch-size 8 --budget 10% --gpu-memory 80GB
 
   scalekv plan --model infinity-2b --device cuda --fit batch
 
-  scalekv plan --model infinity-8b --batch 4 --gpu-memory 24GB --fit budget --json
+  scalekv plan --model infinity-2b --gpu-memory 24GB --check >/dev/null || echo "too small"
+
+  scalekv plan --model infinity-8b --batch-size 4 --gpu-memory 40GB --fit budget --json
 
 """
 
@@ -51,12 +54,16 @@ class Fit(StrEnum):
 
 @given.takes_options("plan")
 def plan(
-    batch: Annotated[
-        int,
+    batch_size: Annotated[
+        str | None,
         typer.Option(
-            "--batch", min=1, metavar="N", help="Pictures that go through the model together."
+            *given.BATCH_SIZE,
+            metavar="N",
+            help="Pictures that go through the model together; auto plans for 1."
+            + given.default_note("auto"),
+            show_default=False,
         ),
-    ] = 1,
+    ] = None,
     gpu_memory: Annotated[
         str | None,
         typer.Option(
@@ -73,6 +80,12 @@ def plan(
         int,
         typer.Option(min=1, max=512, metavar="N", help="Tokens of the longest prompt."),
     ] = 128,
+    check: Annotated[
+        bool,
+        typer.Option(
+            "--check", help="Exit with 2 where the plan does not fit, having shown it; else with 0."
+        ),
+    ] = False,
     json: given.Json = False,
     *,
     typed: given.Typed,
@@ -84,7 +97,7 @@ def plan(
     from scalekv.infinity_patch.asked.settled import settle
     from scalekv.kv.errors import UserError
 
-    choices = choose(Options(("a plan",), typed))
+    choices = choose(Options(("a plan",), {**typed, "batch_size": batch_size}))
     target = memory_given(gpu_memory, choices.device)
     planner = planner_of(
         settle(choices.request, choices.preset, target.device, choices.dtype),
@@ -92,6 +105,8 @@ def plan(
         choices.weights_dir,
         text_tokens,
     )
+    together = choices.request.batch_size
+    batch = together if isinstance(together, int) else 1
     asked: str | int | None = None
     if fit is not None:
         assert target.memory is not None, target
@@ -120,6 +135,28 @@ def plan(
         from rich.console import Console
 
         _show(figures, Console(highlight=False))
+    if check and not figures["fits"]:
+        _refuse(figures)
+
+
+def _refuse(figures: dict[str, Any]) -> NoReturn:
+    """Ends a check of a plan that does not fit, or of which nobody can say."""
+    from scalekv.kv.errors import UserError
+    from scalekv.kv.sizes import human_bytes
+
+    name, memory = figures["device"]["name"], figures["device"]["memory_bytes"]
+    if memory is None:
+        raise UserError(
+            f"nobody says how much memory {name} has",
+            where="--check",
+            fix="say it: --gpu-memory 80GB",
+        )
+    raise UserError(
+        f"it does not fit: {human_bytes(figures['needed_bytes'])} of {human_bytes(memory)}",
+        where=f"--check, {name}",
+        rule="what is needed is at most the memory there is",
+        fix="--fit batch or --fit budget in place of --check says what does",
+    )
 
 
 def _figures(planner: Planner, made: Footprint, target: Target) -> dict[str, Any]:

@@ -57,6 +57,19 @@ class ReadBudget:
         )
 
 
+def _check_kind(budget: object) -> None:
+    """Refuses what is no budget: 0.1 might be meant as a share, or as anything else."""
+    fine = isinstance(budget, Budget | BudgetSpec | BudgetRequest | str | int)
+    if not fine or isinstance(budget, bool):
+        share = 100 * budget if isinstance(budget, float) and 0 < budget < 1 else 10
+        raise UserError(
+            f"the budget {budget!r} does not say of what",
+            where="budget",
+            rule="a percentage of the history as text, a whole number of tokens, or an object",
+            fix=f'budget="{share:.12g}%"',
+        )
+
+
 def read_budget(
     budget: BudgetLike, layers: int, model: str | None, drafters: Drafters | None = None
 ) -> ReadBudget:
@@ -69,6 +82,7 @@ def read_budget(
     Raises:
         UserError: what is wrong with the budget whatever the schedule.
     """
+    _check_kind(budget)
     if isinstance(budget, Budget):
         return ReadBudget(budget, layers)
     amount: BudgetSpec | BudgetRequest

@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from numbers import Integral, Real
+from operator import index
+from typing import Any
 
 from scalekv.configs.values import AUTO as AUTO
 from scalekv.configs.values import MOST_SEED as MOST_SEED
@@ -24,10 +27,10 @@ LEAST_TAU = 1e-3  # far below it, logits over temperature overflow
 class Request:
     """Pictures to generate.
 
-    prompts: one or more; num_images: pictures of each. Picture i of all (prompts outermost) has
-    the seed `seed` + i, or `seeds[i]` where seeds are given. policy and budget are "scalekv" and
-    "10%" unless given, or those of the `with patched(...)` block the pictures are generated in;
-    kv_dtype and kv_device are as there.
+    prompts: one or several, a string is one; num_images: pictures of each. Picture i of all
+    (prompts outermost) has the seed `seed` + i, or `seeds[i]` where seeds are given. policy and
+    budget are "scalekv" and "10%" unless given, or those of the `with patched(...)` block the
+    pictures are generated in; kv_dtype and kv_device are as there.
     cfg, tau: one number, or one per scale; None takes the preset's. cfg_layer: where guidance
     mixes, 0 for the logits, or one or several -n for the hidden states after block depth - n.
     ratio is width:height. positive_prompt: add words for faces to prompts that mention people.
@@ -36,7 +39,7 @@ class Request:
     gives the same bits alone and among others; None: on a CPU they do, elsewhere not.
     """
 
-    prompts: tuple[str, ...]
+    prompts: Sequence[str]
     policy: str | Policy | None = None
     budget: BudgetLike | None = None
     seed: int = 0
@@ -55,7 +58,25 @@ class Request:
     drafters: Drafters | None = None
     kv_dtype: str = "auto"
     kv_device: str = "auto"
-    seeds: tuple[int, ...] | None = None
+    seeds: Sequence[int] | None = None
+
+    def __post_init__(self) -> None:
+        """Takes what Python has for the same: one string, a list, numbers of numpy.
+
+        Raises:
+            UserError: prompts that are no texts, or a seed or count that is no whole number.
+        """
+        prompts = (self.prompts,) if isinstance(self.prompts, str) else self.prompts
+        self._settle("prompts", _texts(prompts))
+        for name in ("seed", "num_images"):
+            self._settle(name, _whole(getattr(self, name), name))
+        if self.seeds is not None:
+            self._settle("seeds", tuple(_whole(seed, "seeds") for seed in self.seeds))
+        for name in ("cfg", "tau", "top_p", "cfg_layer", "batch_size"):
+            self._settle(name, _number_or_tuple(getattr(self, name)))
+
+    def _settle(self, name: str, value: object) -> None:
+        object.__setattr__(self, name, value)
 
     @property
     def pictures(self) -> int:
@@ -69,6 +90,42 @@ class Request:
     def text_of(self, prompt: str) -> str:
         """What is encoded for a prompt."""
         return with_suffix(prompt) if self.positive_prompt else prompt
+
+
+def _texts(prompts: Any) -> tuple[str, ...]:
+    try:
+        texts = tuple(prompts)
+    except TypeError:
+        texts = (prompts,)
+    for text in texts:
+        if not isinstance(text, str):
+            raise UserError(
+                f"the prompt {text!r} is no text",
+                where="Request(prompts)",
+                rule="a string, or several in a tuple or a list",
+                fix='Request("a red apple")',
+            )
+    return texts
+
+
+def _whole(value: Any, name: str) -> int:
+    try:
+        return index(value)
+    except TypeError:
+        raise UserError(
+            f"{name} is {value!r}", where=f"Request({name})", rule="a whole number"
+        ) from None
+
+
+def _number_or_tuple(value: Any) -> Any:
+    """A number as Python's own, several as a tuple; what is neither stays for `check` to refuse."""
+    if isinstance(value, Integral):
+        return int(value)
+    if isinstance(value, Real):
+        return float(value)
+    if value is None or isinstance(value, str):
+        return value
+    return tuple(map(_number_or_tuple, value)) if isinstance(value, Iterable) else value
 
 
 def per_scale(value: PerScale, scales: int, where: str) -> tuple[float, ...]:

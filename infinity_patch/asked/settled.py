@@ -200,6 +200,13 @@ def settle(
         )
     sampling, scales = preset.sampling, len(schedule)
     cfg = per_scale(sampling.cfg if request.cfg is None else request.cfg, scales, "--cfg")
+    if request.negative is not None and not _guided(cfg):
+        raise UserError(
+            "guidance is off, so that a negative prompt would do nothing",
+            where="--negative",
+            rule="guidance leads away from the negative prompt, by --cfg; at 1 it is off",
+            fix="leave out --negative, or choose --cfg above 1",
+        )
     place = device_type(device)
     dtype = dtype_on(place, dtype, preset)
     read = _read(request, preset)

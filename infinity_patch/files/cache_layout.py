@@ -31,8 +31,8 @@ def point_to(blob: Path, pointer: Path) -> None:
 
 def name_in_cache(repo: Path, revision: str, commit: str) -> None:
     """Makes a commit what a branch or tag means, now that all files of it are there."""
-    if revision == commit:
-        return
     ref = repo / "refs" / revision
+    if revision == commit or (ref.is_file() and ref.read_text().strip() == commit):
+        return
     ref.parent.mkdir(parents=True, exist_ok=True)
     replace_text(ref, commit)

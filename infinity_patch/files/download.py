@@ -200,11 +200,14 @@ def download(
         except OSError as error:
             _disk_refuses(error, plan)
         done += file.size
-    try:
-        for part, commit in {(file.part, file.commit) for file in plan.files}:
+    for part, commit in {(file.part, file.commit) for file in plan.files}:
+        try:
             name_in_cache(repo_folder(part.repo, plan.cache), part.revision, commit)
-    except OSError as error:
-        _disk_refuses(error, plan)
+        except OSError as error:
+            # of no consequence where it is found without, as in a shared cache that may be read
+            found = snapshot(part.repo, part.revision, plan.cache)
+            if found is None or found.name != commit:
+                _disk_refuses(error, plan)
     return model_files(plan.preset, cache=plan.cache)
 
 

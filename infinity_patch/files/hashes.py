@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Protocol
 
 from scalekv.configs.whole_files import replace_text
-from scalekv.infinity_patch.files.hub import BIN_INDEX, INDEX, TEXT_NEEDS, ModelPaths
+from scalekv.infinity_patch.files.hub import BIN_INDEX, INDEX, TEXT_NEEDS, ModelPaths, shards_of
 from scalekv.kv.errors import UserError
 
 BLOCK_BYTES = 1 << 20
@@ -99,7 +99,11 @@ def prompts_sha256(prompts: Iterable[str]) -> str:
 
 def weight_files(folder: Path) -> list[Path]:
     """The files of weights that a folder is read from: its safetensors, or else PyTorch's."""
-    return sorted(folder.glob("*.safetensors")) or sorted(folder.glob("*.bin"))
+    safe = sorted(folder.glob("*.safetensors"))
+    if safe:
+        return safe
+    listed = {name for i in folder.glob("*" + BIN_INDEX) for name in shards_of(i) or ()}
+    return sorted(folder / name for name in listed) or sorted(folder.glob("*.bin"))
 
 
 def model_hashes(paths: ModelPaths) -> dict[str, str]:
@@ -124,7 +128,7 @@ def quick_hash(path: Path) -> str:
     if not path.is_dir():
         return _of_file(path)
     weights = weight_files(path)
-    index = BIN_INDEX if weights and weights[0].suffix == ".bin" else INDEX
+    index = INDEX if weights and weights[0].suffix == ".safetensors" else BIN_INDEX
     others = [f for f in path.iterdir() if f.name in TEXT_NEEDS or f.name.endswith(index)]
     hasher = hashlib.sha256()
     for file in sorted({*weights, *others}):

@@ -100,14 +100,19 @@ def repo_folder(repo: str, cache: Path) -> Path:
 
 
 def snapshot(repo: str, revision: str, cache: Path) -> Path | None:
-    """The folder of a repository's files as they were last downloaded, or None."""
+    """The folder of a repository's files as they were last downloaded, or None.
+
+    Where the cache does not say which version `revision` is, as in a copy of the snapshots alone,
+    it is the only one there is.
+    """
     folder = repo_folder(repo, cache)
     commit = revision
     if not re.fullmatch(r"[0-9a-f]{40}", revision):
         try:
             commit = (folder / "refs" / revision).read_text().strip()
         except OSError:
-            return None
+            versions = [path.name for path in (folder / "snapshots").glob("*") if path.is_dir()]
+            commit = versions[0] if len(versions) == 1 else ""
     path = folder / "snapshots" / commit
     return path if commit and path.is_dir() else None
 
@@ -231,13 +236,20 @@ def _missing_shards(folder: Path) -> Iterator[str]:
     if not indexes:
         yield "model" + INDEX
     for index in indexes:
-        try:
-            listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
-            names = sorted({str(name) for name in listed})
-        except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        names = shards_of(index)
+        if names is None:
             yield index.name  # there, but not a list of shards
             continue
         yield from (name for name in names if not (folder / name).is_file())
+
+
+def shards_of(index: Path) -> list[str] | None:
+    """The names of the shards that an index lists, each once; None: it is no list of shards."""
+    try:
+        listed = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+        return sorted({str(name) for name in listed})
+    except (OSError, ValueError, LookupError, AttributeError, TypeError, RecursionError):
+        return None
 
 
 def _names(preset: ModelPreset) -> str:

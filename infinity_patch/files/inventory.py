@@ -14,6 +14,8 @@ from scalekv.configs.models import ModelPreset, list_models, model_named
 from scalekv.infinity_patch.files.cache_layout import PARTIALS
 from scalekv.infinity_patch.files.hashes import Checksum, read_sums
 from scalekv.infinity_patch.files.hub import (
+    BUILT_IN,
+    ModelPaths,
     WeightsMissing,
     hub_cache,
     missing_files,
@@ -85,12 +87,16 @@ def _own_files(preset: ModelPreset, cache: Path) -> Stored:
         paths = model_files(preset, cache=cache)
     except WeightsMissing:
         return Stored(State.INCOMPLETE, 0, (), ())
+    files = _files_of(paths)
+    state = State.BUILT_IN if preset.built_in else State.LOCAL
+    return Stored(state, _size(files), files, ())
+
+
+def _files_of(paths: ModelPaths) -> tuple[Path, ...]:
     found: list[Path] = []
     for path in (paths.transformer, paths.vae, paths.text_encoder):
         found += sorted(path.rglob("*")) if path.is_dir() else [path]
-    files = tuple(path for path in found if path.is_file())
-    state = State.BUILT_IN if preset.built_in else State.LOCAL
-    return Stored(state, _size(files), files, ())
+    return tuple(path for path in found if path.is_file())
 
 
 def full_cache(preset: ModelPreset) -> int:
@@ -105,21 +111,30 @@ def full_cache(preset: ModelPreset) -> int:
 def verify(
     preset: ModelPreset,
     *,
+    weights_dir: Path | None = None,
     cache: Path | None = None,
     on_file: Callable[[Path], None] | None = None,
 ) -> list[tuple[Path, Verdict]]:
     """Reads all files of a preset and compares them with what is known of them.
 
     That is the hash a downloaded file is kept under, and for local files the list of sums beside
-    them, which the built-in model has.
+    them, which the built-in model has. In a folder without a list, files of the built-in model are
+    known by its own; others there can be somebody's own weights.
+
+    Args:
+        weights_dir: a folder with the preset's files instead of the usual place.
 
     Raises:
         WeightsMissing: files are missing, so there is no whole preset to check.
     """
-    root = model_files(preset, cache=cache).transformer.parent
+    paths = model_files(preset, weights_dir, cache=cache)
+    root = paths.transformer.parent if weights_dir is None else weights_dir
     sums = {root / name: checksum for name, checksum in read_sums(root).items()}
+    if preset.built_in and not sums:
+        known = read_sums(BUILT_IN / preset.name)
+        sums = {root / n: c for n, c in known.items() if _is(root / n, c)}
     verdicts = []
-    files = stored(preset, cache).files
+    files = stored(preset, cache).files if weights_dir is None else _files_of(paths)
     for path in (*files, *(listed for listed in sums if listed not in files)):
         if on_file is not None:
             on_file(path)
@@ -132,6 +147,10 @@ def verify(
             verdict = Verdict.WHOLE if whole else Verdict.DAMAGED
         verdicts.append((path, verdict))
     return verdicts
+
+
+def _is(path: Path, checksum: Checksum) -> bool:
+    return path.is_file() and checksum.fits(path, path.stat().st_size)
 
 
 def removable(preset: ModelPreset, cache: Path | None = None) -> tuple[Path, ...]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import Tensor, nn
 
 from scalekv.infinity_patch.asked.budgets import ReadBudget, preset_like, read_budget
 from scalekv.infinity_patch.asked.policies import calibration_of, make_policy
 from scalekv.infinity_patch.asked.settled import Settled
+from scalekv.infinity_patch.generation.turns import held
 from scalekv.infinity_patch.model.attention import (
     attend,
     attend_ragged,
@@ -82,30 +83,35 @@ def patched(
             first, as with a cfg other than 1; the policy "coded" has to know, others do not care.
             Guidance has to mix logits, not hidden states.
 
+    The model is this thread's inside the block: what another thread was drawing waits.
+
     Yields:
         The caches: `.nbytes`, `.peak_nbytes`, `.layers[i].kept` (B, H), `.ledger`, `.reset()`.
 
     Raises:
-        UserError: no self-attention found, the model is patched already, or a bad budget or policy.
+        UserError: no self-attention found, the model is patched already, by this thread or by
+            another one, or a bad budget or policy.
     """
-    modules = _unpatched(model)
-    layers, preset = len(modules), _preset_of(model, modules)
-    caches = Caches(
-        layers,
-        make_policy(policy, calibration_of(policy, preset)),
-        _budget_for(read_budget(budget, layers, preset, drafters)),
-        schedule,
-        kv_dtype=kv_dtype,
-        kv_device=kv_device,
-        guided=guided,
-    )
-    with _attached(modules, caches):
-        yield caches
+    with held(model):
+        modules = _unpatched(model)
+        layers, preset = len(modules), _preset_of(model, modules)
+        caches = Caches(
+            layers,
+            make_policy(policy, calibration_of(policy, preset)),
+            _budget_for(read_budget(budget, layers, preset, drafters)),
+            schedule,
+            kv_dtype=kv_dtype,
+            kv_device=kv_device,
+            guided=guided,
+        )
+        with _attached(modules, caches):
+            yield caches
 
 
 @contextmanager
 def patched_as_settled(model: nn.Module, settled: Settled) -> Iterator[Caches]:
-    """The same with everything as a request came to it; nothing is read or allotted again.
+    """The same with everything as a request came to it, for whoever has the model's turn; nothing
+    is read or allotted again.
 
     Raises:
         UserError: no self-attention found, or the model is patched already.
@@ -159,7 +165,7 @@ def _attached(modules: list[nn.Module], caches: Caches) -> Iterator[None]:
         for layer, module in enumerate(modules):
             _empty(module)
             # written to the instance's dictionary: nn.Module would not look for methods elsewhere
-            module.__dict__["forward"] = _forward(module, layer, caches)
+            module.__dict__["forward"] = _Forward(module, layer, caches)
             module.__dict__["kv_caching"] = _kv_caching(layer, caches)
         yield
     finally:
@@ -184,8 +190,15 @@ def _preset_of(model: nn.Module, modules: list[nn.Module]) -> str | None:
     return None if preset is None else preset.name
 
 
-def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
-    def forward(
+class _Forward:
+    """What a self-attention does while it is patched. It belongs to one module: a copy would go on
+    computing with the weights of the original."""
+
+    def __init__(self, module: Any, layer: int, caches: Caches) -> None:
+        self.module, self.layer, self.caches = module, layer, caches
+
+    def __call__(
+        self,
         x: Tensor,
         attn_bias_or_two_vector: Any = None,
         attn_fn: Any = None,
@@ -194,9 +207,10 @@ def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
         scale_ind: int = 0,
     ) -> Tensor:
         assert rope2d_freqs_grid is not None, "a patched model needs its rotary tables"
+        module = self.module
         q, k, v = queries_keys_values(module, x, scale_schedule, rope2d_freqs_grid, scale_ind)
-        out = caches.attend(
-            layer,
+        out = self.caches.attend(
+            self.layer,
             scale_ind,
             Schedule.of(scale_schedule),
             q,
@@ -211,8 +225,13 @@ def _forward(module: Any, layer: int, caches: Caches) -> Callable[..., Tensor]:
         )
         return project(module, out)
 
-    forward.caches = caches  # type: ignore[attr-defined]
-    return forward
+    def __reduce_ex__(self, _protocol: Any) -> NoReturn:
+        raise UserError(
+            "a patched model cannot be copied",
+            where="a `with patched(...)` block",
+            rule="a patch belongs to one model: a copy would compute with the original's weights",
+            fix="copy or save the model before the block or after it",
+        )
 
 
 def _kv_caching(layer: int, caches: Caches) -> Callable[[bool], None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.metadata import version
 from typing import Any
@@ -26,6 +26,7 @@ from scalekv.infinity_patch.generation.batching import (
 )
 from scalekv.infinity_patch.generation.patch import caches_of, patched_as_settled
 from scalekv.infinity_patch.generation.record import record
+from scalekv.infinity_patch.generation.turns import refuse_while_held, turn
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes, to_uint8
@@ -129,7 +130,8 @@ def generate(
         request: what to generate; a string is a prompt with everything else as by default. One
             that `check` or `settle` has settled is taken as it is, unless the pipeline turns out
             to be on another device or in another dtype.
-            Inside a `with patched(pipeline.model, ...)` block the block's caches are used.
+            Inside a `with patched(pipeline.model, ...)` block the block's caches are used, and the
+            pictures are to be taken before it ends.
         on_smaller_batch: told the new size where memory ran out with a batch and the pictures go
             on in smaller ones.
 
@@ -137,21 +139,27 @@ def generate(
         Each picture as soon as it is done.
 
     Raises:
-        UserError: a request that cannot be fulfilled, before the first picture.
+        UserError: a request that cannot be fulfilled, before the first picture; or a picture is
+            taken where the model is patched otherwise than it was at the call.
         NotFinite: a picture came out of numbers that are not finite; those before it are whole.
+
+    Threads may share a pipeline: they take turns, batch by batch.
     """
+    refuse_while_held(pipeline.model)
     settled = settled_on(pipeline, request)
     asked = settled.request
     check_lengths(asked, pipeline.text.counter)
     given = asked.policy is not None or asked.budget is not None or asked.drafters is not None
-    if given and caches_of(pipeline.model) is not None:
+    with turn(pipeline.model):  # what another thread has patched in for a batch is gone then
+        outer = caches_of(pipeline.model)
+    if given and outer is not None:
         raise UserError(
             "the model is patched already, and the request names a policy or budget too",
             where="generate(pipeline, request)",
             rule="inside a `with patched(...)` block pictures use the caches of that block",
             fix="leave policy, budget and drafters out of the request, or leave the block",
         )
-    return _pictures(pipeline, settled, on_progress, on_smaller_batch)
+    return _pictures(pipeline, settled, outer, on_progress, on_smaller_batch)
 
 
 def settled_on(pipeline: Pipeline, request: Request | Settled | str) -> Settled:
@@ -166,7 +174,7 @@ def settled_on(pipeline: Pipeline, request: Request | Settled | str) -> Settled:
         assert request.preset == pipeline.preset, (request.preset.name, pipeline.preset.name)
         check_pictures(request.request)
         return request.on(device, dtype)
-    asked = Request((request,)) if isinstance(request, str) else request
+    asked = Request(request) if isinstance(request, str) else request
     check_pictures(asked)
     return settle(asked, pipeline.preset, device, dtype)
 
@@ -174,21 +182,23 @@ def settled_on(pipeline: Pipeline, request: Request | Settled | str) -> Settled:
 def _pictures(
     pipeline: Pipeline,
     settled: Settled,
+    outer: Caches | None,
     on_progress: Callable[[Progress], None] | None,
     on_smaller_batch: Callable[[int], None] | None,
 ) -> Iterator[Picture]:
     # 1. what all pictures have in common
     request, schedule = settled.request, settled.schedule
-    settings = settings_of(settled, pipeline)
     # 2. text, some pictures ahead; how many go together is seen when the encoder takes its rest
     texts = _Texts(pipeline, request)
     negative = None
-    if request.negative is not None:
-        with pipeline.stages.stage("encode"):
-            negative = pipeline.text.encode([request.negative])[0]
-    texts.of([_wanted(request, 0)])
-    pipeline.text.rest()
-    size = batch_size_of(settled, pipeline)
+    with _computing(pipeline, outer):
+        settings = settings_of(settled, pipeline)
+        if request.negative is not None:
+            with pipeline.stages.stage("encode"):
+                negative = pipeline.text.encode([request.negative])[0]
+        texts.of([_wanted(request, 0)])
+        pipeline.text.rest()
+        size = batch_size_of(settled, pipeline)
     done = 0
     while done < request.pictures:
         batch = [_wanted(request, i) for i in range(done, min(done + size, request.pictures))]
@@ -201,9 +211,10 @@ def _pictures(
 
         # 3. scales, with the caches patched in for this batch alone
         try:
-            features = texts.of(batch)
-            pipeline.text.rest()
-            codes, cache, sound = _codes(pipeline, settled, batch, features, negative, report)
+            with _computing(pipeline, outer):
+                features = texts.of(batch)
+                pipeline.text.rest()
+                codes, cache, sound = _codes(pipeline, settled, batch, features, negative, report)
         except Exception as error:
             if len(batch) == 1 or not out_of_memory(error):
                 raise
@@ -217,7 +228,11 @@ def _pictures(
         share = (time.perf_counter() - start) / len(batch)
         for wanted, code, drawn in zip(batch, codes.split(1), sound, strict=True):
             start = time.perf_counter()
-            with torch.inference_mode(), pipeline.stages.stage("decode"):
+            with (
+                _computing(pipeline, outer),
+                torch.inference_mode(),
+                pipeline.stages.stage("decode"),
+            ):
                 decoded = pipeline.vae.decode(code)
                 pixels = to_uint8(decoded)[0].cpu().numpy()
             # asked only now that the picture is there, so that no device was waited for
@@ -245,6 +260,32 @@ def _pictures(
 def _wanted(request: Request, index: int) -> _Wanted:
     prompt = request.prompts[index // request.num_images]
     return _Wanted(index, prompt, request.seed_of(index))
+
+
+@contextmanager
+def _computing(pipeline: Pipeline, outer: Caches | None) -> Iterator[None]:
+    """This thread's turn with the pipeline, on as many threads as it was loaded for.
+
+    Raises:
+        UserError: the model is patched otherwise than when the pictures were asked for.
+    """
+    with turn(pipeline.model):
+        if caches_of(pipeline.model) is not outer:
+            ended = "outside the `with patched(...)` block that they were asked for in"
+            raise UserError(
+                f"pictures are taken {ended if outer is not None else 'inside a later block'}",
+                where="generate(pipeline, request)",
+                rule="the caches of a picture are those of the block that `generate` is called in",
+                fix="take the pictures inside that block, or call generate anew",
+            )
+        before = torch.get_num_threads()
+        if pipeline.threads is not None:
+            torch.set_num_threads(pipeline.threads)
+        try:
+            yield
+        finally:
+            if pipeline.threads is not None:
+                torch.set_num_threads(before)
 
 
 def _caches(pipeline: Pipeline, settled: Settled) -> AbstractContextManager[Caches]:

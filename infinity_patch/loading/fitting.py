@@ -58,7 +58,7 @@ def unconditional_rows(found: Tensor, rows: int) -> Tensor:
     if len(found) >= rows:
         return found[:rows].contiguous()
     width = found.shape[1]
-    initial = torch.empty(rows, width)
+    initial = torch.empty(rows, width, dtype=torch.float32)
     generator = torch.Generator().manual_seed(UNCONDITIONAL_SEED)
     nn.init.trunc_normal_(initial, std=UNCONDITIONAL_STD, generator=generator)
     initial /= math.sqrt(width)

@@ -43,7 +43,8 @@ class Pipeline:
     """A model ready to generate.
 
     `weights_bytes` maps each part to the bytes of its tensors; `stages` has the peaks of loading,
-    and of everything that is generated with it.
+    and of everything that is generated with it; `threads` is how many a CPU computes with while
+    pictures are made, None as many as torch is set to.
     """
 
     preset: ModelPreset
@@ -55,6 +56,7 @@ class Pipeline:
     weights_dir: Path | None
     weights_bytes: dict[str, int]
     stages: Stages
+    threads: int | None = None
 
     def weights_there(self) -> dict[str, int]:
         """Bytes of each part's tensors that are on the device now."""
@@ -94,8 +96,6 @@ def load(
     """
     preset = model if isinstance(model, ModelPreset) else model_named(model)
     choice = placement or Placement()
-    if choice.threads is not None:
-        torch.set_num_threads(choice.threads)
     place = device_named(device, "--device")
     precision = _precision(dtype, preset, place)
     text_place = (
@@ -159,6 +159,7 @@ def load(
                 "text_encoder": text.nbytes,
             },
             stages=stages,
+            threads=choice.threads,
         )
         stages.inventory = pipeline.weights_there
     return pipeline

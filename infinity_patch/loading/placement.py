@@ -18,8 +18,8 @@ class Placement:
     offload: the transformer's blocks stay in host memory and are sent over one after another.
     text_device: "auto" is the model's. text_dtype: "auto" is fp16 on CUDA, as published, and fp32
     elsewhere. keep_text_encoder: keep it after the prompts are encoded; freed it is read again if
-    more come. None: kept, unless it is known that no more come. threads: that a CPU computes with,
-    in all of the process; None leaves torch's number.
+    more come. None: kept, unless it is known that no more come. threads: that a CPU computes with
+    while pictures are made; None leaves torch's number.
     """
 
     offload: bool = False

@@ -14,6 +14,20 @@ SIBLINGS = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
 QUOTA = Path("/sys/fs/cgroup/cpu.max")
 
 
+SPINS = {"GOMP_SPINCOUNT": "1000", "KMP_BLOCKTIME": "0"}
+"""How long a thread that waits for others keeps its core busy, by the OpenMP library (GNU's, turns
+of a loop, 300,000 unless told; LLVM's, milliseconds, 200 unless told): a few microseconds, which
+is as long as the next piece of work takes to come."""
+
+
+def limit_spinning() -> None:
+    """Has threads that wait for others give up their core soon: where other work has taken the core
+    of one of them, the rest would spin for as long as it is away. To be called before torch is
+    loaded, which reads it; what is set already, of this or of OMP_WAIT_POLICY, stays."""
+    if not any(os.environ.get(name) for name in ("OMP_WAIT_POLICY", *SPINS)):
+        os.environ.update(SPINS)
+
+
 def sensible_threads() -> int | None:
     """One thread per physical core that this process may use.
 

@@ -45,5 +45,10 @@ class BitSampler:
         self.finite = finite if self.finite is None else self.finite & finite
         p = probabilities(logits.float(), self.top_p)
         shape = p.shape[1:]
-        noise = torch.stack([torch.empty(shape).exponential_(generator=g) for g in self.generators])
+        noise = torch.stack(
+            [
+                torch.empty(shape, dtype=torch.float32).exponential_(generator=g)
+                for g in self.generators
+            ]
+        )
         return (p / noise.to(p.device)).argmax(-1).to(torch.uint8)

@@ -6,7 +6,8 @@ Knows prompts and token limits; nothing of the transformer that reads the featur
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -97,22 +98,20 @@ class TextEncoder:
     def _read(self) -> Any:
         """The encoder from its files; the tokenizer with it."""
         from transformers import PreTrainedTokenizerFast, T5EncoderModel
-        from transformers.utils import logging
 
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
         try:
             # from the one file that counts tokens too: a class that another file names would
             # replace parts of it by its own
             counted = read_tokenizer(self.folder / "tokenizer.json")
-            self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=counted)
-            loaded: Any = T5EncoderModel.from_pretrained(
-                self.folder,
-                dtype=self.dtype,
-                local_files_only=True,
-                use_safetensors=True,
-                output_loading_info=True,
-            )
+            with _silence():
+                self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=counted)
+                loaded: Any = T5EncoderModel.from_pretrained(
+                    self.folder,
+                    dtype=self.dtype,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                )
         except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise _damaged(self.folder, str(error).splitlines()[0]) from error
         model, found = loaded
@@ -120,6 +119,22 @@ class TextEncoder:
         if missing := sorted(found["missing_keys"]):
             raise _damaged(self.folder, f"{missing[0]} is missing")
         return model.eval().requires_grad_(False).to(self.device)
+
+
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Inside, transformers says nothing and draws no bars; how loud it is is its user's to say."""
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
 
 
 def _damaged(folder: Path, rule: str) -> UserError:

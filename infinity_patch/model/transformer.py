@@ -206,7 +206,7 @@ class Block(nn.Module):
         attention and feed-forward add; two factors and two shifts, of what they are given.
         """
         table = (self.ada_gss + shared).float().permute(2, 0, 1, 3)
-        one = torch.zeros(6, 1, 1, 1, device=table.device)
+        one = torch.zeros(6, 1, 1, 1, dtype=torch.float32, device=table.device)
         one[2:4] = 1  # stored is by how much a factor differs from 1
         return table + one
 

@@ -19,6 +19,7 @@ from pathlib import Path
 
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.files.disk import existing, free_disk
+from scalekv.infinity_patch.files.hashes import SUMS
 from scalekv.infinity_patch.files.hub import (
     WeightsMissing,
     hub_cache,
@@ -72,7 +73,7 @@ def examine(
     yield from _libraries()
     yield from _torch(preset, weights_dir)
     yield _memory()
-    yield from _folders(out)
+    yield from _folders(preset, out)
     yield from _weights(preset, weights_dir, thorough)
 
 
@@ -185,7 +186,7 @@ def _memory() -> Finding:
     return Finding("memory", Level.FINE, said)
 
 
-def _folders(out: Path) -> Iterator[Finding]:
+def _folders(preset: ModelPreset, out: Path) -> Iterator[Finding]:
     cache = hub_cache()
     for name, folder, fix in (
         ("cache folder", cache, "make it writable, or set HF_HOME to another folder"),
@@ -194,7 +195,9 @@ def _folders(out: Path) -> Iterator[Finding]:
         there, free = existing(folder), free_disk(folder)
         said = f"{folder}, {human_bytes(free)} free" + ("" if there == folder else ", not made yet")
         if not there.is_dir() or not _writable(there):
-            yield Finding(name, Level.PROBLEM, f"{folder} cannot be written to", fix)
+            shared = folder == cache and stored(preset).state is State.DOWNLOADED
+            level = Level.NOTE if shared else Level.PROBLEM  # all that is wanted of it is there
+            yield Finding(name, level, f"{folder} cannot be written to", fix)
         elif free < LEAST_DISK:
             fix = "free some space on that disk, or name a folder on another one"
             yield Finding(name, Level.PROBLEM, said, fix)
@@ -242,8 +245,8 @@ def _weights(preset: ModelPreset, weights_dir: Path | None, thorough: bool) -> I
     said = (
         f"{here.state}, {human_bytes(here.nbytes)}" if weights_dir is None else f"in {weights_dir}"
     )
-    if thorough and weights_dir is None:
-        yield from _hashes(preset, name, said)
+    if thorough:
+        yield from _hashes(preset, weights_dir, name, said)
     else:
         yield Finding(name, Level.FINE, f"{said}; every file opens")
 
@@ -253,15 +256,26 @@ def _still_missing(preset: ModelPreset) -> str:
     return f"{len(missing)} files are missing, the first is {missing[0]}"
 
 
-def _hashes(preset: ModelPreset, name: str, said: str) -> Iterator[Finding]:
-    verdicts = verify(preset)
+def _hashes(
+    preset: ModelPreset, weights_dir: Path | None, name: str, said: str
+) -> Iterator[Finding]:
+    verdicts = verify(preset, weights_dir=weights_dir)
+    fix = f"scalekv models remove {preset.name} --yes; scalekv download {preset.name}"
+    if weights_dir is not None:
+        fix = f"put the right file there, or correct {SUMS}"
+    elif not preset.downloadable:
+        fix = "install scalekv again: this model comes with it" if preset.built_in else ""
     for path, verdict in verdicts:
         if verdict is Verdict.DAMAGED:
-            fix = f"scalekv models remove {preset.name} --yes; scalekv download {preset.name}"
             yield Finding(name, Level.PROBLEM, f"{path} is not what its hash says", fix)
     if all(verdict is not Verdict.DAMAGED for _, verdict in verdicts):
         compared = sum(verdict is Verdict.WHOLE for _, verdict in verdicts)
-        yield Finding(name, Level.FINE, f"{said}; {compared} files compared with their hashes")
+        found = f"{said}; every file opens, {compared} compared with their hashes"
+        if unknown := len(verdicts) - compared:
+            others = f"{found}; of {unknown} no hash is known"
+            yield Finding(name, Level.NOTE, others, f"{SUMS} beside them, as sha256sum writes it")
+        else:
+            yield Finding(name, Level.FINE, found)
 
 
 def _open(path: Path) -> None:

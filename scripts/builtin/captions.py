@@ -23,9 +23,16 @@ Row = dict[str, Any]
 HELD_OUT_FILE = Path(__file__).with_name("heldout.yaml")
 NAMES_FILE = Path(__file__).with_name("names.yaml")
 
-STYLE_PHRASES = {"flat": "flat style", "noto": "shaded style"}
+STYLE_PHRASES = {
+    "flat": "flat style",
+    "noto": "shaded style",
+    "fluent": "smooth style",
+    "noto-v1": "old style",
+}
+FIRST_STYLES = ("flat", "noto")  # that every concept has, that are held out of, and asked for
+SAME_HAND = {"fluent": "flat", "noto-v1": "noto"}  # whose drawings are much like those of which
 # A prompt without a style means the flat one: its captions drop the phrase half of the time.
-STYLE_DROPPED = {"flat": 0.5, "noto": 0.1}
+STYLE_DROPPED = {"flat": 0.5, "noto": 0.1, "fluent": 0.1, "noto-v1": 0.1}
 ALIAS_USED = 0.35
 ARTICLE_USED = 0.45
 WRAPPED = 0.1
@@ -97,6 +104,10 @@ class HeldOut:
 
     concepts: frozenset[str]
     styles: frozenset[tuple[str, str]]  # (concept, style)
+
+    def style_of(self, concept: str, style: str) -> bool:
+        """Whether a concept's drawing in one style is held out, or the one that it is much like."""
+        return (concept, SAME_HAND.get(style, style)) in self.styles
 
     def check(self, concepts: set[str], styles: set[str]) -> None:
         """Refuses an entry that would hold nothing out.

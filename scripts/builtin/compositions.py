@@ -39,7 +39,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
     "grey": (160, 163, 168),
 }
 JITTER = 12  # of each channel, either way
-ONE, PAIR = 112, 64  # pixels of a drawing alone, and of each of two
+ONE, PAIR = 112, 64  # of SIZE pixels, a drawing alone and each of two
 PAIRS = 0.5  # share of pictures with two drawings
 PAIR_COLOURED = 0.25
 ALIAS_USED = 0.2
@@ -61,15 +61,15 @@ GROUNDS = (
 
 @dataclass(frozen=True)
 class Composed:
-    """A picture (SIZE, SIZE, 3) and what to call it."""
+    """A picture (side, side, 3) and what to call it."""
 
     picture: Pixels
     caption: str
 
 
-def background(colour: tuple[int, int, int]) -> Pixels:
+def background(colour: tuple[int, int, int], side: int = SIZE) -> Pixels:
     """A picture of nothing but one colour."""
-    return np.broadcast_to(np.array(colour, np.uint8), (SIZE, SIZE, 3)).copy()
+    return np.broadcast_to(np.array(colour, np.uint8), (side, side, 3)).copy()
 
 
 def paste(page: Pixels, drawing: Pixels, coverage: Pixels, side: int, left: int, top: int) -> None:
@@ -93,9 +93,9 @@ class Composer:
         self.images = np.load(data / "images.npy", mmap_mode="r")
         self.coverage = np.load(data / "coverage.npy", mmap_mode="r")
         self.places = {row["id"]: known[row["id"]] for row in rows}
-        self.styles = {
-            style: [row for row in rows if row["style"] == style] for style in STYLE_PHRASES
-        }
+        by_style = {s: [row for row in rows if row["style"] == s] for s in STYLE_PHRASES}
+        self.styles = {style: its for style, its in by_style.items() if its}
+        self.side = self.images.shape[1]
         self.held_out = load_combinations()
 
     def put(self, page: Pixels, row: Row, side: int, left: int, top: int) -> None:
@@ -105,24 +105,24 @@ class Composer:
 
     def pair(self, left: Row, right: Row, colour: tuple[int, int, int]) -> Pixels:
         """Two drawings side by side."""
-        page = background(colour)
-        top = (SIZE - PAIR) // 2
-        self.put(page, left, PAIR, 0, top)
-        self.put(page, right, PAIR, SIZE - PAIR, top)
+        page, side = background(colour, self.side), self.side * PAIR // SIZE
+        top = (self.side - side) // 2
+        self.put(page, left, side, 0, top)
+        self.put(page, right, side, self.side - side, top)
         return page
 
     def alone(self, row: Row, colour: tuple[int, int, int]) -> Pixels:
         """One drawing on a colour."""
-        page = background(colour)
-        margin = (SIZE - ONE) // 2
-        self.put(page, row, ONE, margin, margin)
+        page, side = background(colour, self.side), self.side * ONE // SIZE
+        margin = (self.side - side) // 2
+        self.put(page, row, side, margin, margin)
         return page
 
     def draw(self, rng: np.random.Generator) -> Composed:
         """One picture and its caption; the same generator state gives the same."""
         while True:
             chance = rng.random(8)
-            style = list(STYLE_PHRASES)[int(chance[0] * len(STYLE_PHRASES))]
+            style = list(self.styles)[int(chance[0] * len(self.styles))]
             rows = self.styles[style]
             first, second = (rows[int(rng.random() * len(rows))] for _ in range(2))
             colour = list(COLOURS)[int(chance[1] * len(COLOURS))]
@@ -163,5 +163,5 @@ def word(row: Row, rng: np.random.Generator) -> str:
 
 
 def stacked(composed: Sequence[Composed]) -> npt.NDArray[np.uint8]:
-    """Their pictures, (N, SIZE, SIZE, 3)."""
+    """Their pictures, (N, side, side, 3)."""
     return np.stack([each.picture for each in composed])

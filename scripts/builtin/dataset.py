@@ -1,10 +1,13 @@
 """Renders the drawings the built-in model learns from: `python -m scripts.builtin.dataset`.
 
+As the shipped model learned from them: in two styles, at 128 pixels. `--all-styles --side 256` is
+what the next one learns from.
+
 Knows which emoji become concepts, what they are called and how they are drawn; nothing of
 captions or training. Writes into DIR
 
-    images.npy    (N, 128, 128, 3) uint8, RGB on white
-    coverage.npy  (N, 128, 128) uint8, how much of each pixel the drawing covers
+    images.npy    (N, side, side, 3) uint8, RGB on white
+    coverage.npy  (N, side, side) uint8, how much of each pixel the drawing covers
     index.jsonl   one row a picture, in the same order
     manifest.json sources, recipe and checksum; a complete folder is left as it is
 """
@@ -16,6 +19,8 @@ import io
 import json
 import re
 import sys
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -26,17 +31,33 @@ from PIL import Image
 
 from scalekv.configs.whole_files import replace_text, replacing
 from scalekv.infinity_patch.files.hashes import sha256_of
-from scripts.builtin.captions import HeldOut, Row, load_heldout, load_names
-from scripts.builtin.fetch import EMOJIBASE, FLUENT_FLAT, NOTO, Package, fetch, read_json
+from scripts.builtin.captions import FIRST_STYLES, HeldOut, Row, load_heldout, load_names
+from scripts.builtin.fetch import (
+    EMOJIBASE,
+    FLUENT,
+    FLUENT_FLAT,
+    NOTO,
+    NOTO_V1,
+    Package,
+    fetch,
+    read_json,
+)
 
 DEFAULT_FOLDER = Path("data/builtin")
 SIZE = 128  # pixels of a side
+PIXELS = "0.06M"  # the pixel class of that size
 SUPERSAMPLED = 512  # rendered at this many, then averaged down
 RECIPE = 2  # raise when the same sources would give other pictures
 
 ARRAYS = ("images.npy", "coverage.npy")
 
-STYLES: dict[str, Package] = {"flat": FLUENT_FLAT, "noto": NOTO}
+STYLES: dict[str, tuple[Package, Package]] = {
+    "flat": (FLUENT_FLAT, FLUENT_FLAT),
+    "noto": (NOTO, NOTO),
+    "fluent": (FLUENT, FLUENT_FLAT),
+    "noto-v1": (NOTO_V1, NOTO),
+}
+"""By style the package of its drawings, and the one that says which character a name stands for."""
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -146,8 +167,8 @@ class Drawings:
         )
 
 
-def render(svg: str) -> tuple[Pixels, Pixels]:
-    """A drawing on white, (SIZE, SIZE, 3), and its coverage, (SIZE, SIZE).
+def render(svg: str, side: int = SIZE) -> tuple[Pixels, Pixels]:
+    """A drawing on white, (side, side, 3), and its coverage, (side, side).
 
     Drawn large, then averaged down.
     """
@@ -166,87 +187,113 @@ def render(svg: str) -> tuple[Pixels, Pixels]:
         assert picture.size == (SUPERSAMPLED, SUPERSAMPLED), picture.size
         return picture
 
-    small = (SIZE, SIZE), Image.Resampling.BOX
+    small = (side, side), Image.Resampling.BOX
     on_white = np.asarray(drawn("RGB", "#ffffff").resize(*small))
     return on_white, np.asarray(drawn("RGBA", None).getchannel("A").resize(*small))
 
 
-def index_rows(concepts: list[Concept], held_out: HeldOut) -> list[Row]:
-    """One row a picture: every concept in every style, concept by concept."""
+def rendered(
+    svgs: Sequence[str], side: int, jobs: int = 1
+) -> Iterator[tuple[int, tuple[Pixels, Pixels]]]:
+    """Number, picture and coverage of each drawing in order, drawn by so many processes."""
+    if jobs == 1:
+        yield from enumerate(render(svg, side) for svg in svgs)
+        return
+    with ProcessPoolExecutor(jobs) as workers:
+        yield from enumerate(workers.map(render, svgs, [side] * len(svgs), chunksize=8))
+
+
+def index_rows(
+    concepts: list[Concept], held_out: HeldOut, drawn: dict[str, set[str]] | None = None
+) -> list[Row]:
+    """One row a picture: every concept in every style, concept by concept.
+
+    `drawn` are the hexcodes that each style has; without it every first style has all.
+    """
     return [
         {
             "id": f"{concept.hexcode}.{style}",
             **asdict(concept),
             "style": style,
             "heldout_concept": concept.concept in held_out.concepts,
-            "heldout_style": (concept.concept, style) in held_out.styles,
+            "heldout_style": held_out.style_of(concept.concept, style),
         }
         for concept in concepts
-        for style in STYLES
+        for style in (FIRST_STYLES if drawn is None else drawn)
+        if drawn is None or concept.hexcode in drawn[style]
     ]
 
 
-def manifest_of(rows: list[Row], folder: Path) -> dict[str, Any]:
+def manifest_of(rows: list[Row], folder: Path, side: int = SIZE) -> dict[str, Any]:
     """What a folder was made from, and the checksums of its pictures."""
+    styles = dict.fromkeys(row["style"] for row in rows)
     return {
         "recipe": RECIPE,
-        "packages": [f"{package.name}@{package.version}" for package in sources()],
+        "side": side,
+        "packages": [f"{package.name}@{package.version}" for package in sources(styles)],
         "pictures": [row["id"] for row in rows],
         "sha256": {name: sha256_of(folder / name) for name in ARRAYS},
     }
 
 
-def sources() -> list[Package]:
-    """Every package the data set is made from."""
-    return [*STYLES.values(), EMOJIBASE]
+def sources(styles: Iterable[str] = FIRST_STYLES) -> list[Package]:
+    """Every package that a data set of these styles is made from."""
+    needed = [package for style in styles for package in STYLES[style]]
+    return list(dict.fromkeys([*needed, EMOJIBASE]))
 
 
-def is_complete(folder: Path, rows: list[Row]) -> bool:
+def is_complete(folder: Path, rows: list[Row], side: int = SIZE) -> bool:
     """Whether the folder's pictures are exactly those of these rows."""
     manifest = folder / "manifest.json"
     if not all((folder / name).is_file() for name in (manifest.name, *ARRAYS)):
         return False
-    return bool(json.loads(manifest.read_text()) == manifest_of(rows, folder))
+    return bool(json.loads(manifest.read_text()) == manifest_of(rows, folder, side))
 
 
-def build(folder: Path) -> list[Row]:
-    """Fetches, renders and writes the data set; what is there already is not made again."""
-    tarballs = {package: fetch(package, folder / "cache") for package in sources()}
+def assemble(cache: Path, styles: Sequence[str] = FIRST_STYLES) -> tuple[list[Row], list[str]]:
+    """The rows of a data set and their drawings as SVG, from the packages fetched into `cache`."""
+    tarballs = {package: fetch(package, cache) for package in sources(styles)}
     drawings = {
         style: Drawings(
-            read_json(tarballs[package], "icons.json"), read_json(tarballs[package], "chars.json")
+            read_json(tarballs[package], "icons.json"), read_json(tarballs[names], "chars.json")
         )
-        for style, package in STYLES.items()
+        for style, (package, names) in STYLES.items()
+        if style in styles
     }
     concepts = choose_concepts(
         read_json(tarballs[EMOJIBASE], "en/data.json"),
         read_json(tarballs[EMOJIBASE], "meta/groups.json"),
-        set.intersection(*(drawing.hexcodes for drawing in drawings.values())),
+        set.intersection(*(drawings[style].hexcodes for style in FIRST_STYLES)),
     )
     known = {concept.concept for concept in concepts}
     load_names().check(known)
     held_out = load_heldout()
-    held_out.check(known, set(STYLES))
-    rows = index_rows(concepts, held_out)
+    held_out.check(known, set(FIRST_STYLES))
+    rows = index_rows(concepts, held_out, {style: d.hexcodes for style, d in drawings.items()})
+    return rows, [drawings[row["style"]].svg(row["hexcode"]) for row in rows]
+
+
+def write(folder: Path, rows: list[Row], svgs: Sequence[str], side: int, jobs: int = 1) -> None:
+    """Renders and writes a data set; what is there already is not made again."""
+    folder.mkdir(parents=True, exist_ok=True)
     replace_text(
         folder / "index.jsonl",
         "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows),
     )
-    if is_complete(folder, rows):
+    if is_complete(folder, rows, side):
         print(f"{folder}: complete, {len(rows)} pictures", file=sys.stderr)
-        return rows
-    images = np.empty((len(rows), SIZE, SIZE, 3), np.uint8)
-    coverage = np.empty((len(rows), SIZE, SIZE), np.uint8)
-    for number, row in enumerate(rows):
-        svg = drawings[row["style"]].svg(row["hexcode"])
-        images[number], coverage[number] = render(svg)
+        return
+    images = np.empty((len(rows), side, side, 3), np.uint8)
+    coverage = np.empty((len(rows), side, side), np.uint8)
+    for number, pair in rendered(svgs, side, jobs):
+        images[number], coverage[number] = pair
         if (number + 1) % 200 == 0 or number + 1 == len(rows):
             print(f"rendered {number + 1} of {len(rows)}", file=sys.stderr)
     for name, array in zip(ARRAYS, (images, coverage), strict=True):
         with replacing(folder / name) as hidden, hidden.open("wb") as stream:
             np.save(stream, array)
-    replace_text(folder / "manifest.json", json.dumps(manifest_of(rows, folder), indent=1) + "\n")
-    return rows
+    manifest = manifest_of(rows, folder, side)
+    replace_text(folder / "manifest.json", json.dumps(manifest, indent=1) + "\n")
 
 
 def load_rows(folder: Path = DEFAULT_FOLDER) -> list[Row]:
@@ -259,8 +306,14 @@ def main() -> None:
     """Builds the data set from the command line."""
     parser = argparse.ArgumentParser(description="Render the drawings of the built-in model.")
     parser.add_argument("--out", type=Path, default=DEFAULT_FOLDER, metavar="DIR")
-    rows = build(parser.parse_args().out)
-    print(f"{len(rows)} pictures of {len(rows) // len(STYLES)} concepts", file=sys.stderr)
+    parser.add_argument("--side", type=int, default=SIZE, help="pixels (default: %(default)s)")
+    parser.add_argument("--all-styles", action="store_true", help="four instead of two")
+    parser.add_argument("--jobs", type=int, default=1, help="processes (default: %(default)s)")
+    args = parser.parse_args()
+    rows, svgs = assemble(args.out / "cache", tuple(STYLES) if args.all_styles else FIRST_STYLES)
+    write(args.out, rows, svgs, args.side, args.jobs)
+    concepts = len({row["concept"] for row in rows})
+    print(f"{len(rows)} pictures of {concepts} concepts", file=sys.stderr)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,18 @@ FLUENT_FLAT = Package(
     "sha512-RY47RgPb47fYUiyrA64sIOL0+UU02s29sXpNBbIQRBUlPlfNFTKUmZDERGuxDs/7yNGWqQYvuaSYM1M4fRXlUw==",
     "MIT",
 )
+FLUENT = Package(
+    "@iconify-json/fluent-emoji",
+    "1.2.7",
+    "sha512-D8G6bKAyIsyxP1rzZtIWr/gg/fO4Rg1+DyCWlfqKK4h8W+4Em/Y0P6QYgJUQTlUcagzJvSyg+9OBv4hz4Hc/QA==",
+    "MIT",
+)
+NOTO_V1 = Package(
+    "@iconify-json/noto-v1",
+    "1.2.5",
+    "sha512-/DsVMius69Q0fRS53z7QK1TROSuar606jiIx+laXtdsYGMXpf6LtHBx6CGfoo3UHHb/XpBsw+1L1x3eyPqMuVA==",
+    "Apache-2.0",
+)
 EMOJIBASE = Package(
     "emojibase-data",
     "17.0.0",

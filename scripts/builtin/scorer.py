@@ -15,12 +15,14 @@ import numpy as np
 import numpy.typing as npt
 import torch
 import torch.nn.functional as F
+from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
 from scalekv.kv.errors import UserError
 from scripts.builtin.backbone import as_input, backbone
+from scripts.builtin.dataset import SIZE
 
 WEIGHTS = Path(__file__).with_name("scorer.safetensors")
 FEATURES, WIDTH = 1280, 192
@@ -100,6 +102,13 @@ def load_scorer(path: Path = WEIGHTS) -> Scorer:
     with safe_open(path, "pt") as file:
         tensors = {name: file.get_tensor(name).float() for name in ("middle", "axes", "places")}
         return Scorer(**tensors, concepts=json.loads(file.metadata()["concepts"]))
+
+
+def as_judged(picture: npt.NDArray[np.uint8]) -> npt.NDArray[np.uint8]:
+    """A picture (side, side, 3) at the size of the drawings that the judge is made from."""
+    if picture.shape[0] == SIZE:
+        return picture
+    return np.asarray(Image.fromarray(picture).resize((SIZE, SIZE), Image.Resampling.BOX))
 
 
 @torch.inference_mode()

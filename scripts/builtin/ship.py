@@ -1,6 +1,7 @@
 """Put the trained parts where the package carries them.
 
-python -m scripts.builtin.ship --data data/builtin
+python -m scripts.builtin.ship --data data/builtin   # of the trainings one by one
+python -m scripts.builtin.ship --run OUT             # of train_gpu, its preset too
 """
 
 from __future__ import annotations
@@ -10,9 +11,13 @@ import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
+from safetensors import safe_open
+from safetensors.torch import save_file
+
 from scalekv.configs.whole_files import replacing
 from scalekv.infinity_patch.files.hashes import write_sums
 from scalekv.infinity_patch.files.hub import BUILT_IN
+from scripts.builtin.gpu import files
 
 PARTS = {
     "transformer.safetensors": "transformer/transformer.safetensors",
@@ -23,6 +28,8 @@ PARTS = {
     "text_encoder/tokenizer_config.json": "transformer/text_encoder/tokenizer_config.json",
 }
 MOST_BYTES = 40_000_000
+MOST_BYTES_OF_RUN = 28_000_000
+PRESETS = Path(__file__).parents[2] / "configs" / "models"
 
 
 def ship(data: Path, target: Path, names: Sequence[str]) -> int:
@@ -42,13 +49,45 @@ def ship(data: Path, target: Path, names: Sequence[str]) -> int:
     return total
 
 
+def ship_run(run: Path, target: Path, preset: Path) -> int:
+    """Put what `train_gpu` left into the package, and its preset at `preset`; the bytes of all.
+
+    The text encoder's settings and its words stay as they are: no run changes them.
+    """
+    with safe_open(run / files.TRANSFORMER[0], "pt") as file:
+        notes = file.metadata()
+    whole = run / "transformer.tmp"
+    save_file(files.load_transformer(run), whole, metadata=notes)
+    new = {
+        "transformer.safetensors": whole,
+        "vae.safetensors": run / files.VAE,
+        "text_encoder/model.safetensors": run / files.TEXT,
+    }
+    total = sum(new.get(name, target / name).stat().st_size for name in PARTS)
+    assert total <= MOST_BYTES_OF_RUN, f"{total} bytes, at most {MOST_BYTES_OF_RUN} may be shipped"
+    for name, source in [*new.items(), ("", run / files.PRESET)]:
+        place = target / name if name else preset
+        with replacing(place) as hidden:
+            shutil.copyfile(source, hidden)
+            hidden.chmod(0o644)
+    whole.unlink()
+    write_sums(target, sorted(PARTS))
+    return total
+
+
 def main() -> None:
     """Copy, and say how much."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--data", type=Path, default=Path("data/builtin"))
     parser.add_argument("--only", nargs="+", choices=PARTS, default=list(PARTS), metavar="PART")
+    parser.add_argument("--run", type=Path, metavar="OUT", help="what train_gpu wrote")
     args = parser.parse_args()
-    print(f"{ship(args.data, BUILT_IN / 'emoji', args.only) / 1e6:.1f} MB in {BUILT_IN / 'emoji'}")
+    target = BUILT_IN / "emoji"
+    if args.run is not None:
+        total = ship_run(args.run, target, PRESETS / files.PRESET)
+    else:
+        total = ship(args.data, target, args.only)
+    print(f"{total / 1e6:.1f} MB in {target}")
 
 
 if __name__ == "__main__":

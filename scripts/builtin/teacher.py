@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from scalekv.infinity_patch.compute.products import apply
@@ -60,6 +61,39 @@ def use_block_causal_attention(ends: Sequence[int], levels: Tensor) -> None:
     SelfAttention.forward = forward  # type: ignore[method-assign]
 
 
+def use_attention_by_scale(ends: Sequence[int]) -> None:
+    """The same with a fused kernel a scale, which is given what the scale sees and needs no mask.
+
+    Nothing of the size of all scores is ever held, so that long sequences train on a GPU.
+    """
+
+    def forward(
+        self: SelfAttention,
+        x: Tensor,
+        attn_bias_or_two_vector: Tensor | None = None,
+        attn_fn: object = None,
+        scale_schedule: Scales3 = (),
+        rope2d_freqs_grid: Mapping[str, Tensor] | None = None,
+        scale_ind: int = 0,
+    ) -> Tensor:
+        assert rope2d_freqs_grid is not None
+        q, k, v = queries_keys_values(self, x, scale_schedule, rope2d_freqs_grid, scale_ind)
+        parts, begin = [], 0
+        for end in ends:
+            if end > x.shape[1]:
+                break
+            seen = slice(0, end)
+            parts.append(
+                F.scaled_dot_product_attention(
+                    q[:, :, begin:end], k[:, :, seen], v[:, :, seen], scale=1.0
+                )
+            )
+            begin = end
+        return project(self, torch.cat(parts, dim=2))
+
+    SelfAttention.forward = forward  # type: ignore[method-assign]
+
+
 def use_written_out_cross_attention() -> None:
     """From now on, in this process, attention on the text goes through `weigh`."""
 
@@ -80,10 +114,13 @@ class Teacher:
     """The model seen as training sees it.
 
     `weights` (L,) say how much a token counts in the loss: a scale of n tokens weighs as the square
-    root of n does, since the few coarse tokens decide what is drawn.
+    root of n does, since the few coarse tokens decide what is drawn. `fused`: attention by fused
+    kernels, as long sequences and GPUs need it, instead of written out.
     """
 
-    def __init__(self, model: Infinity, schedule: Schedule, device: torch.device):
+    def __init__(
+        self, model: Infinity, schedule: Schedule, device: torch.device, fused: bool = False
+    ):
         self.model = model
         self.schedule = schedule
         self.ends = [schedule.before(k) + n for k, n in enumerate(schedule.tokens)]
@@ -93,8 +130,11 @@ class Teacher:
         levels = [k for k, n in enumerate(schedule.tokens) for _ in range(n)]
         self.levels = torch.tensor(levels, device=device)
         self.weights = torch.tensor([schedule.tokens[k] ** -0.5 for k in levels], device=device)
-        use_block_causal_attention(self.ends, self.levels)
-        use_written_out_cross_attention()
+        if fused:
+            use_attention_by_scale(self.ends)
+        else:
+            use_block_causal_attention(self.ends, self.levels)
+            use_written_out_cross_attention()
 
     def compile(self) -> None:
         """Compile the blocks; worth it from a few hundred steps on."""

@@ -4,8 +4,10 @@
 
 The encoder stays as it is, so no bit of any picture changes. Beside the tokenizer's own losses
 the decoder is pulled towards the feature maps of an ImageNet network (extra `eval`), and half of
-the pictures reach it with some of their finer bits flipped, as a transformer gets them wrong.
+the pictures reach it with some of their finer bits flipped, as a transformer gets them wrong; and
+peaks in its maps, which show as neon fringes, are kept small (peaks.py).
 Resumable as the other trainings are; writes `vae.safetensors` next to the tokenizer's checkpoint.
+With `--from-shipped` the decoder in the package goes on instead of the one just trained.
 """
 
 from __future__ import annotations
@@ -23,18 +25,28 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scalekv.configs.models import model_named
+from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.backbone import backbone, feature_distance
 from scripts.builtin.captions import training_rows
 from scripts.builtin.compositions import Composer, stacked
-from scripts.builtin.dataset import load_rows
+from scripts.builtin.dataset import PIXELS, load_rows
+from scripts.builtin.peaks import PEAKS, watched
 from scripts.builtin.train_tokenizer import EDGES, edge_loss
-from scripts.builtin.training import Averaged, held_rate, load_checkpoint, save_checkpoint, shipped
+from scripts.builtin.training import (
+    Averaged,
+    held_rate,
+    in_float,
+    load_checkpoint,
+    save_checkpoint,
+    shipped,
+)
 
 PERCEPTUAL = 0.1
 MIXED = 0.75  # what is written lies so far from the tokenizer's decoder to the new one: PSNR stays
+MIXED_SHIPPED = 1.0  # from a decoder with peaks no way back is wanted
 COMPOSED = 1  # of the pictures of a batch
 FLIPPED = 0.5  # share of the pictures with flipped bits
 FLIPS = 0.15  # of those, the largest share of bits flipped in a scale
@@ -50,6 +62,10 @@ def main() -> None:
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--lr", type=float, default=4e-4)
     parser.add_argument("--decay", type=float, default=0.99, help="of the averaged weights")
+    parser.add_argument("--perceptual", type=float, default=PERCEPTUAL, help="weight of features")
+    parser.add_argument(
+        "--from-shipped", action="store_true", help="begin with the weights in the package"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
 
@@ -57,16 +73,20 @@ def main() -> None:
     torch.set_flush_denormal(True)
     preset = model_named("emoji")
     device = torch.device(args.device)
-    sizes = vae_sizes(schedule_for("1:1", preset.pixels).scales, preset.tokenizer.patchify)
+    sizes = vae_sizes(schedule_for("1:1", PIXELS).scales, preset.tokenizer.patchify)
     rows = load_rows(args.data)
     places = {row["id"]: i for i, row in enumerate(rows)}
     kept = np.array([places[row["id"]] for row in training_rows(rows)])
     images = np.load(args.data / "images.npy", mmap_mode="r")
     composer = Composer(args.data, training_rows(rows))
     model = Autoencoder(preset.tokenizer)
-    base = load_checkpoint(args.data / "tokenizer" / "tokenizer.pt")
-    assert base is not None, "train the tokenizer before its decoder alone"
-    model.load_state_dict(base["average"])
+    if args.from_shipped:
+        base, mixed_by = in_float(BUILT_IN / "emoji" / "vae.safetensors"), MIXED_SHIPPED
+    else:
+        trained = load_checkpoint(args.data / "tokenizer" / "tokenizer.pt")
+        assert trained is not None, "train the tokenizer before its decoder alone"
+        base, mixed_by = trained["average"], MIXED
+    model.load_state_dict(base)
     model.requires_grad_(False).to(device).decoder.requires_grad_(True)
     features = backbone().to(device)
     parameters = dict(model.decoder.named_parameters())
@@ -91,10 +111,10 @@ def main() -> None:
                 "step": step,
             },
         )
-        mixed = dict(base["average"])
+        mixed = dict(base)
         for name, value in average.values.items():
             before = mixed[f"decoder.{name}"]
-            mixed[f"decoder.{name}"] = before.lerp(value.cpu(), MIXED)
+            mixed[f"decoder.{name}"] = before.lerp(value.cpu(), mixed_by)
         save_file(shipped(mixed), args.data / "tokenizer" / "vae.safetensors")
 
     stopped = False
@@ -106,7 +126,7 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     start = time.time()
-    seen: list[tuple[float, float]] = []
+    seen: list[tuple[float, float, float]] = []
     for step in range(first, args.steps):
         rng = np.random.default_rng((2, step))
         noise = torch.Generator().manual_seed(step)
@@ -132,24 +152,28 @@ def main() -> None:
             latent = model.encode(x).float()
         total = quantise_latents(latent, sizes, flip).total
         with torch.autocast(device.type, torch.bfloat16):
-            y = model.decoder(total).float()
+            with watched(model.decoder) as peaks:
+                y = model.decoder(total).float()
+            beyond = peaks.take()
             with torch.no_grad():
                 goal = features.stages(x)
             maps = features.stages(y.clamp(-1.1, 1.1))
         far = feature_distance([m.float() for m in maps], [m.float() for m in goal]).mean()
-        loss = F.l1_loss(y, x) + F.mse_loss(y, x) + EDGES * edge_loss(y, x) + PERCEPTUAL * far
+        loss = F.l1_loss(y, x) + F.mse_loss(y, x) + EDGES * edge_loss(y, x)
+        loss = loss + args.perceptual * far + PEAKS * beyond
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)
         optimizer.step()
         average.update(parameters, step)
         error = (y.detach().clamp(-1, 1) - x).div(2).pow(2).mean((1, 2, 3)).log10().mean()
-        seen.append((-10 * float(error), float(far.detach())))
+        seen.append((-10 * float(error), float(far.detach()), float(beyond.detach())))
         if (step + 1) % 25 == 0:
-            psnr, distance = np.mean(seen, axis=0)
+            psnr, distance, peak = np.mean(seen, axis=0)
             rate = (step + 1 - first) / (time.time() - start)
             print(
-                f"step {step + 1} psnr {psnr:.2f} dB features {distance:.4f} {1 / rate:.2f} s/step",
+                f"step {step + 1} psnr {psnr:.2f} dB features {distance:.4f} peaks {peak:.1f} "
+                f"{1 / rate:.2f} s/step",
                 file=sys.stderr,
                 flush=True,
             )

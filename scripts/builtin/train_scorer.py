@@ -29,7 +29,7 @@ from scalekv.infinity_patch.model.quantiser import codes, quantise_latents, resi
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.backbone import as_input
 from scripts.builtin.captions import Row
-from scripts.builtin.dataset import SIZE, Pixels, load_rows
+from scripts.builtin.dataset import PIXELS, SIZE, Pixels, load_rows
 from scripts.builtin.scorer import WEIGHTS, Scorer, load_scorer, pooled_features
 from scripts.builtin.training import in_float, load_checkpoint, save_checkpoint
 
@@ -57,7 +57,7 @@ class Tokenizer:
 
     def __init__(self) -> None:
         preset = model_named("emoji")
-        self.sizes = vae_sizes(schedule_for("1:1", preset.pixels).scales, False)
+        self.sizes = vae_sizes(schedule_for("1:1", PIXELS).scales, False)
         self.vae = Autoencoder(preset.tokenizer)
         self.vae.load_state_dict(in_float(BUILT_IN / "emoji" / "vae.safetensors"))
         self.noise = torch.Generator().manual_seed(SEED)

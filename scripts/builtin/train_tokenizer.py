@@ -24,7 +24,7 @@ from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.captions import is_held_out
-from scripts.builtin.dataset import load_rows
+from scripts.builtin.dataset import PIXELS, load_rows
 from scripts.builtin.training import (
     Averaged,
     learning_rate,
@@ -62,7 +62,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     preset = model_named("emoji")
     device = torch.device(args.device)
-    sizes = vae_sizes(schedule_for("1:1", preset.pixels).scales, preset.tokenizer.patchify)
+    sizes = vae_sizes(schedule_for("1:1", PIXELS).scales, preset.tokenizer.patchify)
     rows = load_rows(args.data)
     kept = np.array([i for i, row in enumerate(rows) if not is_held_out(row)])
     images = np.load(args.data / "images.npy", mmap_mode="r")

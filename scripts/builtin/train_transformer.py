@@ -22,7 +22,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
@@ -35,13 +34,15 @@ from scalekv.infinity_patch.model.transformer import Infinity, TextRows
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.captions import caption, is_held_out
 from scripts.builtin.compositions import Composer, stacked
-from scripts.builtin.dataset import Pixels, load_rows
+from scripts.builtin.dataset import PIXELS, Pixels, load_rows
 from scripts.builtin.teacher import Teacher
 from scripts.builtin.training import (
     Averaged,
+    bit_losses,
     held_rate,
     in_float,
     load_checkpoint,
+    optimizers_for,
     save_checkpoint,
     shipped,
 )
@@ -96,7 +97,7 @@ class Bits:
     def __init__(self, data: Path, device: torch.device):
         preset = model_named("emoji")
         self.patchify = preset.tokenizer.patchify
-        self.schedule = schedule_for("1:1", preset.pixels)
+        self.schedule = schedule_for("1:1", PIXELS)
         self.sizes = vae_sizes(self.schedule.scales, self.patchify)
         vae = Autoencoder(preset.tokenizer)
         vae.load_state_dict(in_float(data / "tokenizer" / "vae.safetensors"))
@@ -167,15 +168,7 @@ def main() -> None:
         initialise(model)
     both = nn.ModuleDict({"transformer": model, "text": encoder}).to(device)
     parameters = dict(both.named_parameters())
-    matrices = [
-        p for n, p in parameters.items() if p.ndim == 2 and (".module." in n or ".block." in n)
-    ]
-    ids = {id(p) for p in matrices}
-    others = [p for p in parameters.values() if id(p) not in ids]
-    optimizers: list[torch.optim.Optimizer] = [
-        torch.optim.Muon(matrices, lr=args.lr, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
-        torch.optim.AdamW(others, lr=args.lr, betas=(0.9, 0.97), weight_decay=0.0),
-    ]
+    optimizers = optimizers_for(parameters, args.lr)
     average = Averaged(parameters, args.decay)
     checkpoint = args.out / "transformer.pt"
     state = load_checkpoint(checkpoint)
@@ -250,9 +243,7 @@ def main() -> None:
             rows = model.text_norm(torch.where(dropped[:, None, None], unconditional, seen))
             text = TextRows(rows, tokens["attention_mask"][:, None, None].bool())
             logits = teacher.logits(text, inputs)
-        difference = logits.float()[..., 1] - logits.float()[..., 0]
-        each = F.binary_cross_entropy_with_logits(difference, targets.float(), reduction="none")
-        per_token = each.mean((0, 2))
+        per_token = bit_losses(logits, targets)
         weights = teacher.weights[: len(per_token)]
         loss = (per_token * weights).sum() / weights.sum()
         for optimizer in optimizers:

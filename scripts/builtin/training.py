@@ -1,4 +1,4 @@
-"""What both trainings share: averaged weights, learning rates, resumable checkpoints."""
+"""What the trainings share: optimizers, averaged weights, learning rates, resumable checkpoints."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
@@ -31,6 +32,29 @@ class Averaged:
             [parameters[n].detach().float() for n in names],
             1 - decay,
         )
+
+
+def optimizers_for(
+    parameters: Mapping[str, nn.Parameter], rate: float
+) -> list[torch.optim.Optimizer]:
+    """Muon for the matrices of the blocks of transformer and text encoder, AdamW for the rest."""
+    matrices = [
+        p for n, p in parameters.items() if p.ndim == 2 and (".module." in n or ".block." in n)
+    ]
+    ids = {id(p) for p in matrices}
+    others = [p for p in parameters.values() if id(p) not in ids]
+    return [
+        torch.optim.Muon(matrices, lr=rate, weight_decay=0.02, adjust_lr_fn="match_rms_adamw"),
+        torch.optim.AdamW(others, lr=rate, betas=(0.9, 0.97), weight_decay=0.0),
+    ]
+
+
+def bit_losses(logits: Tensor, targets: Tensor) -> Tensor:
+    """Cross entropy (L,) a token of logits (B, L, d, 2) against bits (B, L, d)."""
+    logits = logits.float()
+    difference = logits[..., 1] - logits[..., 0]
+    each = F.binary_cross_entropy_with_logits(difference, targets.float(), reduction="none")
+    return each.mean((0, 2))
 
 
 def learning_rate(step: int, steps: int, peak: float, warmup: int, floor: float = 0.02) -> float:

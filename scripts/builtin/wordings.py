@@ -51,6 +51,8 @@ TAILED = 0.55
 STYLES = {
     "flat": ("flat style", "in flat style", "flat", "made flat", "with flat shapes"),
     "noto": ("shaded style", "in shaded style", "shaded", "with shades", "made with shades"),
+    "fluent": ("smooth style", "in smooth style", "smooth", "made smooth", "with smooth shades"),
+    "noto-v1": ("old style", "in old style", "old", "made old", "in the old style"),
 }
 FILLERS = tuple(Path(__file__).with_name("fillers.txt").read_text(encoding="utf-8").split())
 HELD_OUT = frozenset(free_prompts())

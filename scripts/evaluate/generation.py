@@ -31,7 +31,7 @@ from scalekv.kv.errors import UserError
 from scalekv.kv.policies.registry import policy_names
 from scripts.builtin.captions import Row, heldout_rows, prompt
 from scripts.builtin.dataset import DEFAULT_FOLDER, Pixels, load_rows
-from scripts.builtin.scorer import Scorer, load_scorer, pooled_features
+from scripts.builtin.scorer import Scorer, as_judged, load_scorer, pooled_features
 from scripts.evaluate.measures import interval, kernel_distance, mean
 from scripts.evaluate.pictures import FULL, CacheVariant, draw, request_for, variants, weights_of
 from scripts.evaluate.rows import Rows, exit_code
@@ -75,7 +75,7 @@ def choices_for(row: Row, rows: Sequence[Row], number: int) -> list[str]:
 @torch.inference_mode()
 def rank(scorer: Scorer, picture: Pixels, concepts: list[str]) -> int:
     """How many concepts the judge likes better than the first one."""
-    seen = scorer.pictures(pooled_features([picture]))
+    seen = scorer.pictures(pooled_features([as_judged(picture)]))
     scores = (seen @ scorer.captions(concepts).T)[0]
     return int((scores[1:] >= scores[0]).sum())
 
@@ -135,7 +135,7 @@ def load_pictures(
             where=str(missing),
             fix="delete --out, or name another",
         )
-    return [np.asarray(Image.open(path)) for path in paths]
+    return [as_judged(np.asarray(Image.open(path))) for path in paths]
 
 
 def hits(
@@ -250,7 +250,8 @@ def run(args: argparse.Namespace) -> None:
     )
     images = np.load(args.data / "images.npy", mmap_mode="r")
     places = {row["id"]: i for i, row in enumerate(rows)}
-    real = pooled_features([np.asarray(images[places[row["id"]]]) for row in heldout_rows(rows)])
+    drawings = [as_judged(np.asarray(images[places[row["id"]]])) for row in heldout_rows(rows)]
+    real = pooled_features(drawings)
     distances = distances_to(found, variant_list, real, args.out)
     (args.out / "table.md").write_text(table(found, variant_list, distances), encoding="utf-8")
     print(args.out / "table.md")

@@ -13,6 +13,7 @@ import numpy as np
 
 from scalekv.kv.errors import UserError
 from scripts.builtin.captions import (
+    FIRST_STYLES,
     STYLE_PHRASES,
     article_before,
     compositions_held_out,
@@ -47,7 +48,7 @@ def background_prompts() -> list[str]:
 def drawing_prompts() -> list[str]:
     """The plain captions of the drawings that no training saw, in one shuffled order."""
     held_out = load_heldout()
-    pairs = [(concept, style) for concept in held_out.concepts for style in STYLE_PHRASES]
+    pairs = [(concept, style) for concept in held_out.concepts for style in FIRST_STYLES]
     texts = [_styled(c, s) for c, s in [*pairs, *held_out.styles]]
     return [str(text) for text in np.random.default_rng(0).permutation(sorted(texts))]
 

@@ -15,8 +15,9 @@ from scalekv.configs.sparsity import measured_sparsity
 from scalekv.infinity_patch.files.hashes import prompts_sha256, weights_sha256
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.kv.budgets.heat_order import read_order
-from scripts.builtin.calibrate import BEGIN, CHOOSING, COMPARING, END, difference, said, table
+from scripts.builtin.calibrate import CHOOSING, COMPARING, MEASURED, difference, said, table
 from scripts.builtin.captions import load_heldout
+from scripts.builtin.pages import END, begin
 
 ROOT = Path(__file__).parents[2]
 AGAIN = "run python -m scripts.builtin.calibrate"
@@ -39,7 +40,7 @@ def test_the_calibration_is_of_the_shipped_prompts() -> None:
 
 def test_the_page_is_of_the_shipped_weights(weights: str) -> None:
     page = (ROOT / "docs/calibration.md").read_text(encoding="utf-8")
-    measured = page.partition(BEGIN)[2].partition(END)[0]
+    measured = page.partition(begin(MEASURED))[2].partition(END)[0]
     assert weights in measured, AGAIN
     tables = [block for block in measured.split("\n\n") if block.startswith("|")]
     assert len(tables) == 4

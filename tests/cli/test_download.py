@@ -174,3 +174,25 @@ def test_an_interruption_is_taken_up_by_the_next_run(
     assert again.returncode == 0, again.stderr
     assert hub.ranges == [f"{TRANSFORMER} from {kept}"]
     assert Path(again.stdout.splitlines()[0]).read_bytes() == content
+
+
+def test_what_comes_with_the_program_is_there(scalekv: Program, hub: Hub, cache: Path) -> None:
+    done = scalekv("download", "emoji")
+    assert done.code == 0
+    assert "emoji: everything is here already, it comes with scalekv" in done.err
+    paths = [Path(line) for line in done.out.splitlines()]
+    assert [path.name for path in paths] == [
+        "transformer.safetensors",
+        "vae.safetensors",
+        "text_encoder",
+    ]
+    assert all(path.exists() for path in paths)
+    said = scalekv("download", "emoji", "--json", "--quiet")
+    assert (said.code, said.err) == (0, "")
+    facts = json.loads(said.out)
+    assert facts["paths"]["vae"] == str(paths[1])
+    assert (facts["to_fetch_bytes"], facts["files"]) == (0, [])
+    assert scalekv("download", "emoji", "--dry-run").code == 0
+    unreleased = scalekv("download", "infinity-layer16")
+    assert unreleased.code == 2
+    assert "ever released" in unreleased.err

@@ -12,6 +12,7 @@ from typing import Any
 import pytest
 
 from scalekv.cli.batch.manifest import Manifest, ManifestEntry, manifest_name, read_manifests
+from scalekv.cli.pictures.folder import CannotWrite
 from scalekv.kv.errors import UserError
 
 
@@ -92,7 +93,7 @@ def test_a_full_disk_leaves_no_part_of_a_line(monkeypatch: pytest.MonkeyPatch) -
         manifest.append(line())
         with monkeypatch.context() as full:
             full.setattr(os, "write", lambda file, data: write(file, data[:7]))
-            with pytest.raises(UserError, match="No space left"):
+            with pytest.raises(CannotWrite, match="No space left"):
                 manifest.append(line("b.png"))
         manifest.append(line("c.png"))
     assert list(read_manifests(path.parent)) == ["a.png", "c.png"]

@@ -88,7 +88,7 @@ def test_a_side_that_does_not_fit(
     ("arguments", "words"),
     [
         (["--budget", "full"], ["against itself", "--budget 10%"]),
-        (["--batch", "0"], ["--batch 1,2,4,8"]),
+        (["--batch", "0"], ["--batch-size 1,2,4,8"]),
         (["--batch", "1,x"], ["'1,x'"]),
         (["--rounds", "0"], ["--rounds"]),
         (["--budget", "150%"], ["150%"]),

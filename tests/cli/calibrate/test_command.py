@@ -59,14 +59,14 @@ def test_from_prompts_to_a_budget_that_draws(scalekv: Program, prompts: str) -> 
     assert budget["origin"] == spec.provenance
 
 
-def test_json_quiet_and_force(scalekv: Program, prompts: str) -> None:
+def test_json_quiet_and_overwrite(scalekv: Program, prompts: str) -> None:
     Path("own.yaml").write_text("mine")
     asked = ("calibrate", "--prompts", prompts, "--out", "own.yaml", "--no-plots")
     refused = scalekv(*asked)
     assert (refused.code, names()) == (2, ["own.yaml", "prompts.txt"])
-    assert "--force" in refused.err
+    assert "--overwrite" in refused.err
     assert Path("own.yaml").read_text() == "mine"
-    done = scalekv(*asked, "--force", "--json", "--quiet")
+    done = scalekv(*asked, "--overwrite", "--json", "--quiet")
     assert (done.code, done.err) == (0, "")
     said = json.loads(done.out)
     assert said["paths"] == ["own.yaml", "own-heat-order.json", "own-attention.json"]
@@ -98,7 +98,7 @@ def never(monkeypatch: pytest.MonkeyPatch) -> None:
         (["--out", "own.json"], ["--out own.yaml"]),
         (["--out", "folder.yaml"], ["folder.yaml is a folder"]),
         (["--out", "prompts.txt/own.yaml"], ["cannot write to the folder"]),
-        (["--out", "taken.yaml"], ["taken-heat-order.json is there already", "--force"]),
+        (["--out", "taken.yaml"], ["taken-heat-order.json is there already", "--overwrite"]),
     ],
 )
 def test_refusals_before_loading(scalekv: Program, arguments: list[str], words: list[str]) -> None:

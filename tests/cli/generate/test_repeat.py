@@ -110,6 +110,12 @@ def test_a_picture_that_comes_out_otherwise(scalekv: Program, made: Path) -> Non
         (lambda s: s["weights"].update(vae="0" * 32), ["the vae has other weights"]),
         (lambda s: s.update(device="cuda:0"), ["no device 'cuda:0' here"]),
         (lambda s: s.pop("recorded"), ["does not say enough", "recorded"]),
+        (lambda s: s.pop("prompt"), ["does not say enough", "prompt"]),
+        (lambda s: s.pop("seed"), ["does not say enough", "seed"]),
+        (lambda s: s.update(prompt=5, machine=[]), ["enough", "prompt, machine.name"]),
+        (lambda s: s.update(dtype="float8"), ["does not say enough", "dtype"]),
+        (lambda s: s["recorded"]["request"].update(cfg="much"), ["does not say enough", "cfg"]),
+        (lambda s: s["recorded"]["request"].update(brightness=1), ["enough", "brightness"]),
         (lambda s: s["recorded"]["objects"].append("policy"), ["its policy was an object"]),
         (lambda s: s["recorded"]["files"].update({"mine.yaml": ""}), ["mine.yaml is not what it"]),
         (
@@ -136,8 +142,12 @@ def test_a_refusal_offers_the_nearest_command(scalekv: Program, made: Path) -> N
     done = scalekv("generate", "--from", "octopus.png", "--json")
     error = json.loads(done.err)["error"]
     assert error["kind"] == "not-repeatable"
-    assert "scalekv generate 'an octopus' --model emoji --policy scalekv" in error["fix"]
-    assert "--cfg 1,2,3,3,3,3,3 --tau 0.6 --negative blue" in error["fix"]
+    assert (
+        "scalekv generate 'an octopus' --model emoji --budget mine.yaml --policy scalekv"
+        in error["fix"]
+    )
+    assert "--cfg 1,2,3,3,3,3,3" in error["fix"]
+    assert "--tau 0.6 --top-p 0.97 --negative blue" in error["fix"]
 
 
 @pytest.mark.parametrize(

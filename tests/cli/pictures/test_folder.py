@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import io
 import json
 import os
 import stat
@@ -13,7 +14,7 @@ import pytest
 from PIL import Image
 
 from scalekv.cli.pictures import folder as output
-from scalekv.cli.pictures.folder import OutputFolder, slug
+from scalekv.cli.pictures.folder import CHUNK, JOB_CHUNK, OutputFolder, png_bytes, slug
 from scalekv.configs.whole_files import give_name
 from scalekv.kv.errors import UserError
 
@@ -37,6 +38,10 @@ def names(path: Path) -> list[str]:
         ("../../etc/passwd", "etc-passwd"),
         ("ein grüner Frosch", "ein-grüner-frosch"),
         ("一个红苹果", "一个红苹果"),
+        ("हिन्दी में एक सेब", "हिन्दी-में-एक-सेब"),
+        ("تُفَّاحَة حَمْرَاء", "تُفَّاحَة-حَمْرَاء"),
+        ("می\u200cخواهم", "میخواهم"),
+        ("cafe\u0301 ❤\ufe0f noir", "café-noir"),
         ("!!!", "picture"),
         ("one two three four five six seven eight nine", "one-two-three-four-five-six-seven-eight"),
         ("x" * 500, "x" * 40),
@@ -53,7 +58,7 @@ def test_picture_sidecar_and_embedded_settings(tmp_path: Path) -> None:
     with Image.open(picture) as image:
         assert image.tobytes() == IMAGE.tobytes()
         texts: dict[str, str] = image.text  # type: ignore[attr-defined]
-    assert texts["prompt"] == "ein grüner 🐸"
+    assert texts["Description"] == "ein grüner 🐸"
     assert json.loads(texts["scalekv"]) == {"format": 1, "prompt": "ein grüner 🐸", "seed": 7}
     said = json.loads(sidecar.read_text(encoding="utf-8"))
     assert said["file"] == picture.name
@@ -214,3 +219,12 @@ def test_no_room_for_the_second_of_two_files(
     with pytest.raises(UserError, match="No space left"):
         folder.save_together({"a": b"1", "b": b"2"}, replace=True)
     assert names(tmp_path) == []
+
+
+@pytest.mark.parametrize("prompt", ["a red apple", "ein Löwe, \N{EURO SIGN}"])
+def test_what_a_file_says_of_itself_is_under_keys_of_its_own(prompt: str) -> None:
+    """What is under "prompt" and "workflow" is read as JSON by ComfyUI, "parameters" by others."""
+    data = png_bytes(Image.new("RGB", (8, 8)), prompt, {"prompt": prompt}, "mark")
+    with Image.open(io.BytesIO(data)) as image:
+        assert image.info.keys() == {CHUNK, "Description", JOB_CHUNK}
+        assert image.info["Description"] == prompt

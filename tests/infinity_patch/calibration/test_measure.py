@@ -197,3 +197,16 @@ def test_plans_by_hand() -> None:
     assert (plan.scales, plan.pairs, plan.asked.mean) == ((8, 9, 10, 11, 12), 10, 650)
     plan = plan_of(CalibrationRequest(Request(PROMPTS), "20%", drafters=1.8), EMOJI)
     assert (plan.scales, plan.pairs, plan.asked.label) == ((4, 5, 6), 5, "20%")
+
+
+def test_weights_that_cannot_be_hashed_are_refused_before_any_picture(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuses(path: Path) -> str:
+        raise UserError(f"{path.name} cannot be read")
+
+    monkeypatch.setattr("scalekv.infinity_patch.calibration.measure.weights_sha256", refuses)
+    drawn: list[object] = []
+    with pytest.raises(UserError, match="cannot be read"):
+        calibrate(pipeline, CalibrationRequest(Request(PROMPTS)), on_progress=drawn.append)
+    assert not drawn

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from pathlib import Path
 
 import pytest
@@ -66,3 +67,14 @@ def test_of_two_formats_the_one_that_is_read_counts(tmp_path: Path) -> None:
     for name in ("pytorch_model.bin", "pytorch_model.bin.index.json"):
         (tmp_path / name).write_text("not read")
     assert (quick_hash(tmp_path), weights_sha256(tmp_path)) == before
+
+
+def test_shards_of_any_name_are_hashed_by_their_index(tmp_path: Path) -> None:
+    index = {"weight_map": {"a": "one.pth", "b": "two.pth"}}
+    (tmp_path / "model.bin.index.json").write_text(json.dumps(index))
+    for name in ("one.pth", "two.pth"):
+        (tmp_path / name).write_text(name)
+    quick = quick_hash(tmp_path)
+    assert weights_sha256(tmp_path) == hashlib.sha256(b"one.pthtwo.pth").hexdigest()
+    (tmp_path / "two.pth").write_text("another training")
+    assert quick_hash(tmp_path) != quick

@@ -11,6 +11,7 @@ import pytest
 import torch
 
 from scalekv.configs.models import model_named
+from scalekv.infinity_patch.files import hub as hub_module
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.machine.gpus import DriverFailed, Gpu
 from scalekv.infinity_patch.planning import health
@@ -138,3 +139,34 @@ def test_a_real_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
     found = {finding.name: finding for finding in examine(EMOJI, None, Path())}
     assert found["cuda:0"].level is Level.FINE
     assert "compute" in found["cuda:0"].found
+
+
+@pytest.mark.parametrize("listed", [True, False])
+@pytest.mark.parametrize("where", ["folder", "package"])
+def test_hashes_are_compared_wherever_the_files_are(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, listed: bool, where: str
+) -> None:
+    folder = Path(shutil.copytree(BUILT_IN / "emoji", tmp_path / "emoji"))
+    if not listed:
+        (folder / "SHA256SUMS").unlink()
+    weights_dir = folder if where == "folder" else None
+    if where == "package":
+        monkeypatch.setattr(hub_module, "BUILT_IN", tmp_path)
+    path = folder / "transformer.safetensors"
+
+    def weights() -> Finding:
+        found = list(examine(EMOJI, weights_dir, tmp_path / "out", thorough=True))
+        return next(f for f in found if f.name.startswith("model emoji"))
+
+    finding = weights()
+    assert finding.level is Level.FINE
+    assert "6 compared with their hashes" in finding.found
+    content = bytearray(path.read_bytes())
+    content[-1] ^= 1
+    path.write_bytes(content)
+    finding = weights()
+    if listed:
+        assert (finding.level, str(path) in finding.found) == (Level.PROBLEM, True)
+        assert finding.fix
+    else:  # somebody's own weights, for all that is known
+        assert (finding.level, "of 1 no hash" in finding.found) == (Level.NOTE, True)

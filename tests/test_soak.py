@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from scripts.kill_batch import problems, write_prompts
+from scripts.soak import problems, write_prompts
 
 
 def make(folder: Path, names: tuple[str, ...] = ("a", "b")) -> Path:

@@ -1,0 +1,1 @@
+"""The command `scalekv serve`: a warm model behind the images API that OpenAI's clients speak."""
