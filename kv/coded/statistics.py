@@ -97,36 +97,46 @@ class Spectra:
             self.count[layer, number, band] += size * pictures
 
     def weigh(self, layer: int, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> None:
-        """Takes the attention of the last scale: q (S, H, L, D), k and v (S, H, T, D) of all
-        tokens, the output projection's weight (C, H * D).
+        """Takes the attention of the last scale; see `reach_of_errors`."""
+        for which, reach in enumerate(reach_of_errors(q, k, v, output)):
+            for number in range(len(self._schedule) - 1):
+                rows = slice(self._schedule.before(number), self._schedule.before(number + 1))
+                mean = reach[:, :, rows].mean(2).sum(0).double().cpu()
+                self.weight[layer, which, :, number] += mean
+        self.sequences[layer] += len(q)
 
-        An error in a value reaches the output by its weight of attention; one in a key by that
-        times the query and how far the token's value is from what the head answers.
-        """
-        sequences, heads, _, dim = k.shape
-        columns = output.float().unflatten(1, (heads, dim))
-        gram = torch.einsum("chd,che->hde", columns, columns)
-        values = v.float()
-        reach = gram.diagonal(dim1=-2, dim2=-1).sum(-1) / dim  # (H,)
-        of_values = ((values @ gram) * values).sum(-1)  # (S, H, T)
-        on_values, on_keys = torch.zeros_like(of_values), torch.zeros_like(of_values)
-        for some in q.float().split(_QUERIES, dim=2):
-            weights = (some @ k.float().mT).softmax(-1)
+
+def reach_of_errors(q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:
+    """How far an error in one token's key, or value, reaches into a layer's output, squared and
+    summed over queries: (S, H, T) float32 each.
+
+    An error in a value reaches the output by its weight of attention; one in a key by that times
+    the query and how far the token's value is from what the head answers.
+
+    Args:
+        q: (S, H, L, D); k, v: (S, H, T, D).
+        output: the output projection's weight, (C, H * D).
+    """
+    heads, dim = k.shape[1], k.shape[3]
+    columns = output.float().unflatten(1, (heads, dim))
+    gram = torch.einsum("chd,che->hde", columns, columns)
+    on_keys, on_values = [], []
+    for queries, keys, values in zip(q, k.float(), v.float(), strict=True):
+        lengths_of_values = ((values @ gram) * values).sum(-1)  # (H, T)
+        by_key, by_value = (torch.zeros_like(lengths_of_values) for _ in range(2))
+        for some in queries.float().split(_QUERIES, dim=1):
+            weights = (some @ keys.mT).softmax(-1)
             answers = weights @ values
             turned = answers @ gram
-            far = of_values[:, :, None] - 2 * turned @ values.mT
-            far += (turned * answers).sum(-1, keepdim=True)
-            square = weights.square()
-            on_values += square.sum(2)
-            lengths = some.square().sum(-1, keepdim=True) / dim
-            on_keys += (square * far.clamp_min(0) * lengths).sum(2)
-        on_values *= reach[:, None]
-        for number in range(len(self._schedule) - 1):
-            rows = slice(self._schedule.before(number), self._schedule.before(number + 1))
-            for which, on in enumerate((on_keys, on_values)):
-                mean = on[:, :, rows].mean(2).sum(0).double().cpu()
-                self.weight[layer, which, :, number] += mean
-        self.sequences[layer] += sequences
+            far = (turned @ values.mT).mul_(-2).add_(lengths_of_values[:, None])
+            far.add_((turned * answers).sum(-1, keepdim=True)).clamp_min_(0)
+            weights.square_()
+            by_value += weights.sum(1)
+            far.mul_(weights).mul_(some.square().sum(-1, keepdim=True) / dim)
+            by_key += far.sum(1)
+        on_keys.append(by_key)
+        on_values.append(by_value * gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None] / dim)
+    return torch.stack(on_keys), torch.stack(on_values)
 
 
 @dataclass(frozen=True, eq=False)
