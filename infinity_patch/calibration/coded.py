@@ -28,6 +28,7 @@ class ConstantsMeasure:
     cache one at a time.
 
     Attributes:
+        moments: what the first pass gathers.
         first, second: observers of the passes, one after the other.
     """
 
@@ -39,7 +40,7 @@ class ConstantsMeasure:
         self._turns = _turns(self._schedule, spec.head_dim, pipeline.device)
         self._outputs: list[Any] = [module.proj for module in self_attentions(pipeline.model)]
         parts = 2 if settled.guided else 1
-        self._moments = Moments(self._schedule, spec.depth, spec.heads, spec.head_dim, parts)
+        self.moments = Moments(self._schedule, spec.depth, spec.heads, spec.head_dim, parts)
         self._spectra: Spectra | None = None
 
     def first(
@@ -48,14 +49,14 @@ class ConstantsMeasure:
         """See `scalekv.kv.caches.caches.Observer`: means, and a scatter a head."""
         if scale + 1 < len(schedule):
             rows = slice(schedule.before(scale), schedule.before(scale + 1))
-            self._moments.add(layer, scale, k[:, :, rows], v[:, :, rows], self._turns[rows])
+            self.moments.add(layer, scale, k[:, :, rows], v[:, :, rows], self._turns[rows])
 
     def second(
         self, layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor, v: Tensor
     ) -> None:
         """Likewise: variances in the bases, and attention of the last scale."""
         if self._spectra is None:
-            self._spectra = Spectra(self._schedule, self._moments.means(), self._moments.basis())
+            self._spectra = Spectra(self._schedule, self.moments.means(), self.moments.basis())
         if scale + 1 < len(schedule):
             rows = slice(schedule.before(scale), schedule.before(scale + 1))
             self._spectra.add(layer, scale, k[:, :, rows], v[:, :, rows], self._turns[rows])
@@ -66,7 +67,7 @@ class ConstantsMeasure:
         """The constants, once both passes were made; `about` says what else they come from."""
         assert self._spectra is not None, "the second pass was not made"
         found = measured(
-            self._schedule, self._settled.request.pictures, self._moments, self._spectra
+            self._schedule, self._settled.request.pictures, self.moments, self._spectra
         )
         said = {
             "cfg": list(self._settled.cfg),
