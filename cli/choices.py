@@ -71,12 +71,12 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
     from scalekv.infinity_patch.machine.machine import sensible_threads
 
     settings = Settings(environment)
-    said = {name: settings.get(name, options.typed.get(name)) for name in SETTINGS}
-    preset = model_named(said["model"].value, said["model"].origin)
-    values = {name: setting.read() for name, setting in said.items()}
-    values["policy"], values["budget"] = policy_and_budget(said["policy"], said["budget"])
+    found = {name: settings.get(name, options.typed.get(name)) for name in SETTINGS}
+    preset = model_named(found["model"].value, found["model"].origin)
+    values = {name: setting.read() for name, setting in found.items()}
+    values["policy"], values["budget"] = policy_and_budget(found["policy"], found["budget"])
     values["ratio"], values["pixels"] = ratio_and_pixels(
-        said["size"], said["ratio"], said["pixels"], preset
+        found["size"], found["ratio"], found["pixels"], preset
     )
     if values["threads"] == AUTO:
         values["threads"] = sensible_threads()
@@ -92,7 +92,7 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
     return Choices(
         request=Request(prompts=options.prompts, **fields_of(Owner.REQUEST)),
         preset=preset,
-        model=said["model"],
+        model=found["model"],
         placement=Placement(**fields_of(Owner.PLACEMENT)),
         **fields_of(Owner.RUN),
         force=force,

@@ -35,8 +35,8 @@ def config(json: given.Json = False) -> None:
         setting = settings.get(name)
         value, origin = setting.value, setting.origin
         if not value and option.preset is not None:
-            said = option.preset(preset)
-            value = f"{said:g}" if isinstance(said, float) else str(said)
+            number = option.preset(preset)
+            value = f"{number:g}" if isinstance(number, float) else str(number)
             origin = f"preset {preset.name}"
         rows.append((name, value, origin))
     if json:

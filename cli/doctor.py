@@ -71,12 +71,14 @@ def _findings(
     from scalekv.infinity_patch.planning.health import Finding, Level, examine
     from scalekv.kv.errors import UserError
 
+    rooms: list[Finding] = []
     try:
         settings = Settings()
         chosen = settings.get("model", model)
         preset = model_named(chosen.value, chosen.origin)
         said = f"{settings.path}" if settings.path.is_file() else f"{settings.path} is not there"
         yield Finding("settings", Level.FINE, f"{said}; model {preset.name} ({chosen.origin})")
+        rooms.append(_room(model, weights_dir))  # before torch is there, which takes some itself
     except UserError as error:  # a finding too; the rest is checked with what holds without it
         yield Finding("settings", Level.PROBLEM, f"{error.what} ({error.where})", error.fix)
         settings = Settings({"SCALEKV_CONFIG": os.devnull})
@@ -87,6 +89,29 @@ def _findings(
         settings.get("out", out).read(),
         thorough=full,
     )
+    yield from rooms
+
+
+def _room(model: str | None, weights_dir: str | None) -> Finding:
+    """Whether memory is enough for what `scalekv generate` would do by default."""
+    from scalekv.cli.choices import Options, choose
+    from scalekv.cli.plan.room import CUDA, memory_given, planner_of
+    from scalekv.infinity_patch.asked.settled import settle
+    from scalekv.infinity_patch.machine.gpus import gpu_of
+    from scalekv.infinity_patch.planning.health import Finding, Level, room
+    from scalekv.kv.errors import UserError
+
+    try:
+        choices = choose(Options(("a plan",), {"model": model, "weights_dir": weights_dir}))
+        target = memory_given(None, choices.device)
+        settled = settle(choices.request, choices.preset, target.device, choices.dtype)
+        placement = choices.placement.for_known_prompts()
+        planner = planner_of(settled, placement, choices.weights_dir)
+        assert target.memory is not None, target
+        gpu = gpu_of(choices.device) if target.device == CUDA else None
+        return room(planner, target.memory, target.name, None if gpu is None else gpu.free_bytes)
+    except UserError as error:
+        return Finding("room", Level.PROBLEM, f"{error.what} ({error.where})", error.fix)
 
 
 def _print(finding: Finding) -> None:

@@ -55,7 +55,6 @@ _MAKE = ("generate", "batch")
 _DRAW = (*_MAKE, "compare")
 _SAMPLED = (*_DRAW, "serve")
 _PLANNED = (*_MAKE, "plan", "serve")
-_PLACED = (*_DRAW, "calibrate", "plan", "serve")
 _LOADING = (*_DRAW, "bench", "calibrate", "serve")
 _ALL = (*_LOADING, "plan")
 
@@ -246,7 +245,7 @@ OPTIONS: tuple[Option, ...] = (
         _FLAG,
         "Keep the transformer's blocks in host memory and send them to the device one after "
         "another: slower, for cards that the model does not fit.",
-        _PLACED,
+        _ALL,
         default="false",
         repeats=True,
     ),
@@ -254,7 +253,7 @@ OPTIONS: tuple[Option, ...] = (
         "text_device",
         _DEVICE,
         "Where prompts are encoded: auto is --device's, or cpu, cuda.",
-        _PLACED,
+        _ALL,
         default=AUTO,
         repeats=True,
     ),
@@ -263,7 +262,7 @@ OPTIONS: tuple[Option, ...] = (
         one_of(*DTYPES),
         "Precision of the text encoder: fp32, bf16 or fp16; auto is fp16 on CUDA, as published, "
         "and fp32 elsewhere.",
-        _PLACED,
+        _ALL,
         default=AUTO,
     ),
     _placement(
@@ -271,7 +270,7 @@ OPTIONS: tuple[Option, ...] = (
         _FLAG,
         "Keep the text encoder in memory while pictures are made, or free it and read it again "
         "when more prompts come.",
-        (*_DRAW, "calibrate", "plan"),
+        (*_DRAW, "bench", "calibrate", "plan"),
         otherwise="free where all prompts are known",
         names=("--keep-text-encoder/--free-text-encoder",),
         repeats=True,
@@ -280,7 +279,7 @@ OPTIONS: tuple[Option, ...] = (
         "force",
         _FLAG,
         "Try also what is planned not to fit into memory; see scalekv plan.",
-        (*_MAKE, "serve"),
+        (*_DRAW, "bench", "serve"),
         scope=Scope.CALL,
         default="false",
         repeats=True,

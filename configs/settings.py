@@ -27,6 +27,7 @@ PREFIX = "SCALEKV_"
 PATH_VARIABLE = "SCALEKV_CONFIG"
 """Environment variable naming another config file."""
 DEBUG_VARIABLE = "SCALEKV_DEBUG"
+KEY_VARIABLE = "SCALEKV_API_KEY"  # of a server that is asked for pictures
 """Environment variable that adds where a failure happened."""
 NEARLY = 0.75  # likeness of two words above which one is the other with a typing error
 
@@ -134,7 +135,7 @@ def _unused_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
     Raises:
         UserError: one is nearly called like a setting's.
     """
-    known = {PATH_VARIABLE, DEBUG_VARIABLE, *map(variable_name, SETTINGS)}
+    known = {PATH_VARIABLE, DEBUG_VARIABLE, KEY_VARIABLE, *map(variable_name, SETTINGS)}
     words = [name.removeprefix(PREFIX) for name in known]
     unused = sorted(n for n in environment if n.startswith(PREFIX) and n not in known)
     for name in unused:

@@ -26,6 +26,9 @@ if TYPE_CHECKING:
     from scalekv.kv.budgets.shares import Linear
     from scalekv.kv.caches.caches import Caches
     from scalekv.kv.errors import UserError
+    from scalekv.kv.kernels.best import best_slots
+    from scalekv.kv.kernels.mass import attention_mass, logit_sums
+    from scalekv.kv.kernels.pooling import pooled_on_maps
     from scalekv.kv.memory.denominators import LowerBound, Uncompressed, uncompressed
     from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
     from scalekv.kv.memory.predicted import (
@@ -38,14 +41,7 @@ if TYPE_CHECKING:
     )
     from scalekv.kv.policies.policy import Policy, Step
     from scalekv.kv.policies.registry import policy_named, policy_names, register
-    from scalekv.kv.policies.selection import (
-        attention_mass,
-        best_slots,
-        logit_sums,
-        pooled_on_maps,
-        window_grid,
-        window_tokens,
-    )
+    from scalekv.kv.policies.selection import window_grid, window_tokens
     from scalekv.kv.precision import Precision, precision_of
     from scalekv.kv.schedule import Schedule
     from scalekv.kv.sizes import human_bytes, parse_size
@@ -70,14 +66,14 @@ _HOMES = {
     "Step": "policies.policy",
     "Uncompressed": "memory.denominators",
     "UserError": "errors",
-    "attention_mass": "policies.selection",
-    "best_slots": "policies.selection",
+    "attention_mass": "kernels.mass",
+    "best_slots": "kernels.best",
     "cache_bytes": "memory.predicted",
     "drafters_by_scale": "budgets.drafters",
     "fitting_mean": "budgets.asked",
     "full_cache_bytes": "memory.predicted",
     "human_bytes": "sizes",
-    "logit_sums": "policies.selection",
+    "logit_sums": "kernels.mass",
     "order_from_mass": "budgets.heat_order",
     "parse_budget": "budgets.asked",
     "parse_size": "sizes",
@@ -85,7 +81,7 @@ _HOMES = {
     "percent_tokens": "budgets.asked",
     "policy_named": "policies.registry",
     "policy_names": "policies.registry",
-    "pooled_on_maps": "policies.selection",
+    "pooled_on_maps": "kernels.pooling",
     "precision_of": "precision",
     "predicted": "memory.predicted",
     "pyramid": "budgets.shapes",

@@ -19,7 +19,9 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterator
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
+from io import StringIO
 from pathlib import Path
 
 from PIL import Image
@@ -85,7 +87,7 @@ LINES = b'{"prompt": "an owl", "seed": 7, "cfg": 2.5}\n{"prompt": "a fox", "budg
 
 
 @dataclass(frozen=True)
-class Kind:
+class Sort:
     """Files of a kind: a whole one, its suffix, and the command lines that read it at PATH."""
 
     whole: bytes
@@ -93,7 +95,7 @@ class Kind:
     commands: tuple[Callable[[str], list[str]], ...]
 
 
-def kinds() -> dict[str, Kind]:
+def kinds() -> dict[str, Sort]:
     """By name."""
     from importlib.resources import files
 
@@ -109,14 +111,14 @@ def kinds() -> dict[str, Kind]:
     report = json.dumps({"format": 1, "pictures": [], "cache": {}}).encode()
     dry = ("batch", "--dry-run")
     return {
-        "budget": Kind(budget, ".yaml", (lambda p: ["budgets", "show", p, "--model", "emoji"],)),
-        "config": Kind(CONFIG, ".yaml", (lambda p: ["config", "--json"], lambda p: ["budgets"])),
-        "model": Kind(model, ".yaml", (lambda p: ["models", "show", p],)),
-        "text": Kind(TEXT, ".txt", (lambda p: [*dry, p],)),
-        "csv": Kind(CSV, ".csv", (lambda p: [*dry, p],)),
-        "jsonl": Kind(LINES, ".jsonl", (lambda p: [*dry, p, "--json"],)),
-        "png": Kind(png, ".png", (lambda p: ["inspect", p], lambda p: ["generate", "--from", p])),
-        "report": Kind(report, ".json", (lambda p: ["report", p, "--json"],)),
+        "budget": Sort(budget, ".yaml", (lambda p: ["budgets", "show", p, "--model", "emoji"],)),
+        "config": Sort(CONFIG, ".yaml", (lambda p: ["config", "--json"], lambda p: ["budgets"])),
+        "model": Sort(model, ".yaml", (lambda p: ["models", "show", p],)),
+        "text": Sort(TEXT, ".txt", (lambda p: [*dry, p],)),
+        "csv": Sort(CSV, ".csv", (lambda p: [*dry, p],)),
+        "jsonl": Sort(LINES, ".jsonl", (lambda p: [*dry, p, "--json"],)),
+        "png": Sort(png, ".png", (lambda p: ["inspect", p], lambda p: ["generate", "--from", p])),
+        "report": Sort(report, ".json", (lambda p: ["report", p, "--json"],)),
     }
 
 
@@ -176,6 +178,18 @@ def outcome(arguments: list[str], config: Path | None, said: Path) -> int:
         time.sleep(0.002)
 
 
+def _import_all(folder: Path, found: dict[str, Sort]) -> None:
+    """Runs every command once, so that copies of this process import nothing any more."""
+    for name, kind in found.items():
+        file = folder / f"whole{kind.suffix}"
+        file.write_bytes(kind.whole)
+        for command in kind.commands:
+            with redirect_stdout(StringIO()), redirect_stderr(StringIO()):
+                code = program(command(str(file)))
+            assert code in (0, 2), (name, code)
+        file.unlink()
+
+
 def _enough(*_: object, **__: object) -> None:
     raise UserError("read to the end")
 
@@ -189,6 +203,7 @@ def fuzz(folder: Path, count: int, seed: int) -> Iterator[str]:
     """Reads so many damaged files; yields what is to be told, and faults as "fault: ..."."""
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     chance, found = random.Random(seed), kinds()
+    _import_all(folder, found)
     ended: dict[str, Counter[int]] = {name: Counter() for name in found}
     faults = 0
     for number in range(count):

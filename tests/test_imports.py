@@ -15,8 +15,14 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ORDER = ["cli", "infinity_patch", "configs", "kv"]
 RUNTIME_EXTRAS = ("metrics", "plots", "serve")
+WITH_TORCH = ("triton",)  # comes with its CUDA builds; looked for before it is imported
 # where the two names differ
-DISTRIBUTIONS = {"PIL": "pillow", "yaml": "pyyaml", "pynvml": "nvidia-ml-py"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "prometheus_client": "prometheus-client",
+    "pynvml": "nvidia-ml-py",
+    "yaml": "pyyaml",
+}
 
 
 def imported(file: Path) -> Iterator[str]:
@@ -46,7 +52,7 @@ def test_what_is_imported_is_declared() -> None:
     declared = {re.split(r"[<>=!~\[; ]", line)[0] for line in lines}
     for file in (file for package in ORDER for file in (ROOT / package).rglob("*.py")):
         for top in {name.split(".")[0] for name in imported(file)}:
-            known = top == "scalekv" or top in sys.stdlib_module_names
+            known = top in {"scalekv", *WITH_TORCH, *sys.stdlib_module_names}
             assert known or DISTRIBUTIONS.get(top, top) in declared, f"{file} imports {top}"
 
 

@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import hashlib
 import json
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
-from scripts.soak import problems, write_prompts
+from scripts.soak import problems, soak, write_prompts
+
+ROOT = Path(__file__).parents[1]
 
 
 def make(folder: Path, names: tuple[str, ...] = ("a", "b")) -> Path:
@@ -64,3 +68,29 @@ def test_problems(tmp_path: Path, spoil: Callable[[Path], None], said: list[str]
 def test_prompts_of_every_length(tmp_path: Path) -> None:
     write_prompts(tmp_path / "p.csv", 60)
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 61
+
+
+def test_a_short_soak(tmp_path: Path) -> None:
+    said = list(soak(tmp_path, pictures=2, kills=1, terms=1, seed=1))
+    assert said[-1] == "0 lost, 0 doubled, all equal to the bit", said
+
+
+def test_a_short_fuzz(tmp_path: Path) -> None:
+    """In a process of its own: it forks, and this one has threads of torch by now."""
+    command = [sys.executable, "-m", "scripts.fuzz", "--files", "96", "--seed", "1"]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "96 files: 0 hung" in done.stdout
+
+
+def test_a_fault_is_seen(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from scripts import fuzz\n"
+        "def program(arguments): return 1 if 'f9' in ' '.join(arguments) else 0\n"
+        "fuzz.program = program\n"
+        f"print(*fuzz.fuzz(Path({str(tmp_path)!r}), 10, 0), sep=chr(10))"
+    )
+    command = [sys.executable, "-c", code]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "exit code 1" in done.stdout
+    assert "10 files: 1 hung over 2 s" in done.stdout

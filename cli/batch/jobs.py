@@ -245,23 +245,26 @@ class _Reader:
         return _Checked(row.line, read["prompt"], own_seed, count, own_name, settled)
 
     def _settings(self, read: Mapping[str, Any]) -> Request:
-        settings = replace(self.base, **{name: read[name] for name in _SETTINGS if name in read})
+        own = {name: read[name] for name in _SETTINGS if name in read}
+        if not own:
+            return self.base
+        settings = replace(self.base, **own)
 
-        def said(name: str, otherwise: object) -> Setting:
+        def as_setting(name: str, otherwise: object) -> Setting:
             if name in read:
                 return Setting(name, str(read[name]), Source.OPTION, "this row")
             return Setting(name, str(otherwise or ""), Source.DEFAULT, "the options")
 
         if "policy" in read or "budget" in read:
             policy, budget = policy_and_budget(
-                said("policy", settings.policy), said("budget", settings.budget)
+                as_setting("policy", settings.policy), as_setting("budget", settings.budget)
             )
             settings = replace(settings, policy=policy, budget=budget)
         if "size" in read:
             ratio, pixels = ratio_and_pixels(
-                said("size", None),
-                said("ratio", settings.ratio),
-                said("pixels", settings.pixels),
+                as_setting("size", None),
+                as_setting("ratio", settings.ratio),
+                as_setting("pixels", settings.pixels),
                 self.choices.preset,
             )
             settings = replace(settings, ratio=ratio, pixels=pixels)
@@ -285,12 +288,12 @@ class _Reader:
         if not settled.read.in_bytes:
             budget = repr(replace(settled.asked, label="", origin=""))
         presets_own = (settled.preset.sampling.cfg_layer,)
-        said = {
+        facts = {
             entry.name: getattr(settings, entry.name)
             for entry in fields(settings)
             if entry.name not in _EACH | _NOT_THE_PICTURE
         }
-        said |= {
+        facts |= {
             "model": settled.preset.name,
             "dtype": [self.choices.dtype, self.choices.placement.text_dtype],
             "pixels": str(settled.schedule),
@@ -300,7 +303,7 @@ class _Reader:
             "tau": settled.tau,
             "top_p": settled.top_p,
         }
-        return _mark(said)
+        return _mark(facts)
 
 
 def _check_lengths(

@@ -134,7 +134,7 @@ class BatchRun:
                 check_room(
                     kind,
                     self.target,
-                    self.choices.placement.for_known_prompts(),
+                    self.choices.placement,
                     self.choices.weights_dir,
                 )
         folder = OutputFolder(out, owner=Path(name).stem)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json as json_module
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from statistics import median
@@ -24,9 +24,9 @@ from scalekv.cli.console.errors import Interrupted, kind_of
 from scalekv.cli.console.interrupts import interruptible
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, show
-from scalekv.cli.plan.room import target_of
+from scalekv.cli.plan.room import Target, check_room, fits, target_of
 from scalekv.cli.report.figures import NARROW
-from scalekv.kv.errors import UserError
+from scalekv.kv.errors import BudgetTooSmall, UserError
 from scalekv.kv.sizes import human_bytes
 
 if TYPE_CHECKING:
@@ -51,7 +51,8 @@ class _DoesNotFit(Exception):
 
 @dataclass
 class Side:
-    """What one side of a comparison came to at one batch size; `fits` False: memory ran out."""
+    """What one side of a comparison came to at one batch size; `fits` False: memory ran out, or is
+    planned to."""
 
     label: str
     settled: Settled
@@ -129,25 +130,20 @@ class Benchmark:
                 fix="wait until other work is done, or stop it",
             )
         try:
-            device = target_of(self.compressed.device).device
-            full, compressed = (
-                engine.check(c.request, c.preset, c.weights_dir, c.dtype, device)
-                for c in (self.full, self.compressed)
-            )
+            measured = self._planned(target_of(self.compressed.device))
             with interruptible(), Display(self.console, quiet=quiet) as display:
                 for text in disturbing:
                     display.note(f"other work disturbs the figures: {text}")
                 c = self.compressed
                 display.stage(f"loading {c.preset.name}")
                 pipeline = engine.load(c.preset, c.device, c.dtype, c.weights_dir, c.placement)
-                measured = []
-                for size in self.sizes:
-                    sides = (
-                        Side(FULL, _at_once(full, size)),
-                        Side(str(compressed.request.budget), _at_once(compressed, size)),
-                    )
+                for size, sides in measured.items():
+                    for side in sides:
+                        if not side.fits:
+                            display.note(
+                                f"{size} at once  {side.label}: planned not to fit, not tried"
+                            )
                     self._measure(pipeline, *sides, size, display)
-                    measured.append(sides)
                 display.clear()
         except KeyboardInterrupt:
             raise Interrupted from None
@@ -159,6 +155,34 @@ class Benchmark:
                     self.console.print(part)
         else:
             show(*self._table(facts, Console().width))
+
+    def _planned(self, target: Target) -> dict[int, tuple[Side, Side]]:
+        """Both sides at every batch size, and whether they are planned to fit.
+
+        Raises:
+            UserError: something in the request is wrong, or nothing of it fits.
+        """
+        c = self.compressed
+        full, compressed = (
+            engine.check(one.request, one.preset, one.weights_dir, one.dtype, target.device)
+            for one in (self.full, c)
+        )
+
+        def side(label: str, settled: Settled, size: int) -> Side:
+            try:
+                many = _at_once(settled, size)
+            except BudgetTooSmall:  # bytes, which so many pictures share
+                return Side(label, settled, fits=False)
+            return Side(label, many, fits=c.force or fits(many, target, c.placement, c.weights_dir))
+
+        label = str(compressed.request.budget)
+        planned = {
+            size: (side(FULL, full, size), side(label, compressed, size)) for size in self.sizes
+        }
+        if not any(one.fits for sides in planned.values() for one in sides):
+            least = _at_once(compressed, min(self.sizes))
+            check_room(least, target, c.placement, c.weights_dir)
+        return planned
 
     def _measure(
         self, pipeline: Pipeline, full: Side, compressed: Side, size: int, display: Display
@@ -197,7 +221,10 @@ class Benchmark:
                 side.peaks[name] = max(side.peaks.get(name, 0), peak)
 
     def _facts(
-        self, pipeline: Pipeline, measured: Sequence[tuple[Side, Side]], disturbing: list[str]
+        self,
+        pipeline: Pipeline,
+        measured: Mapping[int, tuple[Side, Side]],
+        disturbing: list[str],
     ) -> dict[str, Any]:
         request = self.compressed.request
         return {
@@ -216,12 +243,12 @@ class Benchmark:
             "warmup": self.warmup,
             "batches": [
                 {
-                    "size": full.settled.request.num_images,
+                    "size": size,
                     "full": full.facts(),
                     "compressed": compressed.facts(),
                     **_speedup(full, compressed),
                 }
-                for full, compressed in measured
+                for size, (full, compressed) in measured.items()
             ],
         }
 
@@ -261,7 +288,7 @@ def _at_once(settled: Settled, size: int) -> Settled:
 
 def _cells(side: dict[str, Any], size: int, speed: str) -> list[str]:
     if "seconds" not in side:
-        return [side["label"], "memory ran out", "", "", "", ""]
+        return [side["label"], "does not fit", "", "", "", ""]
     peak = side.get("allocated_peak_bytes", side.get("resident_peak_bytes", 0))
     return [
         side["label"],

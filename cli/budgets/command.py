@@ -233,12 +233,11 @@ def _resolved(
 
 
 def _peak_bytes(preset: ModelPreset, budget: Budget) -> int:
-    from scalekv.kv.memory.predicted import CacheShape, peak_held_tokens
+    from scalekv.kv.memory.predicted import CacheShape, predicted
 
     spec = preset.transformer
     shape = CacheShape(spec.depth, 2, spec.heads, spec.head_dim, BF16_BYTES, BF16_BYTES)
-    tokens = peak_held_tokens(budget.schedule, spec.depth, budget, spec.heads)
-    return tokens * shape.bytes_per_token // spec.heads
+    return predicted(budget.schedule, shape, budget).held_peak_bytes
 
 
 def _print_heat(budget: Budget) -> None:

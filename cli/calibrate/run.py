@@ -14,13 +14,13 @@ from rich.console import Console
 
 from scalekv.cli import engine
 from scalekv.cli.calibrate.heat_maps import index_map, mass_maps
-from scalekv.cli.choices import Choices
+from scalekv.cli.choices import FULL, Choices
 from scalekv.cli.console.errors import Interrupted
 from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
 from scalekv.cli.pictures.folder import FORMAT, OutputFolder
-from scalekv.cli.plan.room import target_of
+from scalekv.cli.plan.room import check_room, target_of
 from scalekv.configs.budget_files import budget_text
 from scalekv.configs.sparsity import BESIDE
 from scalekv.kv.budgets.heat_order import write_order
@@ -76,12 +76,21 @@ class CalibrationRun:
             self._check_names()
             if self.plots:
                 needs("matplotlib", "heat maps", "--no-plots to go without")
-            engine.check_calibration(
+            target = target_of(choices.device)
+            settled = engine.check_calibration(
                 self.request,
                 choices.preset,
                 choices.weights_dir,
                 choices.dtype,
-                target_of(choices.device).device,
+                target.device,
+            )
+            check_room(
+                settled.under(FULL),
+                target,
+                choices.placement,
+                choices.weights_dir,
+                cache_is_given=True,
+                anyway="",
             )
             with interruptible(), Display(self.console, quiet=choices.quiet) as display:
                 folder.prepare()

@@ -24,7 +24,7 @@ from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json, to_json
 from scalekv.cli.pictures.folder import FORMAT, OutputFolder, slug
-from scalekv.cli.plan.room import target_of
+from scalekv.cli.plan.room import check_room, target_of
 from scalekv.cli.report.figures import NARROW
 from scalekv.kv.errors import UserError
 from scalekv.kv.extras import needs
@@ -121,17 +121,20 @@ class Comparison:
         folder = OutputFolder(self.choices.out)
         try:
             needs("torchmetrics", "the comparison")
-            device = target_of(self.choices.device).device
+            target = target_of(self.choices.device)
+            place = self.choices.placement.for_known_prompts()
             settled = [
-                engine.check(c.request, c.preset, c.weights_dir, c.dtype, device)
+                engine.check(c.request, c.preset, c.weights_dir, c.dtype, target.device)
                 for c in (variant.choices for variant in self.variants)
             ]
+            if not self.choices.force:
+                for one in settled:
+                    check_room(one, target, place, self.choices.weights_dir, cache_is_given=True)
             with interruptible(), Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
                 display.stage(f"loading {self.choices.preset.name}")
                 c = self.choices
-                place = c.placement.for_known_prompts()
                 pipeline = engine.load(c.preset, c.device, c.dtype, c.weights_dir, place)
                 self._draw(pipeline, settled, folder, display)
         except KeyboardInterrupt:

@@ -24,7 +24,7 @@ from rich.console import Console
 from scalekv.cli.choices import Choices, Options, choose
 from scalekv.cli.console.errors import Unsuccessful
 from scalekv.cli.generate.run import Run
-from scalekv.configs.settings import option_name
+from scalekv.configs.settings import KEY_VARIABLE, option_name
 from scalekv.infinity_patch.asked.settled import settle
 from scalekv.infinity_patch.schedules import size_of
 from scalekv.kv.errors import UserError
@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from scalekv.cli.console.progress import Display
     from scalekv.infinity_patch.asked.settled import Settled
 
-KEY_VARIABLE = "SCALEKV_API_KEY"
 TOGETHER = 8
 """Requests under way at once: what waits is drawn together where the server's device can."""
 TIMEOUT_SECONDS = 3600.0

@@ -94,20 +94,20 @@ def plan(
     from scalekv.cli.choices import Options, choose
     from scalekv.cli.console.stdout import say_json
     from scalekv.cli.plan.room import memory_given, planner_of
+    from scalekv.configs.values import AUTO
     from scalekv.infinity_patch.asked.settled import settle
     from scalekv.kv.errors import UserError
 
     choices = choose(Options(("a plan",), {**typed, "batch_size": batch_size}))
     target = memory_given(gpu_memory, choices.device)
+    settled = settle(choices.request, choices.preset, target.device, choices.dtype)
     planner = planner_of(
-        settle(choices.request, choices.preset, target.device, choices.dtype),
-        choices.placement.for_known_prompts(),
-        choices.weights_dir,
-        text_tokens,
+        settled, choices.placement.for_known_prompts(), choices.weights_dir, text_tokens
     )
+    # What is typed is planned for, though a CPU would draw one after another.
     together = choices.request.batch_size
-    batch = together if isinstance(together, int) else 1
-    asked: str | int | None = None
+    batch = settled.together if batch_size is None or together == AUTO else int(together)
+    asked: int | None = None
     if fit is not None:
         assert target.memory is not None, target
         found = (
@@ -126,7 +126,7 @@ def plan(
             )
         batch, asked = (found, None) if fit is Fit.BATCH else (batch, found)
     made = planner.footprint(batch, asked)
-    figures = _figures(planner, made, target)
+    figures = _figures(planner, made, target, asked)
     if choices.sparsity is not None:
         figures["sparsity"] = choices.sparsity.to_dict()
     if json:
@@ -159,8 +159,14 @@ def _refuse(figures: dict[str, Any]) -> NoReturn:
     )
 
 
-def _figures(planner: Planner, made: Footprint, target: Target) -> dict[str, Any]:
-    """Everything as plain JSON values."""
+def _figures(
+    planner: Planner, made: Footprint, target: Target, asked: int | None
+) -> dict[str, Any]:
+    """Everything as plain JSON values.
+
+    Args:
+        asked: tokens per layer that were found to fit, in place of the budget asked for.
+    """
     from scalekv.infinity_patch.planning.planner import fullest
     from scalekv.kv.memory.denominators import LowerBound, uncompressed
 
@@ -198,7 +204,7 @@ def _figures(planner: Planner, made: Footprint, target: Target) -> dict[str, Any
         "full_caches": [
             full.to_dict(cache.held_peak_bytes) for full in uncompressed(work.schedule, shape)
         ],
-        "budgets": _budgets(planner, made, target.memory),
+        "budgets": _budgets(planner, made, target.memory, asked),
         "lower_bound": LowerBound.of(work.schedule, shape.head_dim).to_dict(
             cache.held_peak_bytes, places
         ),
@@ -227,7 +233,9 @@ def _coded(work: Work) -> dict[str, Any]:
     }
 
 
-def _budgets(planner: Planner, made: Footprint, memory: int | None) -> list[dict[str, Any]]:
+def _budgets(
+    planner: Planner, made: Footprint, memory: int | None, asked: int | None
+) -> list[dict[str, Any]]:
     """The same with other budgets: what each takes, and the largest batch that fits with it."""
     from scalekv.configs.budget_files import list_budgets
     from scalekv.kv.errors import UserError
@@ -236,11 +244,15 @@ def _budgets(planner: Planner, made: Footprint, memory: int | None) -> list[dict
     own = made.work.budget.label if made.work.budget else ""
     rows = []
     for label in dict.fromkeys([*BUDGETS, *named, *([own] if own else [])]):
-        plans = planner.unbounded() if label == "full" else planner.bounded()
+        plans: Planner = planner
+        budget: str | int | None = asked
+        if label != own:
+            plans = planner.unbounded() if label == "full" else planner.bounded()
+            budget = label
         try:
-            one = plans.footprint(made.work.pictures, label)
-            batch = None if memory is None else plans.largest_batch(memory, label)
-        except UserError:  # too small for so few tokens, or made for another schedule
+            one = plans.footprint(made.work.pictures, budget)
+            batch = None if memory is None else plans.largest_batch(memory, budget)
+        except UserError:  # of a row nobody asked for: too few tokens, or for another schedule
             continue
         rows.append(
             {

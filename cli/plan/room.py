@@ -83,22 +83,43 @@ def memory_given(gpu_memory: str | None, device: str) -> Target:
     return target
 
 
+def fits(settled: Settled, target: Target, placement: Placement, weights_dir: Path | None) -> bool:
+    """Whether the memory is enough, as far as anybody knows; see `check_room`."""
+    if target.memory is None:
+        return True
+    return planner_of(settled, placement, weights_dir).footprint().needed <= target.memory
+
+
 def check_room(
-    settled: Settled, target: Target, placement: Placement, weights_dir: Path | None
+    settled: Settled,
+    target: Target,
+    placement: Placement,
+    weights_dir: Path | None,
+    *,
+    cache_is_given: bool = False,
+    anyway: str = "--force",
 ) -> None:
     """Refuses what cannot fit into the memory of the device, or of this machine for its CPU.
 
     Args:
         placement: that the model is loaded with.
+        cache_is_given: policy and budget are not the caller's to choose.
+        anyway: the option that makes the command try nevertheless; "": it has none.
 
     Raises:
         UserError: it cannot fit, with the nearest that does.
     """
-    from scalekv.infinity_patch.planning.planner import refuse_what_cannot_fit
+    from scalekv.infinity_patch.planning.planner import DoesNotFit, refuse_what_cannot_fit
 
-    if target.memory is not None:
-        planner = planner_of(settled, placement, weights_dir)
-        refuse_what_cannot_fit(planner, target.memory, target.name)
+    if target.memory is None:
+        return
+    planner = planner_of(settled, placement, weights_dir)
+    try:
+        refuse_what_cannot_fit(planner, target.memory, target.name, cache_is_given=cache_is_given)
+    except DoesNotFit as error:
+        if anyway:
+            error.fix += f", or {anyway} to try anyway"
+        raise
 
 
 def planner_of(

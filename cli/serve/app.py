@@ -16,7 +16,7 @@ from scalekv.cli.console.errors import kind_of
 from scalekv.cli.serve.kept import Kept
 from scalekv.cli.serve.metrics import CONTENT_TYPE, Metrics
 from scalekv.cli.serve.wire import ImageRequest, Rejected, Served, parsed, rejection
-from scalekv.cli.serve.worker import Closing, Drawn, Job, QueueFull, Worker
+from scalekv.cli.serve.worker import Closing, Delivery, QueueFull, Ticket, Worker
 from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
@@ -94,7 +94,7 @@ def application(served: Served, worker: Worker, metrics: Metrics, kept: Kept) ->
     return app
 
 
-def _submitted(worker: Worker, settled: Settled) -> Job:
+def _submitted(worker: Worker, settled: Settled) -> Ticket:
     if not worker.ready.is_set():
         raise Rejected(503, "the model is loading", kind="server_error", code="loading")
     try:
@@ -113,7 +113,7 @@ def _submitted(worker: Worker, settled: Settled) -> Job:
         ) from None
 
 
-async def _awaited(worker: Worker, job: Job, request: Request) -> list[Drawn]:
+async def _awaited(worker: Worker, job: Ticket, request: Request) -> list[Delivery]:
     """The pictures of a job, unless its client goes first."""
     try:
         while not job.done.done():
@@ -142,7 +142,7 @@ async def _awaited(worker: Worker, job: Job, request: Request) -> list[Drawn]:
             worker.drop(job)
 
 
-def _item(drawn: Drawn, asked: ImageRequest, request: Request, kept: Kept) -> dict[str, Any]:
+def _item(drawn: Delivery, asked: ImageRequest, request: Request, kept: Kept) -> dict[str, Any]:
     """A picture as the API lists it; what is ours lies under `scalekv`."""
     picture = drawn.picture
     if asked.response_format == "url":

@@ -38,7 +38,7 @@ class NobodyWaits(Exception):
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Delivery:
     """A finished picture of a job.
 
     png: the file, with its settings inside; figures: the memory report of the server with this
@@ -51,13 +51,13 @@ class Drawn:
 
 
 @dataclass(eq=False)
-class Job:
+class Ticket:
     """The pictures one client waits for: of one prompt, `request.num_images` of them."""
 
     settled: Settled
     loop: asyncio.AbstractEventLoop
-    done: asyncio.Future[list[Drawn]]
-    drawn: list[Drawn] = field(default_factory=list)
+    done: asyncio.Future[list[Delivery]]
+    drawn: list[Delivery] = field(default_factory=list)
     gone: bool = False
     begun: int = 0
 
@@ -107,7 +107,7 @@ class Worker:
         self._choices = choices
         self._metrics = metrics
         self._most_waiting = most_waiting
-        self._jobs: deque[Job] = deque()
+        self._jobs: deque[Ticket] = deque()
         self._changed = threading.Condition()  # of a lock that its holder may take again
         self._closing = False
         self._together = MOST_TOGETHER
@@ -132,14 +132,14 @@ class Worker:
         self._thread = threading.Thread(target=run, name="scalekv-model", daemon=True)
         self._thread.start()
 
-    def submit(self, settled: Settled, loop: asyncio.AbstractEventLoop) -> Job:
+    def submit(self, settled: Settled, loop: asyncio.AbstractEventLoop) -> Ticket:
         """Puts pictures into the queue.
 
         Raises:
             QueueFull: there is no place for them.
             Closing: nothing is taken any more.
         """
-        job = Job(settled, loop, loop.create_future())
+        job = Ticket(settled, loop, loop.create_future())
         with self._changed:
             if self._closing:
                 raise Closing
@@ -150,7 +150,7 @@ class Worker:
             self._changed.notify()
         return job
 
-    def drop(self, job: Job) -> None:
+    def drop(self, job: Ticket) -> None:
         """Lets go of a job whose client has gone; what is in the middle of it ends soon."""
         with self._changed:
             self._metrics.dropped.inc(job.waiting)
@@ -190,7 +190,7 @@ class Worker:
         while batch := self._next(pipeline):
             self._draw(pipeline, batch)
 
-    def _next(self, pipeline: Pipeline) -> list[tuple[Job, int]]:
+    def _next(self, pipeline: Pipeline) -> list[tuple[Ticket, int]]:
         """Pictures to draw together, each its job and number in it; empty: the end."""
         with self._changed:
             while not self._jobs:
@@ -200,7 +200,7 @@ class Worker:
             shape = self._jobs[0].shape
             alone = self._jobs[0].settled.one_at_a_time_on(pipeline.device.type)
             most = 1 if alone else self._together
-            batch: list[tuple[Job, int]] = []
+            batch: list[tuple[Ticket, int]] = []
             for job in list(self._jobs):
                 if job.shape != shape or len(batch) == most:
                     continue
@@ -212,7 +212,7 @@ class Worker:
             self._count()
         return batch
 
-    def _draw(self, pipeline: Pipeline, batch: Sequence[tuple[Job, int]]) -> None:
+    def _draw(self, pipeline: Pipeline, batch: Sequence[tuple[Ticket, int]]) -> None:
         first = batch[0][0].settled
         request = replace(
             first.request,
@@ -244,7 +244,7 @@ class Worker:
                 self._metrics.peak.labels(stage).set(peak)
 
     def _hand_out(
-        self, pipeline: Pipeline, batch: Sequence[tuple[Job, int]], pictures: Iterator[Picture]
+        self, pipeline: Pipeline, batch: Sequence[tuple[Ticket, int]], pictures: Iterator[Picture]
     ) -> None:
         for (job, _), picture in zip(batch, pictures, strict=True):
             self._seconds = picture.seconds
@@ -254,7 +254,9 @@ class Worker:
             if job.gone:
                 continue
             png = png_bytes(picture.image, picture.prompt, picture.settings)
-            job.drawn.append(Drawn(png, picture, figures(pipeline, self._choices, picture.cache)))
+            job.drawn.append(
+                Delivery(png, picture, figures(pipeline, self._choices, picture.cache))
+            )
             if len(job.drawn) == job.request.pictures:
                 job.succeed()
 

@@ -127,7 +127,7 @@ def _moved(block: nn.Module, layout: Layout, pinned: bool) -> _Home:
     """A block whose tensors now lie in one piece of host memory."""
     _, shape, dtype, start = layout[-1]
     size = start + shape.numel() * dtype.itemsize
-    memory = torch.empty(size, dtype=torch.uint8, pin_memory=pinned)
+    memory = torch.empty(size, dtype=torch.uint8, pin_memory=pinned, device="cpu")
     places, parameters = [], []
     for (name, *_), view in zip(layout, _views(memory, layout), strict=True):
         owner, _, last = name.rpartition(".")

@@ -1,23 +1,95 @@
-"""Linear layers by the fastest product the processor has. Knows tensors only."""
+"""The one door to every linear layer: by the fastest product the processor has where the layer is a
+plain one, and as the module that it is where anything was done to it. Knows modules and tensors."""
 
 from __future__ import annotations
 
 from functools import cache
+from itertools import chain
+from typing import TypeGuard
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 from scalekv.infinity_patch.compute.processor import features
+from scalekv.kv.autocast import without_autocast
+
+HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
 
 def apply(
-    layer: nn.Linear, x: Tensor, dtype: torch.dtype | None = None, *, gelu: bool = False
+    layer: nn.Module,
+    x: Tensor,
+    dtype: torch.dtype | None = None,
+    *,
+    bias: Tensor | None = None,
+    first: int | None = None,
+    gelu: bool = False,
 ) -> Tensor:
-    """`layer` of x computed in `dtype`, whatever dtype x is in; None: that of its weights."""
-    weight = layer.weight if dtype is None else layer.weight.to(dtype)
-    bias = layer.bias if dtype is None or layer.bias is None else layer.bias.to(dtype)
-    return linear(x, weight, bias, gelu=gelu)
+    """A linear layer of x (…, in), whatever dtype x is in.
+
+    An adapter, a quantised or offloaded layer, one with hooks or with a forward of its own is
+    called once with all of x, in the dtype of its weights.
+
+    Args:
+        dtype: to compute in, whatever the caller's autocast says; None: that of the weights. What
+            is called gives its answer in this dtype.
+        bias: (out,) added instead of the layer's own, of a layer that has none.
+        first: only so many of the outputs; None: all.
+        gelu: followed by GELU (tanh).
+
+    Returns:
+        (…, out).
+    """
+    if not is_plain(layer):
+        return _called(layer, x, dtype, bias, first, gelu)
+    weight, bias = layer.weight, layer.bias if bias is None else bias
+    if first is not None:
+        weight, bias = weight[:first], None if bias is None else bias[:first]
+    if dtype is None:
+        return linear(x, weight, bias, gelu=gelu)
+    weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
+    with without_autocast(x):
+        return linear(x, weight, bias, gelu=gelu)
+
+
+def is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
+    """Whether a layer does nothing but multiply by its weight and add its bias."""
+    return (
+        type(layer) is nn.Linear
+        and type(layer.weight) in (nn.Parameter, Tensor)
+        and layer.weight.is_floating_point()
+        and "forward" not in layer.__dict__
+        and not any(layer.__dict__[name] for name in HOOKS)
+        and not _has_any_global_hook()
+    )
+
+
+def weights_dtype(layer: nn.Module) -> torch.dtype | None:
+    """The floating dtype a linear layer computes in; None where its tensors do not say."""
+    weight = getattr(layer, "weight", None)
+    if isinstance(weight, Tensor) and weight.is_floating_point():
+        return weight.dtype
+    tensors = chain(layer.parameters(), layer.buffers())
+    return next((t.dtype for t in tensors if t.is_floating_point()), None)
+
+
+def _called(
+    layer: nn.Module,
+    x: Tensor,
+    dtype: torch.dtype | None,
+    bias: Tensor | None,
+    first: int | None,
+    gelu: bool,
+) -> Tensor:
+    out: Tensor = layer(x.to(weights_dtype(layer) or x.dtype))
+    if first is not None:
+        out = out[..., :first]
+    if bias is not None:
+        out = out + bias[:first].to(out.dtype)
+    out = out if dtype is None else out.to(dtype)
+    return F.gelu(out, approximate="tanh") if gelu else out
 
 
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False) -> Tensor:
@@ -34,8 +106,22 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False
             x.contiguous(), weight, bias, kind[0], [], kind[1]
         )
         return out
+    if gelu and bias is not None and _has_gelu_inside(x):
+        flat = torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True)
+        return flat.unflatten(0, x.shape[:-1])
     out = F.linear(x, weight, bias)
     return F.gelu(out, approximate="tanh") if gelu else out
+
+
+def _has_gelu_inside(x: Tensor) -> bool:
+    """Whether the device's product ends with bias and GELU (tanh) in the same kernel.
+
+    CUDA's do, and shapes without memory go the same way. In half precision alone: what float32 is
+    chosen for is the plain formula.
+    """
+    if x.device.type not in ("cuda", "meta") or torch.is_grad_enabled():
+        return False
+    return x.dtype in (torch.float16, torch.bfloat16)
 
 
 def _is_for_onednn(x: Tensor) -> bool:

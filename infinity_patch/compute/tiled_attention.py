@@ -40,9 +40,9 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     tokens, together = k.shape[2], batch * heads
     queries, keys, values = q.flatten(0, 1), k.flatten(0, 1).mT, v.flatten(0, 1)
     group, rows = _tile(together, length, tokens)
-    buffer = torch.empty(group * rows * tokens, dtype=q.dtype)
-    answer = torch.empty(together, length, dim, dtype=q.dtype)
-    parts = _parts(tokens, q.dtype)
+    buffer = torch.empty(group * rows * tokens, dtype=q.dtype, device=q.device)
+    answer = torch.empty(together, length, dim, dtype=q.dtype, device=q.device)
+    parts = _parts(tokens, q)
     sampled = tokens >= SAMPLED * FEWEST_SAMPLED
     for first in range(0, together, group):
         some = slice(first, first + group)
@@ -70,11 +70,11 @@ def _weigh(q: Tensor, k_T: Tensor, largest: Tensor, weights: Tensor, parts: Tens
     return weights.view(-1, weights.shape[-1]).mm(parts).view(*weights.shape[:2], -1)
 
 
-def _parts(tokens: int, dtype: torch.dtype) -> Tensor:
-    """(T, P): one where a key belongs to a part."""
+def _parts(tokens: int, like: Tensor) -> Tensor:
+    """(T, P): one where a key belongs to a part; `like` says where, and in what dtype."""
     count = max(16, math.ceil(tokens / PART))
-    part = torch.arange(tokens) * count // tokens
-    return (part[:, None] == torch.arange(count)).to(dtype)
+    part = torch.arange(tokens, device=like.device) * count // tokens
+    return (part[:, None] == torch.arange(count, device=like.device)).to(like.dtype)
 
 
 def _tile(together: int, length: int, tokens: int) -> tuple[int, int]:

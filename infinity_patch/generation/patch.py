@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, NoReturn
 
 from torch import Tensor, nn
@@ -33,7 +34,7 @@ from scalekv.kv.policies.policy import Policy
 from scalekv.kv.schedule import Schedule
 
 NEEDED = ("mat_qkv", "q_bias", "v_bias", "scale_mul_1H11", "proj", "kv_caching")
-OVERRIDDEN = ("forward", "kv_caching")
+OVERRIDDEN = ("forward", "kv_caching", "keep_sequences")
 _MISSING = object()
 
 
@@ -167,6 +168,7 @@ def _attached(modules: list[nn.Module], caches: Caches) -> Iterator[None]:
             # written to the instance's dictionary: nn.Module would not look for methods elsewhere
             module.__dict__["forward"] = _Forward(module, layer, caches)
             module.__dict__["kv_caching"] = _kv_caching(layer, caches)
+            module.__dict__["keep_sequences"] = partial(caches.keep_sequences, layer)
         yield
     finally:
         for module, saved in zip(modules, before, strict=True):
@@ -186,7 +188,7 @@ def _preset_of(model: nn.Module, modules: list[nn.Module]) -> str | None:
     if isinstance(named, str):
         return named
     first: Any = modules[0]
-    preset = preset_like(len(modules), first.mat_qkv.weight.shape[1], first.scale_mul_1H11.numel())
+    preset = preset_like(len(modules), first.q_bias.numel(), first.scale_mul_1H11.numel())
     return None if preset is None else preset.name
 
 
@@ -207,12 +209,19 @@ class _Forward:
         scale_ind: int = 0,
     ) -> Tensor:
         assert rope2d_freqs_grid is not None, "a patched model needs its rotary tables"
-        module = self.module
-        q, k, v = queries_keys_values(module, x, scale_schedule, rope2d_freqs_grid, scale_ind)
+        module, schedule = self.module, Schedule.of(scale_schedule)
+        q, k, v = queries_keys_values(
+            module,
+            x,
+            scale_schedule,
+            rope2d_freqs_grid,
+            scale_ind,
+            partial(self.caches.place, self.layer, scale_ind, schedule),
+        )
         out = self.caches.attend(
             self.layer,
             scale_ind,
-            Schedule.of(scale_schedule),
+            schedule,
             q,
             k,
             v,
@@ -227,7 +236,7 @@ class _Forward:
 
     def __reduce_ex__(self, _protocol: Any) -> NoReturn:
         raise UserError(
-            "a patched model cannot be copied",
+            "a patched model cannot be copied or pickled",
             where="a `with patched(...)` block",
             rule="a patch belongs to one model: a copy would compute with the original's weights",
             fix="copy or save the model before the block or after it",

@@ -31,6 +31,7 @@ from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes, to_uint8
 from scalekv.infinity_patch.model.tokens import cut_prompt
+from scalekv.kv.autocast import without_autocast
 from scalekv.kv.caches.caches import Caches
 from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
@@ -231,6 +232,7 @@ def _pictures(
             with (
                 _computing(pipeline, outer),
                 torch.inference_mode(),
+                without_autocast(code),
                 pipeline.stages.stage("decode"),
             ):
                 decoded = pipeline.vae.decode(code)

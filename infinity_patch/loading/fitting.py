@@ -58,8 +58,8 @@ def unconditional_rows(found: Tensor, rows: int) -> Tensor:
     if len(found) >= rows:
         return found[:rows].contiguous()
     width = found.shape[1]
-    initial = torch.empty(rows, width, dtype=torch.float32)
-    generator = torch.Generator().manual_seed(UNCONDITIONAL_SEED)
+    initial = torch.empty(rows, width, dtype=torch.float32, device="cpu")
+    generator = torch.Generator("cpu").manual_seed(UNCONDITIONAL_SEED)
     nn.init.trunc_normal_(initial, std=UNCONDITIONAL_STD, generator=generator)
     initial /= math.sqrt(width)
     return torch.cat([found, initial[len(found) :].to(found.device, found.dtype)])

@@ -6,9 +6,7 @@ Works on any module with the published attribute names (`mat_qkv`, `q_bias`, `v_
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping
-from functools import lru_cache
+from collections.abc import Callable, Mapping
 from itertools import accumulate
 from typing import Any, Protocol
 from weakref import WeakKeyDictionary
@@ -17,20 +15,21 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from scalekv.infinity_patch.compute.kernels.bias_and_gain import bias_and_gain
+from scalekv.infinity_patch.compute.kernels.queries_keys import place_queries_keys_values
 from scalekv.infinity_patch.compute.processor import fused_attention_is_fast, row_slices
-from scalekv.infinity_patch.compute.products import apply, linear
+from scalekv.infinity_patch.compute.products import apply, is_plain, weights_dtype
 from scalekv.infinity_patch.compute.tiled_attention import tiled_attention, worthwhile
 from scalekv.infinity_patch.model.rotary import Scales3, rotate, table_of_scale, turns_of_scale
-
-MAX_LOG_SCALE = math.log(100)
-SHORTEST = 1e-12  # vectors shorter than this are not made longer; `F.normalize`'s default
+from scalekv.kv.caches.layout import by_token, empty
+from scalekv.kv.to_device import whole_numbers
 
 
 class SelfAttentionLike(Protocol):
     """What a self-attention module must have to be run here."""
 
     @property
-    def mat_qkv(self) -> nn.Linear: ...
+    def mat_qkv(self) -> nn.Module: ...
     @property
     def q_bias(self) -> Tensor: ...
     @property
@@ -38,37 +37,34 @@ class SelfAttentionLike(Protocol):
     @property
     def scale_mul_1H11(self) -> Tensor: ...
     @property
-    def proj(self) -> nn.Linear: ...
+    def proj(self) -> nn.Module: ...
 
 
 _prepared: WeakKeyDictionary[Any, tuple[Any, Tensor, Tensor]] = WeakKeyDictionary()
 """Per module what its parameters were when prepared, its fused bias and its heads' gains."""
 
 
-def _bias_and_gain(sa: SelfAttentionLike) -> tuple[Tensor, Tensor]:
+def _bias_and_gain(sa: SelfAttentionLike, scale: int) -> tuple[Tensor, Tensor]:
     """(3 C,) bias of the fused projection, and (2, H, 1) float32: queries' learned scales, ones.
 
-    Made once per module, and again when a parameter was replaced or written to.
+    Made once per module and picture, and again when a parameter was replaced or written to. What
+    is written through `.data`, which no version tells of, counts from the next picture's first
+    scale on.
     """
     used = (sa.q_bias, sa.v_bias, sa.scale_mul_1H11)
     if torch.is_grad_enabled() or any(t.is_inference() for t in used):  # nothing tells of writes
-        return _fused_bias(sa), _gain(sa)
+        return bias_and_gain(*used)
     state = [(id(t), t.data_ptr(), t._version, t.dtype, t.device) for t in used]
     known = _prepared.get(sa)
-    if known is None or known[0] != state:
+    if scale == 0 or known is None or known[0] != state:
         with torch.inference_mode(False), torch.no_grad():  # usable in and outside inference mode
-            known = state, _fused_bias(sa), _gain(sa)
+            known = state, *bias_and_gain(*used)
         _prepared[sa] = known
     return known[1], known[2]
 
 
-def _fused_bias(sa: SelfAttentionLike) -> Tensor:
-    return torch.cat([sa.q_bias, torch.zeros_like(sa.v_bias), sa.v_bias])
-
-
-def _gain(sa: SelfAttentionLike) -> Tensor:
-    gain = sa.scale_mul_1H11.float().clamp_max(MAX_LOG_SCALE).exp().view(1, -1, 1)
-    return torch.cat([gain, torch.ones_like(gain)])
+Place = Callable[[tuple[int, int, int, int], torch.dtype, torch.device], tuple[Tensor, Tensor]]
+"""(shape, dtype, device) of a scale's keys -> (B, H, L, D) twice, to write keys and values into."""
 
 
 def queries_keys_values(
@@ -77,45 +73,38 @@ def queries_keys_values(
     schedule: Scales3,
     tables: Mapping[str, Tensor],
     scale: int,
+    place: Place | None = None,
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """q, k, v of one scale's tokens, each (B, H, L, D), contiguous, in the compute dtype.
+    """q, k, v of one scale's tokens, each (B, H, L, D), in the compute dtype.
 
     x is (B, L, C). q and k are normalised over D, q multiplied by the learned scale of its head,
-    both rotated, all in float32, then cast once: what is cached is what attention reads.
+    both rotated, all in float32, then cast once: what is cached is what attention reads. k and v
+    are what `place` gave, unless gradients are wanted; None: new tensors.
     """
     heads = sa.scale_mul_1H11.numel()
-    weight = sa.mat_qkv.weight
-    bias, gain = _bias_and_gain(sa)
+    bias, gain = _bias_and_gain(sa, scale)
     if torch.is_grad_enabled():
-        qkv = linear(x, weight, bias)
+        qkv = apply(sa.mat_qkv, x, bias=bias)
         q, k, v = qkv.unflatten(-1, (3, heads, -1)).permute(2, 0, 3, 1, 4)
         table = table_of_scale(tables, schedule, scale, x.device)
         q = rotate(F.normalize(q.float(), dim=-1) * gain[0, :, None], table).to(qkv.dtype)
         k = rotate(F.normalize(k.float(), dim=-1), table).to(qkv.dtype)
         return q, k, v.contiguous()
     batch, length, width = x.shape
+    dtype = weights_dtype(sa.mat_qkv) or x.dtype
     shape = (batch, heads, length, width // heads)
-    q, k, v = (torch.empty(shape, dtype=weight.dtype, device=x.device) for _ in range(3))
+    lying: dict[str, Any] = {"by_token": by_token(x.device), "dtype": dtype, "device": x.device}
+    q = empty(shape, **lying)
+    if place is None:
+        k, v = empty(shape, **lying), empty(shape, **lying)
+    else:
+        k, v = place(shape, dtype, x.device)
     turns = turns_of_scale(tables, schedule, scale, x.device)
-    for rows in row_slices(x):
-        qkv = linear(x[:, rows], weight, bias)
-        parts = qkv.unflatten(-1, (3, heads, -1))
-        turned = _turned(parts[:, :, :2], gain, turns[rows]).transpose(1, 3)
-        q[:, :, rows], k[:, :, rows] = turned.unbind(2)
-        v[:, :, rows] = parts[:, :, 2].transpose(1, 2)
+    for rows in row_slices(x) if is_plain(sa.mat_qkv) else [slice(None)]:
+        qkv = apply(sa.mat_qkv, x[:, rows], bias=bias).unflatten(-1, (3, heads, -1))
+        into = (part[:, :, rows] for part in (q, k, v))
+        place_queries_keys_values(qkv, gain, turns[rows], *into)
     return q, k, v
-
-
-def _turned(x: Tensor, gain: Tensor, turns: Tensor) -> Tensor:
-    """Queries and keys x (B, L, 2, H, D) made one long and turned, in float32.
-
-    The gain, (2, H, 1), is the queries' learned scale a head, and ones for the keys. Turning keeps
-    the length, so that length and gain are one factor a vector, applied last.
-    """
-    x = x.float()
-    factor = gain / torch.linalg.vector_norm(x, dim=-1, keepdim=True).clamp_min_(SHORTEST)
-    pairs = torch.view_as_complex(x.unflatten(-1, (-1, 2)))
-    return torch.view_as_real(pairs * turns.unsqueeze(1)).flatten(-2).mul_(factor)
 
 
 def raw_queries(sa: SelfAttentionLike, x: Tensor, tokens: Tensor) -> Tensor:
@@ -124,9 +113,7 @@ def raw_queries(sa: SelfAttentionLike, x: Tensor, tokens: Tensor) -> Tensor:
     x is (B, L, C), tokens (W,) int64. Nothing is added, normalised, scaled or rotated; only the
     queries' third of the projection is computed, for these tokens.
     """
-    weight = sa.mat_qkv.weight
-    width = weight.shape[0] // 3
-    q = linear(x.index_select(1, tokens), weight[:width], None)
+    q = apply(sa.mat_qkv, x.index_select(1, tokens), first=sa.q_bias.numel())
     queries: Tensor = q.unflatten(-1, (sa.scale_mul_1H11.numel(), -1)).transpose(1, 2)
     return queries
 
@@ -173,11 +160,9 @@ def attend_ragged(q: Tensor, k: Tensor, v: Tensor, length: int, lengths: tuple[i
     return out.squeeze(1)
 
 
-@lru_cache(maxsize=1024)
 def _ends(lengths: tuple[int, ...], device: torch.device) -> Tensor:
-    """(N + 1,) int32 where sequences begin and end; copied to the device once, so that no later
-    picture waits for it."""
-    return torch.tensor([0, *accumulate(lengths)], dtype=torch.int32, device=device)
+    """(N + 1,) int32 where sequences begin and end."""
+    return whole_numbers((0, *accumulate(lengths)), device, torch.int32)
 
 
 def project(sa: SelfAttentionLike, out: Tensor) -> Tensor:

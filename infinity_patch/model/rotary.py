@@ -8,17 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from fractions import Fraction
+from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.utils.weak import WeakIdKeyDictionary
+
+from scalekv.kv.to_device import to_device
 
 BASE = 10000.0
 Scales3 = Sequence[tuple[int, int, int]]
 """Scales as the published code passes them: (1, h, w)."""
 
 _turns: WeakIdKeyDictionary = WeakIdKeyDictionary()
-"""Per table the turns of the scale last asked for, which all layers of that scale share."""
+"""Per table all its angles as complex numbers, by device."""
 
 
 def positions(side: int, full: int) -> list[int]:
@@ -35,12 +38,16 @@ def rotary_table(scales: Sequence[tuple[int, int]], grid: tuple[int, int], head_
     if head_dim % 4:
         raise ValueError(f"head width {head_dim}: rotary positions need a multiple of 4")
     half = head_dim // 2
-    exponent = torch.arange(0, half, 2, dtype=torch.int64).float() / half
+    exponent = torch.arange(0, half, 2, dtype=torch.float32, device="cpu") / half
     inverse = 1.0 / (BASE**exponent)
     parts = []
     for h, w in scales:
-        rows = torch.outer(torch.tensor(positions(h, grid[0]), dtype=torch.float32), inverse)
-        cols = torch.outer(torch.tensor(positions(w, grid[1]), dtype=torch.float32), inverse)
+        rows, cols = (
+            torch.outer(
+                torch.tensor(positions(side, full), dtype=torch.float32, device="cpu"), inverse
+            )
+            for side, full in zip((h, w), grid, strict=True)
+        )
         both = torch.cat([rows[:, None].expand(h, w, -1), cols[None].expand(h, w, -1)], dim=-1)
         parts.append(both.reshape(h * w, half))
     angles = torch.cat(parts)
@@ -53,9 +60,21 @@ def rotary_tables(
     head_dim: int,
     device: torch.device | None = None,
 ) -> dict[str, Tensor]:
-    """The dictionary of tables that the blocks take, with the one schedule in use."""
+    """The dictionary of tables that the blocks take, with the one schedule in use.
+
+    The table is not to be written to: it is kept for the next picture of the same schedule.
+    """
     key = str(tuple((1, h, w) for h, w in scales))
-    return {key: rotary_table(scales, grid, head_dim).to(device)}
+    return {key: _kept_table(tuple(scales), grid, head_dim, device or torch.device("cpu"))}
+
+
+@lru_cache(maxsize=16)
+def _kept_table(
+    scales: tuple[tuple[int, int], ...], grid: tuple[int, int], head_dim: int, device: torch.device
+) -> Tensor:
+    # An ordinary tensor even under inference mode: later calls outside it get the same one.
+    with torch.inference_mode(False):
+        return to_device(rotary_table(scales, grid, head_dim), device)
 
 
 def table_of_scale(
@@ -104,15 +123,14 @@ def turns_of_scale(
 ) -> Tensor:
     """The angles of one scale's tokens as complex numbers of length one, (L_k, 1, D / 2).
 
-    On `device`, or where the table is. Multiplying by them is `rotate` in one pass; kept until
-    another scale is asked for.
+    On `device`, or where the table is. Multiplying by them is `rotate` in one pass. They are part
+    of all the schedule's, which are made once a table.
     """
-    table, rows = _found(tables, schedule, scale)
-    known = _turns.get(table)
+    table, (start, end) = _found(tables, schedule, scale)
     place = device or table.device
-    if known is None or known[0] != rows or known[1].device != place:
-        cos, sin = table[:, 0, 0, 0, rows[0] : rows[1]].to(place)
-        known = rows, torch.complex(cos, sin).unsqueeze(1)
-        _turns[table] = known
-    turns: Tensor = known[1]
-    return turns
+    known: dict[torch.device, Tensor] = _turns.setdefault(table, {})
+    if place not in known:
+        with torch.inference_mode(False):
+            cos, sin = to_device(table[:, 0, 0, 0], place)
+            known[place] = torch.complex(cos, sin).unsqueeze(1)
+    return known[place][start:end]

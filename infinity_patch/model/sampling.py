@@ -33,7 +33,7 @@ class BitSampler:
 
     def __init__(self, seeds: Sequence[int], top_p: float):
         self.top_p = top_p
-        self.generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
         self.finite: Tensor | None = None
         """(B,) bool where the logits are: whether all that each picture was drawn from were finite.
         None before the first. Asked for when a picture is done: reading it waits for the device."""
@@ -44,11 +44,7 @@ class BitSampler:
         finite = logits.isfinite().flatten(1).all(1)
         self.finite = finite if self.finite is None else self.finite & finite
         p = probabilities(logits.float(), self.top_p)
-        shape = p.shape[1:]
-        noise = torch.stack(
-            [
-                torch.empty(shape, dtype=torch.float32).exponential_(generator=g)
-                for g in self.generators
-            ]
-        )
+        noise = torch.empty(p.shape, dtype=torch.float32, device="cpu")
+        for generator, one in zip(self.generators, noise, strict=True):
+            one.exponential_(generator=generator)
         return (p / noise.to(p.device)).argmax(-1).to(torch.uint8)

@@ -6,7 +6,8 @@ How the bits of a scale are chosen is handed in, so that recorded bits can be fe
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
@@ -23,6 +24,7 @@ from scalekv.infinity_patch.model.quantiser import (
 from scalekv.infinity_patch.model.rotary import rotary_tables
 from scalekv.infinity_patch.model.transformer import Condition, Infinity, mix_halves
 from scalekv.infinity_patch.schedules import grid_of
+from scalekv.kv.autocast import without_autocast
 from scalekv.kv.schedule import Schedule
 
 Chooser = Callable[[int, Tensor], Tensor]
@@ -67,9 +69,8 @@ def generate_codes(
     scales = [(1, h, w) for h, w in schedule.scales]
     tables = rotary_tables(schedule.scales, grid_of(schedule), model.spec.head_dim, device)
     sizes = vae_sizes(schedule.scales, patchify)
-    for block in model.blocks:
-        block.sa.kv_caching(True)
-    try:
+    # the model names its dtypes itself: the caller's autocast is not for it
+    with without_autocast(condition.start), _caching(model):
         x = model.embed_start(condition)
         total: Tensor | None = None
         for k, (h, w) in enumerate(schedule.scales):
@@ -93,6 +94,15 @@ def generate_codes(
                 after_scale(k)
         assert total is not None
         return total
+
+
+@contextmanager
+def _caching(model: Infinity) -> Iterator[None]:
+    """The model keeps keys and values for the time of one batch of pictures."""
+    for block in model.blocks:
+        block.sa.kv_caching(True)
+    try:
+        yield
     finally:
         for block in model.blocks:
             if block.sa.cached_k is not None:  # a patched model's caches stay to be looked at
@@ -109,7 +119,8 @@ def conditions(
     sequences = list(texts)
     if guidance.needed:
         sequences += [model.unconditional(len(t)) if negative is None else negative for t in texts]
-    return model.condition([s.to(torch.float32) for s in sequences])
+    with without_autocast(model.pos_start):
+        return model.condition([s.to(torch.float32) for s in sequences])
 
 
 def to_uint8(images: Tensor) -> Tensor:

@@ -16,6 +16,7 @@ from safetensors import SafetensorError
 from torch import Tensor
 
 from scalekv.infinity_patch.model.tokens import MAX_TOKENS, read_tokenizer
+from scalekv.kv.autocast import without_autocast
 from scalekv.kv.errors import UserError
 
 REMEMBERED = 256
@@ -88,10 +89,12 @@ class TextEncoder:
     def _encode(self, prompt: str) -> Tensor:
         if self.model is None:
             self.model = self._read()
-        batch = self.tokenizer(
-            prompt, return_tensors="pt", truncation=True, max_length=MAX_TOKENS
-        ).to(self.device)
-        out = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        with torch.device(self.device):  # whatever the caller's default is, as with autocast
+            batch = self.tokenizer(
+                prompt, return_tensors="pt", truncation=True, max_length=MAX_TOKENS
+            ).to(self.device)
+            with without_autocast(batch.input_ids):
+                out = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
         features: Tensor = out.last_hidden_state[0]
         return features.to(self._features_on, torch.float32)
 
@@ -103,7 +106,7 @@ class TextEncoder:
             # from the one file that counts tokens too: a class that another file names would
             # replace parts of it by its own
             counted = read_tokenizer(self.folder / "tokenizer.json")
-            with _silence():
+            with _quiet_transformers(), torch.device("cpu"):
                 self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=counted)
                 loaded: Any = T5EncoderModel.from_pretrained(
                     self.folder,
@@ -122,19 +125,23 @@ class TextEncoder:
 
 
 @contextmanager
-def _silence() -> Iterator[None]:
-    """Inside, transformers says nothing and draws no bars; how loud it is is its user's to say."""
+def _quiet_transformers() -> Iterator[None]:
+    """Neither bars nor warnings while it reads; afterwards as the host program has it."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging
 
     verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    no_bars_of_the_hub = are_progress_bars_disabled()
     logging.set_verbosity_error()
-    logging.disable_progress_bar()
+    logging.disable_progress_bar()  # the hub's too
     try:
         yield
     finally:
         logging.set_verbosity(verbosity)
         if bars:
             logging.enable_progress_bar()
+        if no_bars_of_the_hub:
+            disable_progress_bars()
 
 
 def _damaged(folder: Path, rule: str) -> UserError:

@@ -16,14 +16,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalekv.configs.spec import TransformerSpec
+from scalekv.infinity_patch.compute.kernels.norm import EPS as NORM_EPS
+from scalekv.infinity_patch.compute.kernels.norm import norm
+from scalekv.infinity_patch.compute.kernels.residual import add_norm
 from scalekv.infinity_patch.compute.offload import BlockStream
 from scalekv.infinity_patch.compute.processor import row_slices
-from scalekv.infinity_patch.compute.products import apply, linear
+from scalekv.infinity_patch.compute.products import apply, is_plain, weights_dtype
 from scalekv.infinity_patch.model.attention import attend, project, queries_keys_values
 from scalekv.infinity_patch.model.parameters import LEVELS, mlp_width
 from scalekv.infinity_patch.model.rotary import Scales3
-
-NORM_EPS = 1e-6
 
 
 class TextNorm(nn.Module):
@@ -52,8 +53,9 @@ class TextRows:
         rows = nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
         if len(set(lengths)) == 1:
             return cls(rows, None)
-        real = torch.arange(max(lengths))[None] < torch.tensor(lengths)[:, None]
-        return cls(rows, real[:, None, None].to(rows.device))
+        places = torch.arange(max(lengths), device=rows.device)
+        real = places[None] < torch.tensor(lengths, device=rows.device)[:, None]
+        return cls(rows, real[:, None, None])
 
 
 class TextKeysValues(nn.Module):
@@ -67,9 +69,8 @@ class TextKeysValues(nn.Module):
 
     def keys_values(self, rows: Tensor, heads: int) -> tuple[Tensor, Tensor]:
         """k and v of text rows (G, T, Ct), each (G, heads, T, width / heads)."""
-        weight = self.mat_kv.weight
         bias = torch.cat([torch.zeros_like(self.v_bias), self.v_bias])
-        kv = linear(rows, weight, bias)
+        kv = apply(self.mat_kv, rows, bias=bias)
         k, v = kv.unflatten(-1, (2, heads, -1)).permute(2, 0, 3, 1, 4)
         return k.contiguous(), v.contiguous()
 
@@ -138,6 +139,11 @@ class SelfAttention(nn.Module):
         self.caching = enable
         self.cached_k = self.cached_v = None
 
+    def keep_sequences(self, count: int) -> None:
+        """Between two scales: drop what was kept of all sequences but the first."""
+        if self.cached_k is not None and self.cached_v is not None:
+            self.cached_k, self.cached_v = self.cached_k[:count], self.cached_v[:count]
+
     def forward(
         self,
         x: Tensor,
@@ -199,6 +205,16 @@ class Block(nn.Module):
         self.ca = CrossAttention(width, spec.heads)
         self.ffn = FeedForward(width)
 
+    @property
+    def linears(self) -> tuple[nn.Module, ...]:
+        """The linear layers after self-attention."""
+        return self.ca.mat_q, self.ca.proj, self.ffn.fc1, self.ffn.fc2
+
+    @property
+    def compute_dtype(self) -> torch.dtype:
+        """The dtype of the matrix products, which is that of the weights."""
+        return weights_dtype(self.ffn.fc1) or torch.float32
+
     def modulation(self, shared: Tensor) -> Tensor:
         """What multiplies and shifts this block's hidden states, (6, G, 1, C) float32.
 
@@ -206,7 +222,7 @@ class Block(nn.Module):
         attention and feed-forward add; two factors and two shifts, of what they are given.
         """
         table = (self.ada_gss + shared).float().permute(2, 0, 1, 3)
-        one = torch.zeros(6, 1, 1, 1, dtype=torch.float32, device=table.device)
+        one = torch.zeros(6, 1, 1, 1, dtype=table.dtype, device=table.device)
         one[2:4] = 1  # stored is by how much a factor differs from 1
         return table + one
 
@@ -224,9 +240,10 @@ class Block(nn.Module):
 
         Where tokens are worked on some at a time, the answer is written over x.
         """
-        dtype = self.ffn.fc1.weight.dtype
+        dtype = self.compute_dtype
         _, _, factor, _, shift, _ = modulation.unbind()
-        slices = list(row_slices(x))
+        # whatever is called as a module of its own is called once, with all rows
+        slices = list(row_slices(x)) if all(map(is_plain, self.linears)) else [slice(None)]
         whole = len(slices) == 1
         if whole:
             h = modulated_norm(x, factor, shift, dtype)
@@ -245,7 +262,7 @@ class Block(nn.Module):
         if whole:
             return self.after_attention(x, h, modulation, memory, mask)
         for rows in slices:
-            x[:, rows] = self.after_attention(x[:, rows], h[:, rows], modulation, memory, mask)
+            self.after_attention(x[:, rows], h[:, rows], modulation, memory, mask)
         return x
 
     def after_attention(
@@ -256,31 +273,38 @@ class Block(nn.Module):
         memory: tuple[Tensor, Tensor],
         mask: Tensor | None,
     ) -> Tensor:
-        """The rest of the block, in which no token sees another: h (G, L, C) is attention's."""
+        """The rest of the block, in which no token sees another: h (G, L, C) is attention's.
+
+        The answer is written over x, unless gradients are wanted.
+        """
         gain, gain_2, _, factor, _, shift = modulation.unbind()
-        dtype, norm = self.ffn.fc1.weight.dtype, self.ca_norm
-        x = torch.addcmul(x, gain, h.float())
-        h = F.layer_norm(x, norm.normalized_shape, norm.weight.float(), norm.bias.float(), NORM_EPS)
-        x = x + self.ca(h, memory, mask)
-        h = self.ffn(modulated_norm(x, factor, shift, dtype))
-        return torch.addcmul(x, gain_2, h.float())
-
-
-def plain_norm(x: Tensor) -> Tensor:
-    """Layer norm over the last axis without gain or bias."""
-    return F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+        dtype, affine = self.compute_dtype, self.ca_norm
+        x, h = added_norm(x, h, gain, affine.weight, affine.bias, dtype)
+        x, h = added_norm(x, self.ca(h, memory, mask), None, factor, shift, dtype)
+        h = self.ffn(h)
+        if torch.is_grad_enabled():
+            return torch.addcmul(x, gain_2, h.float())
+        return x.addcmul_(gain_2, h)
 
 
 def modulated_norm(x: Tensor, factor: Tensor, shift: Tensor, dtype: torch.dtype) -> Tensor:
-    """Layer norm of x (G, L, C) times `factor` plus `shift`, each (G, 1, C), cast to `dtype`."""
-    if x.device.type == "cpu" and not torch.is_grad_enabled():
-        # one pass a sequence, whose factor and shift serve as the norm's own weight and bias
-        out = torch.empty(x.shape, dtype=dtype)
-        parts = zip(x, factor.squeeze(1), shift.squeeze(1), out, strict=True)
-        for one, f, s, into in parts:
-            into.copy_(F.layer_norm(one, one.shape[-1:], f, s, NORM_EPS))
-        return out
-    return (plain_norm(x) * factor + shift).to(dtype)
+    """Layer norm of x (G, L, C) times `factor` plus `shift`, each (G, 1, C) or (C,), cast to
+    `dtype`."""
+    if torch.is_grad_enabled():
+        normed = F.layer_norm(x, x.shape[-1:], eps=NORM_EPS)
+        return (normed * factor.float() + shift.float()).to(dtype)
+    return norm(x, factor, shift, dtype)
+
+
+def added_norm(
+    x: Tensor, h: Tensor, gain: Tensor | None, factor: Tensor, shift: Tensor, dtype: torch.dtype
+) -> tuple[Tensor, Tensor]:
+    """x (G, L, C) and h, times `gain` (G, 1, C) where there is one, added up, and the modulated
+    norm of the sum. The sum is written over x, unless gradients are wanted."""
+    if torch.is_grad_enabled():
+        x = x + h.float() if gain is None else torch.addcmul(x, gain, h.float())
+        return x, modulated_norm(x, factor, shift, dtype)
+    return x, add_norm(x, h, gain, factor, shift, dtype)
 
 
 class Chunk(nn.Module):
@@ -336,7 +360,7 @@ class Infinity(nn.Module):
     @property
     def compute_dtype(self) -> torch.dtype:
         """The dtype of the matrix products, which is that of the blocks' weights."""
-        return self.blocks[0].ffn.fc1.weight.dtype
+        return self.blocks[0].compute_dtype
 
     def unconditional(self, length: int) -> Tensor:
         """The learned rows that stand for no text, (length, Ct)."""
@@ -352,9 +376,9 @@ class Infinity(nn.Module):
         pool = self.text_proj_for_sos.ca
         start = pool(text).float()
         up, _, down = self.text_proj_for_ca
-        rows = apply(down, apply(up, text.rows, dtype, gelu=True), dtype)  # type: ignore[arg-type]
-        table = apply(self.shared_ada_lin[1], F.silu(start), torch.float32)  # type: ignore[arg-type]
-        head = apply(self.head_nm.ada_lin[1], F.silu(start), torch.float32)  # type: ignore[arg-type]
+        rows = apply(down, apply(up, text.rows, dtype, gelu=True), dtype)
+        table = apply(self.shared_ada_lin[1], F.silu(start), torch.float32)
+        head = apply(self.head_nm.ada_lin[1], F.silu(start), torch.float32)
         scale, shift = head[:, None].chunk(2, dim=-1)
         shared = table.unflatten(-1, (1, 6, self.spec.width))
         modulation, memory = [], []

@@ -28,7 +28,11 @@ TEXT_TOKENS = 128
 """Of a prompt, where nobody says: twice a usual one."""
 
 CONTEXT = 600 << 20
-"""Bytes a CUDA process takes besides its tensors: context, kernels, libraries' own buffers."""
+"""Bytes a CUDA process takes besides what torch allocates: context, kernels, libraries."""
+
+LIBRARIES = 64 << 20
+"""Bytes that torch allocates for the products' libraries on a device, once the first was made:
+32 MiB each for cuBLAS and cuBLASLt on Hopper, where they take most."""
 
 HOST = 460 << 20
 """Resident bytes of Python with torch and transformers once a picture was drawn, tensors apart."""
@@ -135,10 +139,12 @@ def footprint(work: Work) -> Footprint:
         cache = predicted_coded(allocation, shape)
     else:
         precision = precision_of(work.kv_dtype, work.dtype)
-        cache = predicted(work.schedule, shape, work.budget, precision, work.note_bytes)
+        cache = predicted(
+            work.schedule, shape, work.budget, precision, work.note_bytes, work.kv_on_host
+        )
     weights = weight_parts(work)
     encoding = weights | {"everything_else": _encoding(work)}
-    if not work.placement.keep_text_encoder:
+    if work.placement.keep_text_encoder is False:
         weights = weights | {"text_encoder": 0}
     held, moment = _fullest_scale(work, cache)
     on_device = {
@@ -151,7 +157,7 @@ def footprint(work: Work) -> Footprint:
         "load": weight_parts(work),
         "encode": encoding,
         "scales": weights | on_device | {"everything_else": moment},
-        "decode": weights | {"everything_else": _between(work) + _decoding(work)},
+        "decode": weights | {"everything_else": _between(work) + _decoding(work) + _kept(work)},
     }
     names = (*weights, *on_device, "everything_else")
     return Footprint(
@@ -236,38 +242,48 @@ def _fullest_scale(work: Work, cache: CachePrediction) -> tuple[int, int]:
     # of the text: every block's keys and values, and its modulation, float32
     text = 2 * spec.depth * work.sequences * work.text_tokens * width * element
     modulation = 6 * spec.depth * work.sequences * width * 4
-    rotary = schedule.total * spec.head_dim * 4
-    always = _between(work) + text + modulation + rotary
+    always = _between(work) + text + modulation + _kept(work)
     moments = []
     for scale, tokens in enumerate(schedule.tokens):
         last = scale + 1 == len(schedule)
         held = cache.scale_bytes[scale] if last else cache.held_peak_bytes
-        turns = 4 * tokens * spec.head_dim
-        rest = always + turns + _block(work, tokens * work.sequences)
+        rest = always + _block(work, tokens * work.sequences)
         moments.append((0 if work.kv_on_host else held, rest))
     return max(moments, key=sum)
+
+
+def _kept(work: Work) -> int:
+    """What stays from the first scale on: each token's angles, as tables and as complex numbers,
+    and what the libraries took."""
+    angles = 2 * work.schedule.total * work.preset.transformer.head_dim * 4
+    return angles + (LIBRARIES if work.device == "cuda" else 0)
 
 
 def _block(work: Work, rows: int) -> int:
     """The fullest moment of a block for so many tokens of all sequences together.
 
-    Alive are always, in float32, the scale's input and the residual stream. In the feed-forward
-    besides the stream after attention and a norm of it; attention's answer, the layer's input and
-    its hidden values before and after the activation in the blocks' dtype. When queries and keys
-    are turned besides both in float32 (where they are not already) and turned; the layer's input,
-    its product, q, k and v in the blocks' dtype. A CPU goes through more than `ROWS` in chunks, and
-    writes the stream over the input, so that of all rows there are the stream and either what goes
-    into attention, q, k, v, the answer, a copy of it and its projection, or the answer and a chunk.
+    Alive is always the residual stream, in float32. In attention, on the text too, there are five
+    tensors besides in the blocks' dtype: the layer's input, its product (three of them, then) or
+    queries, answer and projection, and the answer of the layer before. In the feed-forward these
+    are the answer before, its input, its hidden values and its answer; in float32, where GELU is a
+    step of its own, the hidden values before and after it.
+
+    A CPU turns queries and keys in float32 and goes through more than `ROWS` in chunks, so that of
+    all rows there are the stream and either what goes into attention, q, the answer, a copy of it
+    and its projection, or the answer and a chunk.
     """
     width, element = work.preset.transformer.width, ELEMENT_BYTES[work.dtype]
-    always = 2 * 4 * width
-    forward = 2 * 4 * width + (2 * width + 2 * parameters.mlp_width(width)) * element
-    turning = (2 if element == 4 else 4) * 4 * width + 7 * width * element
-    together = always + max(forward, turning)
-    if work.device != "cpu" or rows <= ROWS:
+    stream, hidden = 4 * width, parameters.mlp_width(width) * element
+    attention = 5 * width * element
+    inside = hidden if element == 4 else width * element
+    together = stream + max(attention, 2 * width * element + hidden + inside)
+    if work.device != "cpu":
         return rows * together
-    attention = rows * (4 * width + 7 * width * element)
-    return max(attention, rows * (4 * width + width * element) + ROWS * together)
+    turning = (2 if element == 4 else 4) * stream + 5 * width * element
+    together = stream + max(turning, 2 * (width * element + hidden))
+    if rows <= ROWS:
+        return rows * together
+    return max(rows * (stream + attention), rows * (stream + width * element) + ROWS * together)
 
 
 def _decoder_bytes(work: Work) -> int:

@@ -29,6 +29,12 @@ from scalekv.infinity_patch.files.hub import (
 )
 from scalekv.infinity_patch.files.inventory import State, Verdict, stored, verify
 from scalekv.infinity_patch.machine.gpus import DriverFailed, Gpu, gpus
+from scalekv.infinity_patch.planning.planner import (
+    DoesNotFit,
+    Planner,
+    refuse_what_cannot_fit,
+    run_text,
+)
 from scalekv.kv.errors import UserError
 from scalekv.kv.sizes import human_bytes
 
@@ -71,10 +77,38 @@ def examine(
     """
     yield _python()
     yield from _libraries()
-    yield from _torch(preset, weights_dir)
+    yield from _torch()
     yield _memory()
     yield from _folders(preset, out)
     yield from _weights(preset, weights_dir, thorough)
+
+
+def room(planner: Planner, memory: int, of: str, free: int | None = None) -> Finding:
+    """Whether memory is enough for what is planned, as `scalekv plan` and every run have it.
+
+    Args:
+        memory: bytes of `of`, "NVIDIA H100" or "this machine".
+        free: bytes of it that nobody uses now; None: not known.
+    """
+    plan = planner.footprint()
+    settled = planner.settled
+    budget = "" if settled.planned is None else f", budget {settled.planned.label}"
+    found = (
+        f"{run_text(plan)} of {settled.preset.name}, policy {settled.policy_name}{budget}, would "
+        f"take {human_bytes(plan.needed)} of the {human_bytes(memory)} of {of}"
+    )
+    try:
+        refuse_what_cannot_fit(planner, memory, of)
+    except DoesNotFit as error:
+        return Finding("room", Level.PROBLEM, found, error.fix)
+    if free is not None and plan.needed > free:
+        return Finding(
+            "room",
+            Level.NOTE,
+            f"{found}, of which {human_bytes(free)} are free now",
+            "free the GPU: nvidia-smi shows who uses it",
+        )
+    return Finding("room", Level.FINE, found)
 
 
 def _python() -> Finding:
@@ -99,7 +133,7 @@ def _libraries() -> Iterator[Finding]:
     yield Finding("scalekv", Level.FINE, f"{version('scalekv')}; {', '.join(versions)}")
 
 
-def _torch(preset: ModelPreset, weights_dir: Path | None) -> Iterator[Finding]:
+def _torch() -> Iterator[Finding]:
     driver: list[Gpu] = []
     try:
         driver = gpus()
@@ -123,7 +157,7 @@ def _torch(preset: ModelPreset, weights_dir: Path | None) -> Iterator[Finding]:
     yield Finding("torch", Level.FINE, said)
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
-            yield _cuda(index, preset, weights_dir)
+            yield _cuda(index)
     elif torch.backends.mps.is_available():
         yield Finding("device", Level.FINE, "mps")
     elif not driver:
@@ -146,7 +180,7 @@ def _torch(preset: ModelPreset, weights_dir: Path | None) -> Iterator[Finding]:
         )
 
 
-def _cuda(index: int, preset: ModelPreset, weights_dir: Path | None) -> Finding:
+def _cuda(index: int) -> Finding:
     torch = importlib.import_module("torch")
     name = f"cuda:{index}"
     try:
@@ -164,14 +198,6 @@ def _cuda(index: int, preset: ModelPreset, weights_dir: Path | None) -> Finding:
         f"{torch.cuda.get_device_name(index)}, compute {major}.{minor}, {human_bytes(free)} of "
         f"{human_bytes(total)} free"
     )
-    needed = stored(preset).nbytes if weights_dir is None else 0
-    if needed > free:
-        return Finding(
-            name,
-            Level.PROBLEM,
-            f"{said}; the files of {preset.name} alone are {human_bytes(needed)}",
-            "free the GPU (nvidia-smi shows who uses it), or take a smaller model",
-        )
     return Finding(name, Level.FINE, said)
 
 

@@ -9,6 +9,7 @@ import json
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Any
 
 from scalekv.configs.models import ModelPreset
 from scalekv.configs.spec import TextSpec
@@ -23,6 +24,10 @@ from scalekv.kv.sizes import size_text
 
 MOST_PICTURES = 1024
 """The largest batch that is looked for."""
+
+
+class DoesNotFit(UserError):
+    """Memory is too small for a run, by plan."""
 
 
 @dataclass
@@ -92,6 +97,11 @@ class Planner:
         fitting = bisect_right(means, memory, key=needed)
         return means[fitting - 1] if fitting and needed(means[fitting - 1]) else None
 
+    def placed(self, **changes: Any) -> Planner:
+        """The same with some of its placement changed."""
+        placement = replace(self.placement, **changes)
+        return replace(self, placement=placement, _known={}, _others={})
+
     def unbounded(self) -> Planner:
         """The same with nothing dropped."""
         return self._with(FULL)
@@ -147,26 +157,33 @@ def text_spec_of(preset: ModelPreset, weights_dir: Path | None = None) -> TextSp
         return preset.text  # what is wrong with the files is said when they are needed
 
 
-def refuse_what_cannot_fit(planner: Planner, memory: int, of: str) -> None:
+def refuse_what_cannot_fit(
+    planner: Planner, memory: int, of: str, *, cache_is_given: bool = False
+) -> None:
     """Refuses a run that memory is too small for, naming the nearest one that it is enough for.
 
     Args:
         memory: bytes of `of`, "NVIDIA H100" or "this machine".
+        cache_is_given: policy and budget are not the caller's to choose.
 
     Raises:
-        UserError: it cannot fit.
+        DoesNotFit: it cannot fit.
     """
     plan = planner.footprint()
     if plan.needed <= memory:
         return
-    pictures = plan.work.pictures
-    together = "1 picture" if pictures == 1 else f"{pictures} pictures at once"
-    raise UserError(
-        f"{together} would take {size_text(plan.needed)} of the {size_text(memory)} of {of}",
+    raise DoesNotFit(
+        f"{run_text(plan)} would take {size_text(plan.needed)} of the {size_text(memory)} of {of}",
         where=f"{planner.settled.preset.name}, policy {planner.settled.policy_name}",
         rule=f"the fullest stage is: {fullest(plan)}; scalekv plan shows every part",
-        fix=_nearest(planner, pictures, memory) + ", or --force to try anyway",
+        fix=_nearest(planner, plan.work.pictures, memory, cache_is_given),
     )
+
+
+def run_text(plan: Footprint) -> str:
+    """What a plan is of: "1 picture", "8 pictures at once"."""
+    pictures = plan.work.pictures
+    return "1 picture" if pictures == 1 else f"{pictures} pictures at once"
 
 
 def fullest(plan: Footprint) -> str:
@@ -174,32 +191,34 @@ def fullest(plan: Footprint) -> str:
     return max(plan.totals, key=plan.totals.__getitem__)
 
 
-def _nearest(planner: Planner, pictures: int, memory: int) -> str:
+def _nearest(planner: Planner, pictures: int, memory: int, cache_is_given: bool) -> str:
     ways = []
+    if planner.placement.keep_text_encoder is not False:
+        freed = planner.placed(keep_text_encoder=False)
+        if freed.footprint().needed <= memory:
+            ways.append("--free-text-encoder")
     batch = planner.largest_batch(memory) if pictures > 1 else 0
     if batch:
         ways.append(f"--batch-size {batch}")
-    if planner.settled.policy_name == FULL:
+    if not cache_is_given:
+        full = planner.settled.policy_name == FULL
         mean = planner.bounded().largest_budget(memory, pictures)
         if mean is not None:
-            ways.append(f"--policy {DEFAULT_POLICY} --budget {mean} (tokens per layer)")
-    elif (mean := planner.largest_budget(memory, pictures)) is not None:
-        ways.append(f"--budget {mean} (tokens per layer)")
+            policy = f"--policy {DEFAULT_POLICY} " if full else ""
+            ways.append(f"{policy}--budget {mean} (tokens per layer)")
     if not ways:
         ways.append(_lighter(planner, memory))
     return ", or ".join(ways)
 
 
 def _lighter(planner: Planner, memory: int) -> str:
-    """What makes a single picture with the smallest budget fit, where that does not do."""
+    """What makes a single picture fit where that does not do."""
     if planner.settled.device == "cuda":
         for options, changes in (
             ("--text-device cpu", {"text_device": "cpu"}),
             ("--offload", {"offload": True}),
             ("--offload --text-device cpu", {"offload": True, "text_device": "cpu"}),
         ):
-            placement = replace(planner.placement, **changes)
-            lighter = replace(planner, placement=placement, _known={}, _others={})
-            if lighter.footprint(1).needed <= memory:
+            if planner.placed(**changes).footprint(1).needed <= memory:
                 return f"{options} with one picture at a time"
     return "a smaller model, or another machine"

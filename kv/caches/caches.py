@@ -4,41 +4,33 @@ choose what stays. Knows no model; attention itself is handed in."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from scalekv.kv.budgets.budget import WINDOW, Budget, BytesOf
+from scalekv.kv.autocast import without_autocast
+from scalekv.kv.budgets.budget import Budget, BytesOf
 from scalekv.kv.budgets.moments import within
-from scalekv.kv.caches.held import HeldFormat, Part
-from scalekv.kv.caches.layer import Choice, LayerCache
+from scalekv.kv.caches.attending import Attention, Joined, Placed, Ragged, attended, distribute
+from scalekv.kv.caches.choosing import Asked, RawQueries, alike
+from scalekv.kv.caches.held import HeldFormat
+from scalekv.kv.caches.layer import LayerCache
+from scalekv.kv.caches.layout import by_token, empty
 from scalekv.kv.caches.storage import Storage
 from scalekv.kv.caches.workspace import Workspace
 from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
-from scalekv.kv.memory.predicted import CacheShape, rooms, stored_bytes_of
-from scalekv.kv.policies.policy import Policy, Step, Stores
+from scalekv.kv.memory.predicted import CacheShape, read_in_place, rooms, stored_bytes_of
+from scalekv.kv.policies.policy import Policy, Stores
 from scalekv.kv.policies.registry import check_stores, planned, takes_budget
 from scalekv.kv.precision import check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
 
-Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
-"""(q (B, H, L, D), k (B, H, T, D), v (B, H, T, D)) -> a new tensor, no view of k or v."""
-
-Ragged = Callable[[Tensor, Tensor, Tensor, int, tuple[int, ...]], Tensor]
-"""Attention of many sequences of unequal length in one call: (q (N * L, D), k (sum of T, D), v
-likewise, L, the N lengths T) -> (N * L, D), new; sequence after sequence in each."""
-
 Observer = Callable[[int, int, Schedule, Tensor, Tensor, Tensor], None]
 """(layer, scale, schedule, q (B, H, L, D), k and v (B, H, T, D)) of an attention call about to be
 made, the last scale's too; under a policy that keeps everything, key t is the picture's token t."""
-
-Joined = list[tuple[Tensor, Tensor]]
-"""For each group of heads k and v (B, h, T, D) of everything cached."""
-
-RawQueries = Callable[[Tensor], Tensor]
-"""(W,) tokens of the newest map -> (B, H, W, D); see `Step.raw_queries`."""
 
 Turns = Callable[[], Tensor]
 """-> (L, D / 2) complex, what each pair of channels of the newest map's keys was multiplied by."""
@@ -116,6 +108,7 @@ class Caches:
         self._next_scale = [0] * layers
         self._bytes = [(0, 0)] * layers  # of each layer's k and v, and of what is noted about them
         self._workspace = Workspace()
+        self._placed: Placed | None = None
         self._peak = 0
         if schedule is not None:
             self._plan(schedule)
@@ -145,7 +138,7 @@ class Caches:
         for cache in self.layers:
             cache.reset()
         self._workspace.release()
-        self._storage = None
+        self._placed = self._storage = None
         self._next_scale = [0] * len(self.layers)
 
     def reset(self) -> None:
@@ -153,6 +146,44 @@ class Caches:
         self.release()
         self.ledger = None
         self._peak = 0
+
+    def place(
+        self,
+        layer: int,
+        scale: int,
+        schedule: Schedule,
+        shape: tuple[int, int, int, int],
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> tuple[Tensor, Tensor]:
+        """Where this scale's keys and values are to be written before `attend` is called with
+        them: views (B, H, L, D) of what attention will read, so that they need not be copied.
+
+        Args:
+            shape: (B, H, L, D).
+
+        Raises:
+            UserError: as `attend`.
+        """
+        like = _Like(shape, dtype, device)
+        if layer == 0 and scale == 0:
+            self._begin(schedule, like)
+        ledger = self._checked_turn(layer, scale, schedule, like)
+        cache = self.layers[layer]
+        # The caller's autocast is for attention alone: what is held stays as it was computed.
+        with torch.no_grad(), without_autocast(like):
+            grown = self._grown(layer, scale, schedule, like)
+            if grown is not None:
+                joined, new = [grown], grown[:, :, :, cache.tokens :]
+            elif cache.all_together:
+                joined = self._joined(layer, like)
+                new = joined[0][:, :, :, cache.tokens :]
+            else:
+                joined = self._joined(layer, like)
+                new = empty((2, *shape), by_token=by_token(device), dtype=dtype, device=device)
+        ledger.record_transient(scale, self.transient_nbytes)
+        self._placed = Placed(layer, scale, joined, new[0], new[1], grown is not None)
+        return self._placed.k, self._placed.v
 
     def attend(
         self,
@@ -173,9 +204,10 @@ class Caches:
             layer, scale: from 0.
             schedule: of the picture being generated.
             q: (B, H, L, D) queries, normalised, scaled and rotated: the softmax scale is 1.
-            k, v: (B, H, L, D) keys and values of this scale, as they are to be cached.
-            attention: called with q and contiguous k and v of all T cached tokens; its result
-                must be a new tensor.
+            k, v: (B, H, L, D) keys and values of this scale, as they are to be cached: those that
+                `place` gave, or any other, which are copied there.
+            attention: called with q and with k and v of all T cached tokens; its result must be a
+                new tensor.
             raw_queries: called only if the policy asks; see `Step`.
             ragged: called instead, once, where heads hold unequally many tokens; None: `attention`
                 is called for each group of heads that hold equally many.
@@ -187,24 +219,60 @@ class Caches:
         Raises:
             UserError: a schedule other than the picture's, or a scale out of turn.
         """
-        if layer == 0 and scale == 0:
-            self._begin(schedule, k, v)
+        placed = self._placed
+        if placed is None or placed.k is not k or placed.v is not v:
+            shape = (k.shape[0], k.shape[1], k.shape[2], k.shape[3])
+            self.place(layer, scale, schedule, shape, k.dtype, k.device)
+            placed = self._placed
+            assert placed is not None, "it was just made"
+            with torch.no_grad():
+                placed.k.copy_(k)
+                placed.v.copy_(v)
+        assert (placed.layer, placed.scale) == (layer, scale), (placed.layer, placed.scale)
+        self._placed = None
+        cache, joined, ledger = self.layers[layer], placed.joined, self.ledger
+        assert ledger is not None, "a place is given within a picture"
+        if not cache.all_together:
+            distribute(cache, placed)
         if layer == 0 and self._storage is not None and self._storage.needs_turns:
             self._storage.turned(None if turns is None else turns())
-        ledger = self._checked_turn(layer, scale, schedule, k)
-        cache = self.layers[layer]
-        with torch.no_grad():
-            joined = self._workspace.joined(cache, k, v)
-            if layer + 1 < len(self.layers):
-                self._workspace.fetch(self.layers[layer + 1], k, v)
-        ledger.record_transient(scale, self.transient_nbytes)
         if self.observer is not None and cache.all_together:
             self.observer(layer, scale, schedule, q, *joined[0])
-        out = _attended(cache, q, joined, attention, ragged)
+        out = attended(cache, q, joined, attention, ragged)
         self._next_scale[layer] = scale + 1
-        if scale + 1 < len(schedule):  # the last scale's k and v are never read again
-            self._keep(ledger, layer, scale, q, joined, raw_queries)
+        if scale + 1 == len(schedule):  # the last scale's k and v are never read again
+            return out
+        with torch.no_grad(), without_autocast(k):
+            self._keep(ledger, layer, scale, q, joined, placed.there, raw_queries)
         return out
+
+    def keep_sequences(self, layer: int, count: int) -> None:
+        """Between two scales: forgets what a layer holds of all sequences but the first, of which
+        alone more tokens will come."""
+        assert self.ledger is not None, "within a picture"
+        self.layers[layer].keep_sequences(count)
+        self._workspace.forget()
+        self._record(self.ledger, layer, self._next_scale[layer])
+
+    def _grown(self, layer: int, scale: int, schedule: Schedule, like: _Like) -> Tensor | None:
+        """Where held and new tokens lie together already; None: they do not, or not for long,
+        since some have to be dropped."""
+        following = min(scale + 1, len(schedule) - 1)
+        limits, room = self._limits_of(layer, following), self._rooms[following][layer]
+        if not read_in_place(schedule, scale, limits, self._rooms[scale][layer], room):
+            return None
+        return self.layers[layer].grown(like, room[0])
+
+    def _joined(self, layer: int, like: _Like) -> Joined:
+        """Copies of the held tokens with room for the new ones behind them."""
+        cache = self.layers[layer]
+        if cache.all_together and not cache.tokens:  # nothing to join
+            kind = {"dtype": like.dtype, "device": like.device}
+            return [empty((2, *like.shape), by_token=by_token(like.device), **kind)]
+        joined = self._workspace.joined(cache, like)
+        if layer + 1 < len(self.layers):
+            self._workspace.fetch(self.layers[layer + 1], like)
+        return joined
 
     def _plan(self, schedule: Schedule) -> None:
         made = self._budget_for(schedule) if takes_budget(self.policy) else None
@@ -221,7 +289,7 @@ class Caches:
         drops = budget is not None and not isinstance(self.policy, Stores)
         self._limits = within(budget) if budget is not None and drops else None
 
-    def _begin(self, schedule: Schedule, k: Tensor, v: Tensor) -> None:
+    def _begin(self, schedule: Schedule, like: _Like) -> None:
         if self._only is not None and schedule != self._only:
             raise UserError(
                 f"this picture's schedule is {schedule}",
@@ -232,27 +300,27 @@ class Caches:
         self._next_scale = [0] * len(self.layers)
         if schedule != self._schedule:
             self._plan(schedule)
-        batch, heads, _, dim = k.shape
+        batch, heads, _, dim = like.shape
         shape = CacheShape(
             layers=len(self.layers),
             sequences=batch,
             heads=heads,
             head_dim=dim,
-            k_bytes=k.element_size(),
-            v_bytes=v.element_size(),
+            k_bytes=like.dtype.itemsize,
+            v_bytes=like.dtype.itemsize,
         )
-        precision = precision_of(self._kv_dtype, DTYPE_NAMES[k.dtype])
+        precision = precision_of(self._kv_dtype, DTYPE_NAMES[like.dtype])
         if self._made_of_bytes is not None:
             self._take(self._made_of_bytes(stored_bytes_of(shape, precision, schedule)), schedule)
         self._rooms = rooms(schedule, len(self.layers), heads, self._limits)
-        on_host = self._kv_device == "cpu" and k.device.type != "cpu"
+        on_host = self._kv_device == "cpu" and like.device.type != "cpu"
         storage: Storage = HeldFormat(precision, len(schedule) - 1, on_host)
         if isinstance(self.policy, Stores):
             assert self.budget is not None, "a policy that stores in its own way takes a budget"
-            storage = self.policy.storage(self.budget, shape, self._guided, k, on_host)
+            storage = self.policy.storage(self.budget, shape, self._guided, like, on_host)
         self._storage = storage
         for layer, cache in enumerate(self.layers):
-            cache.begin(k, schedule, storage.of_layer(layer))
+            cache.begin(like, schedule, storage.of_layer(layer))
         self._bytes = [(cache.nbytes, cache.index_nbytes) for cache in self.layers]
         self._workspace.ahead = on_host
         self.ledger = CacheLedger(
@@ -261,7 +329,7 @@ class Caches:
         for layer in range(len(self.layers)):
             self.ledger.record(0, layer, LayerRecord(0, 0, 0, 0.0, 0, 0))
 
-    def _checked_turn(self, layer: int, scale: int, schedule: Schedule, k: Tensor) -> CacheLedger:
+    def _checked_turn(self, layer: int, scale: int, schedule: Schedule, like: _Like) -> CacheLedger:
         """The picture's ledger, once it is sure that this call belongs to the picture."""
         if self.ledger is None or scale != self._next_scale[layer]:
             raise UserError(
@@ -284,8 +352,16 @@ class Caches:
                 rule="one schedule per picture",
                 fix="start the picture again from its first scale",
             )
-        assert k.shape[2] == schedule.tokens[scale], (k.shape, schedule.scales[scale])
+        assert like.shape[2] == schedule.tokens[scale], (like.shape, schedule.scales[scale])
         return self.ledger
+
+    def _limits_of(self, layer: int, scale: int) -> tuple[int, ...]:
+        """The most tokens each head of a layer may hold while a scale is generated."""
+        assert self.ledger is not None, "within a picture"
+        heads = self.ledger.shape.heads
+        if self._limits is None:
+            return (self.ledger.schedule.before(scale),) * heads
+        return self._limits.limits(scale, layer, heads)
 
     def _keep(
         self,
@@ -294,31 +370,36 @@ class Caches:
         scale: int,
         q: Tensor,
         joined: Joined,
+        there: bool,
         raw_queries: RawQueries | None,
     ) -> None:
-        cache, budget, following = self.layers[layer], self.budget, scale + 1
-        heads = q.shape[1]
-        if self._limits is None:
-            limits = (ledger.schedule.before(following),) * heads
-        else:
-            limits = self._limits.limits(following, layer, heads)
-        with torch.no_grad():
-            cache.keep(
-                [
-                    self._chosen(layer, scale, number, some, limits[some[0]], q, kv, raw_queries)
-                    for number, kv in enumerate(joined)
-                    for some in _alike(cache.groups[number].heads, limits)
-                ]
-            )
+        cache, limits = self.layers[layer], self._limits_of(layer, scale + 1)
+        room = self._rooms[scale + 1][layer]
+        asked = Asked(
+            self.policy, self.budget, ledger.schedule, layer, scale, q, there, raw_queries
+        )
+        cache.keep(
+            [
+                asked.choice(cache, number, some, limits[some[0]], room[some[0]], kv)
+                for number, kv in enumerate(joined)
+                for some in alike(cache.groups[number].heads, limits)
+            ]
+        )
+        self._record(ledger, layer, scale + 1)
+
+    def _record(self, ledger: CacheLedger, layer: int, scale: int) -> None:
+        """Notes what a layer holds while a scale, which comes next, is generated."""
+        cache, budget = self.layers[layer], self.budget
+        limits = self._limits_of(layer, scale)
         counts = cache.tokens_by_head
         held_bytes, index_bytes = self._bytes[layer] = (cache.nbytes, cache.index_nbytes)
         ledger.record(
-            following,
+            scale,
             layer,
             LayerRecord(
                 capacity=max(limits)
                 if budget is None or self._limits is None
-                else budget.capacity(following, layer),
+                else budget.capacity(scale, layer),
                 held_min=min(counts),
                 held_max=max(counts),
                 held_mean=sum(counts) / len(counts),
@@ -330,100 +411,11 @@ class Caches:
         self._peak = max(self._peak, held)
         ledger.record_held(held, index)
 
-    def _chosen(
-        self,
-        layer: int,
-        scale: int,
-        number: int,
-        heads: tuple[int, ...],
-        capacity: int,
-        q: Tensor,
-        kv: tuple[Tensor, Tensor],
-        raw_queries: RawQueries | None,
-    ) -> Choice:
-        """What `heads` of group `number` keep after `scale`, at most `capacity` tokens each."""
-        cache, schedule, budget = self.layers[layer], self._schedule, self.budget
-        assert schedule is not None
-        group = cache.groups[number]
-        new = schedule.tokens[scale]
-        positions = group.positions_with(cache.seen, new, q)
-        notes, (k, v), rows = group.notes, kv, None
-        if heads != group.heads:
-            rows = cache.rows(tuple(group.heads.index(head) for head in heads), q.device)
-            k, v = k.index_select(1, rows), v.index_select(1, rows)
-            positions = None if positions is None else positions.index_select(1, rows)
-            notes = {name: note.index_select(1, rows) for name, note in notes.items()}
-        if heads != tuple(range(q.shape[1])):
-            numbers = cache.rows(heads, q.device)
-            q = q.index_select(1, numbers)
-            if raw_queries is not None:
-                raw_queries = _for_heads(raw_queries, numbers)
-        if capacity == 0:
-            slots: Tensor | None = torch.empty(
-                (*k.shape[:2], 0), dtype=torch.int64, device=k.device
-            )
-        else:
-            slots = self.policy.select(
-                Step(
-                    scale=scale,
-                    layer=layer,
-                    heads=heads,
-                    schedule=schedule,
-                    capacity=capacity,
-                    window=WINDOW if budget is None else budget.window,
-                    q=q,
-                    k=k,
-                    v=v,
-                    positions=positions,
-                    notes=notes,
-                    raw_queries=raw_queries,
-                    budget=budget,
-                )
-            )
-        part = Part(k, v, old=k.shape[2] - new, scale=scale, slots=slots, rows=rows)
-        assert part.tokens <= capacity, (
-            f"{self.policy.name} kept {part.tokens} tokens of layer {layer} after scale "
-            f"{scale + 1}, its capacity is {capacity}"
-        )
-        room = max(part.tokens, self._rooms[scale + 1][layer][heads[0]])
-        return Choice(number, heads, rows, part, room, positions, notes)
 
+@dataclass(frozen=True)
+class _Like:
+    """What is known of a scale's keys before there are any; see `Like`."""
 
-def _attended(
-    cache: LayerCache, q: Tensor, joined: Joined, attention: Attention, ragged: Ragged | None
-) -> Tensor:
-    """Attention of all heads: one call for those that hold equally many tokens, or for all."""
-    if cache.all_together:
-        return attention(q, *joined[0])
-    queries = [cache.of(group, q) for group in cache.groups]
-    if ragged is None:
-        answers = [attention(some, *kv) for some, kv in zip(queries, joined, strict=True)]
-    else:
-        answers = _in_one_call(queries, joined, ragged)
-    order = [head for group in cache.groups for head in group.heads]
-    places = tuple(sorted(range(len(order)), key=order.__getitem__))
-    return torch.cat(answers, dim=1).index_select(1, cache.rows(places, q.device))
-
-
-def _in_one_call(queries: list[Tensor], joined: Joined, ragged: Ragged) -> list[Tensor]:
-    """Each group's attention (B, h, L, D); every head of every sequence is a sequence here."""
-    length, dim = queries[0].shape[2:]
-    lengths = tuple(k.shape[2] for k, _ in joined for _ in range(k.shape[0] * k.shape[1]))
-    # The groups lie one behind the other in the workspace: that is the form wanted, uncopied.
-    k_rows, v_rows = (first.as_strided((sum(lengths), dim), (dim, 1)) for first in joined[0])
-    q_rows = torch.cat([some.reshape(-1, dim) for some in queries])
-    rows = ragged(q_rows, k_rows, v_rows, length, lengths)
-    sizes = [some.shape[0] * some.shape[1] * length for some in queries]
-    return [part.view(some.shape) for part, some in zip(rows.split(sizes), queries, strict=True)]
-
-
-def _alike(heads: tuple[int, ...], limits: tuple[int, ...]) -> list[tuple[int, ...]]:
-    """The heads that may keep equally many tokens together, in their order."""
-    by_limit: dict[int, list[int]] = {}
-    for head in heads:
-        by_limit.setdefault(limits[head], []).append(head)
-    return [tuple(some) for some in by_limit.values()]
-
-
-def _for_heads(raw_queries: RawQueries, numbers: Tensor) -> RawQueries:
-    return lambda tokens: raw_queries(tokens).index_select(1, numbers)
+    shape: tuple[int, int, int, int]
+    dtype: torch.dtype
+    device: torch.device

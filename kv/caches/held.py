@@ -3,7 +3,7 @@ nothing of policies, budgets or what a scale is."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Protocol
@@ -11,9 +11,24 @@ from typing import Any, Protocol
 import torch
 from torch import Tensor
 
+from scalekv.kv.caches import layout
+from scalekv.kv.caches.layout import by_token
 from scalekv.kv.caches.quantise import quantise, restore
 from scalekv.kv.dtypes import TORCH_DTYPES
+from scalekv.kv.kernels.gather import gather_tokens, pick, picked
 from scalekv.kv.precision import Precision
+
+
+class Like(Protocol):
+    """What is to be known of keys (B, H, L, D) before there are any; a tensor knows it too."""
+
+    @property
+    def shape(self) -> Sequence[int]: ...
+    @property
+    def dtype(self) -> torch.dtype: ...
+    @property
+    def device(self) -> torch.device: ...
+
 
 _CHUNK = 512  # tokens turned back from codes at a time, which bounds the float32 copy
 Empty = Callable[..., Tensor]
@@ -51,15 +66,22 @@ class HeldFormat:
         """See `Storage`; the precision says it all."""
         return {}
 
-    def make(self, like: Tensor, heads: int, room: int) -> Held:
+    def reads_in_place(self, like: Like) -> bool:
+        """Whether attention may read held tokens where they lie: keys are like (B, H, L, D)."""
+        return not self.on_host and TORCH_DTYPES.get(self.precision.name) == like.dtype
+
+    def make(self, like: Like, heads: int, room: int) -> Held:
         """Room for `room` tokens in each of `heads` heads; `like` is (B, H, L, D) keys."""
         device = torch.device("cpu") if self.on_host else like.device
         empty = partial(torch.empty, device=device, pin_memory=self.on_host)
-        batch, _, _, dim = like.shape
+        batch, all_heads, _, dim = like.shape
         # Ordinary tensors even under inference mode: a later call outside must write to them.
         with torch.inference_mode(False):
             if self.precision.quantised:
                 return Quantised(empty, (batch, heads, room, dim), self.precision.bits, self.scales)
+            # as they lie in the workspace
+            tokens_together = by_token(like.device) and heads == all_heads
+            empty = partial(layout.empty, by_token=tokens_together, **empty.keywords)
             return Plain(empty, (batch, heads, room, dim), TORCH_DTYPES[self.precision.name])
 
 
@@ -68,25 +90,26 @@ class Part:
     """What some heads keep, on its way into a `Held`.
 
     Attributes:
-        k, v: (B, h, T, D), the tokens held so far followed by the new ones, as attention read
-            them.
+        kv: (2, B, h, T, D), k and v: the tokens held so far followed by the new ones, as attention
+            read them.
         old: how many of the T were held.
         scale: the scale that the new tokens are from.
         slots: (B, h, n) int64 ascending, which of the T to keep; None: all.
         rows: (h,) int64 the heads' places where the old ones are held; None: all of it.
+        there: whether all T lie already where they are held.
     """
 
-    k: Tensor
-    v: Tensor
+    kv: Tensor
     old: int
     scale: int
     slots: Tensor | None
     rows: Tensor | None
+    there: bool = False
 
     @property
     def tokens(self) -> int:
         """Tokens per head that are kept."""
-        return self.k.shape[2] if self.slots is None else self.slots.shape[2]
+        return self.kv.shape[3] if self.slots is None else self.slots.shape[2]
 
 
 class Held(Protocol):
@@ -99,11 +122,15 @@ class Held(Protocol):
         """Bytes of memory occupied, read off the storage."""
         ...
 
-    def copy_to(self, k_out: Tensor, v_out: Tensor, sources: Tensor) -> None:
-        """Writes the first n tokens into two (B, h, n, D) tensors.
+    def copy_to(self, out: Tensor, sources: Tensor) -> None:
+        """Writes the first n tokens' k and v into (2, B, h, n, D).
 
         `sources` is the scale each token is from, (B, h, n) or (1, 1, n) int64.
         """
+        ...
+
+    def first(self, sequences: int) -> Held:
+        """A copy of the first sequences alone."""
         ...
 
     def write(self, first: int, part: Part, source: Held | None) -> None:
@@ -120,29 +147,45 @@ class Plain:
 
     def __init__(self, empty: Empty, shape: tuple[int, int, int, int], dtype: torch.dtype) -> None:
         """`shape` is (B, h, room, D)."""
+        self._empty = empty
         self.room = shape[2]
-        self._k, self._v = (empty(shape, dtype=dtype) for _ in range(2))
+        self._kv = empty((2, *shape), dtype=dtype)
 
     @property
     def nbytes(self) -> int:
         """See `Held`."""
-        return storage_bytes(self._k, self._v)
+        return storage_bytes(self._kv)
 
-    def copy_to(self, k_out: Tensor, v_out: Tensor, sources: Tensor) -> None:
+    def up_to(self, tokens: int) -> Tensor:
+        """(2, B, h, tokens, D): where the first so many tokens lie, or are to lie."""
+        return self._kv[:, :, :, :tokens]
+
+    def copy_to(self, out: Tensor, sources: Tensor) -> None:
         """See `Held`."""
-        tokens = k_out.shape[2]
-        k_out.copy_(self._k[:, :, :tokens], non_blocking=True)
-        v_out.copy_(self._v[:, :, :tokens], non_blocking=True)
+        out.copy_(self.up_to(out.shape[3]), non_blocking=True)
 
     def write(self, first: int, part: Part, source: Held | None) -> None:
         """See `Held`."""
+        if part.there and part.slots is None:
+            assert source is self, "attention read them where they were held"
+            return
         start = part.old if source is self and part.slots is None else 0
-        for held, x in ((self._k, part.k), (self._v, part.v)):
-            into = held[:, first : first + x.shape[1], start : part.tokens]
-            if part.slots is None:
-                into.copy_(x[:, :, start:], non_blocking=True)
-            else:
-                pick(x, part.slots, into)
+        into = self._kv[:, :, first : first + part.kv.shape[2], start : part.tokens]
+        if part.slots is None:
+            into.copy_(part.kv[:, :, :, start:], non_blocking=True)
+        elif part.there or into.device != part.kv.device:
+            for x, out in zip(part.kv, into, strict=True):
+                out.copy_(picked(x, part.slots), non_blocking=True)
+        else:
+            gather_tokens(part.kv, part.slots, into)
+
+    def first(self, sequences: int) -> Plain:
+        """See `Held`."""
+        shape = (sequences, *self._kv.shape[2:])
+        with torch.inference_mode(False):
+            fewer = Plain(self._empty, shape, self._kv.dtype)
+        fewer._kv.copy_(self._kv[:, :sequences], non_blocking=True)
+        return fewer
 
 
 class Quantised:
@@ -153,6 +196,7 @@ class Quantised:
         self, empty: Empty, shape: tuple[int, int, int, int], bits: int, scales: int
     ) -> None:
         """`shape` is (B, h, room, D); tokens may come from as many as `scales` maps."""
+        self._empty, self._scales = empty, scales
         batch, heads, self.room, dim = shape
         self._bits = bits
         codes, half = (*shape[:3], dim * bits // 8), torch.float16
@@ -167,9 +211,10 @@ class Quantised:
         """See `Held`."""
         return storage_bytes(*self._tokens, *self._channels)
 
-    def copy_to(self, k_out: Tensor, v_out: Tensor, sources: Tensor) -> None:
+    def copy_to(self, out: Tensor, sources: Tensor) -> None:
         """See `Held`."""
-        there = k_out.device  # codes move, not what they stand for
+        k_out, v_out = out
+        there = out.device  # codes move, not what they stand for
         sources = sources.expand(*self._k.shape[:2], -1)
         k_scale, k_zero = (x.to(there, non_blocking=True) for x in (self._k_scale, self._k_zero))
         for start in range(0, k_out.shape[2], _CHUNK):
@@ -185,9 +230,10 @@ class Quantised:
     def write(self, first: int, part: Part, source: Held | None) -> None:
         """See `Held`."""
         assert source is None or isinstance(source, Quantised), type(source)
-        heads = slice(first, first + part.k.shape[1])
-        k_codes, (k_scale, k_zero) = quantise(part.k[:, :, part.old :], self._bits, dim=2)
-        v_codes, (v_scale, v_zero) = quantise(part.v[:, :, part.old :], self._bits, dim=3)
+        heads = slice(first, first + part.kv.shape[2])
+        k, v = part.kv[:, :, :, part.old :]
+        k_codes, (k_scale, k_zero) = quantise(k, self._bits, dim=2)
+        v_codes, (v_scale, v_zero) = quantise(v, self._bits, dim=3)
         for mine, theirs, new in zip(
             self._channels,
             source._channels if source else (None, None),
@@ -216,6 +262,17 @@ class Quantised:
             else:
                 pick(together, part.slots, into)
 
+    def first(self, sequences: int) -> Quantised:
+        """See `Held`."""
+        _, heads, _, packed = self._k.shape
+        shape = (sequences, heads, self.room, packed * 8 // self._bits)
+        with torch.inference_mode(False):
+            fewer = Quantised(self._empty, shape, self._bits, self._scales)
+        mine, theirs = (*self._tokens, *self._channels), (*fewer._tokens, *fewer._channels)
+        for x, out in zip(mine, theirs, strict=True):
+            out.copy_(x[:sequences], non_blocking=True)
+        return fewer
+
     @property
     def _channels(self) -> tuple[Tensor, Tensor]:
         return self._k_scale, self._k_zero
@@ -223,29 +280,6 @@ class Quantised:
     @property
     def _tokens(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         return self._k, self._v, self._v_scale, self._v_zero
-
-
-def picked(x: Tensor, slots: Tensor) -> Tensor:
-    """(B, H, n, D): the slots (B, H, n) of x (B, H, T, D), a copy."""
-    batch, heads, _, dim = x.shape
-    # Whole rows are copied at once; gather along the token axis would go element by element.
-    return x.reshape(-1, dim).index_select(0, _rows(x, slots)).view(batch, heads, -1, dim)
-
-
-def pick(x: Tensor, slots: Tensor, into: Tensor) -> None:
-    """Writes the slots (B, H, n) of x (B, H, T, D) into `into` (B, H, n, D), directly if it can."""
-    direct = into.is_contiguous() and (into.dtype, into.device) == (x.dtype, x.device)
-    if not direct:
-        into.copy_(picked(x, slots), non_blocking=True)
-        return
-    flat = x.reshape(-1, x.shape[3])
-    torch.index_select(flat, 0, _rows(x, slots), out=into.view(-1, x.shape[3]))
-
-
-def _rows(x: Tensor, slots: Tensor) -> Tensor:
-    batch, heads, tokens, _ = x.shape
-    first = torch.arange(batch * heads, device=x.device).view(batch, heads, 1) * tokens
-    return (first + slots).flatten()
 
 
 def _of(x: Tensor, rows: Tensor | None) -> Tensor:

@@ -9,9 +9,10 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scalekv.kv.caches.held import Held, Part, storage_bytes
+from scalekv.kv.caches.held import Held, Like, Part, Plain, storage_bytes
 from scalekv.kv.caches.storage import LayerStorage
 from scalekv.kv.schedule import Schedule
+from scalekv.kv.to_device import counting_up, whole_numbers
 
 
 @dataclass
@@ -33,14 +34,15 @@ class Group:
     positions: Tensor | None = None
     notes: dict[str, Tensor] = field(default_factory=dict)
 
-    def positions_with(self, seen: int, new: int, like: Tensor) -> Tensor | None:
+    def positions_with(self, seen: int, new: int, total: int, like: Like) -> Tensor | None:
         """(B, h, tokens + new) positions once `new` tokens, from `seen` on, follow the held ones.
 
-        None where nothing was dropped. `like` is (B, H, L, D), for batch and device.
+        None where nothing was dropped. `total` is of the picture; `like` is (B, H, L, D), for batch
+        and device.
         """
         if self.positions is None and self.tokens == seen:
             return None
-        appended = torch.arange(seen, seen + new, dtype=torch.int32, device=like.device)
+        appended = counting_up(total, like.device)[seen : seen + new]
         appended = appended.expand(like.shape[0], len(self.heads), new)
         if self.positions is None:
             return appended.contiguous()
@@ -97,9 +99,8 @@ class LayerCache:
         self._sequences = 0
         self._seen = 0
         self._ends: Tensor | None = None
-        self._rows: dict[tuple[int, ...], Tensor] = {}
 
-    def begin(self, like: Tensor, schedule: Schedule, form: LayerStorage) -> None:
+    def begin(self, like: Like, schedule: Schedule, form: LayerStorage) -> None:
         """Ready for a picture whose keys are like (B, H, L, D); nothing is held yet."""
         self.reset()
         self._form = form
@@ -107,7 +108,7 @@ class LayerCache:
         self.groups = [Group(tuple(range(like.shape[1])))]
         if form.by_source:
             ends = [schedule.before(scale + 1) for scale in range(len(schedule) - 1)]
-            self._ends = torch.tensor(ends, dtype=torch.int32, device=like.device)
+            self._ends = whole_numbers(tuple(ends), like.device, torch.int32)
 
     @property
     def seen(self) -> int:
@@ -133,7 +134,7 @@ class LayerCache:
     @property
     def kept(self) -> Tensor:
         """(B, H) int64 held tokens per sequence and head, on the CPU; (0, 0) before a picture."""
-        row = torch.tensor(self.tokens_by_head, dtype=torch.int64)
+        row = torch.tensor(self.tokens_by_head, dtype=torch.int64, device="cpu")
         return row.expand(self._sequences, -1).clone() if self.groups else row.view(0, 0)
 
     @property
@@ -152,16 +153,45 @@ class LayerCache:
         """Bytes of memory that the positions and the notes occupy."""
         return sum(storage_bytes(group.positions, *group.notes.values()) for group in self.groups)
 
-    def copy_to(self, group: Group, k_out: Tensor, v_out: Tensor) -> None:
-        """Writes what a group holds into two (B, h, tokens, D) tensors, in their dtype."""
+    def copy_to(self, group: Group, out: Tensor) -> None:
+        """Writes k and v that a group holds into (2, B, h, tokens, D), in its dtype."""
         assert group.held is not None, "nothing is held"
-        group.held.copy_to(k_out, v_out, self._sources(group))
+        group.held.copy_to(out, self._sources(group))
+
+    def grown(self, like: Like, room: int) -> Tensor | None:
+        """(2, B, H, T, D): where attention can read all that is held and, behind it, tokens like
+        (B, H, L, D), which are to be written there; None: not where tokens are held.
+
+        There they are held in memory for `room` tokens a head, as attention computes, and heads
+        hold equally many.
+        """
+        if not (self.all_together and self._form.reads_in_place(like)):
+            return None
+        group = self.groups[0]
+        if not group.tokens:
+            group.held = self._form.make(like, len(group.heads), room)
+        if group.held is None or group.held.room != room:
+            return None
+        assert isinstance(group.held, Plain), "nothing else is read in place"
+        return group.held.up_to(group.tokens + like.shape[2])
+
+    def keep_sequences(self, count: int) -> None:
+        """Forgets all but the first sequences, and frees their memory."""
+        self._sequences = count
+        if self._form.on_host:
+            torch.cuda.synchronize()  # what is on its way to the host has to be there
+        for group in self.groups:
+            if group.held is not None:
+                group.held = group.held.first(count)
+            if group.positions is not None:
+                group.positions = group.positions[:count].clone()
+            group.notes = {name: note[:count].clone() for name, note in group.notes.items()}
 
     def of(self, group: Group, x: Tensor) -> Tensor:
-        """A group's heads of (B, H, ...), in the group's order."""
+        """A group's heads of (..., H, L, D), in the group's order."""
         if self.all_together:
             return x
-        return x.index_select(1, self.rows(group.heads, x.device))
+        return x.index_select(-3, whole_numbers(group.heads, x.device))
 
     @property
     def all_together(self) -> bool:
@@ -170,12 +200,6 @@ class LayerCache:
             range(len(self.groups[0].heads))
         )
 
-    def rows(self, heads: tuple[int, ...], device: torch.device) -> Tensor:
-        """(h,) int64 of some heads' numbers or places, made once, so that nothing waits."""
-        if heads not in self._rows:
-            self._rows[heads] = torch.tensor(heads, device=device)
-        return self._rows[heads]
-
     def keep(self, choices: Sequence[Choice]) -> None:
         """Holds what was chosen instead of what was held, in place where its room is the same.
 
@@ -183,7 +207,7 @@ class LayerCache:
         be overwritten afterwards.
         """
         before = self.groups
-        self._seen += choices[0].part.k.shape[2] - choices[0].part.old
+        self._seen += choices[0].part.kv.shape[3] - choices[0].part.old
         alike: dict[tuple[int, int], list[Choice]] = {}
         for choice in choices:
             alike.setdefault((choice.part.tokens, choice.room), []).append(choice)
@@ -226,17 +250,16 @@ class LayerCache:
             # The workspace has all that was held, so the old goes before the new comes.
             for choice in members:
                 before[choice.group].held = None
-        return self._form.make(part.k, len(heads), room)
+        return self._form.make(part.kv[0], len(heads), room)
 
     def _sources(self, group: Group) -> Tensor:
         """The scale each held token of a group is from, (B, h, n) or (1, 1, n) int64."""
         assert self._ends is not None or not self._form.by_source
         if self._ends is None:
-            return torch.empty(0, dtype=torch.int64)  # not looked at
+            return torch.empty(0, dtype=torch.int64, device="cpu")  # not looked at
         places = group.positions
         if places is None:
-            places = torch.arange(group.tokens, dtype=torch.int32, device=self._ends.device)
-            places = places.view(1, 1, -1)
+            places = counting_up(group.tokens, self._ends.device).view(1, 1, -1)
         return torch.bucketize(places, self._ends, right=True)
 
 
@@ -246,7 +269,7 @@ def _together(members: list[Choice], tokens: int) -> Tensor | None:
     known = next((x for x in positions if x is not None), None)
     if known is None or len(members) == 1:
         return known
-    everything = torch.arange(tokens, dtype=known.dtype, device=known.device)
+    everything = counting_up(tokens, known.device)
     return torch.cat(
         [
             everything.expand(known.shape[0], len(choice.heads), -1) if x is None else x

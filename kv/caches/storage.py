@@ -7,7 +7,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from scalekv.kv.caches.held import Held
+from scalekv.kv.caches.held import Held, Like
 
 
 class LayerStorage(Protocol):
@@ -19,7 +19,16 @@ class LayerStorage(Protocol):
         numbers only once, so that the old has to be there until the new is written."""
         ...
 
-    def make(self, like: Tensor, heads: int, room: int) -> Held:
+    @property
+    def on_host(self) -> bool:
+        """Whether tokens are held in the host's memory, elsewhere than attention computes."""
+        ...
+
+    def reads_in_place(self, like: Like) -> bool:
+        """Whether attention may read held tokens where they lie: keys are like (B, H, L, D)."""
+        ...
+
+    def make(self, like: Like, heads: int, room: int) -> Held:
         """Room for `room` tokens in each of `heads` heads; `like` is (B, H, L, D) keys."""
         ...
 

@@ -12,6 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from scalekv.kv.autocast import without_autocast
 from scalekv.kv.schedule import Schedule
 
 CHUNK_BYTES = 32 * 2**20
@@ -65,7 +66,7 @@ def layer_attention(
     received = torch.zeros(heads, tokens, dtype=torch.float32, device=q.device)
     largest, focus, entropy = torch.zeros(3, heads, dtype=torch.float32, device=q.device)
     chunk = max(chunk_bytes // (4 * heads * tokens), 1)
-    with torch.no_grad(), torch.autocast(q.device.type, enabled=False):
+    with torch.no_grad(), without_autocast(q):
         for sequence in range(sequences):
             keys = k[sequence].float().transpose(1, 2)
             for some in q[sequence].split(chunk, dim=1):

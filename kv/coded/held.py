@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from scalekv.kv.caches.held import Empty, Held, Part, Plain
+from scalekv.kv.caches.held import Empty, Held, Like, Part, Plain
 from scalekv.kv.coded.allocation import Allocation
 from scalekv.kv.coded.codec import codec_of
 from scalekv.kv.coded.constants import Constants
@@ -71,10 +71,19 @@ class _LayerStorage:
 
     by_source = False
 
+    @property
+    def on_host(self) -> bool:
+        """See `LayerStorage`."""
+        return self._storage.place != self._storage.device
+
+    def reads_in_place(self, like: Like) -> bool:
+        """See `LayerStorage`: tokens do not stay as they are."""
+        return False
+
     def __init__(self, storage: CodedStorage, layer: int, dtype: torch.dtype) -> None:
         self._storage, self._layer, self._dtype = storage, layer, dtype
 
-    def make(self, like: Tensor, heads: int, room: int) -> CodedHeld:
+    def make(self, like: Like, heads: int, room: int) -> CodedHeld:
         """See `LayerStorage`; every head of the layer is in it."""
         batch, _, _, dim = like.shape
         assert heads == self._storage.constants.heads, "heads are coded together"
@@ -107,12 +116,12 @@ class CodedHeld:
         """See `Held`."""
         return self._history.nbytes + (0 if self._raw is None else self._raw.nbytes)
 
-    def copy_to(self, k_out: Tensor, v_out: Tensor, sources: Tensor) -> None:
+    def copy_to(self, out: Tensor, sources: Tensor) -> None:
         """See `Held`."""
         if self._raw is not None:
-            self._raw.copy_to(k_out, v_out, sources)
+            self._raw.copy_to(out, sources)
         else:
-            self._history.copy_to(k_out, v_out, self._storage.turns)
+            self._history.copy_to(out[0], out[1], self._storage.turns)
 
     def write(self, first: int, part: Part, source: Held | None) -> None:
         """See `Held`."""
@@ -121,10 +130,11 @@ class CodedHeld:
         following = part.scale + 1
         if following < self._storage.allocation.first:
             assert self._raw is not None
-            self._raw.write(0, part, self._raw if source is self else None)
+            held: object = self
+            self._raw.write(0, part, self._raw if source is held else None)
             return
         self._raw = None
-        self._history.hold(following, part.k, part.v, self._storage.turns)
+        self._history.hold(following, part.kv[0], part.kv[1], self._storage.turns)
 
     def _placed(self, x: Tensor) -> Tensor:
         if x.device == self._storage.place:

@@ -145,6 +145,27 @@ def rooms(
     return held
 
 
+def read_in_place(
+    schedule: Schedule,
+    scale: int,
+    limits: tuple[int, ...],
+    room: tuple[int, ...],
+    following: tuple[int, ...],
+) -> bool:
+    """Whether, while a scale is generated, attention can read a layer's tokens where they are held,
+    new ones written behind the others: everything stays, in memory that is there already.
+
+    Args:
+        limits: the most tokens each head may hold for the next scale.
+        room, following: tokens each head has memory for while this scale and the next is generated.
+    """
+    if scale + 1 == len(schedule) or len({*limits}) > 1 or len({*following}) > 1:
+        return False
+    return min(limits[0], following[0]) >= schedule.before(scale + 1) and (
+        scale == 0 or room == following
+    )
+
+
 @dataclass(frozen=True)
 class CachePrediction:
     """What a cache will take, by arithmetic alone: exactly what a ledger then reads off tensors.
@@ -168,6 +189,7 @@ def predicted(
     budget: Budget | None = None,
     precision: Precision | None = None,
     note_bytes: int = 0,
+    on_host: bool = False,
 ) -> CachePrediction:
     """The bytes of one picture's cache (or batch's), under a policy that fills its capacities.
 
@@ -176,13 +198,17 @@ def predicted(
         budget: as the policy plans it; None: everything is held.
         precision: how held tokens are stored; None: as attention computes.
         note_bytes: of the policy's notes on one held token of one head.
+        on_host: whether held tokens are elsewhere than where attention computes.
     """
+    as_computed = precision is None or precision.bits == 8 * shape.k_bytes
     limits = None if budget is None else within(budget)
     compute = shape.head_dim * (shape.k_bytes + shape.v_bytes)  # of one token in one head
     held, indices = [0] * shape.layers, [0] * shape.layers
     tokens = [(0,) * shape.heads] * shape.layers
     by_scale, peak, index_peak, transient = [], 0, 0, 0
-    for scale, row in enumerate(rooms(schedule, shape.layers, shape.heads, limits)):
+    all_rooms = rooms(schedule, shape.layers, shape.heads, limits)
+    for scale, row in enumerate(all_rooms):
+        following = min(scale + 1, len(schedule) - 1)
         for layer, room in enumerate(row):
             new = schedule.tokens[scale - 1] if scale else 0
             tokens[layer] = filled(room, tokens[layer], new)
@@ -196,7 +222,12 @@ def predicted(
                 sum(dropped_from) * POSITION_BYTES + sum(tokens[layer]) * note_bytes
             )
             peak, index_peak = max(peak, sum(held)), max(index_peak, sum(indices))
-            if scale:
+            most = (schedule.before(following),) * shape.heads
+            if limits is not None:
+                most = limits.limits(following, layer, shape.heads)
+            next_room = all_rooms[following][layer]
+            grown = read_in_place(schedule, scale, most, room, next_room)
+            if scale and not (grown and as_computed and not on_host):
                 joined = sum(tokens[layer]) + shape.heads * schedule.tokens[scale]
                 transient = max(transient, shape.sequences * joined * compute)
         by_scale.append(sum(held))

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from scalekv.kv.budgets.budget import Budget
+from scalekv.kv.caches.held import Like
 from scalekv.kv.coded.constants import Constants
 from scalekv.kv.coded.held import CodedStorage
 from scalekv.kv.coded.plan import allocation_of, coded_budget
@@ -36,7 +37,7 @@ class CodedPolicy:
         return None
 
     def storage(
-        self, budget: Budget, shape: CacheShape, guided: bool | None, like: Tensor, on_host: bool
+        self, budget: Budget, shape: CacheShape, guided: bool | None, like: Like, on_host: bool
     ) -> CodedStorage:
         """See `Policy`.
 

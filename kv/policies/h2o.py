@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from scalekv.kv.kernels.best import best_slots
+from scalekv.kv.kernels.mass import attention_mass
 from scalekv.kv.policies.policy import Step
-from scalekv.kv.policies.selection import attention_mass, best_slots
 
 _QUERIES = 256  # scored at a time, which bounds the weights held
 

@@ -13,6 +13,7 @@ from scalekv.kv.schedule import Schedule
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from scalekv.kv.caches.held import Like
     from scalekv.kv.caches.storage import Storage
     from scalekv.kv.memory.predicted import CacheShape
 
@@ -98,7 +99,7 @@ class Stores(Protocol):
     name: str
 
     def storage(
-        self, budget: Budget, shape: CacheShape, guided: bool | None, like: Tensor, on_host: bool
+        self, budget: Budget, shape: CacheShape, guided: bool | None, like: Like, on_host: bool
     ) -> Storage:
         """What a picture, or batch, is stored in.
 

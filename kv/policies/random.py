@@ -7,8 +7,9 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from scalekv.kv.kernels.best import best_slots
 from scalekv.kv.policies.policy import Step
-from scalekv.kv.policies.selection import best_slots
+from scalekv.kv.to_device import whole_numbers
 
 Number = TypeVar("Number", int, Tensor)
 
@@ -29,7 +30,7 @@ class RandomPolicy:
         if tokens <= step.capacity:
             return None
         seed = mixed(step.layer * len(step.schedule) + step.scale + 1)
-        numbers = torch.tensor(step.heads, device=step.k.device).view(1, heads, 1)
+        numbers = whole_numbers(step.heads, step.k.device).view(1, heads, 1)
         draws = mixed((numbers * tokens + torch.arange(tokens, device=step.k.device)) ^ seed)
         return best_slots(draws, step.capacity).expand(batch, -1, -1)
 

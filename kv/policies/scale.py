@@ -4,8 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from scalekv.kv.kernels.best import best_slots
+from scalekv.kv.kernels.mass import attention_mass
+from scalekv.kv.kernels.pooling import pooled_on_maps
 from scalekv.kv.policies.policy import Step
-from scalekv.kv.policies.selection import attention_mass, best_slots, pooled_on_maps, window_tokens
+from scalekv.kv.policies.selection import window_tokens
 
 KERNEL = 5  # arXiv 2505.19602 names average pooling; its released code's side
 
@@ -29,16 +32,15 @@ class ScaleKVPolicy:
             return None
         height, width = step.schedule.scales[step.scale]
         window_W = window_tokens(height, width, step.observers, step.k.device)
-        queries = step.q.index_select(2, window_W)
         scores_BHT = pooled_on_maps(
-            attention_mass(queries, step.k),
+            attention_mass(step.q, step.k, window_W),
             step.positions,
             step.schedule,
             step.scale + 1,
             KERNEL,
         )
         newest = tokens - step.schedule.tokens[step.scale]
-        scores_BHT.index_fill_(2, window_W + newest, float("inf"))
+        scores_BHT[..., newest:].index_fill_(2, window_W, float("inf"))
         if self.anchored_maps:
             self._anchor(scores_BHT, step)
         return best_slots(scores_BHT, step.capacity)

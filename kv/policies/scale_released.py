@@ -6,8 +6,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scalekv.kv.errors import UserError
+from scalekv.kv.kernels.best import best_slots
+from scalekv.kv.kernels.mass import logit_sums
 from scalekv.kv.policies.policy import Step
-from scalekv.kv.policies.selection import best_slots, logit_sums, window_tokens
+from scalekv.kv.policies.selection import window_tokens
 
 KERNEL = 5
 

@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from scalekv.kv.kernels.best import best_slots
+from scalekv.kv.kernels.mass import attention_mass
 from scalekv.kv.policies.policy import Step
-from scalekv.kv.policies.selection import attention_mass, best_slots
 
 KERNEL = 5  # average pooling with this kernel is the published code's default
 

@@ -32,15 +32,13 @@ SIDES: dict[str, tuple[str, dict[str, str]]] = {
 
 DRAW = """
 import sys, time
-from dataclasses import replace
-from pathlib import Path
-from scalekv.cli import engine
-from scalekv.cli.choices import Options, choose
-chosen = choose(Options(prompts=("a red apple",), threads=sys.argv[1], device="cpu"))
-pipeline = engine.load(chosen.preset, "cpu", chosen.dtype, None, chosen.placement)
+from scalekv.infinity_patch.machine.machine import limit_spinning, sensible_threads
+limit_spinning()
+from scalekv.infinity_patch import Placement, Request, generate, load
+threads = sensible_threads() if sys.argv[1] == "auto" else int(sys.argv[1])
+pipeline = load("emoji", device="cpu", placement=Placement(threads=threads))
 def draw(seed):
-    request = replace(chosen.request, seed=seed)
-    next(engine.generate(pipeline, request, lambda _: None, lambda _: None))
+    next(generate(pipeline, Request("a red apple", seed=seed)))
 draw(0)
 start, made = time.perf_counter(), 0
 while (spent := time.perf_counter() - start) < float(sys.argv[2]):
@@ -48,6 +46,7 @@ while (spent := time.perf_counter() - start) < float(sys.argv[2]):
     draw(made)
 print(made / spent)
 """
+"""As the command line starts: what it does before torch is loaded, and the threads it chooses."""
 
 
 def rate(side: str, seconds: float) -> float:

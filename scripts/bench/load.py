@@ -27,10 +27,10 @@ def resident() -> dict[str, int]:
     return {row[0][:-1]: int(row[1]) << 10 for row in rows if row[0] in ("RssAnon:", "RssFile:")}
 
 
-class Peaks:
+class ProcessPeaks:
     """The highest values of `resident` while the block runs."""
 
-    def __enter__(self) -> Peaks:
+    def __enter__(self) -> ProcessPeaks:
         self.highest = resident()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._watch)
@@ -53,7 +53,7 @@ def measure(model: str, folder: Path, dtype: str) -> dict[str, float]:
     load("emoji", device="cpu")  # what libraries take once is not the weights'
     before = resident()
     start = time.perf_counter()
-    with Peaks() as peaks:
+    with ProcessPeaks() as peaks:
         pipeline = load(model, device="cpu", dtype=dtype, weights_dir=folder)
     seconds = time.perf_counter() - start
     after = resident()

@@ -11,7 +11,6 @@ transformers, pyyaml and huggingface_hub. Knows files; nothing of trainings.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
 import lzma
 import subprocess
@@ -21,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from scalekv.configs.whole_files import replace_text
+from scalekv.infinity_patch.files.hashes import sha256_of
 from scripts.builtin.captions import Row
 from scripts.builtin.dataset import DEFAULT_FOLDER, STYLES, assemble, sources
 
@@ -81,7 +81,7 @@ def manifest_of(folder: Path) -> dict[str, Any]:
         "files": {
             str(path.relative_to(folder)): {
                 "bytes": path.stat().st_size,
-                "sha256": hashlib.sha256(path.read_bytes()).hexdigest(),
+                "sha256": sha256_of(path),
             }
             for path in files
         },

@@ -24,6 +24,7 @@ from scalekv.cli.pictures.folder import FORMAT
 from scalekv.configs.budget_files import budget_text
 from scalekv.configs.models import calibration_prompts
 from scalekv.configs.sparsity import SHIPPED
+from scalekv.configs.whole_files import replacing
 from scalekv.infinity_patch import Pipeline, Request, generate, load
 from scalekv.infinity_patch.calibration.measure import Calibration, calibrate
 from scalekv.infinity_patch.calibration.plan import INDICES, TOP, CalibrationRequest
@@ -301,7 +302,8 @@ def sparsity_text(found: Calibration) -> str:
 
 def write(path: Path, content: bytes) -> None:
     """Replaces a file, whole at any moment, and says so."""
-    pages.write(path, content)
+    with replacing(path) as hidden:
+        hidden.write_bytes(content)
     print(path.relative_to(ROOT))
 
 

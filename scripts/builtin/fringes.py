@@ -24,7 +24,7 @@ from torch import Tensor, nn
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.quantiser import quantise, vae_sizes
+from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.backbone import as_input
 from scripts.builtin.captions import heldout_rows
@@ -135,7 +135,7 @@ def ways(sizes: Sequence[tuple[int, int]]) -> dict[str, Way]:
     """From pictures to what the decoder makes of them, by what differs from the usual."""
 
     def usual(vae: Autoencoder, x: Tensor) -> Tensor:
-        return vae.decode(quantise(vae.encode(x), sizes).total)
+        return vae.decode(quantise_latents(vae.encode(x), sizes).total)
 
     def whole(vae: Autoencoder, x: Tensor) -> Tensor:
         with torch.enable_grad():  # where gradients are wanted, no map is cut into strips

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from scalekv.configs.whole_files import replacing
+from scalekv.configs.whole_files import replace_text
 
 END = "<!-- end of the measured part -->"
 
@@ -30,12 +30,6 @@ def replaced(page: str, what: str, text: str) -> str:
     return f"{before}{mark}\n\n{text.strip()}\n\n{end}{after}"
 
 
-def write(path: Path, content: bytes) -> None:
-    """Replaces a file, whole at any moment."""
-    with replacing(path) as hidden:
-        hidden.write_bytes(content)
-
-
 def replace(path: Path, what: str, text: str) -> None:
     """The same in a file."""
-    write(path, replaced(path.read_text(encoding="utf-8"), what, text).encode())
+    replace_text(path, replaced(path.read_text(encoding="utf-8"), what, text))

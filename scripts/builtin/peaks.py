@@ -1,4 +1,4 @@
-"""Peaks in a picture decoder's maps: how they are measured, and what keeps them small.
+"""MapPeaks in a picture decoder's maps: how they are measured, and what keeps them small.
 
 A group norm divides the channels of a group by their spread over the whole map, so a decoder can
 steer the contrast of a picture by one enormous value at one place; with one channel a group, as at
@@ -33,7 +33,7 @@ def excess(x: Tensor, groups: int) -> Tensor:
     return beyond.square().sum(-1).mean()
 
 
-class Peaks:
+class MapPeaks:
     """The excess that the norms of a decoder met since it was last asked for."""
 
     def __init__(self) -> None:
@@ -51,9 +51,9 @@ class Peaks:
 
 
 @contextmanager
-def watched(decoder: nn.Module) -> Iterator[Peaks]:
+def watched(decoder: nn.Module) -> Iterator[MapPeaks]:
     """Measure what the group norms of `decoder` are given inside the block."""
-    peaks = Peaks()
+    peaks = MapPeaks()
 
     def before(norm: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         assert isinstance(norm, nn.GroupNorm)

@@ -13,8 +13,8 @@ nothing of what they measure.
 from __future__ import annotations
 
 import argparse
-import hashlib
 import json
+import shlex
 import shutil
 import subprocess
 import sys
@@ -24,8 +24,8 @@ from pathlib import Path
 from statistics import median
 
 from scalekv.configs.models import ModelPreset, model_named
-from scalekv.configs.whole_files import replace_text
-from scalekv.infinity_patch.files.hashes import NAME as SUMS
+from scalekv.configs.whole_files import replace_text, replacing
+from scalekv.infinity_patch.files.hashes import SUMS, sha256_of
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model import parameters
 from scalekv.infinity_patch.schedules import schedule_for
@@ -36,6 +36,7 @@ ROOT = Path(__file__).parents[2]
 MODEL = "emoji"
 BUDGETS = ("50%", "20%", "10%", "5%", "2%")
 JUDGED = ("full", "scalekv", "scalekv-anchored", "heatkv")
+PUBLISHED = ("as-published-10", "as-published-20")
 RANKED_AT = "10%"
 PAPER = ("scalekv", "pyramidkv", "snapkv", "streaming-llm", "sliding-window")
 """ScaleKV's table at 10 % of the 2B model, best first (arXiv 2505.19602)."""
@@ -45,7 +46,7 @@ CLI = "from scalekv.cli.main import main; main()"
 
 
 @dataclass(frozen=True)
-class Step:
+class Chapter:
     """A command, and what is done with what it left.
 
     known: whether this version has the command; after: called with the folder of the results.
@@ -130,14 +131,15 @@ def _printed(name: str) -> Callable[[Path], None]:
 
 def _constants(runs: Path) -> None:
     place = ROOT / "configs/budgets" / MODEL / "coded.safetensors"
-    pages.write(place, (runs / "coded" / "emoji-coded.safetensors").read_bytes())
+    with replacing(place) as hidden:
+        shutil.copyfile(runs / "coded" / "emoji-coded.safetensors", hidden)
 
 
 def _has_coded() -> bool:
     return "coded" in policy_names()
 
 
-def steps(preset: ModelPreset, runs: Path) -> list[Step]:
+def steps(preset: ModelPreset, runs: Path) -> list[Chapter]:
     """All of them, in order; results go below `runs`."""
     python = [sys.executable, "-m"]
     side = schedule_for("1:1", preset.pixels).scales[-1][0] * preset.tokenizer.stride
@@ -146,36 +148,42 @@ def steps(preset: ModelPreset, runs: Path) -> list[Step]:
     policies = [name for name in policy_names() if name != "full"]
     sheet = [*python, "scripts.evaluate.contact_sheet"]
 
+    drawn = [*python, "scripts.evaluate.fidelity", "--out", str(runs / "fidelity")]
+    drawn += ["--limit", "64", "--dtype", "bf16"]
+
     def evaluate(name: str, *more: str) -> list[str]:
         return [*python, f"scripts.evaluate.{name}", "--out", str(runs / name), *more]
 
     return [
-        Step(
+        Chapter(
             "drawings",
             [*python, "scripts.builtin.dataset", "--out", data[1], "--side", str(side)],
         ),
-        Step("calibration", [*python, "scripts.builtin.calibrate"]),
-        Step(
+        Chapter("calibration", [*python, "scripts.builtin.calibrate"]),
+        Chapter(
             "coded",
             [sys.executable, "-c", CLI, "calibrate", "--coded", "--no-plots", "--force",
              "--out", str(runs / "coded" / "emoji.yaml")],
             _constants,
             _has_coded,
         ),
-        Step("fidelity", evaluate("fidelity", "--limit", "64", "--dtype", "bf16", *budgets,
-                                  "--policies", *policies), _fidelity),
-        Step("generation", evaluate("generation", *data, "--policies", *JUDGED, *budgets),
+        Chapter("fidelity", [*drawn, *budgets, "--policies", *policies]),
+        Chapter("published budgets", [*drawn, "--policies", "scalekv", "--budgets", *PUBLISHED]),
+        Chapter("bits of held tokens", [*drawn, "--policies", "full", "scalekv", "heatkv",
+                                     "--budgets", "10%", "20%", "--kv-dtypes", "int8", "int4"],
+             _fidelity),
+        Chapter("generation", evaluate("generation", *data, "--policies", *JUDGED, *budgets),
              _table("generation", CARD, "generation")),
-        Step("reconstruction", evaluate("reconstruction", *data),
+        Chapter("reconstruction", evaluate("reconstruction", *data),
              _table("reconstruction", CARD, "reconstruction")),
-        Step("fringes", [*python, "scripts.builtin.fringes", *data], _printed("fringes")),
-        Step("sheet", [*sheet, "--out", "docs/images/contact-sheet.png"]),
-        Step("trained sheet", [*sheet, "--trained", "--out",
+        Chapter("fringes", [*python, "scripts.builtin.fringes", *data], _printed("fringes")),
+        Chapter("sheet", [*sheet, "--out", "docs/images/contact-sheet.png"]),
+        Chapter("trained sheet", [*sheet, "--trained", "--out",
                                "docs/images/contact-sheet-trained.png"]),
     ]  # fmt: skip
 
 
-def run(step: Step, runs: Path) -> None:
+def run(step: Chapter, runs: Path) -> None:
     """Run a step unless it is done; its output is kept and its pages written.
 
     Raises:
@@ -188,7 +196,7 @@ def run(step: Step, runs: Path) -> None:
     if not step.known():
         print(f"{step.name}: this version has no such thing", file=sys.stderr)
         return
-    print(f"{step.name}: {' '.join(step.command)}", file=sys.stderr, flush=True)
+    print(f"{step.name}: {shlex.join(step.command)}", file=sys.stderr, flush=True)
     with (runs / f"{step.name}.out").open("wb") as out:
         code = subprocess.run(step.command, stdout=out, cwd=ROOT, check=False).returncode
     if code:
@@ -205,10 +213,11 @@ def main() -> None:
     args = parser.parse_args()
     preset = model_named(MODEL)
     folder = BUILT_IN / MODEL
-    weights = hashlib.sha256((folder / SUMS).read_bytes()).hexdigest()[:12]
+    weights = sha256_of(folder / SUMS)[:12]
     runs = args.runs.absolute() / weights
     if args.list:
-        print("\n".join(f"{step.name}: {' '.join(step.command)}" for step in steps(preset, runs)))
+        for step in steps(preset, runs):
+            print(f"{step.name}: {shlex.join(step.command)}")
         return
     (runs / "coded").mkdir(parents=True, exist_ok=True)
     for step in steps(preset, runs):

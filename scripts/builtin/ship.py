@@ -10,6 +10,7 @@ import argparse
 import shutil
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -32,6 +33,13 @@ MOST_BYTES_OF_RUN = 28_000_000
 PRESETS = Path(__file__).parents[2] / "configs" / "models"
 
 
+def place(source: Path, path: Path) -> None:
+    """Copy a file that everybody may read, whole or not at all."""
+    with replacing(path) as hidden:
+        shutil.copyfile(source, hidden)
+        hidden.chmod(0o644)
+
+
 def ship(data: Path, target: Path, names: Sequence[str]) -> int:
     """Copy these parts, each whole or not at all; the bytes that all parts then take."""
     total = sum(
@@ -42,9 +50,7 @@ def ship(data: Path, target: Path, names: Sequence[str]) -> int:
     for name in names:
         source = PARTS[name]
         (target / name).parent.mkdir(parents=True, exist_ok=True)
-        with replacing(target / name) as hidden:
-            shutil.copyfile(data / source, hidden)
-            hidden.chmod(0o644)
+        place(data / source, target / name)
     write_sums(target, sorted(PARTS))
     return total
 
@@ -56,21 +62,20 @@ def ship_run(run: Path, target: Path, preset: Path) -> int:
     """
     with safe_open(run / files.TRANSFORMER[0], "pt") as file:
         notes = file.metadata()
-    whole = run / "transformer.tmp"
-    save_file(files.load_transformer(run), whole, metadata=notes)
-    new = {
-        "transformer.safetensors": whole,
-        "vae.safetensors": run / files.VAE,
-        "text_encoder/model.safetensors": run / files.TEXT,
-    }
-    total = sum(new.get(name, target / name).stat().st_size for name in PARTS)
-    assert total <= MOST_BYTES_OF_RUN, f"{total} bytes, at most {MOST_BYTES_OF_RUN} may be shipped"
-    for name, source in [*new.items(), ("", run / files.PRESET)]:
-        place = target / name if name else preset
-        with replacing(place) as hidden:
-            shutil.copyfile(source, hidden)
-            hidden.chmod(0o644)
-    whole.unlink()
+    with TemporaryDirectory() as folder:
+        whole = Path(folder) / "transformer.safetensors"
+        save_file(files.load_transformer(run), whole, metadata=notes)
+        new = {
+            "transformer.safetensors": whole,
+            "vae.safetensors": run / files.VAE,
+            "text_encoder/model.safetensors": run / files.TEXT,
+        }
+        total = sum(new.get(name, target / name).stat().st_size for name in PARTS)
+        most = MOST_BYTES_OF_RUN
+        assert total <= most, f"{total} bytes, at most {most} may be shipped"
+        for name, source in new.items():
+            place(source, target / name)
+    place(run / files.PRESET, preset)
     write_sums(target, sorted(PARTS))
     return total
 

@@ -6,7 +6,7 @@
 Renders the drawings, trains the picture tokenizer on, then the transformer with its text encoder,
 from the weights in the package on (see `--start`). The same call goes on where a stopped one left
 off; a longer training is several runs, each beginning with what `ship --run` took from the one
-before. Writes seven files of at most 16 MB into OUT.
+before. Writes six files of at most 16 MB into OUT.
 """
 
 from __future__ import annotations

@@ -24,8 +24,8 @@ class Browser:
     def __init__(self, driver: webdriver.Chrome) -> None:
         self.driver = driver
 
-    def open(self, page: Path, width: int, height: int = 900, *, dark: bool = False) -> None:
-        """Shows a file as a screen of that width in CSS pixels does."""
+    def open(self, page: Path | str, width: int, height: int = 900, *, dark: bool = False) -> None:
+        """Shows a file, or what an address gives, as a screen of that width in CSS pixels does."""
         metrics = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
         scheme = {"name": "prefers-color-scheme", "value": "dark" if dark else "light"}
         for command, values in (
@@ -35,7 +35,7 @@ class Browser:
             self.driver.execute_cdp_cmd(command, values)
         self.messages()
         self.requests()
-        self.driver.get(page.resolve().as_uri())
+        self.driver.get(page if isinstance(page, str) else page.resolve().as_uri())
 
     def messages(self) -> list[str]:
         """What was written to the console since the last call."""

@@ -11,6 +11,9 @@ from pathlib import Path
 
 import pytest
 
+from scalekv.cli.plan import room
+from scalekv.infinity_patch.machine import gpus
+from scalekv.infinity_patch.machine.gpus import Gpu
 from tests.cli.conftest import Outcome
 
 Program = Callable[..., Outcome]
@@ -23,12 +26,44 @@ def test_all_is_well(scalekv: Program) -> None:
     assert "\x1b" not in done.out
 
 
-def test_a_problem_has_its_fix(scalekv: Program) -> None:
+def test_a_problem_has_its_fix(scalekv: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "device_memory", lambda _: ("a card", 80 << 30))
     done = scalekv("doctor", "--model", "infinity-20b")
     assert done.code == 1
     assert done.err == "1 problem\n"
     assert "problem model infinity-20b: " in done.out
     assert "        fix: " in done.out
+
+
+def test_memory_is_what_a_plan_says(scalekv: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(room, "device_memory", lambda _: ("a card", 24 * 10**9))
+    fine = "ok      room: 1 picture of infinity-8b, policy scalekv, budget 10%, would take 20.2 GiB"
+    assert fine in scalekv("doctor", "--model", "infinity-8b").out
+    monkeypatch.setattr(room, "device_memory", lambda _: ("a card", 20 << 30))
+    done = scalekv("doctor", "--model", "infinity-8b").out
+    assert "problem room: 1 picture of infinity-8b" in done
+    assert "fix: --budget" in done
+    monkeypatch.setenv("SCALEKV_OFFLOAD", "true")
+    assert "ok      room: " in scalekv("doctor", "--model", "infinity-8b").out
+
+
+def test_memory_that_others_use_is_said(scalekv: Program, monkeypatch: pytest.MonkeyPatch) -> None:
+    busy = Gpu("a card", "570.1", 24 << 30, 4 << 30, 0.9)
+    monkeypatch.setattr(room, "device_memory", lambda _: (busy.name, busy.total_bytes))
+    monkeypatch.setattr(gpus, "gpu_of", lambda _: busy)
+    done = scalekv("doctor", "--model", "infinity-2b").out
+    assert "note    room: 1 picture of infinity-2b" in done
+    assert "of which 4.0 GiB are free now" in done
+    assert "ok      room: " in scalekv("doctor").out
+
+
+def test_a_setting_that_cannot_be_is_a_finding(
+    scalekv: Program, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCALEKV_BUDGET", "0%")
+    done = scalekv("doctor")
+    assert done.code == 1
+    assert "problem room: 0% is not a share of the history" in done.out
 
 
 def test_json(scalekv: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,6 +15,7 @@ from scalekv.cli.choices import Choices
 from scalekv.cli.compare.command import compare
 from scalekv.cli.generate.command import generate
 from scalekv.cli.plan.command import plan
+from scalekv.cli.serve.command import serve
 from scalekv.configs.models import list_models, model_named
 from scalekv.configs.option import Owner, Scope
 from scalekv.configs.options import COLUMNS, OPTIONS, SETTINGS
@@ -23,7 +24,7 @@ from scalekv.configs.values import Unreadable
 from scalekv.infinity_patch import Placement, Request
 from scalekv.kv.errors import UserError
 
-COMMANDS = {f.__name__: f for f in (generate, batch, compare, bench, calibrate, plan)}
+COMMANDS = {f.__name__: f for f in (generate, batch, compare, bench, calibrate, plan, serve)}
 HOMES: dict[Owner, Any] = {
     Owner.REQUEST: Request,
     Owner.PLACEMENT: Placement,

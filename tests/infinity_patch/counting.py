@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import weakref
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from typing import Any
 
 import torch
@@ -76,16 +76,14 @@ def _storage(tensor: Tensor) -> int:
 @contextmanager
 def shapes_only() -> Iterator[None]:
     """Makes what has no rule for the meta device go through it: attention as a fused kernel has
-    it, an answer and no matrix of scores; and autocast, which there is nothing to do for."""
+    it, an answer and no matrix of scores."""
 
     def fused(q: Tensor, k: Tensor, v: Tensor, **_: Any) -> Tensor:
         return torch.empty_like(q)
 
-    real, real_autocast = F.scaled_dot_product_attention, torch.autocast
+    real = F.scaled_dot_product_attention
     F.scaled_dot_product_attention = fused  # type: ignore[assignment]
-    torch.autocast = lambda *_, **__: nullcontext()  # type: ignore[assignment,misc]
     try:
         yield
     finally:
         F.scaled_dot_product_attention = real
-        torch.autocast = real_autocast  # type: ignore[misc]

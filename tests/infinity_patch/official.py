@@ -28,7 +28,6 @@ from scalekv.infinity_patch.model.transformer import (
     Condition,
     Infinity,
     mix_halves,
-    plain_norm,
 )
 from scalekv.infinity_patch.schedules import PIXEL_CLASSES, full_schedule, ratios
 
@@ -51,6 +50,11 @@ def all_tables(head_dim: int) -> dict[str, Tensor]:
         for pixels in PIXEL_CLASSES:
             tables[str(tuple(scales3(ratio, pixels)))] = table
     return tables
+
+
+def plain_norm(x: Tensor) -> Tensor:
+    """Layer norm over the last axis without gain or bias."""
+    return F.layer_norm(x, x.shape[-1:], eps=1e-6)
 
 
 class Attention(nn.Module):

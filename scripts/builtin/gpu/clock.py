@@ -11,7 +11,7 @@ COOL_DOWN = 0.45  # share of a stage's time
 STOPPED = "stopped by a signal: what was trained is saved, the same command goes on"
 
 
-class Clock:
+class TimeLimit:
     """The seconds of a stage, those of runs before included.
 
     seconds: the stage's time in all; spent: of it, by runs before; deadline: on `time.monotonic`,

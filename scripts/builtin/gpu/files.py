@@ -6,7 +6,6 @@ Knows tensors by name; nothing of trainings.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from scalekv.configs.whole_files import replace_text, replacing
 from scripts.builtin.gpu.start import PRESET_FILE, SCALES
 from scripts.builtin.training import shipped
 
@@ -27,11 +27,11 @@ PRESET, LOG = "emoji.yaml", "run.json"
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], scales: int) -> None:
     """Averaged weights in bfloat16, with the note of how many scales they know."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    hidden = path.with_name(f".{path.name}.part")
     notes = {"format": "pt", SCALES: str(scales)}
-    save_file({n: t.cpu() for n, t in shipped(tensors).items()}, hidden, metadata=notes)
-    assert hidden.stat().st_size <= MOST_BYTES, f"{path.name}: {hidden.stat().st_size} bytes"
-    os.replace(hidden, path)
+    with replacing(path) as hidden:
+        save_file({n: t.cpu() for n, t in shipped(tensors).items()}, hidden, metadata=notes)
+        size = hidden.stat().st_size
+        assert size <= MOST_BYTES, f"{path.name}: {size} bytes, at most {MOST_BYTES}"
 
 
 def save_transformer(out: Path, tensors: Mapping[str, Tensor], scales: int) -> None:
@@ -51,9 +51,7 @@ def save_log(out: Path, log: Mapping[str, Any]) -> None:
     """What the run did so far, and the preset the weights belong to."""
     out.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(PRESET_FILE, out / PRESET)
-    hidden = out / f".{LOG}.part"
-    hidden.write_text(json.dumps(log, indent=1) + "\n", encoding="utf-8")
-    os.replace(hidden, out / LOG)
+    replace_text(out / LOG, json.dumps(log, indent=1) + "\n")
 
 
 def check(out: Path) -> None:

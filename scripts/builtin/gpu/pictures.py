@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import os
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -17,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from scalekv.configs.whole_files import replace_text
+from scalekv.configs.whole_files import replace_text, replacing
 from scripts.builtin.bundle import DRAWINGS
 from scripts.builtin.captions import FIRST_STYLES, Row, heldout_rows, training_rows
 from scripts.builtin.compositions import Composer
@@ -78,10 +77,8 @@ def compose(folder: Path, count: int, jobs: int) -> None:
         for number, (picture, text) in enumerate(made):
             images[number] = picture
             texts.append(text)
-    partial = folder / f"{COMPOSITIONS}.partial"
-    with partial.open("wb") as stream:
+    with replacing(folder / f"{COMPOSITIONS}.npy") as hidden, hidden.open("wb") as stream:
         np.save(stream, images)
-    os.replace(partial, folder / f"{COMPOSITIONS}.npy")
     replace_text(captions, json.dumps(texts))
 
 

@@ -19,11 +19,11 @@ from torch import Tensor
 
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.quantiser import quantise, vae_sizes
+from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.backbone import feature_distance, read_backbone
 from scripts.builtin.bundle import BACKBONE
-from scripts.builtin.gpu.clock import Clock, Every, Stop, rate_at
+from scripts.builtin.gpu.clock import Every, Stop, TimeLimit, rate_at
 from scripts.builtin.gpu.files import VAE, save_tensors
 from scripts.builtin.gpu.pictures import Pictures
 from scripts.builtin.gpu.start import Weights
@@ -83,7 +83,7 @@ def held_out_psnr(model: Autoencoder, pictures: Pictures, device: torch.device, 
             x = as_input(chosen.to(device), pixels)
             with torch.autocast(device.type, torch.bfloat16):
                 latent = model.encode(x).float()
-                y = model.decoder(quantise(latent, sizes_of(pixels)).total).float()
+                y = model.decoder(quantise_latents(latent, sizes_of(pixels)).total).float()
             each.append(-10 * (y.clamp(-1, 1) - x).div(2).square().mean((1, 2, 3)).log10())
         found[pixels] = round(float(torch.cat(each).mean()), 3)
     return found
@@ -104,7 +104,7 @@ def train(
     rate: float,
     stop: Stop,
 ) -> Trained:
-    """Train, or go on training, for so many seconds in all; see `Clock`."""
+    """Train, or go on training, for so many seconds in all; see `TimeLimit`."""
     model = Autoencoder(preset.tokenizer).to(device)
     model.load_state_dict(weights.vae)
     parameters = dict(model.named_parameters())
@@ -126,7 +126,7 @@ def train(
     features = read_backbone(bundle / BACKBONE).to(device)
     if "before" not in log:
         log["before"] = held_out_psnr(model, pictures, device, batch)
-    clock = Clock(seconds, spent, deadline)
+    clock = TimeLimit(seconds, spent, deadline)
 
     def save(done: bool) -> None:
         save_checkpoint(
@@ -170,7 +170,7 @@ def train(
             group["lr"] = rate * group["share"] * rate_at(share, step)
         with torch.autocast(device.type, torch.bfloat16):
             latent = model.encode(x).float()
-        total = quantise(latent.detach(), sizes, flipper(flips, len(sizes), noise)).total
+        total = quantise_latents(latent.detach(), sizes, flipper(flips, len(sizes), noise)).total
         through = latent + (total - latent).detach()
         with torch.autocast(device.type, torch.bfloat16):
             with watched(model.decoder) as peaks:

@@ -21,11 +21,11 @@ from transformers import AutoTokenizer
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.quantiser import map_to_tokens, quantise
+from scalekv.infinity_patch.model.quantiser import map_to_tokens, quantise_latents
 from scalekv.infinity_patch.model.transformer import Infinity, TextRows
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.captions import caption, prompt
-from scripts.builtin.gpu.clock import Clock, Every, Stop, rate_at
+from scripts.builtin.gpu.clock import Every, Stop, TimeLimit, rate_at
 from scripts.builtin.gpu.files import TEXT, save_tensors, save_transformer
 from scripts.builtin.gpu.pictures import Pictures
 from scripts.builtin.gpu.start import Weights
@@ -54,7 +54,7 @@ HELD = 64  # held-out drawings the loss is measured on
 
 
 @dataclass(frozen=True)
-class Kind:
+class Batch:
     """What a step is made of: pixel class, scales, pictures per picture of a whole step."""
 
     pixels: str
@@ -62,8 +62,8 @@ class Kind:
     times: int
 
 
-WHOLE = Kind("0.25M", 10, 1)
-KINDS = {WHOLE: 0.6, Kind("0.25M", 7, 4): 0.15, Kind("0.06M", 7, 4): 0.25}
+WHOLE = Batch("0.25M", 10, 1)
+KINDS = {WHOLE: 0.6, Batch("0.25M", 7, 4): 0.15, Batch("0.06M", 7, 4): 0.25}
 """With their shares. All have about as many tokens; a picture of seven scales has a fifth."""
 
 
@@ -109,11 +109,11 @@ class Batches:
         return {name: tensor.to(self.device) for name, tensor in found.items()}
 
     def bits(
-        self, numbers: np.ndarray, kind: Kind, flip: Callable[[int, Tensor], Tensor] | None
+        self, numbers: np.ndarray, kind: Batch, flip: Callable[[int, Tensor], Tensor] | None
     ) -> tuple[Tensor, Tensor]:
         """Inputs (B, L - 1, d) and target bits (B, L, d)."""
         latents = self.latents[kind.pixels][torch.from_numpy(numbers).to(self.device)]
-        q = quantise(latents, sizes_of(kind.pixels), flip)
+        q = quantise_latents(latents, sizes_of(kind.pixels), flip)
         inputs = [map_to_tokens(x, patchify=False) for x in q.inputs[: kind.scales - 1]]
         targets = [map_to_tokens(b, patchify=False) for b in q.bits[: kind.scales]]
         return torch.cat(inputs, dim=1), torch.cat(targets, dim=1)
@@ -172,18 +172,22 @@ def flipper(noise: torch.Generator) -> Callable[[int, Tensor], Tensor]:
 
 @torch.no_grad()
 def held_out_losses(model: Model, batches: Batches, batch: int) -> dict[str, list[float]]:
-    """Loss by scale over held-out drawings without flips, by pixel class."""
+    """Loss by scale over held-out drawings without flips, by pixel class.
+
+    Not compiled: that would take longer than the measurement.
+    """
     pictures = batches.pictures
     rows, places = pictures.held_rows[:HELD], pictures.held[:HELD]
     found: dict[str, list[float]] = {}
-    for kind in (WHOLE, Kind("0.06M", 7, 1)):
+    for kind in (WHOLE, Batch("0.06M", 7, 1)):
         sums = []
         for begin in range(0, len(rows), batch):
             its = rows[begin : begin + batch]
             numbers = np.array(places[begin : begin + batch])
             tokens = batches.tokens([prompt(row) for row in its])
             none = torch.zeros(len(its), dtype=torch.bool, device=batches.device)
-            per_token = model.losses(tokens, none, *batches.bits(numbers, kind, None))
+            with torch.compiler.set_stance("force_eager"):
+                per_token = model.losses(tokens, none, *batches.bits(numbers, kind, None))
             sums.append(model.by_scale(per_token) * len(its))
         found[kind.pixels] = [round(v, 4) for v in (torch.stack(sums).sum(0) / len(rows)).tolist()]
     return found
@@ -205,7 +209,7 @@ def train(
     compiled: bool,
     stop: Stop,
 ) -> dict[str, Any]:
-    """Train, or go on training, for so many seconds in all (see `Clock`); what was measured."""
+    """Train, or go on training, for so many seconds in all (see `TimeLimit`); what was measured."""
     tokenizer = Autoencoder(preset.tokenizer).to(device).eval()
     tokenizer.load_state_dict(vae)
     latents = {p: encoded(tokenizer, pictures.images, p, device, batch) for p in CLASSES}
@@ -229,7 +233,7 @@ def train(
     if compiled:
         model.teacher.compile()
         warm_up(model, batches, batch)
-    clock = Clock(seconds, spent, deadline)
+    clock = TimeLimit(seconds, spent, deadline)
 
     def save(done: bool) -> None:
         save_checkpoint(
@@ -290,7 +294,7 @@ def train(
 
 
 def warm_up(model: Model, batches: Batches, batch: int) -> None:
-    """Compile for the lengths that are to come, on the stage's time of nobody."""
+    """Compile for the lengths that are to come, before the stage's time begins."""
     for kind in {kind.scales: kind for kind in KINDS}.values():
         numbers, captions = batches.chosen(batch * kind.times, np.random.default_rng(0))
         none = torch.zeros(len(captions), dtype=torch.bool, device=batches.device)
@@ -299,7 +303,7 @@ def warm_up(model: Model, batches: Batches, batch: int) -> None:
     model.zero_grad(set_to_none=True)
 
 
-def report(log: dict[str, Any], step: int, share: float, seen: dict[Kind, Tensor]) -> None:
+def report(log: dict[str, Any], step: int, share: float, seen: dict[Batch, Tensor]) -> None:
     """Keep and print what the last steps came to, and begin anew."""
     for kind, sums in seen.items():
         if not (count := float(sums[-1])):

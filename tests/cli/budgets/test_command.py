@@ -43,8 +43,24 @@ def test_show_as_json(scalekv: Program) -> None:
     said = json.loads(scalekv("budgets", "show", "infinity-2b/paper-10", "--json").out)
     assert (said["mean"], said["history_tokens"], said["evicts"]) == (650, 6425, True)
     assert (max(said["capacities"][-1]), min(said["capacities"][-1])) == (6385, 465)
-    # the peak is at most one layer's change of hands above 32 * 650 tokens of 2 * 16 * 128 * 2 * 2
-    assert 32 * 650 <= said["held_peak_bytes"] / (2 * 16 * 128 * 2 * 2) < 40 * 650
+    # no moment holds more than 32 * 650 tokens of 2 * 16 * 128 * 2 * 2 bytes: 325 MiB
+    assert said["held_peak_bytes"] == 32 * 650 * (2 * 16 * 128 * 2 * 2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "held"),
+    [(["infinity-2b/paper-10"], "325.0 MiB"), (["10%"], "416.0 KiB"), (["full"], "4.1 MiB")],
+)
+def test_what_is_held_is_what_a_plan_says(
+    scalekv: Program, arguments: list[str], held: str
+) -> None:
+    shown = scalekv("budgets", "show", *arguments).out
+    assert f"  held       {held} at most" in shown
+    model, _, budget = arguments[0].rpartition("/")
+    plan = ("plan", "--gpu-memory", "80GB", "--json", "--budget", budget)
+    planned = json.loads(scalekv(*plan, "--model", model or "emoji").out)
+    said = json.loads(scalekv("budgets", "show", *arguments, "--json").out)
+    assert said["held_peak_bytes"] == planned["cache"]["held_peak_bytes"]
 
 
 def test_what_drops_nothing(scalekv: Program) -> None:

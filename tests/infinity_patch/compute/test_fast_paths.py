@@ -130,7 +130,7 @@ def test_both_ways_to_queries_and_keys_agree(
     with torch.no_grad():
         fast = queries_keys_values(sa, x, scales, tables, len(SHORT) - 1)
     for a, b in zip(trained, fast, strict=True):
-        assert b.is_contiguous()
+        assert b.stride(-1) == 1
         torch.testing.assert_close(a, b, rtol=1e-5 if dtype == torch.float32 else 1e-2, atol=1e-5)
 
 
@@ -141,7 +141,7 @@ def test_turns_follow_scale_and_table() -> None:
     for scale in (3, 4, 3):
         here, there = (turns_of_scale(t, scales, scale) for t in (tables, other))
         assert here.shape == (SHORT.tokens[scale], 1, 8)
-        assert turns_of_scale(tables, scales, scale) is here
+        assert turns_of_scale(tables, scales, scale).data_ptr() == here.data_ptr()  # made once
         assert not torch.equal(here, there)
         torch.testing.assert_close(here.abs(), torch.ones(here.shape))
 

@@ -6,10 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
-import torch
 
-from scalekv.infinity_patch import load
-from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.machine import machine as threads
 from scalekv.infinity_patch.machine.machine import sensible_threads
 
@@ -59,10 +56,17 @@ def test_an_unknown_system_is_left_alone(eight: Path, monkeypatch: pytest.Monkey
     assert sensible_threads() is None
 
 
-def test_loading_sets_them() -> None:
-    before = torch.get_num_threads()
-    try:
-        load("emoji", device="cpu", placement=Placement(threads=before + 1))
-        assert torch.get_num_threads() == before + 1
-    finally:
-        torch.set_num_threads(before)
+def test_spinning_is_limited_unless_somebody_said_otherwise(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for said in (None, *threads.SPINS, "OMP_WAIT_POLICY"):
+        for name in (*threads.SPINS, "OMP_WAIT_POLICY"):
+            monkeypatch.setenv(name, "")  # so that it is put back
+            monkeypatch.delenv(name)
+        if said is not None:
+            monkeypatch.setenv(said, "7")
+        threads.limit_spinning()
+        found = {name: os.environ.get(name) for name in threads.SPINS}
+        assert found == (
+            threads.SPINS if said is None else {n: "7" if n == said else None for n in found}
+        )

@@ -261,9 +261,9 @@ def test_inference_mode_and_gradients_may_alternate() -> None:
             tensor.requires_grad_()
     play(caches, SEVEN, inputs)
     assert caches.layers[0].tokens
-    k_out, v_out = torch.empty(2, 2, 2, 265, 8)
-    caches.layers[0].copy_to(caches.layers[0].groups[0], k_out, v_out)
-    assert not k_out.requires_grad
+    held = torch.empty(2, 2, 2, 265, 8)
+    caches.layers[0].copy_to(caches.layers[0].groups[0], held)
+    assert not held.requires_grad
 
 
 def test_heads_that_hold_unequally_may_attend_in_one_call() -> None:

@@ -49,19 +49,18 @@ def keep(
     which then are all of a single group."""
     group = cache.groups[0]
     held = group.tokens
-    joined = torch.empty(BATCH, len(group.heads), held + new, DIM)
-    values = joined.clone()
+    joined = torch.empty(2, BATCH, len(group.heads), held + new, DIM)
     if held:
-        cache.copy_to(group, joined[:, :, :held], values[:, :, :held])
-    joined[:, :, held:] = made(new, cache.seen) if k is None else k
-    values[:, :, held:] = -joined[:, :, held:]
-    positions = group.positions_with(cache.seen, new, joined)
+        cache.copy_to(group, joined[:, :, :, :held])
+    joined[0, :, :, held:] = made(new, cache.seen) if k is None else k
+    joined[1, :, :, held:] = -joined[0, :, :, held:]
+    positions = group.positions_with(cache.seen, new, MAPS.total, joined[0])
     choices = []
     for some, chosen in zip(heads or [group.heads], several or [slots], strict=True):
         rows = torch.tensor([group.heads.index(head) for head in some])
-        part = Part(joined[:, rows], values[:, rows], held, scale, chosen, rows)
+        part = Part(joined[:, :, rows], held, scale, chosen, rows)
         if heads is None:
-            part = Part(joined, values, held, scale, chosen, None)
+            part = Part(joined, held, scale, chosen, None)
         mine = None if positions is None else positions[:, rows]
         fits = max(room, part.tokens)
         choices.append(Choice(0, some, part.rows, part, fits, mine, {}))
@@ -71,9 +70,9 @@ def keep(
 def held(cache: LayerCache, number: int = 0) -> tuple[Tensor, Tensor]:
     """k and v of a group."""
     group = cache.groups[number]
-    k, v = torch.empty(2, BATCH, len(group.heads), group.tokens, DIM)
-    cache.copy_to(group, k, v)
-    return k, v
+    kv = torch.empty(2, BATCH, len(group.heads), group.tokens, DIM)
+    cache.copy_to(group, kv)
+    return kv[0], kv[1]
 
 
 def slots_of(*rows: list[int]) -> Tensor:
@@ -120,9 +119,9 @@ def test_the_chosen_tokens_are_held_per_sequence_and_head() -> None:
 def test_positions_follow_tokens_through_several_scales() -> None:
     cache = begun()
     keep(cache, 3, None)
-    assert cache.groups[0].positions_with(3, 2, made(1)) is None
+    assert cache.groups[0].positions_with(3, 2, MAPS.total, made(1)) is None
     keep(cache, 2, slots_of([0, 4], [1, 3], [2, 4]))
-    joined = cache.groups[0].positions_with(5, 3, made(1))
+    joined = cache.groups[0].positions_with(5, 3, MAPS.total, made(1))
     assert joined is not None
     assert joined[0].tolist() == [[0, 4, 5, 6, 7], [1, 3, 5, 6, 7], [2, 4, 5, 6, 7]]
     keep(cache, 3, slots_of([0, 2], [1, 4], [3, 4]))

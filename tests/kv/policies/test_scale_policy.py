@@ -9,9 +9,11 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from scalekv.kv.kernels.best import best_slots
+from scalekv.kv.kernels.mass import attention_mass
 from scalekv.kv.policies.policy import Step
 from scalekv.kv.policies.scale import ScaleKVPolicy
-from scalekv.kv.policies.selection import attention_mass, best_slots, window_grid, window_tokens
+from scalekv.kv.policies.selection import window_grid, window_tokens
 from scalekv.kv.schedule import Schedule
 from tests.kv.stand_in import THIRTEEN, Operations, step_of
 

@@ -1,0 +1,77 @@
+"""Attention over what a layer holds, whether its heads hold equally many tokens or not. Knows
+shapes; attention itself is handed in."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from scalekv.kv.caches.layer import LayerCache
+from scalekv.kv.to_device import whole_numbers
+
+Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(q (B, H, L, D), k (B, H, T, D), v (B, H, T, D)) -> a new tensor, no view of k or v. Numbers of a
+vector lie side by side; otherwise k and v are strided."""
+
+Ragged = Callable[[Tensor, Tensor, Tensor, int, tuple[int, ...]], Tensor]
+"""Attention of many sequences of unequal length in one call: (q (N * L, D), k (sum of T, D), v
+likewise, L, the N lengths T) -> (N * L, D), new; sequence after sequence in each."""
+
+Joined = list[Tensor]
+"""For each group of heads (2, B, h, T, D): k and v of everything cached."""
+
+
+@dataclass(frozen=True)
+class Placed:
+    """What a layer's attention at a scale will read, and where in it the new tokens belong.
+
+    Attributes:
+        k, v: (B, H, L, D) to be written to; for heads in several groups, on their way there.
+        there: whether `joined` is where the layer holds its tokens.
+    """
+
+    layer: int
+    scale: int
+    joined: Joined
+    k: Tensor
+    v: Tensor
+    there: bool
+
+
+def distribute(cache: LayerCache, placed: Placed) -> None:
+    """Copies new tokens of all heads behind those that their groups hold."""
+    with torch.no_grad():
+        for group, kv in zip(cache.groups, placed.joined, strict=True):
+            for x, into in zip((placed.k, placed.v), kv, strict=True):
+                into[:, :, group.tokens :].copy_(cache.of(group, x))
+
+
+def attended(
+    cache: LayerCache, q: Tensor, joined: Joined, attention: Attention, ragged: Ragged | None
+) -> Tensor:
+    """Attention of all heads: one call for those that hold equally many tokens, or for all."""
+    if cache.all_together:
+        return attention(q, *joined[0])
+    queries = [cache.of(group, q) for group in cache.groups]
+    if ragged is None:
+        answers = [attention(some, *kv) for some, kv in zip(queries, joined, strict=True)]
+    else:
+        answers = _in_one_call(queries, joined, ragged)
+    order = [head for group in cache.groups for head in group.heads]
+    places = tuple(sorted(range(len(order)), key=order.__getitem__))
+    return torch.cat(answers, dim=1).index_select(1, whole_numbers(places, q.device))
+
+
+def _in_one_call(queries: list[Tensor], joined: Joined, ragged: Ragged) -> list[Tensor]:
+    """Each group's attention (B, h, L, D); every head of every sequence is a sequence here."""
+    length, dim = queries[0].shape[2:]
+    lengths = tuple(kv.shape[3] for kv in joined for _ in range(kv.shape[1] * kv.shape[2]))
+    # The groups lie one behind the other in the workspace: that is the form wanted, uncopied.
+    k_rows, v_rows = (first.as_strided((sum(lengths), dim), (dim, 1)) for first in joined[0])
+    q_rows = torch.cat([some.reshape(-1, dim) for some in queries])
+    rows = ragged(q_rows, k_rows, v_rows, length, lengths)
+    sizes = [some.shape[0] * some.shape[1] * length for some in queries]
+    return [part.view(some.shape) for part, some in zip(rows.split(sizes), queries, strict=True)]

@@ -1,0 +1,117 @@
+"""A whole run on a few drawings: from a bundle, stopped and called again, every file written."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+from scripts.builtin.bundle import BACKBONE, DRAWINGS, MANIFEST, check, manifest_of, pack_drawings
+from scripts.builtin.captions import load_heldout
+from scripts.builtin.gpu import files
+from scripts.builtin.gpu.pictures import SIDE, prepare
+
+ROOT = Path(__file__).parents[3]
+SVG = (
+    '<svg xmlns="http://www.w3.org/2000/svg" width="32" height="32" viewBox="0 0 32 32">'
+    '<circle cx="16" cy="16" r="{r}" fill="{fill}"/></svg>'
+)
+CONCEPTS = ("red apple", "octopus", "pizza", sorted(load_heldout().concepts)[0])
+
+
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Discs for drawings, with the real feature network; no wheels, since all is installed."""
+    pytest.importorskip("resvg_py")
+    pytest.importorskip("efficientnet_lite_pytorch")
+    from scripts.builtin.bundle import pack_backbone
+
+    folder = tmp_path_factory.mktemp("bundle")
+    rows: list[Any] = []
+    svgs: list[str] = []
+    for number, concept in enumerate(CONCEPTS):
+        for style in ("flat", "noto", "fluent"):
+            rows.append(
+                {
+                    "id": f"{number}.{style}",
+                    "concept": concept,
+                    "style": style,
+                    "tags": [],
+                    "heldout_concept": concept == CONCEPTS[-1],
+                    "heldout_style": False,
+                }
+            )
+            svgs.append(SVG.format(r=6 + 2 * number, fill=("#f00", "#0a0", "#00f")[number % 3]))
+    pack_drawings(folder / DRAWINGS, rows, svgs)
+    pack_backbone(folder / BACKBONE)
+    (folder / MANIFEST).write_text(json.dumps(manifest_of(folder)))
+    return folder
+
+
+def test_pictures_are_rendered_once_and_nothing_held_out_is_learned(
+    bundle: Path, tmp_path: Path
+) -> None:
+    found = prepare(bundle, tmp_path, 6, jobs=2)
+    assert found.images.shape == (12 + 6, SIDE, SIDE, 3)
+    assert {row["concept"] for row in found.rows} == set(CONCEPTS[:-1])
+    assert {row["style"] for row in found.rows} == {"flat", "noto", "fluent"}
+    assert {row["concept"] for row in found.held_rows} == {CONCEPTS[-1]}
+    assert len(found.captions) == 6
+    assert (found.images[found.drawn[0]][0, 0] == 255).all()
+    assert not (found.images[found.drawn[0]] == 255).all()
+    times = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir() if path.suffix == ".npy"}
+    again = prepare(bundle, tmp_path, 6, jobs=2)
+    assert np.array_equal(again.images, found.images)
+    assert {path: path.stat().st_mtime_ns for path in times} == times
+
+
+def test_a_damaged_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:
+    check(bundle)
+    with pytest.raises(SystemExit, match="no bundle at"):
+        check(tmp_path)
+    (tmp_path / DRAWINGS).write_bytes(b"")
+    (tmp_path / MANIFEST).write_bytes((bundle / MANIFEST).read_bytes())
+    with pytest.raises(SystemExit, match=f"damaged: .*{DRAWINGS}"):
+        check(tmp_path)
+
+
+def call(bundle: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[str]:
+    command = [
+        sys.executable, "-m", "scripts.builtin.train_gpu", "--bundle", str(bundle),
+        "--out", str(folder / "out"), "--work", str(folder / "work"), "--device", "cpu",
+        "--batch", "1", "--tokenizer-batch", "1", "--compositions", "2", "--jobs", "1",
+        "--no-compile", *more,
+    ]  # fmt: skip
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, capture_output=True, text=True, cwd=ROOT, check=False, env=environment, timeout=600
+    )
+
+
+def test_a_run_goes_on_and_leaves_what_can_be_brought_back(bundle: Path, tmp_path: Path) -> None:
+    first = call(bundle, tmp_path, "--tokenizer-seconds", "1", "--transformer-seconds", "1")
+    assert first.returncode == 0, first.stderr
+    out = tmp_path / "out"
+    files.check(out)
+    assert {path.name for path in out.iterdir()} == {
+        files.VAE, files.TEXT, *files.TRANSFORMER, files.PRESET, files.LOG,
+    }  # fmt: skip
+    log = json.loads((out / files.LOG).read_text())
+    steps = log["tokenizer"]["steps"][-1]["step"], log["transformer"]["steps"][-1]["step"]
+    assert min(steps) >= 1
+    assert len(log["transformer"]["held_out"]["0.25M"]) == 10
+    assert len(log["transformer"]["held_out"]["0.06M"]) == 7
+    assert yaml.safe_load((out / files.PRESET).read_text())["pixels"] == "0.25M"
+
+    more = call(bundle, tmp_path, "--tokenizer-seconds", "1", "--transformer-seconds", "3")
+    assert more.returncode == 0, more.stderr
+    log = json.loads((out / files.LOG).read_text())
+    assert log["tokenizer"]["steps"][-1]["step"] == steps[0]
+    assert log["transformer"]["steps"][-1]["step"] > steps[1]

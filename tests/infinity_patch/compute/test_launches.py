@@ -1,0 +1,221 @@
+"""How many kernels a block launches on a CUDA device, counted on tensors without memory."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch._subclasses import FakeTensorMode
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from scalekv.configs.models import model_named
+from scalekv.infinity_patch.compute import products
+from scalekv.infinity_patch.generation.patch import patched
+from scalekv.infinity_patch.model import attention, rotary, transformer
+from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
+from scalekv.infinity_patch.model.transformer import Infinity
+from scalekv.infinity_patch.schedules import schedule_for
+from scalekv.kv import to_device
+from scalekv.kv.kernels import pooling
+from scalekv.kv.kernels.operator import NAMESPACE, OPERATORS
+from scalekv.kv.policies import selection
+
+BLOCKS = 3
+NO_LAUNCH = (
+    *("view", "_unsafe_view", "reshape", "transpose", "t", "permute", "expand", "slice", "select"),
+    *("unsqueeze", "squeeze", "split", "split_with_sizes", "unbind", "alias", "detach", "chunk"),
+    *("empty", "empty_like", "empty_strided", "new_empty", "as_strided", "view_as_real", "lift"),
+    *("unflatten", "_to_copy_view", "unfold", "diagonal", "is_pinned", "_pin_memory"),
+)
+KEPT = (
+    rotary._kept_table,
+    to_device.whole_numbers,
+    to_device.counting_up,
+    pooling._maps,
+    selection.window_tokens,
+)
+"""Small tensors made once a device: those made here have no memory."""
+
+
+class Launches(TorchDispatchMode):
+    """Counts kernels: of an operator of ours as many as it declares, of torch's one each that is
+    more than another view of the same memory."""
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.total = 0
+        self.names: Counter[str] = Counter()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        out = func(*args, **(kwargs or {}))
+        name = func.overloadpacket._qualified_op_name.split("::")
+        count = 1
+        if name[0] == NAMESPACE:
+            count = OPERATORS[name[1]].launches
+        elif name[1] in NO_LAUNCH or name[0] == "prim":
+            count = 0
+        if count:
+            self.total += count
+            self.names[name[1]] += count
+        return out
+
+
+class Device(TorchFunctionMode):
+    """Attention as a device has it, one kernel whose answer lies as the queries do; and indexing,
+    in which a torch without CUDA would look for the device."""
+
+    def __init__(self, counting: Launches) -> None:
+        super().__init__()
+        self.counting = counting
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is F.scaled_dot_product_attention:
+            q, k, v = args[:3]
+            assert q.stride(-1) == k.stride(-1) == v.stride(-1) == 1
+            self.counting.total += 1
+            self.counting.names["attention"] += 1
+            return torch.empty_like(q)
+        if func is F.interpolate:  # between scales, in no block
+            return args[0].new_empty((*args[0].shape[:2], *kwargs["size"]))
+        if func is Tensor.pin_memory:
+            return args[0]
+        if func is Tensor.data_ptr:
+            return id(args[0])
+        if func is Tensor.contiguous:
+            x = args[0]
+            return x if x.is_contiguous() else x.clone(memory_format=torch.contiguous_format)
+        if func in (Tensor.float, Tensor.to) and _of_another_dtype(*args):
+            return torch.ops.aten._to_copy(args[0], dtype=(*args, torch.float32)[1])
+        if func is Tensor.copy_:
+            return torch.ops.aten.copy_(*args[:2])
+        if func is Tensor.__getitem__:
+            return indexed(*args)
+        if func is Tensor.__setitem__:
+            x, index, value = args
+            into = indexed(x, index)
+            if isinstance(value, Tensor):
+                return torch.ops.aten.copy_(into, value)
+            return into.fill_(value)
+        return func(*args, **(kwargs or {}))
+
+
+def _of_another_dtype(x: Tensor, dtype: Any = torch.float32) -> bool:
+    return isinstance(dtype, torch.dtype) and x.dtype != dtype
+
+
+def indexed(x: Tensor, index: Any) -> Tensor:
+    """x[index] by the operators for it, of numbers, slices, None and ..."""
+    index = index if isinstance(index, tuple) else (index,)
+    if Ellipsis in index:
+        place = index.index(Ellipsis)
+        named = sum(part is not None for part in index) - 1
+        index = (*index[:place], *[slice(None)] * (x.dim() - named), *index[place + 1 :])
+    dim = 0
+    for part in index:
+        if part is None:
+            x = x.unsqueeze(dim)
+        elif isinstance(part, int):
+            x = x.select(dim, part)
+            continue
+        else:
+            assert isinstance(part, slice), part
+            x = torch.ops.aten.slice(x, dim, part.start, part.stop, part.step or 1)
+        dim += 1
+    return x
+
+
+@pytest.fixture
+def no_memory() -> Iterator[FakeTensorMode]:
+    for kept in KEPT:
+        kept.cache_clear()
+    with FakeTensorMode(allow_non_fake_inputs=True) as mode, pytest.MonkeyPatch.context() as patch:
+        for module in (products, attention, transformer):  # a weight without memory is of no type
+            patch.setattr(module, "is_plain", lambda layer: True)
+        yield mode
+    for kept in KEPT:
+        kept.cache_clear()
+
+
+def launches(policy: str, budget: str) -> tuple[list[list[int]], list[list[bool]], Counter[str]]:
+    """[scale][block]: how many kernels, and whether tokens were chosen; of 2B at 1M."""
+
+    preset = model_named("infinity-2b")
+    spec = replace(preset.transformer, depth=BLOCKS, chunks=1)
+    schedule = schedule_for("1:1", "1M")
+    with torch.device("meta"):
+        model = Infinity(spec, preset.tokenizer.token_bits)
+    for name, child in model.named_modules():
+        dtype = torch.bfloat16 if name.startswith("block_chunks") else torch.float32
+        for key, value in child._parameters.items():
+            if value is not None:
+                empty = torch.empty(value.shape, dtype=dtype, device="cuda")
+                child._parameters[key] = nn.Parameter(empty, requires_grad=False)
+    model.eval()
+    scales = len(schedule)
+    guidance = Guidance((3.0,) * scales, (1.0,) * scales)
+    counts: list[list[int]] = [[] for _ in range(scales)]
+    chosen: list[list[bool]] = [[] for _ in range(scales)]
+    counting = Launches()
+
+    def choose(scale: int, logits: Tensor) -> Tensor:
+        return torch.zeros(logits.shape[:3], dtype=torch.uint8, device="cuda")
+
+    with (
+        torch.no_grad(),
+        patched(model, policy, budget, schedule),
+        counting,
+        Device(counting),
+    ):
+        start = {}
+        for block in model.blocks:
+
+            def begin(module: Any, args: Any, of: Any = block) -> None:
+                start[of] = counting.total, counting.names["best_slots"]
+
+            def end(module: Any, args: Any, out: Any, of: Any = block) -> None:
+                scale = args[-1]
+                counts[scale].append(counting.total - start[of][0])
+                chosen[scale].append(counting.names["best_slots"] > start[of][1])
+
+            block.register_forward_pre_hook(begin)
+            block.register_forward_hook(end)
+        text = torch.empty((20, spec.text_width), device="cuda")
+        condition = conditions(model, [text], None, guidance)
+        for _ in range(2):  # what is made once is there for the second picture
+            for lists in (counts, chosen):
+                for row in lists:
+                    row.clear()
+            before = counting.names.copy()
+            generate_codes(model, condition, schedule, False, guidance, choose)
+    return counts, chosen, counting.names - before
+
+
+def test_full(no_memory: FakeTensorMode) -> None:
+    counts, _, names = launches("full", "full")
+    assert max(map(max, counts)) <= 16, names
+
+
+def test_scalekv(no_memory: FakeTensorMode) -> None:
+    counts, chosen, names = launches("scalekv", "10%")
+    plain = [
+        n
+        for row, some in zip(counts, chosen, strict=True)
+        for n, selects in zip(row, some, strict=True)
+        if not selects
+    ]
+    selecting = [
+        n
+        for row, some in zip(counts, chosen, strict=True)
+        for n, selects in zip(row, some, strict=True)
+        if selects
+    ]
+    assert max(plain) <= 20, names
+    assert selecting, "tokens are chosen"
+    assert max(selecting) <= max(plain) + 8, names
