@@ -31,6 +31,8 @@ class Allocation:
         schedule: of the pictures.
         guided: whether the sequences are pairs of guidance halves.
         pictures: that go through the model together.
+        token_bytes: of one token's k and v as attention computes them, in one layer, all
+            sequences together.
         budget_bytes: held at most, all layers and pictures together, at any moment.
         first: the first scale for which the history is coded, from 0; the number of scales where
             it always fits as it is.
@@ -42,6 +44,7 @@ class Allocation:
     schedule: Schedule
     guided: bool
     pictures: int
+    token_bytes: int
     budget_bytes: int
     first: int
     thresholds: tuple[int, ...]
@@ -109,7 +112,27 @@ def allocate(
         thresholds[scale] = threshold
         rows[scale] = tables.bytes_of(scale, threshold, pictures)
     return Allocation(
-        schedule, guided, pictures, budget_bytes, first, tuple(thresholds), tuple(rows)
+        schedule=schedule,
+        guided=guided,
+        pictures=pictures,
+        token_bytes=token_bytes,
+        budget_bytes=budget_bytes,
+        first=first,
+        thresholds=tuple(thresholds),
+        layer_bytes=tuple(rows),
+    )
+
+
+def without_halves(constants: Constants, allocation: Allocation) -> Allocation:
+    """The bits once the unconditional halves of a picture are gone: half the sequences in half the
+    bytes."""
+    return allocate(
+        constants,
+        allocation.schedule,
+        guided=False,
+        pictures=allocation.pictures,
+        token_bytes=allocation.token_bytes // 2,
+        budget_bytes=allocation.budget_bytes // 2,
     )
 
 

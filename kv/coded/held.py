@@ -3,14 +3,14 @@ while it fits, then coded. Knows formats; nothing of policies."""
 
 from __future__ import annotations
 
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scalekv.kv.caches.held import Empty, Held, Like, Part, Plain
-from scalekv.kv.coded.allocation import Allocation
+from scalekv.kv.coded.allocation import Allocation, without_halves
 from scalekv.kv.coded.codec import codec_of
 from scalekv.kv.coded.constants import Constants
 from scalekv.kv.coded.history import CodedHistory
@@ -20,7 +20,8 @@ class CodedStorage:
     """How the layers of a model hold a picture, or batch, under an allocation of bits.
 
     Attributes:
-        turns: (T, D / 2) complex of all tokens so far; None: keys are not turned.
+        alone: the same once the unconditional halves are gone: half the sequences in half the
+            bytes, under constants of their own.
     """
 
     needs_turns = True
@@ -36,7 +37,7 @@ class CodedStorage:
         """`dtype` and `device` are those attention computes in; codes are held at `place`."""
         self.constants = constants
         self.allocation = allocation
-        self.turns: Tensor | None = None
+        self._turns: list[Tensor] = []  # of all tokens so far; shared with `alone`
         self.device, self.place = device, place
         pinned = place.type == "cpu" and device.type != "cpu"
         self.empty: Empty = partial(torch.empty, device=place, pin_memory=pinned)
@@ -44,9 +45,21 @@ class CodedStorage:
 
     def turned(self, turns: Tensor | None) -> None:
         """Told how the keys of the newest map were turned, (L, D / 2) complex, scale by scale."""
-        if turns is None:
-            return
-        self.turns = turns if self.turns is None else torch.cat((self.turns, turns))
+        if turns is not None:
+            self._turns[:] = [torch.cat((*self._turns, turns))]
+
+    @property
+    def turns(self) -> Tensor | None:
+        """(T, D / 2) complex of all tokens so far; None: keys are not turned."""
+        return self._turns[0] if self._turns else None
+
+    @cached_property
+    def alone(self) -> CodedStorage:
+        """See `CodedStorage`."""
+        allocation = without_halves(self.constants, self.allocation)
+        fewer = CodedStorage(self.constants, allocation, self._dtype, self.device, self.place)
+        fewer._turns = self._turns
+        return fewer
 
     def of_layer(self, layer: int) -> _LayerStorage:
         """What makes the layer's place to hold tokens in."""
@@ -103,7 +116,8 @@ class CodedHeld:
         """`shape` is (B, H, room, D)."""
         batch, heads, self.room, dim = shape
         allocation = storage.allocation
-        self._storage = storage
+        self._storage, self._layer, self._dtype = storage, layer, dtype
+        self._shape = shape
         self._raw: Plain | None = None
         if allocation.raw_tokens:
             raw = (batch, heads, allocation.raw_tokens, dim)
@@ -122,6 +136,26 @@ class CodedHeld:
             self._raw.copy_to(out, sources)
         else:
             self._history.copy_to(out[0], out[1], self._storage.turns)
+
+    def first(self, sequences: int) -> CodedHeld:
+        """See `Held`: the conditional halves, under constants of their own."""
+        allocation = self._storage.allocation
+        assert allocation.guided, "halves are dropped, nothing else"
+        assert sequences == allocation.pictures, (sequences, allocation.pictures)
+        alone = self._storage.alone
+        fewer = CodedHeld(alone, self._layer, (sequences, *self._shape[1:]), self._dtype)
+        if self._raw is not None:
+            fewer._raw = self._raw.first(sequences)
+            return fewer
+        fewer._raw = None
+        maps, tokens = self._history.maps, self._history.tokens
+        batch, heads, _, dim = self._shape
+        kv = torch.empty(
+            (2, batch, heads, tokens, dim), dtype=self._dtype, device=self._storage.device
+        )
+        self._history.copy_to(kv[0], kv[1], self._storage.turns)
+        fewer._history.hold(maps, kv[0, :sequences], kv[1, :sequences], alone.turns)
+        return fewer
 
     def write(self, first: int, part: Part, source: Held | None) -> None:
         """See `Held`."""

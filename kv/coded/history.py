@@ -34,6 +34,16 @@ class CodedHistory:
         tensors = (x for coded in self._held for x in (coded.codes, *coded.gains))
         return sum(x.untyped_storage().nbytes() for x in tensors)
 
+    @property
+    def maps(self) -> int:
+        """How many are held, from the first on."""
+        return sum(len(coded.maps) for coded in self._held)
+
+    @property
+    def tokens(self) -> int:
+        """Of all of them, per sequence and head."""
+        return self._allocation.schedule.before(self.maps)
+
     def copy_to(self, k_out: Tensor, v_out: Tensor, turns: Tensor | None) -> None:
         """Writes what is held into two (S, H, T, D) tensors; `turns` is (T, D / 2) complex."""
         for coded in self._held:

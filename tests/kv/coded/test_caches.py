@@ -176,3 +176,29 @@ def test_what_cannot_be_is_refused() -> None:
         play(Caches(2, CodedPolicy(constants), lambda _: tiny, guided=True))
     with pytest.raises(UserError, match="needs constants"):
         play(Caches(2, CodedPolicy(), asked("10%"), guided=True))
+
+
+@pytest.mark.parametrize("text", ["10%", "60%"], ids=["coded", "raw"])
+def test_the_conditional_half_goes_on_alone(text: str) -> None:
+    """Late guidance: from some scale on there is no unconditional half."""
+    constants, late = known(), 4
+    x = smooth(SCHEDULE, SCHEDULE.total, 4, 2, 8)
+    turns = turns_of(SCHEDULE.total, 8)
+    caches, full = caches_for(text, constants), caches_for("100%", constants)
+    for cache in (caches, full):
+        for scale in range(len(SCHEDULE)):
+            count = 2 if scale < late else 1
+            rows = slice(SCHEDULE.before(scale), SCHEDULE.before(scale + 1))
+            if scale == late:
+                for layer in range(2):
+                    cache.keep_sequences(layer, 1)
+                assert cache.ledger is not None
+                assert cache.nbytes <= cache.ledger.storage["budget_bytes"] // 2
+            for layer in range(2):
+                k, v = (half[:count] for half in x[:, :, rows].split(2))
+                turned = partial(turns.__getitem__, rows)
+                out = cache.attend(layer, scale, SCHEDULE, k, k, v, exact_attention, turns=turned)
+        if cache is caches:
+            ours = out
+    assert ours.shape == out.shape
+    assert float((ours - out).square().mean()) < 0.05 * float(out.square().mean())
