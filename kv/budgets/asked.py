@@ -253,7 +253,7 @@ def _resolve_spec(
             drafters, origin = spec.drafters, spec.provenance
         if spec.linear is not None:
             origin = f"{origin}; {spec.linear}".removeprefix("; ")
-        made = capacities_for(
+        budget = capacities_for(
             schedule,
             layers,
             drafters,
@@ -263,7 +263,7 @@ def _resolve_spec(
             origin=origin,
             linear=spec.linear,
         )
-        return replace(made, bound=spec.bound)
+        return replace(budget, bound=spec.bound)
     if drafters is not None:
         raise UserError(
             "drafters given for a budget that lists its capacities",
