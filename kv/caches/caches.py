@@ -274,9 +274,9 @@ class Caches:
         return joined
 
     def _plan(self, schedule: Schedule) -> None:
-        made = self._budget_for(schedule) if takes_budget(self.policy) else None
-        self._made_of_bytes = made if callable(made) else None
-        self._take(None if callable(made) else made, schedule)
+        budget = self._budget_for(schedule) if takes_budget(self.policy) else None
+        self._made_of_bytes = budget if callable(budget) else None
+        self._take(None if callable(budget) else budget, schedule)
         self._schedule = schedule
 
     def _take(self, budget: Budget | None, schedule: Schedule) -> None:
@@ -369,19 +369,19 @@ class Caches:
         scale: int,
         q: Tensor,
         joined: Joined,
-        there: bool,
+        in_place: bool,
         raw_queries: RawQueries | None,
     ) -> None:
         cache, limits = self.layers[layer], self._limits_of(layer, scale + 1)
         room = self._rooms[scale + 1][layer]
         asked = Asked(
-            self.policy, self.budget, ledger.schedule, layer, scale, q, there, raw_queries
+            self.policy, self.budget, ledger.schedule, layer, scale, q, in_place, raw_queries
         )
         cache.keep(
             [
-                asked.choice(cache, number, some, limits[some[0]], room[some[0]], kv)
+                asked.choice(cache, number, heads, limits[heads[0]], room[heads[0]], kv)
                 for number, kv in enumerate(joined)
-                for some in alike(cache.groups[number].heads, limits)
+                for heads in alike(cache.groups[number].heads, limits)
             ]
         )
         self._record(ledger, layer, scale + 1)
