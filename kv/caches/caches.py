@@ -13,7 +13,7 @@ from scalekv.kv.autocast import without_autocast
 from scalekv.kv.budgets.budget import Budget, BytesOf
 from scalekv.kv.budgets.moments import within
 from scalekv.kv.caches.attending import Attention, Joined, Placed, Ragged, attended, distribute
-from scalekv.kv.caches.choosing import Asked, RawQueries, alike
+from scalekv.kv.caches.choosing import Asked, Observer, RawQueries, Turns, alike
 from scalekv.kv.caches.held import HeldFormat
 from scalekv.kv.caches.layer import LayerCache
 from scalekv.kv.caches.layout import by_token, empty
@@ -28,13 +28,6 @@ from scalekv.kv.policies.policy import Policy, Stores
 from scalekv.kv.policies.registry import check_stores, planned, takes_budget
 from scalekv.kv.precision import check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
-
-Observer = Callable[[int, int, Schedule, Tensor, Tensor, Tensor], None]
-"""(layer, scale, schedule, q (B, H, L, D), k and v (B, H, T, D)) of an attention call about to be
-made, the last scale's too; under a policy that keeps everything, key t is the picture's token t."""
-
-Turns = Callable[[], Tensor]
-"""-> (L, D / 2) complex, what each pair of channels of the newest map's keys was multiplied by."""
 
 
 class Caches:
