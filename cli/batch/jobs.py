@@ -246,7 +246,7 @@ class _Reader:
 
     def _settings(self, read: Mapping[str, Any]) -> Request:
         own = {name: read[name] for name in _SETTINGS if name in read}
-        if not own:
+        if not own and "size" not in read:
             return self.base
         settings = replace(self.base, **own)
 
