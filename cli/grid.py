@@ -76,6 +76,7 @@ def grid(
     from scalekv.cli.console.interrupts import interruptible
     from scalekv.cli.console.stdout import say, say_json
     from scalekv.cli.pictures.folder import OutputFolder
+    from scalekv.cli.pictures.words import missing_fonts
     from scalekv.configs.settings import Settings
     from scalekv.kv.errors import UserError
 
@@ -86,12 +87,14 @@ def grid(
     sheets: list[str] = []
     drawn = 0
     skipped: list[str] = []
+    captions: dict[str, None] = {}
     try:
         with interruptible():
             for page in _pages(files, per_page, skipped):
                 sheet = _sheet(page, across, side, label)
                 sheets.append(str(to.save_numbered("grid", ".png", sheet)))
                 drawn += len(page)
+                captions |= dict.fromkeys(_words(path, found, label) for path, found in page)
                 if not json:
                     say(f"{sheets[-1]}\n")
     except KeyboardInterrupt:
@@ -100,6 +103,8 @@ def grid(
         to.discard_if_empty()
     for name in [] if silent else skipped:
         stderr().print(f"not drawn: {name}", markup=False, soft_wrap=True, style="dim")
+    if not silent and (note := missing_fonts(captions)):
+        stderr().print(note, markup=False, soft_wrap=True, style="dim")
     if not drawn:
         raise UserError(
             f"there are no pictures in {folder}",
@@ -156,7 +161,10 @@ def _sheet(page: list[Picture], across: int, side: int, label: Label) -> bytes:
     from scalekv.cli.pictures.folder import FORMAT
     from scalekv.cli.pictures.sheet import PictureGroup, contact_sheet, sheet_bytes
 
-    groups = [PictureGroup((found.image,), _words(path, found, label)) for path, found in page]
+    groups = [
+        PictureGroup((found.image,), _words(path, found, label), tells=_tells(path, found, label))
+        for path, found in page
+    ]
     names = [path.name for path, _ in page]
     image = contact_sheet(groups, across=across, side=side)
     return sheet_bytes(image, to_json({"format": FORMAT, "pictures": names}))
@@ -168,5 +176,12 @@ def _words(path: Path, found: Embedded, label: Label) -> str:
         return ""
     if label is Label.NAME or label.value not in found.settings:
         return path.stem
-    said = str(found.settings[label.value])
-    return f"seed {said}" if label is Label.SEED else said
+    value = str(found.settings[label.value])
+    return f"seed {value}" if label is Label.SEED else value
+
+
+def _tells(path: Path, found: Embedded, label: Label) -> tuple[str, ...]:
+    """By what a picture is told from another of the same prompt."""
+    if label is not Label.PROMPT or label.value not in found.settings:
+        return ()
+    return f"seed {found.settings.get('seed', '?')}", path.stem

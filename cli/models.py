@@ -70,7 +70,7 @@ def show(name: Name, json: given.Json = False) -> None:
         "full cache": f"{human_bytes(facts['full_cache_bytes'])} for one picture with guidance, "
         "bf16, all scales but the last",
         "sampling": f"cfg {sampling.cfg:g}, tau {sampling.tau:g}, top-p {sampling.top_p:g}",
-        "pixels": preset.pixels,
+        "pixels": ", ".join(preset.pixel_classes),
         "ratios": ", ".join(preset.ratios) or "all",
         "default": "yes" if facts["default"] else "no",
     }

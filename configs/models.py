@@ -13,7 +13,14 @@ from functools import cache
 from pathlib import Path
 from typing import Any, TypeVar, get_type_hints
 
-from scalekv.configs.spec import Sampling, TextSpec, TokenizerSpec, TransformerSpec
+from scalekv.configs.spec import (
+    DTYPES,
+    PIXELS,
+    Sampling,
+    TextSpec,
+    TokenizerSpec,
+    TransformerSpec,
+)
 from scalekv.configs.yaml_files import read_yaml
 from scalekv.kv.errors import UserError, close_matches
 
@@ -22,13 +29,6 @@ FOLDER = Path(__file__).parent / "models"
 
 NO_REPO = "none"
 """`repo` of a size that was described but never released: its weights can only be one's own."""
-
-DTYPES = ("auto", "fp32", "bf16", "fp16")
-"""What models compute in, as people may ask for it."""
-"""Precisions a preset may name."""
-
-PIXELS = ("0.06M", "0.25M", "0.60M", "1M")
-"""Pixel classes a preset may name."""
 
 _PATTERN = FOLDER / "infinity-2b.yaml"  # a whole preset to show to who writes one
 
@@ -75,7 +75,8 @@ class Sizes:
 class ModelPreset:
     """One model: its parts belong together and are never mixed with another preset's.
 
-    pixels: pixel class it was trained for; ratios: width:height it was trained for, () for all;
+    pixels: pixel class it was trained for; pixels_too: others that it was trained for as well;
+    ratios: width:height it was trained for, () for all, and for every pixel class then;
     sizes: None where nothing is to be fetched; text: the text encoder's sizes, None where only its
     own configuration says them; dtype: precision of the blocks, "auto" for the device's usual one.
     """
@@ -92,6 +93,12 @@ class ModelPreset:
     sizes: Sizes | None = None
     text: TextSpec | None = None
     dtype: str = "auto"
+    pixels_too: tuple[str, ...] = ()
+
+    @property
+    def pixel_classes(self) -> tuple[str, ...]:
+        """Pixel classes it was trained for, its own first."""
+        return (self.pixels, *self.pixels_too)
 
     @property
     def built_in(self) -> bool:
@@ -177,13 +184,14 @@ def _check(preset: ModelPreset, where: str) -> None:
             rule="heads divide the width into multiples of 4, chunks divide the depth",
             fix=_AS_IN,
         )
-    if preset.pixels not in PIXELS:
-        raise UserError(
-            f"no pixel class {preset.pixels!r}",
-            where=f"{where}, key pixels",
-            rule="one of " + ", ".join(PIXELS),
-            fix=close_matches(preset.pixels, PIXELS) or _AS_IN,
-        )
+    for place, pixels in enumerate(preset.pixel_classes):
+        if pixels not in PIXELS:
+            raise UserError(
+                f"no pixel class {pixels!r}",
+                where=f"{where}, key {'pixels_too' if place else 'pixels'}",
+                rule="one of " + ", ".join(PIXELS),
+                fix=close_matches(pixels, PIXELS) or _AS_IN,
+            )
     if preset.dtype not in DTYPES:
         raise UserError(
             f"no dtype {preset.dtype!r}",

@@ -7,9 +7,22 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import KW_ONLY, dataclass
 from enum import Enum
+from typing import TYPE_CHECKING
 
-from scalekv.configs.models import ModelPreset
 from scalekv.configs.values import Kind
+
+if TYPE_CHECKING:
+    from scalekv.configs.models import ModelPreset
+
+PREFIX = "SCALEKV_"
+PATH_VARIABLE = "SCALEKV_CONFIG"
+"""Environment variable naming another config file."""
+DEBUG_VARIABLE = "SCALEKV_DEBUG"
+"""Environment variable that adds where a failure happened."""
+KEY_VARIABLE = "SCALEKV_API_KEY"
+"""Environment variable with the key that a server asks for."""
+NO_SETTINGS = (PATH_VARIABLE, DEBUG_VARIABLE, KEY_VARIABLE)
+"""Variables that are heeded and are no option's."""
 
 CACHE, SAMPLING, MACHINE, OUTPUT = "Cache", "Sampling", "Model and machine", "Output"
 PANELS = (CACHE, SAMPLING, MACHINE, OUTPUT)

@@ -9,13 +9,19 @@ from __future__ import annotations
 from functools import partial
 
 from scalekv.configs import values
-from scalekv.configs.models import DTYPES, PIXELS, list_models
 from scalekv.configs.option import CACHE, MACHINE, OUTPUT, SAMPLING, Option, Owner, Scope
+from scalekv.configs.spec import DTYPES, PIXELS
 from scalekv.configs.values import AUTO, MOST_SEED, Kind, one_of, pattern, whole
 from scalekv.kv.policies.registry import check_policy_name, policy_names
 from scalekv.kv.precision import KV_DTYPES
 
 REPORT_FORMS = ("json", "html", "table")
+
+
+def _models() -> list[str]:
+    from scalekv.configs.models import list_models
+
+    return list_models()
 
 
 def _budgets() -> list[str]:
@@ -203,7 +209,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _machine(
         "model",
-        Kind(values.text, "NAME", known=list_models),
+        Kind(values.text, "NAME", known=_models),
         "Which model.",
         _ALL,
         owner=Owner.NOBODY,
@@ -279,7 +285,7 @@ OPTIONS: tuple[Option, ...] = (
         "force",
         _FLAG,
         "Try also what is planned not to fit into memory; see scalekv plan.",
-        (*_DRAW, "bench", "serve"),
+        _LOADING,
         scope=Scope.CALL,
         default="false",
         repeats=True,

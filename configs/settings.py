@@ -17,18 +17,13 @@ from typing import Any
 import yaml
 from platformdirs import user_config_path
 
+from scalekv.configs.option import NO_SETTINGS, PATH_VARIABLE, PREFIX
 from scalekv.configs.options import SETTINGS
 from scalekv.configs.values import Unreadable
 from scalekv.configs.whole_files import replace_text
 from scalekv.configs.yaml_files import parse_yaml, read_text, read_yaml
 from scalekv.kv.errors import UserError, close_matches
 
-PREFIX = "SCALEKV_"
-PATH_VARIABLE = "SCALEKV_CONFIG"
-"""Environment variable naming another config file."""
-DEBUG_VARIABLE = "SCALEKV_DEBUG"
-KEY_VARIABLE = "SCALEKV_API_KEY"  # of a server that is asked for pictures
-"""Environment variable that adds where a failure happened."""
 NEARLY = 0.75  # likeness of two words above which one is the other with a typing error
 
 
@@ -135,7 +130,7 @@ def _unused_variables(environment: Mapping[str, str]) -> tuple[str, ...]:
     Raises:
         UserError: one is nearly called like a setting's.
     """
-    known = {PATH_VARIABLE, DEBUG_VARIABLE, KEY_VARIABLE, *map(variable_name, SETTINGS)}
+    known = {*NO_SETTINGS, *map(variable_name, SETTINGS)}
     words = [name.removeprefix(PREFIX) for name in known]
     unused = sorted(n for n in environment if n.startswith(PREFIX) and n not in known)
     for name in unused:

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+DTYPES = ("auto", "fp32", "bf16", "fp16")
+"""What models compute in, as people may ask for it, and as a preset may name it."""
+
+PIXELS = ("0.06M", "0.25M", "0.60M", "1M")
+"""Pixel classes, by people and presets alike."""
+
 
 @dataclass(frozen=True)
 class TransformerSpec:

@@ -100,7 +100,7 @@ def size_of(preset: ModelPreset, ratio: str, pixels: str) -> tuple[int, int]:
 
 def sizes_of(preset: ModelPreset) -> dict[tuple[int, int], tuple[str, str]]:
     """Ratio and pixel class by (width, height), of all a model was made for."""
-    classes = (preset.pixels,) if preset.ratios else tuple(PIXEL_CLASSES)
+    classes = preset.pixel_classes if preset.ratios else tuple(PIXEL_CLASSES)
     return {
         size_of(preset, ratio, pixels): (ratio, pixels)
         for ratio in preset.ratios or ratios()

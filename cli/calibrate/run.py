@@ -84,14 +84,14 @@ class CalibrationRun:
                 choices.dtype,
                 target.device,
             )
-            check_room(
-                settled.under(FULL),
-                target,
-                choices.placement,
-                choices.weights_dir,
-                cache_is_given=True,
-                anyway="",
-            )
+            if not choices.force:
+                check_room(
+                    settled.under(FULL),
+                    target,
+                    choices.placement,
+                    choices.weights_dir,
+                    cache_is_given=True,
+                )
             with interruptible(), Display(self.console, quiet=choices.quiet) as display:
                 folder.prepare()
                 count = len(choices.request.prompts)

@@ -24,7 +24,8 @@ from rich.console import Console
 from scalekv.cli.choices import Choices, Options, choose
 from scalekv.cli.console.errors import Unsuccessful
 from scalekv.cli.generate.run import Run
-from scalekv.configs.settings import KEY_VARIABLE, option_name
+from scalekv.configs.option import KEY_VARIABLE
+from scalekv.configs.settings import option_name
 from scalekv.infinity_patch.asked.settled import settle
 from scalekv.infinity_patch.schedules import size_of
 from scalekv.kv.errors import UserError
@@ -158,18 +159,18 @@ class Remote:
 
     def _fail(self, error: urllib.error.HTTPError) -> None:
         try:
-            said = str(json.load(error)["error"]["message"])
+            message = str(json.load(error)["error"]["message"])
         except (ValueError, KeyError, TypeError):
-            said = f"status {error.code}"
+            message = f"status {error.code}"
         if error.code == 401:
             raise UserError(
-                f"{self.address}: {said}",
+                f"{self.address}: {message}",
                 where="--server",
                 fix=f"set {KEY_VARIABLE} to the key in the server's --api-key-file",
             )
         if error.code < 500:
-            raise UserError(f"{self.address} refuses: {said}", where="--server")
-        raise Unsuccessful(f"{self.address}: {said}", "failed")
+            raise UserError(f"{self.address} refuses: {message}", where="--server")
+        raise Unsuccessful(f"{self.address}: {message}", "failed")
 
     def _gone(self, error: Exception, *, begun: bool) -> Exception:
         reason = getattr(error, "reason", error)
@@ -223,7 +224,7 @@ class RemoteRun(Run):
 
     def _measured(self) -> dict[str, Any]:
         assert self._largest is not None
-        return dict(self._largest.figures)
+        return {**self._largest.figures, "kinds": self.kinds.to_list()}
 
 
 def body_of(choices: Choices, index: int) -> dict[str, Any]:

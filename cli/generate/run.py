@@ -23,7 +23,9 @@ from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
 from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder
 from scalekv.cli.plan.room import check_room, target_of
-from scalekv.cli.report.figures import largest_cache, memory_report, print_table
+from scalekv.cli.report.figures import memory_report, print_table
+from scalekv.cli.report.kinds import Kinds
+from scalekv.cli.report.running import Running
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
@@ -42,8 +44,9 @@ class Run:
     console: Console
     json: bool = False
     pictures: list[dict[str, Any]] = field(default_factory=list)
-    caches: list[dict[str, Any]] = field(default_factory=list)
+    kinds: Kinds = field(default_factory=Kinds)
     load_seconds: float = 0.0
+    _running: Running | None = None
     _started: float = field(default_factory=time.perf_counter)
     _clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
     _settings: dict[str, Any] = field(default_factory=dict)
@@ -121,7 +124,7 @@ class Run:
     def _measured(self) -> dict[str, Any]:
         """What the report says of model, machine and memory."""
         assert self._pipeline is not None
-        return figures(self._pipeline, self.choices, largest_cache(self.caches))
+        return figures(self._pipeline, self.choices, self.kinds)
 
     def _keep_all(
         self, pictures: Iterator[Picture], folder: OutputFolder, display: Display
@@ -151,13 +154,14 @@ class Run:
             picture.image, picture.prompt, picture.seed, picture.settings, sidecar
         )
         self._settings = common_settings(picture)
-        self.caches.append(picture.cache)
+        self.kinds.add(picture.cache)
         self.pictures.append(entry_of(picture, image_path, sidecar_path))
         display.picture_done(picture.index, self._wanted, picture.seconds, picture.prompt)
         if not self.json:
             say(f"{image_path}\n")
         if "json" in self.choices.memory_report:  # a run that is killed leaves what it had
-            folder.save_report(self._figures("running"))
+            self._running = self._running or Running(folder)
+            self._running.update(len(self.pictures), lambda: self._figures("running"))
         if picture.truncated:
             display.note(f"the prompt was too long; not used: {picture.truncated}")
 
@@ -174,12 +178,12 @@ class Run:
             show_report(report, written, self.choices, self.console)
         if self.json:
             paths = [picture["file"] for picture in self.pictures]
-            said = {
+            facts = {
                 "paths": paths,
                 "report_path": str(written[0]) if written else None,
                 "pictures": self.pictures,
             }
-            say_json({**said, "report": report})
+            say_json({**facts, "report": report})
 
     def _figures(self, outcome: str) -> dict[str, Any]:
         return {
@@ -209,8 +213,8 @@ class Run:
         )
 
 
-def figures(pipeline: Pipeline, choices: Choices, cache: Mapping[str, Any]) -> dict[str, Any]:
-    """What a report says of model, machine and memory; `cache` is the largest ledger, or empty."""
+def figures(pipeline: Pipeline, choices: Choices, kinds: Kinds) -> dict[str, Any]:
+    """What a report says of model, machine and memory; `kinds` has the pictures' caches."""
     stages = pipeline.stages
     return {
         "format": FORMAT,
@@ -219,8 +223,9 @@ def figures(pipeline: Pipeline, choices: Choices, cache: Mapping[str, Any]) -> d
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "machine": engine.machine(pipeline),
+        "kinds": kinds.to_list(),
         **memory_report(
-            cache,
+            kinds.main,
             pipeline.weights_bytes,
             stages.peaks(),
             stages.weights(),

@@ -3,40 +3,33 @@
 from __future__ import annotations
 
 import io
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import TYPE_CHECKING
 
-from PIL import Image, ImageDraw, ImageFont
+from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-if TYPE_CHECKING:
-    from PIL.ImageFont import FreeTypeFont
-    from PIL.ImageFont import ImageFont as BitmapFont
+from scalekv.cli.pictures.words import FONT, cut, draw
 
 SHEET = "scalekv-sheet"
 """Keyword of the PNG text chunk by which a contact sheet is told from a picture."""
 
 GAP = 6  # pixels around a group of pictures
-FONT = 12  # pixels
 LINE = FONT + 4
-WIDE_FONTS = (
-    "NotoSansCJK-Regular.ttc",
-    "Arial Unicode.ttf",
-    "DejaVuSans.ttf",
-    "NotoSans-Regular.ttf",
-)
-"""Fonts with many scripts, as systems name them."""
 
 
 @dataclass(frozen=True)
 class PictureGroup:
-    """Pictures that belong together: what is said below all of them, and below each."""
+    """Pictures that belong together: what is said below all of them, and below each.
+
+    tells: what may be added to a caption that reads like another's, the first that helps.
+    """
 
     pictures: tuple[Image.Image, ...]
     caption: str
     remarks: tuple[str, ...] = ()
+    tells: tuple[str, ...] = ()
 
 
 def contact_sheet(
@@ -60,20 +53,35 @@ def contact_sheet(
     group_height = height + remarks + LINE + 2 * GAP
     rows = -(-len(groups) // across)
     page = Image.new("RGB", (across * group_width, rows * group_height + header), "white")
-    pen = ImageDraw.Draw(page)
+    captions = _captions(groups, columns * width)
     for number, (group, pictures) in enumerate(zip(groups, shown, strict=True)):
         left = number % across * group_width + GAP
         top = number // across * group_height + header + GAP // 2
         for column, picture in enumerate(pictures):
             middle = left + column * width + width // 2
             if number < across and column < len(labels):
-                _write(pen, middle, 3, labels[column], width)
+                draw(page, middle, 3, cut(labels[column], width))
             page.paste(picture, (middle - picture.width // 2, top + (height - picture.height) // 2))
             if column < len(group.remarks):
-                _write(pen, middle, top + height + 2, group.remarks[column], width, "dimgray")
+                remark = cut(group.remarks[column], width)
+                draw(page, middle, top + height + 2, remark, "dimgray")
         middle = left + columns * width // 2
-        _write(pen, middle, top + height + remarks + 2, group.caption, columns * width)
+        draw(page, middle, top + height + remarks + 2, captions[number])
     return page
+
+
+def _captions(groups: Sequence[PictureGroup], room: int) -> list[str]:
+    """What is written below each group, told apart where two would read alike."""
+    captions = [cut(group.caption, room) for group in groups]
+    for number in range(max((len(group.tells) for group in groups), default=0)):
+        often = Counter(captions)
+        captions = [
+            cut(group.caption, room, f" · {group.tells[number]}")
+            if often[words] > 1 and number < len(group.tells)
+            else words
+            for words, group in zip(captions, groups, strict=True)
+        ]
+    return captions
 
 
 def sheet_bytes(page: Image.Image, facts: str) -> bytes:
@@ -89,28 +97,3 @@ def _shrunk(picture: Image.Image, side: int) -> Image.Image:
     image = picture.convert("RGB")
     image.thumbnail((side, side), Image.Resampling.LANCZOS)
     return image
-
-
-def _write(
-    pen: ImageDraw.ImageDraw, middle: int, top: int, text: str, room: int, fill: str = "black"
-) -> None:
-    """One line around `middle`, cut where there is no room for it."""
-    text = " ".join(text.split())
-    font = _font(text.isascii())
-    if font.getlength(text) > room:
-        while text and font.getlength(text + "…") > room:
-            text = text[:-1]
-        text = text.rstrip() + "…"
-    pen.text((middle, top), text, fill=fill, font=font, anchor="mt")
-
-
-@cache
-def _font(plain: bool) -> FreeTypeFont | BitmapFont:
-    """The font that comes with Pillow, always there and always the same; for text beyond ASCII,
-    which it lacks, the widest of this machine's."""
-    for name in () if plain else WIDE_FONTS:
-        try:
-            return ImageFont.truetype(name, FONT)
-        except OSError:
-            continue
-    return ImageFont.load_default(FONT)

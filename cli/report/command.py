@@ -10,7 +10,8 @@ import typer
 HELP = (
     "Show the memory report of the run in RUN_DIR and write it as a page, report.html.\n\n"
     "Of a run that was killed it says what there is: its report is brought up to date with every "
-    "picture, and where there is none, the files beside the pictures are read."
+    "picture, and where there is none, the files beside the pictures are read. Of a batch it says "
+    "what there is of all its runs and shards together; name a report.json for one run alone."
 )
 EPILOG = """
 Examples:
@@ -19,6 +20,7 @@ Examples:
 
   scalekv report out/report-2.json --full-from reference
 
+  scalekv report night --out night.html
 """
 
 
@@ -35,6 +37,16 @@ def report(
             "--full-from",
             metavar="DIR",
             help="Another folder with pictures drawn with --policy full, to show beside these.",
+        ),
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            metavar="FILE",
+            help="Where to write the page, a name ending in .html. "
+            "[dim]\\[default: beside the report][/dim]",
+            show_default=False,
         ),
     ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Open the page in the browser.")] = False,
@@ -59,6 +71,13 @@ def report(
                 where="--full-from",
                 rule="a folder with pictures that scalekv drew",
             )
+    if out is not None and out.suffix != ".html":
+        raise UserError(
+            f"{out} is no name of a page",
+            where="--out",
+            rule="a page is told by its suffix, .html",
+            fix=f"--out {out / 'report.html' if out.is_dir() else out.with_suffix('.html')}",
+        )
     figures, folder = read_report(run_dir)
     if json:
         say_json(figures)
@@ -66,10 +85,13 @@ def report(
     from scalekv.cli.report.page import render
 
     needs("matplotlib", "the report's page", "--json to go without")
-    page = render(figures, folder, full_from or ())
     found = find_report(run_dir)
-    path = (folder / "report.json" if found is None else found).with_suffix(".html")
-    OutputFolder(folder).replace(path, page.encode())
+    beside = (folder / "report.json" if found is None else found).with_suffix(".html")
+    path = beside if out is None else out.expanduser()
+    page = render(figures, folder, full_from or (), path.parent)
+    into = OutputFolder(path.parent)
+    into.prepare()
+    into.replace(path, page.encode())
     if not quiet:
         print_table(figures, stderr())
     print(path)

@@ -164,10 +164,14 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
 
 
 def _cache_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
-    cache = report["cache"]
-    rows = [("cache held, peak", cache["held_peak_bytes"], _held(cache))]
+    cache, kinds = report["cache"], report.get("kinds", [])
+    of = pictures_of_kind(kinds[0]) if len(kinds) > 1 else ""
+    rows = [("cache held, peak", cache["held_peak_bytes"], _held(cache) + of)]
+    for kind in kinds[1:]:
+        remark = f"policy {kind['policy']}, budget {kind['budget']}{pictures_of_kind(kind)}"
+        rows.append(("  others, peak", kind["held_peak_bytes"], remark))
     if cache.get("scales"):
-        last = cache["scales"][-1]["held_bytes"]
+        last = tokens_bytes(cache["scales"][-1])
         share = f"{last / cache['full_bytes']:.1%} of the history" if cache["full_bytes"] else ""
         rows.append(("cache held, last scale", last, f"{share}; the peak is between scales"))
     if "coded" in cache:
@@ -186,6 +190,17 @@ def _cache_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
         remark = f"{tokens} tokens, {dtypes}; held peak is {full['ratio']:.1%} of it"
         rows.append((label, full["bytes"], remark))
     return rows
+
+
+def tokens_bytes(row: Mapping[str, Any]) -> int:
+    """Bytes of the tokens held while a scale is generated; of reports that do not tell them from
+    the room they are in, that room."""
+    return int(row.get("tokens_bytes", row["held_bytes"]))
+
+
+def pictures_of_kind(kind: Mapping[str, Any]) -> str:
+    """How many pictures are of it, to be put behind its name."""
+    return " (1 picture)" if kind["pictures"] == 1 else f" ({kind['pictures']} pictures)"
 
 
 def _held(cache: Mapping[str, Any]) -> str:

@@ -1,5 +1,4 @@
-"""What a run left in its folder: its report, its pictures, and pictures drawn with nothing dropped
-to look at beside them.
+"""The report of a run's folder: the one it wrote, or what its other files say.
 
 Knows files; changes none.
 """
@@ -8,38 +7,15 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from scalekv.cli.pictures.folder import FORMAT
-from scalekv.cli.report.figures import denominators, largest_cache
+from scalekv.cli.report.figures import denominators
+from scalekv.cli.report.kinds import Kinds
+from scalekv.cli.report.sidecars import picture_entry, pictures_in
+from scalekv.cli.report.whole_batch import whole_batch
 from scalekv.kv.errors import UserError
-
-SAME = ("model", "prompt", "seed", "cfg", "tau", "cfg_layer", "top_p", "schedule", "negative")
-"""Settings that a picture shares with the one drawn with nothing dropped."""
-
-FULL = "full"
-
-
-@dataclass(frozen=True)
-class Drawn:
-    """A picture and what its sidecar says."""
-
-    path: Path
-    sidecar: Mapping[str, Any]
-
-    @property
-    def settings(self) -> Mapping[str, Any]:
-        """Everything it was made with."""
-        settings: Mapping[str, Any] = self.sidecar["settings"]
-        return settings
-
-    @property
-    def full(self) -> bool:
-        """Whether nothing was dropped from its cache."""
-        return self.settings.get("policy") == FULL
 
 
 def find_report(place: Path) -> Path | None:
@@ -59,16 +35,23 @@ def find_report(place: Path) -> Path | None:
             rule="the folder that a run put its pictures into, or a report.json in it",
             fix="name the folder given as --out, out where none was",
         )
+    found = _numbered(place)
+    return found[-1] if found else None
+
+
+def _numbered(folder: Path) -> list[Path]:
+    """The reports of a folder, in the order they were written."""
     numbers = {
         int(match[1] or 1): path
-        for path in place.iterdir()
+        for path in folder.iterdir()
         if (match := re.fullmatch(r"report(?:-(\d+))?\.json", path.name))
     }
-    return numbers[max(numbers)] if numbers else None
+    return [numbers[number] for number in sorted(numbers)]
 
 
 def read_report(place: Path) -> tuple[dict[str, Any], Path]:
-    """A run's report, and the folder its pictures are in.
+    """A run's report, and the folder its pictures are in. The folder of a batch has one report of
+    all its runs and shards.
 
     Where a run wrote none, there is what the sidecars of its pictures say: no peaks of memory and
     nothing by scale.
@@ -79,6 +62,14 @@ def read_report(place: Path) -> tuple[dict[str, Any], Path]:
     path = find_report(place)
     if path is None:
         return _from_sidecars(place), place
+    report = _read(path)
+    if place.is_dir() and "manifest" in report:
+        runs = [_read(one) for one in _numbered(place)]
+        return whole_batch(place, [run for run in runs if "manifest" in run]), place
+    return report, path.parent
+
+
+def _read(path: Path) -> dict[str, Any]:
     try:
         report = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -90,7 +81,8 @@ def read_report(place: Path) -> tuple[dict[str, Any], Path]:
             fix="name another report, or remove this file: the sidecars are read then",
         ) from None
     _check(report, path)
-    return report, path.parent
+    found: dict[str, Any] = report
+    return found
 
 
 def _check(report: object, path: Path) -> None:
@@ -115,7 +107,8 @@ def _from_sidecars(folder: Path) -> dict[str, Any]:
             rule="the folder that a run put its pictures into",
             fix="name the folder given as --out, out where none was",
         )
-    cache = largest_cache([one.sidecar["cache"] for one in drawn])
+    kinds = Kinds.of(one.sidecar["cache"] for one in drawn)
+    cache = kinds.main
     last = drawn[-1].settings
     settings = {k: v for k, v in last.items() if k not in ("prompt", "seed")}
     return {
@@ -129,19 +122,10 @@ def _from_sidecars(folder: Path) -> dict[str, Any]:
         "device": last.get("device", ""),
         "dtype": last.get("dtype", ""),
         "settings": settings,
-        "pictures": [
-            {
-                "file": one.path.name,
-                "sidecar": one.path.with_suffix(".json").name,
-                "prompt": one.settings["prompt"],
-                "seed": one.settings["seed"],
-                "seconds": one.sidecar["seconds"],
-                "truncated": one.sidecar.get("truncated"),
-            }
-            for one in drawn
-        ],
+        "pictures": [picture_entry(one) for one in drawn],
         "seconds": {},
         "cache": dict(cache),
+        "kinds": kinds.to_list(),
         "ratio_history": cache["ratio_history"],
         "ratio_all": cache["ratio_all"],
         **denominators(cache),
@@ -150,33 +134,3 @@ def _from_sidecars(folder: Path) -> dict[str, Any]:
         "stages": {},
         "read_from": [],
     }
-
-
-def pictures_in(folder: Path) -> list[Drawn]:
-    """Pictures of a folder that have a readable sidecar beside them."""
-    found = (drawn_as(path) for path in sorted(folder.glob("*.png")))
-    return [one for one in found if one is not None]
-
-
-def drawn_as(path: Path) -> Drawn | None:
-    """A picture with its sidecar; None where either is not there or is not ours."""
-    try:
-        sidecar = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return None
-    if not path.is_file() or not isinstance(sidecar, dict):
-        return None
-    if sidecar.get("format") != FORMAT or not {"settings", "cache", "seconds"} <= sidecar.keys():
-        return None
-    return Drawn(path, sidecar)
-
-
-def twins(pictures: Iterable[Drawn], folders: Iterable[Path]) -> dict[Path, Drawn]:
-    """For pictures that something was dropped from, those drawn with the same settings and
-    nothing dropped, as far as the folders have them."""
-    full = {_key(one): one for folder in folders for one in pictures_in(folder) if one.full}
-    return {one.path: full[_key(one)] for one in pictures if not one.full and _key(one) in full}
-
-
-def _key(drawn: Drawn) -> str:
-    return json.dumps([drawn.settings.get(name) for name in SAME])

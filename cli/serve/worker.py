@@ -14,6 +14,7 @@ from scalekv.cli import engine
 from scalekv.cli.console.errors import kind_of
 from scalekv.cli.generate.run import figures
 from scalekv.cli.pictures.folder import png_bytes
+from scalekv.cli.report.kinds import Kinds
 from scalekv.cli.serve.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -255,7 +256,7 @@ class Worker:
                 continue
             png = png_bytes(picture.image, picture.prompt, picture.settings)
             job.drawn.append(
-                Delivery(png, picture, figures(pipeline, self._choices, picture.cache))
+                Delivery(png, picture, figures(pipeline, self._choices, Kinds.of([picture.cache])))
             )
             if len(job.drawn) == job.request.pictures:
                 job.succeed()

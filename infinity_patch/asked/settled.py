@@ -277,15 +277,16 @@ def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
             rule="its ratios are " + ", ".join(preset.ratios),
             fix=f"--ratio {preset.ratios[0]}, or another model",
         )
-    if preset.ratios and request.pixels not in (None, preset.pixels):
-        schedule_for(request.ratio, request.pixels)
+    asked = request.pixels or preset.pixels
+    if preset.ratios and asked not in preset.pixel_classes:
+        schedule_for(request.ratio, asked)
         raise UserError(
-            f"{preset.name} was not made for the pixel class {request.pixels}",
+            f"{preset.name} was not made for the pixel class {asked}",
             where="--pixels",
-            rule=f"its pictures are {preset.pixels}",
+            rule="its pictures are " + " or ".join(preset.pixel_classes),
             fix="leave --pixels out, or take another model",
         )
-    return schedule_for(request.ratio, request.pixels or preset.pixels)
+    return schedule_for(request.ratio, asked)
 
 
 def device_type(name: str) -> str:

@@ -108,7 +108,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None, *, gelu: bool = False
         return out
     if gelu and bias is not None and _has_gelu_inside(x):
         flat = torch._addmm_activation(bias, x.flatten(0, -2), weight.t(), use_gelu=True)
-        return flat.unflatten(0, x.shape[:-1])
+        activated: Tensor = flat.unflatten(0, x.shape[:-1])
+        return activated
     out = F.linear(x, weight, bias)
     return F.gelu(out, approximate="tanh") if gelu else out
 

@@ -308,6 +308,9 @@ def _codes(
     whether each was drawn from finite logits."""
     sampler = BitSampler([wanted.seed for wanted in batch], settled.top_p)
     guidance = Guidance(settled.cfg, settled.tau, settled.cfg_layers)
+    if pipeline.device.type == "cuda":
+        bits = pipeline.preset.tokenizer.token_bits
+        sampler.draw_ahead(settled.schedule, bits, pipeline.device)
     with (
         torch.inference_mode(),
         pipeline.stages.stage("scales"),

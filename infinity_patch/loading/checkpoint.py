@@ -23,6 +23,7 @@ from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from scalekv.infinity_patch.compute.mapped import let_go
+from scalekv.infinity_patch.loading.aligned_file import aligned
 from scalekv.kv.errors import UserError
 
 NESTED = (("vae",), ("trainer", "gpt_fsdp"))
@@ -72,7 +73,8 @@ class Checkpoint:
         """A tensor in the dtype and on the device it is wanted in.
 
         A converted or moved one leaves no page of the file in memory; one that already is as it is
-        wanted stays a view of the file, whose pages the system may drop and read again.
+        wanted, and begins in the file where torch would have put it, stays a view of the file,
+        whose pages the system may drop and read again.
 
         Raises:
             WeightsDamaged: the file cannot be read there.
@@ -83,6 +85,8 @@ class Checkpoint:
         except (SafetensorError, RuntimeError, ValueError, OSError) as error:
             raise _unreadable(self.path, error) from error
         tensor = mapped.to(device, dtype).contiguous()
+        if not aligned(tensor):
+            tensor = tensor.clone()
         if tensor.data_ptr() != mapped.data_ptr():
             let_go(mapped)
         if dtype is torch.float16 and not tensor.isfinite().all():
@@ -129,9 +133,9 @@ def _unwrapped(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsDamaged:
-    said = str(error).splitlines() or [type(error).__name__]
+    reason = str(error).splitlines() or [type(error).__name__]
     return WeightsDamaged(
-        f"{path.name} cannot be read: {said[0]}",
+        f"{path.name} cannot be read: {reason[0]}",
         where=str(path),
         rule="weights are whole files that hold tensors alone; code in them is never run",
         fix="fetch it again, or install scalekv again if it came with it",

@@ -16,12 +16,13 @@ from typing import Any
 
 import torch
 import yaml
-from safetensors.torch import save_file
 
-from scalekv.configs.models import DTYPES, ModelFiles, ModelPreset, read_preset
+from scalekv.configs.models import ModelFiles, ModelPreset, read_preset
+from scalekv.configs.spec import DTYPES
 from scalekv.configs.whole_files import replacing
 from scalekv.infinity_patch.files.disk import SPARE_RULE, shortage
 from scalekv.infinity_patch.files.hub import ModelPaths, hub_cache, model_files, text_on_hub
+from scalekv.infinity_patch.loading.aligned_file import write_aligned
 from scalekv.infinity_patch.loading.checkpoint import Checkpoint, open_checkpoint
 from scalekv.infinity_patch.loading.fitting import (
     PARTS,
@@ -227,8 +228,7 @@ def _write_part(
         name = f"{part.name}.safetensors"
         if not single:
             name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        save_file(dict(_tensors(plan, checkpoint, entries)), place / name, {"format": "pt"})
-        (place / name).chmod(0o644)  # the library leaves it to its owner alone
+        write_aligned(place / name, dict(_tensors(plan, checkpoint, entries)))
         report(name, sum(size for _, _, size in entries))
         index |= {tensor: name for tensor, _, _ in entries}
     if single:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, replace
 
-from scalekv.configs.models import DTYPES
+from scalekv.configs.spec import DTYPES
 from scalekv.kv.errors import UserError, close_matches
 
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")

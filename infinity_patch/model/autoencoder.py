@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from scalekv.configs.spec import TokenizerSpec
+from scalekv.infinity_patch.compute.exact import exact_float32
 from scalekv.infinity_patch.pieces import LARGE as LARGE
 from scalekv.infinity_patch.pieces import STRIP
 
@@ -59,18 +60,35 @@ class Norm(nn.Module):
         return rows
 
     def _factor_and_shift(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """What the norm multiplies each channel by and adds to it, (B, C) float32 each."""
+        """What the norm multiplies each channel by and adds to it, (B, C) float32 each.
+
+        Mean and variance are taken of what lies beyond a first guess of the mean, in float64: of
+        squares as they are, a mean far from 0 would leave few digits of the variance.
+        """
         batch, channels, height, width = x.shape
+        groups = self.norm.num_groups
+        each = channels // groups
+
+        def by_group(channel_sums: Tensor) -> Tensor:
+            grouped: Tensor = channel_sums.unflatten(-1, (groups, -1)).sum(-1)
+            return grouped
+
         sums = torch.zeros(2, batch, channels, dtype=torch.float64, device=x.device)
+        guess: Tensor | None = None
         for start, end in strips(x):
             part = x[:, :, start:end].float()
-            sums[0] += part.sum((2, 3))
-            sums[1] += part.square().sum((2, 3))
-        groups = self.norm.num_groups
-        grouped = sums.unflatten(-1, (groups, -1)).sum(-1)
-        mean, square = grouped / (channels // groups * height * width)
-        spread = (square - mean * mean).clamp_min(0).add(NORM_EPS).rsqrt()
-        mean, spread = (t.repeat_interleave(channels // groups, 1) for t in (mean, spread))
+            if guess is None:
+                first = by_group(part.sum((2, 3), dtype=torch.float64))
+                first /= each * (end - start) * width
+                guess = first.float().repeat_interleave(each, 1)[:, :, None, None]
+            part = part - guess
+            sums[0] += part.sum((2, 3), dtype=torch.float64)
+            sums[1] += part.square_().sum((2, 3), dtype=torch.float64)
+        assert guess is not None
+        beyond, square = by_group(sums) / (each * height * width)
+        spread = (square - beyond * beyond).clamp_min(0).add(NORM_EPS).rsqrt()
+        beyond, spread = (t.repeat_interleave(each, 1) for t in (beyond, spread))
+        mean = beyond + guess.double().flatten(1)
         factor = spread * self.norm.weight.double()
         return factor.float(), (self.norm.bias.double() - mean * factor).float()
 
@@ -278,11 +296,13 @@ class Autoencoder(nn.Module):
         self.encoder = Encoder(spec)
         self.decoder = Decoder(spec)
 
+    @exact_float32()
     def encode(self, images: Tensor) -> Tensor:
         """(B, 3, H, W) in [-1, 1] to latent maps (B, bits, h, w), before quantisation."""
         out: Tensor = self.encoder(images)
         return out
 
+    @exact_float32()
     def decode(self, latent: Tensor) -> Tensor:
         """Summed codes (B, bits, h, w) to float32 pictures (B, 3, H, W) clamped to [-1, 1].
 

@@ -8,10 +8,13 @@ device, alone or in a batch.
 
 from __future__ import annotations
 
+from collections import deque
 from collections.abc import Sequence
 
 import torch
 from torch import Tensor
+
+from scalekv.kv.schedule import Schedule
 
 
 def probabilities(logits: Tensor, top_p: float) -> Tensor:
@@ -34,6 +37,7 @@ class BitSampler:
     def __init__(self, seeds: Sequence[int], top_p: float):
         self.top_p = top_p
         self.generators = [torch.Generator("cpu").manual_seed(seed) for seed in seeds]
+        self._ahead: deque[Tensor] = deque()
         self.finite: Tensor | None = None
         """(B,) bool where the logits are: whether all that each picture was drawn from were finite.
         None before the first. Asked for when a picture is done: reading it waits for the device."""
@@ -44,7 +48,18 @@ class BitSampler:
         finite = logits.isfinite().flatten(1).all(1)
         self.finite = finite if self.finite is None else self.finite & finite
         p = probabilities(logits.float(), self.top_p)
-        noise = torch.empty(p.shape, dtype=torch.float32, device="cpu")
+        noise = self._ahead.popleft() if self._ahead else self._drawn(p.shape)
+        return (p / noise.to(p.device, non_blocking=True)).argmax(-1).to(torch.uint8)
+
+    def draw_ahead(self, schedule: Schedule, bits: int, device: torch.device) -> None:
+        """Draws at once what all scales of a schedule will need, `bits` a token. For a CUDA device
+        into pinned memory, so that neither it nor the host waits. The streams are the same."""
+        batch = len(self.generators)
+        shapes = ((batch, tokens, bits, 2) for tokens in schedule.tokens)
+        self._ahead.extend(self._drawn(shape, device.type == "cuda") for shape in shapes)
+
+    def _drawn(self, shape: Sequence[int], pin_memory: bool = False) -> Tensor:
+        noise = torch.empty(tuple(shape), dtype=torch.float32, device="cpu", pin_memory=pin_memory)
         for generator, one in zip(self.generators, noise, strict=True):
             one.exponential_(generator=generator)
-        return (p / noise.to(p.device)).argmax(-1).to(torch.uint8)
+        return noise

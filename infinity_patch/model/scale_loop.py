@@ -14,6 +14,7 @@ import torch
 from torch import Tensor
 
 from scalekv.infinity_patch.compute import memory as heap
+from scalekv.infinity_patch.compute.exact import exact_float32
 from scalekv.infinity_patch.model.quantiser import (
     codes,
     map_to_tokens,
@@ -46,9 +47,16 @@ class Guidance:
     @property
     def needed(self) -> bool:
         """Whether there is an unconditional half at all."""
-        return any(value != 1 for value in self.cfg)
+        return self.guided > 0
+
+    @property
+    def guided(self) -> int:
+        """Scales until, from one on, every cfg is 1: from there on nothing asks for the
+        unconditional half."""
+        return max((k + 1 for k, value in enumerate(self.cfg) if value != 1), default=0)
 
 
+@exact_float32()
 def generate_codes(
     model: Infinity,
     condition: Condition,
@@ -60,7 +68,9 @@ def generate_codes(
 ) -> Tensor:
     """Summed codes (B, b, H, W) float32 of B pictures.
 
-    `condition` holds 2 B sequences, conditional first, or B where no guidance is needed.
+    `condition` holds 2 B sequences, conditional first, or B where no guidance is needed. From the
+    scale on from which cfg stays 1 the unconditional half is left out, and what was cached of it is
+    freed.
     `after_scale(k)` is called when scale k is done.
     """
     assert len(guidance.cfg) == len(guidance.tau) == len(schedule), "one value per scale"
@@ -74,6 +84,11 @@ def generate_codes(
         x = model.embed_start(condition)
         total: Tensor | None = None
         for k, (h, w) in enumerate(schedule.scales):
+            if halves == 2 and k == guidance.guided:
+                halves, x = 1, x.chunk(2)[0].contiguous()
+                condition = condition.first(len(x))
+                for block in model.blocks:
+                    block.sa.keep_sequences(len(x))
             mix = None
             if min(guidance.layers) < 0 and halves == 2:
                 mix = {model.spec.depth + layer: guidance.cfg[k] for layer in guidance.layers}
@@ -109,6 +124,7 @@ def _caching(model: Infinity) -> Iterator[None]:
                 block.sa.kv_caching(False)
 
 
+@exact_float32()
 def conditions(
     model: Infinity, texts: Sequence[Tensor], negative: Tensor | None, guidance: Guidance
 ) -> Condition:

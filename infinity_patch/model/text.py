@@ -15,6 +15,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor
 
+from scalekv.infinity_patch.compute.exact import exact_float32
 from scalekv.infinity_patch.model.tokens import MAX_TOKENS, read_tokenizer
 from scalekv.kv.autocast import without_autocast
 from scalekv.kv.errors import UserError
@@ -56,10 +57,11 @@ class TextEncoder:
 
     def bytes_on(self, device: torch.device) -> int:
         """Bytes of the weights that are on a device of that type now."""
-        there = self.model is not None and self.device.type == device.type
-        return self.nbytes if there else 0
+        loaded = self.model is not None and self.device.type == device.type
+        return self.nbytes if loaded else 0
 
     @torch.inference_mode()
+    @exact_float32()
     def encode(self, prompts: Sequence[str]) -> list[Tensor]:
         """Features of each prompt's own tokens, (len, Ct) float32, the closing token's included.
 

@@ -193,7 +193,7 @@ def fullest(plan: Footprint) -> str:
 
 def _nearest(planner: Planner, pictures: int, memory: int, cache_is_given: bool) -> str:
     ways = []
-    if planner.placement.keep_text_encoder is not False:
+    if planner.placement.keep_text_encoder is None:  # kept, though nobody asked for it
         freed = planner.placed(keep_text_encoder=False)
         if freed.footprint().needed <= memory:
             ways.append("--free-text-encoder")

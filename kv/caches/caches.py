@@ -255,7 +255,6 @@ class Caches:
         alone more tokens will come."""
         assert self.ledger is not None, "within a picture"
         self.layers[layer].keep_sequences(count)
-        self._workspace.forget()
         self._record(self.ledger, layer, self._next_scale[layer])
 
     def _grown(self, layer: int, scale: int, schedule: Schedule, like: Unwritten) -> Tensor | None:
@@ -279,9 +278,9 @@ class Caches:
         return joined
 
     def _plan(self, schedule: Schedule) -> None:
-        made = self._budget_for(schedule) if takes_budget(self.policy) else None
-        self._made_of_bytes = made if callable(made) else None
-        self._take(None if callable(made) else made, schedule)
+        budget = self._budget_for(schedule) if takes_budget(self.policy) else None
+        self._made_of_bytes = budget if callable(budget) else None
+        self._take(None if callable(budget) else budget, schedule)
         self._schedule = schedule
 
     def _take(self, budget: Budget | None, schedule: Schedule) -> None:
@@ -290,8 +289,8 @@ class Caches:
             assert budget.layers == len(self.layers), f"budget for {budget.layers} layers"
             budget = budget if self._as_planned else planned(self.policy, budget)
         self.budget = budget
-        drops = budget is not None and not isinstance(self.policy, Stores)
-        self._limits = within(budget) if budget is not None and drops else None
+        stored = isinstance(self.policy, Stores)  # and nothing dropped
+        self._limits = None if budget is None or stored else within(budget)
 
     def _begin(self, schedule: Schedule, like: Unwritten) -> None:
         if self._only is not None and schedule != self._only:
@@ -318,17 +317,16 @@ class Caches:
             self._take(self._made_of_bytes(stored_bytes_of(shape, precision, schedule)), schedule)
         self._rooms = rooms(schedule, len(self.layers), heads, self._limits)
         on_host = self._kv_device == "cpu" and like.device.type != "cpu"
-        storage: Storage = HeldFormat(precision, len(schedule) - 1, on_host)
+        self._storage = HeldFormat(precision, len(schedule) - 1, on_host)
         if isinstance(self.policy, Stores):
             assert self.budget is not None, "a policy that stores in its own way takes a budget"
-            storage = self.policy.storage(self.budget, shape, self._guided, like, on_host)
-        self._storage = storage
+            self._storage = self.policy.storage(self.budget, shape, self._guided, like, on_host)
         for layer, cache in enumerate(self.layers):
-            cache.begin(like, schedule, storage.of_layer(layer))
+            cache.begin(like, schedule, self._storage.of_layer(layer))
         self._bytes = [(cache.nbytes, cache.index_nbytes) for cache in self.layers]
         self._workspace.ahead = on_host
         self.ledger = CacheLedger(
-            schedule, shape, self.policy.name, self.budget, precision, storage.to_dict()
+            schedule, shape, self.policy.name, self.budget, precision, self._storage.to_dict()
         )
         for layer in range(len(self.layers)):
             self.ledger.record(0, layer, LayerRecord(0, 0, 0, 0.0, 0, 0))
@@ -362,19 +360,19 @@ class Caches:
         scale: int,
         q: Tensor,
         joined: Joined,
-        there: bool,
+        in_place: bool,
         raw_queries: RawQueries | None,
     ) -> None:
         cache, limits = self.layers[layer], self._limits_of(layer, scale + 1)
         room = self._rooms[scale + 1][layer]
         asked = Asked(
-            self.policy, self.budget, ledger.schedule, layer, scale, q, there, raw_queries
+            self.policy, self.budget, ledger.schedule, layer, scale, q, in_place, raw_queries
         )
         cache.keep(
             [
-                asked.choice(cache, number, some, limits[some[0]], room[some[0]], kv)
+                asked.choice(cache, number, heads, limits[heads[0]], room[heads[0]], kv)
                 for number, kv in enumerate(joined)
-                for some in alike(cache.groups[number].heads, limits)
+                for heads in alike(cache.groups[number].heads, limits)
             ]
         )
         self._record(ledger, layer, scale + 1)

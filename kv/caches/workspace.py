@@ -39,10 +39,6 @@ class Workspace:
         for buffer in self._buffers:
             buffer.release()
 
-    def forget(self) -> None:
-        """What was fetched ahead is no longer wanted."""
-        self._fetched = None
-
     def joined(self, cache: LayerCache, like: Like) -> list[Tensor]:
         """For each group of heads (2, B, h, T, D): k and v of the held tokens, and behind them room
         for new ones like (B, H, L, D); the groups lie one behind the other, k of all before v.

@@ -19,7 +19,7 @@ class LayerRecord:
     Attributes:
         capacity: the most tokens a head may hold.
         held_min, held_max, held_mean: tokens held, over sequences and heads.
-        held_bytes: of k and v.
+        held_bytes: of k and v, read off the tensors: with room that no token fills yet.
         index_bytes: of the positions of the held tokens, and of the policy's notes on them.
     """
 
@@ -141,6 +141,7 @@ class CacheLedger:
             "tokens": self.schedule.tokens[scale],
             "history_tokens": self.schedule.before(scale),
             "held_bytes": sum(record.held_bytes for record in records),
+            "tokens_bytes": sum(map(self._tokens_bytes, records)),
             "index_bytes": sum(record.index_bytes for record in records),
             "transient_bytes": self._transients[scale],
             "layers": {
@@ -149,8 +150,17 @@ class CacheLedger:
                 "held_max": [record.held_max for record in records],
                 "held_mean": [record.held_mean for record in records],
                 "held_bytes": [record.held_bytes for record in records],
+                "tokens_bytes": [self._tokens_bytes(record) for record in records],
             },
         }
+
+    def _tokens_bytes(self, record: LayerRecord) -> int:
+        """Of the bytes of a layer, those of tokens that are there."""
+        shape, precision = self.shape, self.precision
+        of_one = shape.bytes_per_token
+        if precision is not None:
+            of_one = shape.sequences * shape.heads * precision.token_bytes(shape.head_dim)
+        return min(round(record.held_mean * of_one), record.held_bytes)
 
 
 def _budget_dict(budget: Budget) -> dict[str, Any]:

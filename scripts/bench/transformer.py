@@ -23,7 +23,7 @@ from scalekv.configs.models import ModelPreset, model_named
 from scalekv.infinity_patch.asked.budgets import read_budget
 from scalekv.infinity_patch.compute import products
 from scalekv.infinity_patch.generation import patch
-from scalekv.infinity_patch.model import attention, transformer
+from scalekv.infinity_patch.model import transformer
 from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
 from scalekv.infinity_patch.model.transformer import Infinity
@@ -107,8 +107,8 @@ def picture(side: TimedSide, schedule: Schedule, device: torch.device, batch: in
     preset, scales = side.preset, len(schedule)
     cfg, tau = preset.sampling.cfg, preset.sampling.tau
     guidance = Guidance((cfg,) * scales, (tau,) * scales)
-    made = torch.Generator().manual_seed(1)
-    text = torch.randn(PROMPT_TOKENS, preset.transformer.text_width, generator=made).to(device)
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randn(PROMPT_TOKENS, preset.transformer.text_width, generator=generator).to(device)
     with torch.inference_mode(), side.inside(schedule):
         generate_codes(
             side.model,
@@ -126,8 +126,6 @@ def watched(policy: str) -> list[tuple[Any, str, str]]:
     """What is timed apart: the functions that do the work, by part."""
     kept: list[tuple[Any, str, str]] = [
         (products, "linear", "linear"),
-        (attention, "linear", "linear"),
-        (transformer, "linear", "linear"),
         (patch, "attend", "self-attention"),
         (transformer, "attend", "self-attention"),
         (F, "scaled_dot_product_attention", "cross-attention"),

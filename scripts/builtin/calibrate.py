@@ -120,21 +120,23 @@ def concluded(found: Calibration, index: str, per_scale: int) -> Calibration:
 def candidates(found: Calibration) -> list[Candidate]:
     """Sets tried out, then those of the calibration."""
     tried = [tuple(layer % found.layers for layer in layers) for layers in TRIED]
-    made = [Candidate("tried" if layers else "uniform", layers) for layers in tried]
+    sets = [Candidate("tried" if layers else "uniform", layers) for layers in tried]
     for index in INDICES:
         for per_scale in DRAFTERS:
             calibration = concluded(found, index, per_scale)
             drafters = calibration.spec("").drafters
-            made.append(Candidate(f"index {index}, {per_scale} per scale", drafters, calibration))
-    return made
+            sets.append(Candidate(f"index {index}, {per_scale} per scale", drafters, calibration))
+    return sets
 
 
 def chosen_of(
-    made: list[Candidate], scores: list[NDArray[np.float64]], calibrated: bool
+    tried: list[Candidate], scores: list[NDArray[np.float64]], calibrated: bool
 ) -> Candidate:
     """The candidate of one kind whose pictures are the closest in the mean."""
-    kind = [(scores[i].mean(), -i) for i, c in enumerate(made) if bool(c.calibration) == calibrated]
-    return made[-max(kind)[1]]
+    kind = [
+        (scores[i].mean(), -i) for i, c in enumerate(tried) if bool(c.calibration) == calibrated
+    ]
+    return tried[-max(kind)[1]]
 
 
 def said(drafters: Drafters) -> str:
@@ -181,7 +183,7 @@ def on_own_map(found: Calibration) -> str:
 
 def measured_text(
     by_top: dict[int, Calibration],
-    made: list[Candidate],
+    candidates: list[Candidate],
     scores: list[NDArray[np.float64]],
     compared: dict[str, tuple[Candidate, NDArray[np.float64]]],
     default: str,
@@ -238,7 +240,10 @@ def measured_text(
         f"`contact_sheet --trained`, seed {SEED}; the best set of either kind goes on.",
         table(
             head,
-            [[c.name, said(c.drafters), *decibels(s)] for c, s in zip(made, scores, strict=True)],
+            [
+                [c.name, said(c.drafters), *decibels(s)]
+                for c, s in zip(candidates, scores, strict=True)
+            ],
         ),
         f"On {len(COMPARING)} other prompts:",
         table(
@@ -319,15 +324,15 @@ def main() -> None:
         by_top[top] = calibrate(pipeline, CalibrationRequest(pictures, top=top, coded=top == TOP))
     found = by_top[TOP]
 
-    made, scores = candidates(found), []
+    tried, scores = candidates(found), []
     choosing = Closeness(pipeline, CHOOSING)
-    for candidate in made:
+    for candidate in tried:
         scores.append(choosing.of(candidate.drafters))
         print(candidate.name, *decibels(scores[-1]), file=sys.stderr)
     finalists = {
-        "tried": chosen_of(made, scores, calibrated=False),
-        "calibrated": chosen_of(made, scores, calibrated=True),
-        "uniform": made[0],
+        "tried": chosen_of(tried, scores, calibrated=False),
+        "calibrated": chosen_of(tried, scores, calibrated=True),
+        "uniform": tried[0],
     }
     comparing = Closeness(pipeline, COMPARING)
     compared = {kind: (c, comparing.of(c.drafters)) for kind, c in finalists.items()}
@@ -357,7 +362,7 @@ def main() -> None:
         write(images / f"calibration-index-{index}.png", index_map(numbers))
     write(images / "calibration-s-cas.png", mass_maps(found.to_dict()))
     page = ROOT / "docs/calibration.md"
-    text = measured_text(by_top, made, scores, compared, default)
+    text = measured_text(by_top, tried, scores, compared, default)
     write(page, pages.replaced(page.read_text(encoding="utf-8"), MEASURED, text).encode())
 
 

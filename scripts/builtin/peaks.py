@@ -16,7 +16,6 @@ import torch
 from torch import Tensor, nn
 
 LIMIT = 10.0  # spreads from the mean: a part of ten by ten pixels, alone in 128 x 128, has 12.8
-PEAKS = 1e-3  # weight of the excess in a training's loss
 
 
 def standardised(x: Tensor, groups: int) -> Tensor:

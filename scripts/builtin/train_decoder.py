@@ -20,7 +20,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from safetensors.torch import save_file
 from torch import Tensor
 
@@ -33,8 +32,8 @@ from scripts.builtin.backbone import backbone, feature_distance
 from scripts.builtin.captions import training_rows
 from scripts.builtin.compositions import Composer, stacked
 from scripts.builtin.dataset import PIXELS, load_rows
-from scripts.builtin.peaks import PEAKS, watched
-from scripts.builtin.train_tokenizer import EDGES, edge_loss
+from scripts.builtin.losses import picture_loss
+from scripts.builtin.peaks import watched
 from scripts.builtin.training import (
     Averaged,
     held_rate,
@@ -131,12 +130,12 @@ def main() -> None:
         rng = np.random.default_rng((2, step))
         noise = torch.Generator().manual_seed(step)
         plain = [images[i] for i in rng.choice(kept, args.batch - COMPOSED, replace=False)]
-        made = stacked([composer.draw(rng) for _ in range(COMPOSED)])
-        batch = torch.from_numpy(np.concatenate([np.stack(plain), made])).to(device)
+        composed = stacked([composer.draw(rng) for _ in range(COMPOSED)])
+        batch = torch.from_numpy(np.concatenate([np.stack(plain), composed])).to(device)
         # contiguous: group norm's backward is far slower on channels-last memory
         x = batch.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
-        some = torch.rand((len(x), 1, 1, 1), generator=noise) < FLIPPED
-        share = some * torch.rand((len(x), 1, 1, 1), generator=noise) * FLIPS
+        flipped = torch.rand((len(x), 1, 1, 1), generator=noise) < FLIPPED
+        share = flipped * torch.rand((len(x), 1, 1, 1), generator=noise) * FLIPS
 
         def flip(
             scale: int, bits: Tensor, share: Tensor = share, noise: torch.Generator = noise
@@ -159,8 +158,7 @@ def main() -> None:
                 goal = features.stages(x)
             maps = features.stages(y.clamp(-1.1, 1.1))
         far = feature_distance([m.float() for m in maps], [m.float() for m in goal]).mean()
-        loss = F.l1_loss(y, x) + F.mse_loss(y, x) + EDGES * edge_loss(y, x)
-        loss = loss + args.perceptual * far + PEAKS * beyond
+        loss = picture_loss(y, x, beyond) + args.perceptual * far
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)

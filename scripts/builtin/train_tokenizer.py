@@ -17,7 +17,6 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from safetensors.torch import save_file
-from torch import Tensor
 
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
@@ -25,6 +24,8 @@ from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.captions import is_held_out
 from scripts.builtin.dataset import PIXELS, load_rows
+from scripts.builtin.losses import picture_loss
+from scripts.builtin.peaks import watched
 from scripts.builtin.training import (
     Averaged,
     learning_rate,
@@ -34,16 +35,8 @@ from scripts.builtin.training import (
 )
 
 COMMITMENT = 0.25  # keeps the encoder's output at the size that sums of unit codes can reach
-EDGES = 0.5
 BYPASS = 0.7  # share of pictures at the start
 BYPASS_STEPS = 400
-
-
-def edge_loss(x: Tensor, y: Tensor) -> Tensor:
-    """Mean absolute difference of the horizontal and vertical gradients."""
-    dx = (x[..., :, 1:] - x[..., :, :-1]) - (y[..., :, 1:] - y[..., :, :-1])
-    dy = (x[..., 1:, :] - x[..., :-1, :]) - (y[..., 1:, :] - y[..., :-1, :])
-    return dx.abs().mean() + dy.abs().mean()
 
 
 def main() -> None:
@@ -109,11 +102,10 @@ def main() -> None:
         bypass = torch.rand(len(x), 1, 1, 1, generator=noise) < BYPASS * (1 - step / BYPASS_STEPS)
         through = latent + torch.where(bypass.to(device), 0.0, (q.total - latent).detach())
         with torch.autocast(device.type, torch.bfloat16):
-            y = model.decoder(through).float()
-        commitment = F.mse_loss(latent, q.total)
-        loss = (
-            F.l1_loss(y, x) + F.mse_loss(y, x) + EDGES * edge_loss(y, x) + COMMITMENT * commitment
-        )
+            with watched(model.decoder) as peaks:
+                y = model.decoder(through).float()
+            beyond = peaks.take()
+        loss = picture_loss(y, x, beyond) + COMMITMENT * F.mse_loss(latent, q.total)
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)

@@ -64,24 +64,24 @@ def test_pictures_and_captions_agree(data: Path, monkeypatch: pytest.MonkeyPatch
     rng = np.random.default_rng(0)
     kinds = set()
     for _ in range(200):
-        made = composer.draw(rng)
+        result = composer.draw(rng)
         middle = SIZE // 2
         places = {"one": (middle, middle), "left": (middle, PAIR // 2)}
         places["right"] = (middle, SIZE - PAIR // 2)
         colour = {"red apple": RED, "octopus": GREEN}
-        if "apple" in made.caption and "octopus" in made.caption:
+        if "apple" in result.caption and "octopus" in result.caption:
             kinds.add("pair")
-            apple_first = made.caption.index("apple") < made.caption.index("octopus")
+            apple_first = result.caption.index("apple") < result.caption.index("octopus")
             order = ["red apple", "octopus"] if apple_first else ["octopus", "red apple"]
             for place, concept in zip(("left", "right"), order, strict=True):
-                assert tuple(made.picture[places[place]]) == colour[concept], made.caption
+                assert tuple(result.picture[places[place]]) == colour[concept], result.caption
         else:
             kinds.add("one")
-            concept = "octopus" if "octopus" in made.caption else "red apple"
-            assert tuple(made.picture[places["one"]]) == colour[concept]
-            assert ground(made.caption)
-        corner = made.picture[0, 0].astype(int)
-        name = ground(made.caption)
+            concept = "octopus" if "octopus" in result.caption else "red apple"
+            assert tuple(result.picture[places["one"]]) == colour[concept]
+            assert ground(result.caption)
+        corner = result.picture[0, 0].astype(int)
+        name = ground(result.caption)
         if name:
             assert np.abs(corner - COLOURS[name]).max() <= compositions.JITTER
         else:
@@ -107,3 +107,18 @@ def test_held_out_combinations_are_never_drawn(data: Path) -> None:
         caption = composer.draw(rng).caption
         assert "apple" not in caption or "octopus" not in caption
         assert "octopus" not in caption or ground(caption) == "blue"
+
+
+def test_compositions_are_as_large_as_their_drawings(data: Path, tmp_path: Path) -> None:
+    large = tmp_path / "large"
+    large.mkdir()
+    for name in ("images.npy", "coverage.npy"):
+        np.save(large / name, np.load(data / name).repeat(2, axis=1).repeat(2, axis=2))
+    (large / "index.jsonl").write_text((data / "index.jsonl").read_text())
+    for seed in range(8):
+        small = Composer(data, ROWS).draw(np.random.default_rng(seed))
+        twice = Composer(large, ROWS).draw(np.random.default_rng(seed))
+        assert twice.caption == small.caption
+        assert twice.picture.shape == (2 * SIZE, 2 * SIZE, 3)
+        apart = np.abs(twice.picture[::2, ::2].astype(int) - small.picture.astype(int))
+        assert (apart > 2).mean() < 0.02  # at the edges of what was put there

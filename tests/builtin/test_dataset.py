@@ -16,6 +16,7 @@ from scripts.builtin.captions import HeldOut
 from scripts.builtin.dataset import (
     ARRAYS,
     SIZE,
+    STYLES,
     Drawings,
     bare,
     choose_concepts,
@@ -25,6 +26,7 @@ from scripts.builtin.dataset import (
     is_gendered_copy,
     manifest_of,
     render,
+    write,
 )
 from scripts.builtin.fetch import Package, fetch, integrity_of, read_json
 
@@ -123,6 +125,30 @@ def test_the_index_has_a_row_a_drawing_with_its_flags() -> None:
     ]
     assert [row["heldout_concept"] for row in rows] == [True, True, False, False]
     assert [row["heldout_style"] for row in rows] == [False, False, False, True]
+
+
+def test_a_style_has_what_it_draws_and_holds_out_what_the_same_hand_does() -> None:
+    concepts = choose_concepts(EMOJI, GROUPS, {"1f528", "1f552"})
+    held_out = HeldOut(frozenset(), frozenset({("clock", "noto"), ("hammer", "flat")}))
+    drawn = {style: {"1f528", "1f552"} for style in STYLES} | {"noto-v1": {"1f552"}}
+    rows = {row["id"]: row["heldout_style"] for row in index_rows(concepts, held_out, drawn)}
+    assert rows == {
+        "1f528.flat": True, "1f528.noto": False, "1f528.fluent": True,
+        "1f552.flat": False, "1f552.noto": True, "1f552.fluent": False, "1f552.noto-v1": True,
+    }  # fmt: skip
+
+
+def test_a_data_set_is_written_in_any_size_by_any_number_of_processes(tmp_path: Path) -> None:
+    pytest.importorskip("resvg_py")
+    rows = index_rows(choose_concepts(EMOJI, GROUPS, {"1f528"}), HeldOut(frozenset(), frozenset()))
+    svgs = [drawings().svg("1f7e5"), drawings(width=16).svg("1f7e5")]
+    for jobs in (1, 2):
+        write(tmp_path / str(jobs), rows, svgs, 64, jobs)
+    one, two = (np.load(tmp_path / name / "images.npy") for name in ("1", "2"))
+    assert one.shape == (2, 64, 64, 3)
+    assert np.array_equal(one, two)
+    assert is_complete(tmp_path / "2", rows, 64)
+    assert not is_complete(tmp_path / "2", rows, 128)
 
 
 def test_a_folder_is_complete_only_with_the_very_pictures(tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from scalekv.configs.models import model_named
+from scalekv.configs.option import NO_SETTINGS
 from scalekv.configs.options import SETTINGS
 from tests.cli.conftest import Outcome, StandIn
 
@@ -34,12 +35,12 @@ def test_what_the_preset_says_is_shown(
     own.write_text(changed)
     assert model_named(str(own)).sampling.cfg_layer == -5
     monkeypatch.setenv("SCALEKV_MODEL", str(own))
-    said = json.loads(scalekv("config", "--json").out)["settings"]
+    facts = json.loads(scalekv("config", "--json").out)["settings"]
     for name, value in (("cfg_layer", "-5"), ("pixels", "1M"), ("top_p", "0.97")):
-        assert (said[name]["value"], said[name]["from"]) == (value, "preset own")
+        assert (facts[name]["value"], facts[name]["from"]) == (value, "preset own")
     monkeypatch.setenv("SCALEKV_CFG_LAYER", "0")
-    said = json.loads(scalekv("config", "--json").out)["settings"]
-    assert (said["cfg_layer"]["value"], said["cfg_layer"]["from"]) == ("0", "SCALEKV_CFG_LAYER")
+    facts = json.loads(scalekv("config", "--json").out)["settings"]
+    assert (facts["cfg_layer"]["value"], facts["cfg_layer"]["from"]) == ("0", "SCALEKV_CFG_LAYER")
 
 
 BAD = [
@@ -109,8 +110,12 @@ def test_other_variables_are_left_alone_and_named(
     others = ["SCALEKV_PORT", "SCALEKV_PORT_80_TCP_ADDR", "SCALEKV_SERVICE_HOST", "SCALEKV_VERSION"]
     for name in others:
         monkeypatch.setenv(name, "1")
+    for name in NO_SETTINGS:
+        monkeypatch.setenv(name, "")
+    monkeypatch.setenv("SCALEKV_API_KEY", "secret")
     done = scalekv("config")
     assert done.code == 0, done.err
+    assert "secret" not in done.out
     assert done.out.splitlines()[-1] == f"not settings: {', '.join(others)}"
     assert json.loads(scalekv("config", "--json").out)["unused_variables"] == others
 

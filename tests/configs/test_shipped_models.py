@@ -85,6 +85,7 @@ GOOD = (FOLDER / "emoji.yaml").read_text(encoding="utf-8")
         ("[1, 2, 4, 4]", "[1, x]", ["ch_mult", "whole number"]),
         ("cfg: 3.0", "cfg: strong", ["key sampling, key cfg", "number"]),
         ("summary:", "sumary:", ["unknown key 'sumary'", "did you mean summary"]),
+        ("pixels: 0.06M", "pixels: 0.06M\npixels_too: [7M]", ["key pixels_too", "class '7M'"]),
         (GOOD, "- no\n- mapping\n", ["no mapping"]),
         (GOOD, "a: [", ["YAML"]),
     ],

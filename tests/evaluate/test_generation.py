@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 
 from scripts.builtin.captions import Row, load_heldout
-from scripts.builtin.scorer import FEATURES, Scorer, load_scorer
+from scripts.builtin.dataset import SIZE
+from scripts.builtin.scorer import FEATURES, Scorer, as_judged, load_scorer
 from scripts.evaluate.generation import (
     CHOICES,
     GROUPS,
@@ -192,3 +193,9 @@ def test_refusals(
     assert main(["--data", str(tmp_path), "--out", str(tmp_path / "out"), *arguments]) == 2
     assert message in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_large_picture_is_judged_at_the_size_of_the_drawings() -> None:
+    small = np.random.default_rng(0).integers(0, 256, (SIZE, SIZE, 3), dtype=np.uint8)
+    assert as_judged(small) is small
+    assert np.array_equal(as_judged(small.repeat(2, axis=0).repeat(2, axis=1)), small)

@@ -71,5 +71,5 @@ def run(
 
     how = Guidance(**settings)
     with torch.inference_mode(), inside or nullcontext():
-        condition = conditions(model, [features()], None, how)
+        condition = conditions(model, [features().to(model.pos_start.device)], None, how)
         return generate_codes(model, condition, schedule, False, how, choose), logits

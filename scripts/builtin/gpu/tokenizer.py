@@ -27,8 +27,9 @@ from scripts.builtin.gpu.clock import Every, Stop, TimeLimit, rate_at
 from scripts.builtin.gpu.files import VAE, save_tensors
 from scripts.builtin.gpu.pictures import Pictures
 from scripts.builtin.gpu.start import Weights
-from scripts.builtin.peaks import PEAKS, watched
-from scripts.builtin.train_tokenizer import COMMITMENT, EDGES, edge_loss
+from scripts.builtin.losses import picture_loss
+from scripts.builtin.peaks import watched
+from scripts.builtin.train_tokenizer import COMMITMENT
 from scripts.builtin.training import Averaged, load_checkpoint, save_checkpoint
 
 CLASSES = ("0.25M", "0.06M")
@@ -164,8 +165,8 @@ def train(
             ]
         )
         x = as_input(torch.from_numpy(pictures.images[chosen]).to(device), pixels)
-        some = torch.rand((count, 1, 1, 1), generator=noise, device=device) < FLIPPED
-        flips = some * torch.rand((count, 1, 1, 1), generator=noise, device=device) * FLIPS
+        flipped = torch.rand((count, 1, 1, 1), generator=noise, device=device) < FLIPPED
+        flips = flipped * torch.rand((count, 1, 1, 1), generator=noise, device=device) * FLIPS
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"] * rate_at(share, step)
         with torch.autocast(device.type, torch.bfloat16):
@@ -181,9 +182,8 @@ def train(
             maps = features.stages(y.clamp(-1.1, 1.1))
         far = feature_distance([m.float() for m in maps], [m.float() for m in goal]).mean()
         apart = (latent - total).square().mean((1, 2, 3))
-        commitment = (apart * ~some.flatten()).sum() / (~some).sum().clamp_min(1)
-        loss = F.l1_loss(y, x) + F.mse_loss(y, x) + EDGES * edge_loss(y, x)
-        loss = loss + COMMITMENT * commitment + PERCEPTUAL * far + PEAKS * beyond
+        commitment = (apart * ~flipped.flatten()).sum() / (~flipped).sum().clamp_min(1)
+        loss = picture_loss(y, x, beyond) + COMMITMENT * commitment + PERCEPTUAL * far
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(parameters.values(), 1.0)

@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import yaml
 
+from scalekv.infinity_patch import Request, generate, load
+from scalekv.infinity_patch.files.hub import BUILT_IN
 from scripts.builtin.bundle import BACKBONE, DRAWINGS, MANIFEST, check, manifest_of, pack_drawings
-from scripts.builtin.captions import load_heldout
+from scripts.builtin.captions import Row, load_heldout
 from scripts.builtin.gpu import files
 from scripts.builtin.gpu.pictures import SIDE, prepare
+from scripts.builtin.ship import ship_run
 
 ROOT = Path(__file__).parents[3]
 SVG = (
@@ -34,7 +37,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from scripts.builtin.bundle import pack_backbone
 
     folder = tmp_path_factory.mktemp("bundle")
-    rows: list[Any] = []
+    rows: list[Row] = []
     svgs: list[str] = []
     for number, concept in enumerate(CONCEPTS):
         for style in ("flat", "noto", "fluent"):
@@ -115,3 +118,13 @@ def test_a_run_goes_on_and_leaves_what_can_be_brought_back(bundle: Path, tmp_pat
     log = json.loads((out / files.LOG).read_text())
     assert log["tokenizer"]["steps"][-1]["step"] == steps[0]
     assert log["transformer"]["steps"][-1]["step"] > steps[1]
+
+    # what it leaves is a model that draws both sizes
+    model = tmp_path / "model"
+    shutil.copytree(BUILT_IN / "emoji", model)
+    ship_run(out, model, model / "emoji.yaml")
+    pipeline = load(str(model / "emoji.yaml"), device="cpu")
+    for pixels, side in ((None, 256), ("0.06M", 128)):
+        asked = Request(("a pizza",), policy="scalekv", budget="10%", pixels=pixels)
+        (picture,) = generate(pipeline, asked)
+        assert picture.image.size == (side, side)

@@ -11,6 +11,7 @@ from scalekv.configs.models import model_named
 from scalekv.infinity_patch.asked.check import check
 from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.asked.settled import settle
+from scalekv.infinity_patch.schedules import sizes_of
 from scalekv.kv.errors import UserError
 
 GOOD = Request(("a red apple",))
@@ -100,3 +101,12 @@ def test_bytes_come_to_a_mean() -> None:
     asked = replace(GOOD, budget=f"{tenth}B")
     assert settle(asked, preset, "cpu", "fp32").asked.mean == 26
     assert settle(asked, preset, "cpu", "bf16").asked.mean == 52
+
+
+def test_a_model_draws_every_pixel_class_that_it_was_trained_for() -> None:
+    preset = replace(model_named("emoji"), pixels="0.25M", pixels_too=("0.06M",))
+    for pixels in (None, "0.25M", "0.06M"):
+        check(replace(GOOD, pixels=pixels), preset)
+    assert set(sizes_of(preset)) == {(256, 256), (128, 128)}
+    with pytest.raises(UserError, match=r"0\.25M or 0\.06M"):
+        check(replace(GOOD, pixels="1M"), preset)

@@ -18,6 +18,7 @@ from torch import Tensor
 from scalekv.configs.models import model_named, read_preset
 from scalekv.infinity_patch import Request, generate, load
 from scalekv.infinity_patch.files.hub import BUILT_IN, model_files
+from scalekv.infinity_patch.loading.aligned_file import write_aligned
 from scalekv.infinity_patch.loading.checkpoint import WeightsDamaged
 from scalekv.infinity_patch.loading.convert import ConversionProgress, convert, plan_conversion
 from scalekv.infinity_patch.loading.placement import Placement
@@ -61,7 +62,11 @@ def test_a_copy_draws_the_same_pictures_and_is_mapped(tmp_path: Path) -> None:
     assert differing <= {"weights"}  # which files they were, for whoever makes a picture again
     for number, (part, module) in enumerate((("transformer", copy.model), ("vae", copy.vae))):
         path = tmp_path / "copy" / f"{part}.safetensors"
-        assert {mapped_file(p) for p in module.parameters()} == {str(path)}
+        large, small = (
+            [p for p in module.parameters() if (p.nbytes % 64 != 0) is odd] for odd in (False, True)
+        )
+        assert {mapped_file(p) for p in large} == {str(path)}
+        assert sum(p.nbytes for p in small) < 2000  # they begin where they should in memory alone
         assert stat.S_IMODE(path.stat().st_mode) == 0o644
         assert copy.weights_bytes[part] == plan.parts[number].nbytes
     assert sum(p.stat().st_size for p in (tmp_path / "copy").rglob("*")) < plan.nbytes + 100_000
@@ -230,3 +235,43 @@ def test_the_index_says_how_large_it_is(tmp_path: Path) -> None:
     convert(plan)
     index = json.loads((tmp_path / "copy/transformer/model.safetensors.index.json").read_text())
     assert index["metadata"]["total_size"] == plan.parts[0].nbytes
+
+
+@pytest.mark.parametrize("dtype", ["fp32", "bf16"])
+def test_products_with_a_copys_weights_are_those_of_the_originals(
+    tmp_path: Path, dtype: str
+) -> None:
+    """A vector times a matrix depends in its last bits on where in memory the matrix begins."""
+    folder = Path(shutil.copytree(BUILT_IN / "emoji", tmp_path / "own"))
+    for name in ("transformer", "vae"):
+        path = folder / f"{name}.safetensors"
+        tensors = {n: t.float() for n, t in load_file(path).items()}
+        save_file(tensors, path, {"moves the tensors": "x" * 13})
+    plan = plan_conversion(EMOJI, tmp_path / "copy", dtype=dtype, weights_dir=folder)
+    pipelines = [
+        load("emoji", device="cpu", dtype=dtype, weights_dir=folder),
+        load(read_preset(convert(plan)), device="cpu", dtype=dtype),
+    ]
+    parts = [[p for part in (one.model, one.vae) for p in part.parameters()] for one in pipelines]
+    for original, copied in zip(*parts, strict=True):
+        assert original.data_ptr() % 64 == copied.data_ptr() % 64 == 0
+        assert torch.equal(original, copied)
+        if original.ndim == 2:
+            x = torch.linspace(-1, 1, original.shape[1], dtype=original.dtype)[None]
+            both = [torch.nn.functional.linear(x, weights) for weights in (original, copied)]
+            assert torch.equal(*both)
+
+
+def test_an_aligned_file_is_read_by_the_library(tmp_path: Path) -> None:
+    result = torch.Generator().manual_seed(0)
+    tensors = {
+        "odd": torch.randn(3, generator=result),
+        "ünïcode": torch.randn(16, 2, generator=result).half(),
+        "none": torch.empty(0, 4),
+        "one": torch.tensor(1.5),
+        "a": torch.randn(64, 5, generator=result).bfloat16(),
+    }
+    write_aligned(tmp_path / "a.safetensors", tensors)
+    found = load_file(tmp_path / "a.safetensors")
+    assert found.keys() == tensors.keys()
+    assert all(torch.equal(found[name], tensor) for name, tensor in tensors.items())

@@ -28,8 +28,8 @@ def vae() -> Autoencoder:
 
 def latent() -> torch.Tensor:
     """Two maps of codes, higher than wide."""
-    made = torch.Generator().manual_seed(0)
-    signs = torch.randint(2, (2, SPEC.bits, 7, 5), generator=made) * 2 - 1
+    result = torch.Generator().manual_seed(0)
+    signs = torch.randint(2, (2, SPEC.bits, 7, 5), generator=result) * 2 - 1
     codes: torch.Tensor = signs / SPEC.bits**0.5
     return codes
 
@@ -70,3 +70,24 @@ def test_half_precision_pictures_are_close(vae: Autoencoder) -> None:
         exact, close = vae.decode(latent()), half.decode(latent())
     assert close.dtype == torch.float32
     assert float((close - exact).abs().mean()) < 0.02
+
+
+@pytest.mark.parametrize("mean", [0.0, 30.0, 1000.0])
+def test_statistics_of_strips_are_those_of_the_whole_map(
+    mean: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(autoencoder, "STRIP", {"cpu": 5000})
+    result = torch.Generator().manual_seed(0)
+    x = mean + torch.randn(2, 48, 31, 17, generator=result)
+    norm = autoencoder.Norm(48)
+    assert len(list(strips(x))) > 5
+    with torch.inference_mode():
+        factor, shift = norm._factor_and_shift(x)
+        exact = x.double().unflatten(1, (norm.norm.num_groups, -1)).flatten(2)
+        spread = (exact.var(-1, correction=0) + autoencoder.NORM_EPS).rsqrt()
+        each = 48 // norm.norm.num_groups
+        torch.testing.assert_close(
+            factor.double(), spread.repeat_interleave(each, 1), rtol=2e-7, atol=0
+        )
+        wanted = (-exact.mean(-1) * spread).repeat_interleave(each, 1)
+        torch.testing.assert_close(shift.double(), wanted, rtol=2e-7, atol=2e-7)

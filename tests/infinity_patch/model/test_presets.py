@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from scalekv.configs.models import PIXELS, list_models, model_named
+from scalekv.configs.models import list_models, model_named
+from scalekv.configs.spec import PIXELS
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.infinity_patch.schedules import PIXEL_CLASSES, full_schedule
