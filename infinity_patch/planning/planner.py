@@ -139,6 +139,7 @@ def work_of(
         dtype=settled.dtype,
         kv_dtype=settled.request.kv_dtype,
         note_bytes=settled.note_bytes,
+        constants=settled.constants,
         kv_on_host=settled.request.kv_device == "cpu" and settled.device != "cpu",
         placement=placement,
         text_tokens=text_tokens,

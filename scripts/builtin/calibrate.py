@@ -1,5 +1,5 @@
 """Calibrate the built-in model, compare the drafters found with drafters tried out, and write what
-ships: its budgets, its HeatKV order, the maps and the tables of docs/calibration.md.
+ships: its budgets, its HeatKV order, its constants, the maps and the tables of docs/calibration.md.
 
 python -m scripts.builtin.calibrate
 """
@@ -32,6 +32,7 @@ from scalekv.infinity_patch.likeness import likeness
 from scalekv.kv.budgets.asked import BudgetSpec
 from scalekv.kv.budgets.budget import Drafters
 from scalekv.kv.budgets.heat_order import write_order
+from scalekv.kv.coded.constants import write_constants
 from scripts.builtin import pages
 from scripts.evaluate import contact_sheet
 
@@ -320,7 +321,7 @@ def main() -> None:
     by_top = {}
     for top in TOPS:
         print(f"measuring, K' {top}", file=sys.stderr)
-        by_top[top] = calibrate(pipeline, CalibrationRequest(pictures, top=top))
+        by_top[top] = calibrate(pipeline, CalibrationRequest(pictures, top=top, coded=top == TOP))
     found = by_top[TOP]
 
     tried, scores = candidates(found), []
@@ -353,6 +354,8 @@ def main() -> None:
         text = budget_text(as_published(percent, found.layers), comment)
         write(folder / f"as-published-{percent.rstrip('%')}.yaml", text.encode())
     write(folder / "heat-order.json", write_order(found.order()).encode())
+    assert found.constants is not None, "they were asked for"
+    write(folder / "coded.safetensors", write_constants(found.constants))
     write(folder / SHIPPED, sparsity_text(found).encode())
     for index in INDICES:
         numbers = concluded(found, index, 2).to_dict()
