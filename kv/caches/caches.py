@@ -4,7 +4,6 @@ choose what stays. Knows no model; attention itself is handed in."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,9 +13,10 @@ from scalekv.kv.budgets.budget import Budget, BytesOf
 from scalekv.kv.budgets.moments import within
 from scalekv.kv.caches.attending import Attention, Joined, Placed, Ragged, attended, distribute
 from scalekv.kv.caches.choosing import Asked, RawQueries, alike
-from scalekv.kv.caches.held import HeldFormat
+from scalekv.kv.caches.held import HeldFormat, KeysToCome
 from scalekv.kv.caches.layer import LayerCache
 from scalekv.kv.caches.layout import by_token, empty
+from scalekv.kv.caches.refusals import check_held, check_same_schedule, check_turn
 from scalekv.kv.caches.storage import Storage
 from scalekv.kv.caches.workspace import Workspace
 from scalekv.kv.dtypes import DTYPE_NAMES
@@ -165,7 +165,7 @@ class Caches:
         Raises:
             UserError: as `attend`.
         """
-        like = _Like(shape, dtype, device)
+        like = KeysToCome(shape, dtype, device)
         if layer == 0 and scale == 0:
             self._begin(schedule, like)
         ledger = self._checked_turn(layer, scale, schedule, like)
@@ -253,7 +253,7 @@ class Caches:
         self.layers[layer].keep_sequences(count)
         self._record(self.ledger, layer, self._next_scale[layer])
 
-    def _grown(self, layer: int, scale: int, schedule: Schedule, like: _Like) -> Tensor | None:
+    def _grown(self, layer: int, scale: int, schedule: Schedule, like: KeysToCome) -> Tensor | None:
         """Where held and new tokens lie together already; None: they do not, or not for long,
         since some have to be dropped."""
         following = min(scale + 1, len(schedule) - 1)
@@ -262,7 +262,7 @@ class Caches:
             return None
         return self.layers[layer].grown(like, room[0])
 
-    def _joined(self, layer: int, like: _Like) -> Joined:
+    def _joined(self, layer: int, like: KeysToCome) -> Joined:
         """Copies of the held tokens with room for the new ones behind them."""
         cache = self.layers[layer]
         if cache.all_together and not cache.tokens:  # nothing to join
@@ -288,7 +288,7 @@ class Caches:
         drops = budget is not None and not isinstance(self.policy, Stores)
         self._limits = within(budget) if budget is not None and drops else None
 
-    def _begin(self, schedule: Schedule, like: _Like) -> None:
+    def _begin(self, schedule: Schedule, like: KeysToCome) -> None:
         if self._only is not None and schedule != self._only:
             raise UserError(
                 f"this picture's schedule is {schedule}",
@@ -328,29 +328,14 @@ class Caches:
         for layer in range(len(self.layers)):
             self.ledger.record(0, layer, LayerRecord(0, 0, 0, 0.0, 0, 0))
 
-    def _checked_turn(self, layer: int, scale: int, schedule: Schedule, like: _Like) -> CacheLedger:
+    def _checked_turn(
+        self, layer: int, scale: int, schedule: Schedule, like: KeysToCome
+    ) -> CacheLedger:
         """The picture's ledger, once it is sure that this call belongs to the picture."""
-        if self.ledger is None or scale != self._next_scale[layer]:
-            raise UserError(
-                f"scale {scale + 1} came when scale {self._next_scale[layer] + 1} was due",
-                where=f"layer {layer}",
-                rule="every layer goes through the scales of a picture in order",
-                fix="start the picture again from its first scale",
-            )
-        if not self.layers[layer].groups:
-            raise UserError(
-                "the layer's cache was reset in the middle of a picture",
-                where=f"layer {layer}, scale {scale + 1}",
-                rule="every layer goes through all scales of a picture",
-                fix="start the picture again from its first scale",
-            )
-        if schedule != self._schedule:
-            raise UserError(
-                f"the schedule changed from {self._schedule} to {schedule}",
-                where=f"layer {layer}, scale {scale + 1}",
-                rule="one schedule per picture",
-                fix="start the picture again from its first scale",
-            )
+        check_turn(layer, scale, None if self.ledger is None else self._next_scale[layer])
+        check_held(layer, scale, bool(self.layers[layer].groups))
+        check_same_schedule(layer, scale, schedule, self._schedule)
+        assert self.ledger is not None, "a scale is due"
         assert like.shape[2] == schedule.tokens[scale], (like.shape, schedule.scales[scale])
         return self.ledger
 
@@ -409,12 +394,3 @@ class Caches:
         held, index = (sum(column) for column in zip(*self._bytes, strict=True))
         self._peak = max(self._peak, held)
         ledger.record_held(held, index)
-
-
-@dataclass(frozen=True)
-class _Like:
-    """What is known of a scale's keys before there are any; see `Like`."""
-
-    shape: tuple[int, int, int, int]
-    dtype: torch.dtype
-    device: torch.device
