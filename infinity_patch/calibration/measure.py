@@ -168,7 +168,7 @@ class Calibration:
         }
 
     def summary(self) -> dict[str, Any]:
-        """What a person wants to know, for JSON; scale numbers from 1 as in budget files."""
+        """The main results as JSON; scales are numbered from 1, as in budget files."""
         agree = self.halves_agree
         return {
             "provenance": asdict(self.provenance),
