@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from scalekv.cli.plan.room import Target
-    from scalekv.infinity_patch.planning.footprint import Footprint
+    from scalekv.infinity_patch.planning.footprint import Footprint, Work
     from scalekv.infinity_patch.planning.planner import Planner
 
 FORMAT = 1
@@ -180,6 +180,7 @@ def _figures(
         "budget": None
         if budget is None
         else {"label": budget.label, "mean": budget.mean, "origin": budget.origin},
+        **_coded(work),
         "kv_dtype": work.dtype if work.kv_dtype == "auto" else work.kv_dtype,
         "pictures": work.pictures,
         "sequences": work.sequences,
@@ -207,6 +208,28 @@ def _figures(
         "lower_bound": LowerBound.of(work.schedule, shape.head_dim).to_dict(
             cache.held_peak_bytes, places
         ),
+    }
+
+
+def _coded(work: Work) -> dict[str, Any]:
+    """What there is to say of a coded cache: of this one, or that there could be one."""
+    from scalekv.configs.budget_files import calibration_file
+    from scalekv.kv.coded.plan import allocation_of, bytes_asked
+
+    if work.budget is None:
+        return {}
+    if work.constants is None:
+        known = calibration_file("coded.safetensors", work.preset.name) is not None
+        return {"alternative": "coded" if known else None}
+    allocation = allocation_of(work.constants, work.budget, work.shape, work.guided)
+    coded = allocation.first < len(work.schedule)
+    return {
+        "coded": {
+            "budget_bytes": bytes_asked(work.budget, work.shape),
+            "first_coded_scale": allocation.first + 1 if coded else None,
+            "constants_bytes": work.constants.nbytes,
+            "constants_sha256": work.constants.sha256,
+        }
     }
 
 
@@ -252,7 +275,10 @@ def _show(figures: dict[str, Any], console: Console) -> None:
 
     device = figures["device"]
     budget = figures["budget"]
+    coded = figures.get("coded")
     kept = "" if budget is None else f", budget {budget['label']} ({budget['mean']} tokens a layer)"
+    if coded is not None:
+        kept = f", budget {budget['label']} ({human_bytes(coded['budget_bytes'])}, every token)"
     count = figures["pictures"]
     together = "1 picture" if count == 1 else f"{count} pictures at once"
     lines = [
@@ -260,6 +286,16 @@ def _show(figures: dict[str, Any], console: Console) -> None:
         f"{together}, policy {figures['policy']}{kept}, cache {figures['kv_dtype']}, at most "
         f"{human_bytes(figures['cache']['held_peak_bytes'])} held at any moment",
     ]
+    if coded is not None:
+        constants = coded["constants_bytes"]
+        full = figures["full_caches"][0]["bytes"]
+        share = (figures["cache"]["held_peak_bytes"] + constants) / max(full, 1)
+        lines.append(
+            f"constants {human_bytes(constants)}, once for any batch; held and constants are "
+            f"{share:.1%} of the full cache"
+        )
+    elif figures.get("alternative"):
+        lines.append("--policy coded keeps every token in as many bytes: docs/coded.md")
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
     console.print()

@@ -107,6 +107,8 @@ def _groups(cache: Mapping[str, Any]) -> dict[str, list[list[int]]]:
 
 
 def _evicting(cache: Mapping[str, Any]) -> str:
+    if "coded" in cache and (first := cache["coded"]["first_coded_scale"]):
+        return f"Tokens are coded from scale {first} on."
     for row in cache["scales"]:
         if any(capacity < row["history_tokens"] for capacity in row["layers"]["capacity"]):
             return f"The budget holds from scale {row['scale']} on."

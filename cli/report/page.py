@@ -20,7 +20,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from scalekv.cli.report.figures import STAGES, peak_of, pictures_of_kind
-from scalekv.cli.report.kinds import drawn_with, kind_of
+from scalekv.cli.report.kinds import drawn_kind, drawn_with
 from scalekv.cli.report.memory_charts import Table, charts_of, maps_of
 from scalekv.cli.report.sidecars import Drawn, drawn_as, twins
 from scalekv.kv.sizes import human_bytes
@@ -94,7 +94,7 @@ def _title(report: Mapping[str, Any]) -> str:
         return "; ".join(
             drawn_with(kind["policy"], kind["budget"]) + pictures_of_kind(kind) for kind in kinds
         )
-    return drawn_with(*kind_of(report["cache"])) if report["cache"] else "no picture"
+    return drawn_with(*drawn_kind(report["cache"])) if report["cache"] else "no picture"
 
 
 def _outcome(report: Mapping[str, Any]) -> str:
@@ -133,6 +133,10 @@ def _key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             )
             for kind in report.get("kinds", [])[1:]
         ]
+        if "coded" in cache:
+            constants = int(cache["coded"]["constants_bytes"])
+            remark = "of the coded cache: of the model, once for any batch, not in what is held"
+            made.append(("constants", human_bytes(constants), remark))
     if report["stages"]:
         stage, peaks = max(report["stages"].items(), key=lambda item: peak_of(item[1]))
         kind = "allocated on the device" if "allocated_peak_bytes" in peaks else "resident"
@@ -169,7 +173,7 @@ def _pictures(
 
 
 def _shown(drawn: Drawn, place: Path) -> Shown:
-    label = "full cache" if drawn.full else drawn_with(*kind_of(drawn.sidecar["cache"]))
+    label = "full cache" if drawn.full else drawn_with(*drawn_kind(drawn.sidecar["cache"]))
     link = os.path.relpath(drawn.path.resolve(), place.resolve())
     with Image.open(drawn.path) as image:
         width, height = image.size

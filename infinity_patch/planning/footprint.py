@@ -15,6 +15,8 @@ from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.model import parameters
 from scalekv.infinity_patch.pieces import LARGE, ROWS, STRIP
 from scalekv.kv.budgets.budget import Budget
+from scalekv.kv.coded.constants import Constants
+from scalekv.kv.coded.plan import allocation_of, predicted_coded
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CachePrediction, CacheShape, predicted
 from scalekv.kv.precision import ELEMENT_BYTES, precision_of
@@ -55,6 +57,8 @@ class Work:
         kv_dtype: of the held cache; "auto": as `dtype`.
         kv_on_host: whether the held cache stays in the host's memory.
         note_bytes: of the policy's notes on one held token.
+        constants: of a policy that stores tokens by them, whose budget is one of bytes; None: of
+            any other.
         text_tokens: of the longest prompt.
     """
 
@@ -69,6 +73,7 @@ class Work:
     kv_on_host: bool = False
     placement: Placement = field(default_factory=Placement)
     note_bytes: int = 0
+    constants: Constants | None = None
     text_tokens: int = TEXT_TOKENS
 
     @property
@@ -129,10 +134,14 @@ def footprint(work: Work) -> Footprint:
         UserError: the text encoder's sizes are not known, or a budget that cannot be.
     """
     shape = work.shape
-    precision = precision_of(work.kv_dtype, work.dtype)
-    cache = predicted(
-        work.schedule, shape, work.budget, precision, work.note_bytes, work.kv_on_host
-    )
+    if work.constants is not None and work.budget is not None:
+        allocation = allocation_of(work.constants, work.budget, shape, work.guided)
+        cache = predicted_coded(allocation, shape)
+    else:
+        precision = precision_of(work.kv_dtype, work.dtype)
+        cache = predicted(
+            work.schedule, shape, work.budget, precision, work.note_bytes, work.kv_on_host
+        )
     weights = weight_parts(work)
     encoding = weights | {"everything_else": _encoding(work)}
     if work.placement.keep_text_encoder is False:
@@ -142,6 +151,7 @@ def footprint(work: Work) -> Footprint:
         "cache_held": held,
         "cache_index": cache.index_peak_bytes,
         "cache_transient": cache.transient_peak_bytes * (2 if work.kv_on_host else 1),
+        "cache_constants": 0 if work.constants is None else work.constants.nbytes,
     }
     stages = {
         "load": weight_parts(work),

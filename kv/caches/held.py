@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ Empty = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class HeldFormat:
-    """How a picture's held tokens are stored.
+    """How a picture's held tokens are stored, in every layer; see `scalekv.kv.caches.storage`.
 
     Attributes:
         precision: of the elements.
@@ -48,6 +48,23 @@ class HeldFormat:
     precision: Precision
     scales: int
     on_host: bool = False
+    needs_turns = False
+
+    @property
+    def by_source(self) -> bool:
+        """See `LayerStorage`."""
+        return self.precision.quantised
+
+    def turned(self, turns: Tensor | None) -> None:
+        """See `Storage`."""
+
+    def of_layer(self, layer: int) -> HeldFormat:
+        """See `Storage`; all layers alike."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Storage`; the precision says it all."""
+        return {}
 
     def reads_in_place(self, like: Like) -> bool:
         """Whether attention may read held tokens where they lie: keys are like (B, H, L, D)."""

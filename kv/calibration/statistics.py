@@ -139,7 +139,9 @@ class AttentionStatistics:
         self._entropy: Numbers | None = None
         self._each: list[Numbers] = []  # own, top, focus of each picture: (3, K, N, H)
 
-    def __call__(self, layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor) -> None:
+    def __call__(
+        self, layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor, v: Tensor
+    ) -> None:
         """Measures one attention call; see `scalekv.kv.caches.caches.Observer`."""
         assert schedule == self.schedule, f"{schedule}, statistics are of {self.schedule}"
         if layer == 0 and scale == 0:

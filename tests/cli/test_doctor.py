@@ -42,7 +42,7 @@ def test_memory_is_what_a_plan_says(scalekv: Program, monkeypatch: pytest.Monkey
     monkeypatch.setattr(room, "device_memory", lambda _: ("a card", 20 << 30))
     done = scalekv("doctor", "--model", "infinity-8b").out
     assert "problem room: 1 picture of infinity-8b" in done
-    assert "fix: --budget" in done
+    assert "fix: --text-device cpu with one picture at a time" in done
     monkeypatch.setenv("SCALEKV_OFFLOAD", "true")
     assert "ok      room: " in scalekv("doctor", "--model", "infinity-8b").out
 
@@ -63,7 +63,7 @@ def test_a_setting_that_cannot_be_is_a_finding(
     monkeypatch.setenv("SCALEKV_BUDGET", "0%")
     done = scalekv("doctor")
     assert done.code == 1
-    assert "problem room: 0% is not a share of the history" in done.out
+    assert "problem settings: 0% is not a share of the history (SCALEKV_BUDGET)" in done.out
 
 
 def test_json(scalekv: Program, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -120,3 +120,11 @@ def test_a_budget_of_040_is_forty_tokens(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text("model: emoji\nlayers: 6\nmean: 040\nprovenance: mine\n")
     assert load_budget(path).mean == 40
+
+
+def test_a_count_beyond_all_measure_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(f"model: emoji\nlayers: 8\nmean: {'9' * 400}\nprovenance: mine\n")
+    with pytest.raises(UserError, match="mean is 9999") as refused:
+        load_budget(path)
+    assert len(str(refused.value)) < 400

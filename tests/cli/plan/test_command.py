@@ -168,3 +168,46 @@ def test_this_machine_counts_for_its_own_processor(
     assert refused.code == 2
     assert "this machine" in refused.err
     assert scalekv("generate", "a").code == 0
+
+
+def test_a_coded_cache_is_planned_with_its_constants_apart(scalekv: Program) -> None:
+    found = figures(scalekv, "plan", "--policy", "coded", "--budget", "5%")
+    full = found["full_caches"][0]["bytes"]
+    assert found["coded"]["budget_bytes"] == full * 5 // 100
+    assert 0.97 * full / 20 < found["cache"]["held_peak_bytes"] <= full / 20
+    assert found["stages"]["scales"]["cache_constants"] == found["coded"]["constants_bytes"]
+    said = " ".join(scalekv("plan", "--policy", "coded", "--budget", "5%").out.split())
+    assert "every token" in said
+    assert "once for any batch" in said
+
+
+def test_a_plan_mentions_the_coded_cache_where_there_are_constants(scalekv: Program) -> None:
+    assert figures(scalekv, "plan")["alternative"] == "coded"
+    assert "--policy coded" in scalekv("plan").out
+    assert figures(scalekv, *LARGE)["alternative"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--kv-dtype", "int8"), "in a way of its own"),
+        (("--budget", "0.1%"), "less than one token"),
+        (("--model", "infinity-2b"), "no coded.safetensors is known for infinity-2b"),
+    ],
+)
+def test_what_a_coded_cache_cannot_do_is_refused(
+    scalekv: Program, arguments: tuple[str, ...], said: str
+) -> None:
+    done = scalekv("plan", "--policy", "coded", *arguments)
+    assert done.code == 2
+    assert said in " ".join(done.err.split())
+
+
+def test_a_coded_cache_is_planned_without_torch() -> None:
+    code = (
+        "import sys; from scalekv.cli.main import main; sys.argv[1:] = "
+        "['plan', '--policy', 'coded', '--json']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

@@ -42,8 +42,10 @@ def test_a_random_model_against_the_definition() -> None:
     statistics = AttentionStatistics(SHORT, SPEC.depth, 16, halves=2, conditional=True)
     seen: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def observe(layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor) -> None:
-        statistics(layer, scale, schedule, q, k)
+    def observe(
+        layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor, v: Tensor
+    ) -> None:
+        statistics(layer, scale, schedule, q, k, v)
         seen[layer, scale] = (q[0].double(), k[0].double())
 
     with patched(model, "full") as caches:

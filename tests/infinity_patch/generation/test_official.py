@@ -19,7 +19,7 @@ from scalekv.infinity_patch.model.rotary import table_of_scale, turns_of_scale
 from scalekv.kv.memory.predicted import cache_bytes
 from scalekv.kv.policies.registry import policy_names
 from tests.infinity_patch.official import Attention, OfficialInfinity, all_tables, scales3
-from tests.infinity_patch.small import SPEC, features, small_model
+from tests.infinity_patch.small import SPEC, features, ready, small_model
 
 PAGE = Path(__file__).parents[3] / "docs" / "official-code.md"
 SCHEDULE = scales3("1:1", "0.06M")
@@ -78,9 +78,9 @@ def test_attentions_are_found_in_order_and_only_the_models_own(model: OfficialIn
     assert list(attentions(model)) == [block.sa for block in model.unregistered_blocks]
 
 
-@pytest.mark.parametrize("name", [name for name in policy_names() if name != "heatkv"])
+@pytest.mark.parametrize("name", policy_names())
 def test_every_policy(model: OfficialInfinity, name: str) -> None:
-    with patched(model, policy=name, budget="20%") as caches:
+    with patched(model, policy=ready(name), budget="20%", guided=True) as caches:
         _, logits = draw(model)
         assert all(values.isfinite().all() for values in logits)
         assert caches.ledger is not None

@@ -28,7 +28,8 @@ from tests.infinity_patch.counting import Counting, shapes_only
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SHARES = ("cache_held", "cache_index", "cache_transient", "everything_else")
 
-POLICIES = [name for name in policy_names() if name != "heatkv"]  # needs a file for each model
+WITH_FILES = ("heatkv", "coded")  # need a file for each model
+POLICIES = [name for name in policy_names() if name not in WITH_FILES]
 
 
 def cache_on_shapes(planner: Planner, pictures: int) -> dict[str, Any]:
@@ -95,7 +96,9 @@ def test_predicted_cache_bytes_are_held_bytes(
     assert list(predicted.scale_bytes) == [row["held_bytes"] for row in held["scales"]]
 
 
-@pytest.mark.parametrize(("policy", "budget"), [*product(("scalekv", "h2o"), ("10%", "60"))])
+@pytest.mark.parametrize(
+    ("policy", "budget"), [*product(("scalekv", "h2o", "coded"), ("10%", "60")), ("coded", "1%")]
+)
 def test_predicted_cache_bytes_of_real_pictures(policy: str, budget: str) -> None:
     pipeline = load("emoji", device="cpu")
     request = Request(("a red apple",), policy=policy, budget=budget)
