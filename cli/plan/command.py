@@ -125,8 +125,8 @@ def plan(
                 fix="a lighter placement, such as --offload or --text-device cpu, or more memory",
             )
         batch, asked = (found, None) if fit is Fit.BATCH else (batch, found)
-    made = planner.footprint(batch, asked)
-    figures = _figures(planner, made, target, asked)
+    footprint = planner.footprint(batch, asked)
+    figures = _figures(planner, footprint, target, asked)
     if choices.sparsity is not None:
         figures["sparsity"] = choices.sparsity.to_dict()
     if json:
@@ -160,7 +160,7 @@ def _refuse(figures: dict[str, Any]) -> NoReturn:
 
 
 def _figures(
-    planner: Planner, made: Footprint, target: Target, asked: int | None
+    planner: Planner, footprint: Footprint, target: Target, asked: int | None
 ) -> dict[str, Any]:
     """Everything as plain JSON values.
 
@@ -170,7 +170,7 @@ def _figures(
     from scalekv.infinity_patch.planning.planner import fullest
     from scalekv.kv.memory.denominators import LowerBound, uncompressed
 
-    work, cache, policy = made.work, made.cache, planner.settled.policy
+    work, cache, policy = footprint.work, footprint.cache, planner.settled.policy
     shape, budget = work.shape, work.budget
     places = shape.layers * shape.sequences * shape.heads
     return {
@@ -189,12 +189,12 @@ def _figures(
         "history_tokens": work.schedule.history,
         "device": {"type": target.device, "name": target.name, "memory_bytes": target.memory},
         "dtype": work.dtype,
-        "stages": made.stages,
-        "totals": made.totals,
-        "fullest": fullest(made),
-        "peak_bytes": made.peak,
-        "needed_bytes": made.needed,
-        "fits": None if target.memory is None else made.needed <= target.memory,
+        "stages": footprint.stages,
+        "totals": footprint.totals,
+        "fullest": fullest(footprint),
+        "peak_bytes": footprint.peak,
+        "needed_bytes": footprint.needed,
+        "fits": None if target.memory is None else footprint.needed <= target.memory,
         "cache": {
             "held_peak_bytes": cache.held_peak_bytes,
             "index_peak_bytes": cache.index_peak_bytes,
@@ -204,7 +204,7 @@ def _figures(
         "full_caches": [
             full.to_dict(cache.held_peak_bytes) for full in uncompressed(work.schedule, shape)
         ],
-        "budgets": _budgets(planner, made, target.memory, asked),
+        "budgets": _budgets(planner, footprint, target.memory, asked),
         "lower_bound": LowerBound.of(work.schedule, shape.head_dim).to_dict(
             cache.held_peak_bytes, places
         ),
@@ -234,14 +234,16 @@ def _coded(work: Work) -> dict[str, Any]:
 
 
 def _budgets(
-    planner: Planner, made: Footprint, memory: int | None, asked: int | None
+    planner: Planner, footprint: Footprint, memory: int | None, asked: int | None
 ) -> list[dict[str, Any]]:
     """The same with other budgets: what each takes, and the largest batch that fits with it."""
     from scalekv.configs.budget_files import list_budgets
     from scalekv.kv.errors import UserError
 
-    named = [spec.name for spec in list_budgets(made.work.preset.name) if spec.name != "default"]
-    own = made.work.budget.label if made.work.budget else ""
+    named = [
+        spec.name for spec in list_budgets(footprint.work.preset.name) if spec.name != "default"
+    ]
+    own = footprint.work.budget.label if footprint.work.budget else ""
     rows = []
     for label in dict.fromkeys([*BUDGETS, *named, *([own] if own else [])]):
         plans: Planner = planner
@@ -250,7 +252,7 @@ def _budgets(
             plans = planner.unbounded() if label == "full" else planner.bounded()
             budget = label
         try:
-            one = plans.footprint(made.work.pictures, budget)
+            one = plans.footprint(footprint.work.pictures, budget)
             batch = None if memory is None else plans.largest_batch(memory, budget)
         except UserError:  # of a row nobody asked for: too few tokens, or for another schedule
             continue

@@ -121,6 +121,6 @@ def make_policy(policy: str | Policy, calibration: Any) -> Policy:
     """
     if not isinstance(policy, str):
         return policy
-    made: Any = policy_named(policy)
-    ready: Policy = made if calibration is None else made.calibrated(calibration)
+    named: Any = policy_named(policy)
+    ready: Policy = named if calibration is None else named.calibrated(calibration)
     return ready

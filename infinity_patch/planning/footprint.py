@@ -16,7 +16,12 @@ from scalekv.infinity_patch.model import parameters
 from scalekv.infinity_patch.pieces import LARGE, ROWS, STRIP
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.coded.constants import Constants
-from scalekv.kv.coded.plan import allocation_of, predicted_coded
+from scalekv.kv.coded.plan import (
+    allocation_of,
+    decoding_bytes,
+    predicted_coded,
+    table_bytes,
+)
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CachePrediction, CacheShape, predicted
 from scalekv.kv.precision import ELEMENT_BYTES, precision_of
@@ -247,7 +252,14 @@ def _fullest_scale(work: Work, cache: CachePrediction) -> tuple[int, int]:
     for scale, tokens in enumerate(schedule.tokens):
         last = scale + 1 == len(schedule)
         held = cache.scale_bytes[scale] if last else cache.held_peak_bytes
-        rest = always + _block(work, tokens * work.sequences)
+        rows = tokens * work.sequences
+        moment = _block(work, rows)
+        if work.constants is not None:
+            # a layer's history is decoded beside the stream, the layer's input, q, k and v
+            attending = rows * width * (8 + 4 * element)
+            moment = max(moment, attending + decoding_bytes(schedule, work.shape))
+            moment += table_bytes(schedule, work.shape, 1)
+        rest = always + moment
         moments.append((0 if work.kv_on_host else held, rest))
     return max(moments, key=sum)
 

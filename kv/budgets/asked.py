@@ -254,7 +254,7 @@ def _resolve_spec(
             drafters, origin = spec.drafters, spec.provenance
         if spec.linear is not None:
             origin = f"{origin}; {spec.linear}".removeprefix("; ")
-        made = capacities_for(
+        budget = capacities_for(
             schedule,
             layers,
             drafters,
@@ -264,7 +264,7 @@ def _resolve_spec(
             origin=origin,
             linear=spec.linear,
         )
-        return replace(made, bound=spec.bound, percent=spec.percent)
+        return replace(budget, bound=spec.bound, percent=spec.percent)
     if drafters is not None:
         raise UserError(
             "drafters given for a budget that lists its capacities",

@@ -48,14 +48,13 @@ class HeldFormat:
     precision: Precision
     scales: int
     on_host: bool = False
-    needs_turns = False
 
     @property
     def by_source(self) -> bool:
         """See `LayerStorage`."""
         return self.precision.quantised
 
-    def turned(self, turns: Tensor | None) -> None:
+    def turned(self, turns: Callable[[], Tensor] | None) -> None:
         """See `Storage`."""
 
     def of_layer(self, layer: int) -> HeldFormat:
@@ -214,13 +213,13 @@ class Quantised:
     def copy_to(self, out: Tensor, sources: Tensor) -> None:
         """See `Held`."""
         k_out, v_out = out
-        there = out.device  # codes move, not what they stand for
+        device = out.device  # codes move, not what they stand for
         sources = sources.expand(*self._k.shape[:2], -1)
-        k_scale, k_zero = (x.to(there, non_blocking=True) for x in (self._k_scale, self._k_zero))
+        k_scale, k_zero = (x.to(device, non_blocking=True) for x in (self._k_scale, self._k_zero))
         for start in range(0, k_out.shape[2], _CHUNK):
             span = slice(start, min(start + _CHUNK, k_out.shape[2]))
             k, v, v_scale, v_zero = (
-                x[:, :, span].to(there, non_blocking=True)
+                x[:, :, span].to(device, non_blocking=True)
                 for x in (self._k, self._v, self._v_scale, self._v_zero)
             )
             scale, zero = (picked(x, sources[..., span]) for x in (k_scale, k_zero))

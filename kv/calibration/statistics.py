@@ -69,8 +69,8 @@ def layer_attention(
     with torch.no_grad(), without_autocast(q):
         for sequence in range(sequences):
             keys = k[sequence].float().transpose(1, 2)
-            for some in q[sequence].split(chunk, dim=1):
-                weights = (some.float() @ keys).softmax(-1)  # (H, queries of the chunk, T)
+            for rows in q[sequence].split(chunk, dim=1):
+                weights = (rows.float() @ keys).softmax(-1)  # (H, queries of the chunk, T)
                 received += weights.sum(1)
                 entropy += torch.special.entr(weights).sum((1, 2))
                 if before:

@@ -16,14 +16,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalekv.kv.coded.constants import Constants
-from scalekv.kv.coded.levels import LEVELS, OCTAVE, OFFSETS, STEPS
+from scalekv.kv.coded.levels import KEPT, LEVELS, OCTAVE, OFFSETS, STEPS
 from scalekv.kv.coded.units import MapUnits
 
 Maps = tuple[MapUnits, ...]
 Whole = NDArray[np.int32]
-
-KEPT = 32 << 20
-"""Bytes of layouts that are kept, of all layers; others are made whenever they are needed."""
 
 
 @dataclass(frozen=True, eq=False)

@@ -48,3 +48,11 @@ def code_bytes(codes: Count, bits: int) -> Count:
     for piece in PIECES[bits]:
         total = total - (-codes * piece // 8)
     return total
+
+
+KEPT = 32 << 20
+"""Bytes of tables of where codes lie that are kept, of all layers; others are made whenever they
+are needed."""
+
+PLACE_BYTES = 20
+"""Of such a table for one channel of one unit: two places, and three factors, 4 bytes each."""

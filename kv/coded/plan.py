@@ -10,8 +10,11 @@ from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.shapes import uniform
 from scalekv.kv.coded.allocation import Allocation, allocate
 from scalekv.kv.coded.constants import Constants
+from scalekv.kv.coded.levels import KEPT, PLACE_BYTES
+from scalekv.kv.coded.units import WHOLE, groups_of, units_of
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CachePrediction, CacheShape
+from scalekv.kv.schedule import Schedule
 
 
 def bytes_asked(budget: Budget, shape: CacheShape) -> int:
@@ -80,3 +83,25 @@ def predicted_coded(allocation: Allocation, shape: CacheShape) -> CachePredictio
         index_peak_bytes=0,
         transient_peak_bytes=joined * shape.bytes_per_token,
     )
+
+
+def decoding_bytes(schedule: Schedule, shape: CacheShape) -> int:
+    """Bytes beside the workspace while maps of one layer are decoded, at most: several copies of a
+    group's coefficients in float32, one more where a map is large enough to be transformed by
+    rows and columns."""
+    channels = 2 * shape.sequences * shape.heads * shape.head_dim
+    copies = (
+        (sum(units.tokens for units in group), 5 if group[-1].tokens > WHOLE else 4)
+        for group in groups_of(schedule)
+    )
+    return max((tokens * count for tokens, count in copies), default=0) * channels * 4
+
+
+def table_bytes(schedule: Schedule, shape: CacheShape, first: int) -> int:
+    """Bytes of the tables of where codes lie, at most; `first` is the first coded scale."""
+    units = [len(one.sizes) for one in units_of(schedule)]
+    made = 0
+    for scale in range(first, len(schedule)):  # of all held maps, under two thresholds; the newest
+        made += 2 * sum(units[:scale]) + units[scale - 1]
+    channels = 2 * min(shape.sequences, 2) * shape.heads * shape.head_dim
+    return min(KEPT, made * channels * PLACE_BYTES * shape.layers)

@@ -9,9 +9,7 @@ from functools import lru_cache
 import torch
 from torch import Tensor
 
-from scalekv.kv.coded.units import MapUnits
-
-_WHOLE = 256  # up to so many tokens a map's transform is one matrix
+from scalekv.kv.coded.units import WHOLE, MapUnits
 
 
 def signals_of(k: Tensor, v: Tensor, turns: Tensor | None, parts: int) -> Tensor:
@@ -51,7 +49,7 @@ def transformed(signals: Tensor, units: MapUnits) -> Tensor:
     """(…, n) tokens of a map to coefficients, sorted by unit."""
     if not units.transformed:
         return signals
-    if units.tokens <= _WHOLE:
+    if units.tokens <= WHOLE:
         return signals @ _matrix(units, signals.device).mT
     rows, columns = (_cosines(side, signals.device) for side in (units.height, units.width))
     plane: Tensor = signals.unflatten(-1, (units.height, units.width))
@@ -62,7 +60,7 @@ def restored(coefficients: Tensor, units: MapUnits) -> Tensor:
     """The inverse of `transformed`."""
     if not units.transformed:
         return coefficients
-    if units.tokens <= _WHOLE:
+    if units.tokens <= WHOLE:
         return coefficients @ _matrix(units, coefficients.device)
     rows, columns = (_cosines(side, coefficients.device) for side in (units.height, units.width))
     plain = torch.empty_like(coefficients)

@@ -124,8 +124,8 @@ def policy_named(policy: str | Policy) -> Policy:
     name, _ = policy_and_file(policy)
     if name in _registered:
         return _registered[name]()
-    made: Policy = _loaded(_BUILT_IN[name].path)()
-    return made
+    instance: Policy = _loaded(_BUILT_IN[name].path)()
+    return instance
 
 
 def entry_named(name: str) -> PolicyEntry | None:

@@ -40,8 +40,8 @@ def test_from_prompts_to_a_budget_that_draws(scalekv: Program, prompts: str) -> 
     assert paths[0] == "b/own.yaml"
     assert sorted(paths) == sorted(f"b/{name}" for name in [*BESIDE, "own.yaml"])
     assert names("b") == sorted([*BESIDE, "own.yaml"])
-    for said in ("model emoji (default), 2 prompts", "drafters (layers from 0)", "99% of the"):
-        assert said in done.err
+    for words in ("model emoji (default), 2 prompts", "drafters (layers from 0)", "99% of the"):
+        assert words in done.err
 
     spec = load_budget("b/own.yaml", "emoji")
     numbers = json.loads(Path("b/own-attention.json").read_text())
@@ -69,10 +69,10 @@ def test_json_quiet_and_overwrite(scalekv: Program, prompts: str) -> None:
     assert Path("own.yaml").read_text() == "mine"
     done = scalekv(*asked, "--overwrite", "--json", "--quiet")
     assert (done.code, done.err) == (0, "")
-    said = json.loads(done.out)
-    assert said["paths"] == ["own.yaml", "own-heat-order.json", "own-attention.json"]
-    assert said["provenance"]["prompts"] == 2
-    assert names() == sorted([*said["paths"], "prompts.txt"])
+    facts = json.loads(done.out)
+    assert facts["paths"] == ["own.yaml", "own-heat-order.json", "own-attention.json"]
+    assert facts["provenance"]["prompts"] == 2
+    assert names() == sorted([*facts["paths"], "prompts.txt"])
     assert load_budget("own.yaml").model == "emoji"
 
 

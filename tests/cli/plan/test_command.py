@@ -37,8 +37,8 @@ def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_plan_says_what_fits(scalekv: Program) -> None:
     done = scalekv(*LARGE, "--batch", "8", "--budget", "10%")
     assert done.code == 0
-    for said in ("infinity-8b, bf16", "8 pictures at once", "cache transient", "fits,", "n² d"):
-        assert said in done.out
+    for words in ("infinity-8b, bf16", "8 pictures at once", "cache transient", "fits,", "n² d"):
+        assert words in done.out
     assert done.err == ""
     found = figures(scalekv, *LARGE, "--batch", "8", "--budget", "10%")
     assert found["fits"] is True
@@ -93,7 +93,7 @@ def test_placement_and_precision_count(scalekv: Program) -> None:
 
 
 def test_what_cannot_be_planned_is_refused(scalekv: Program, no_device: None) -> None:
-    for arguments, said in (
+    for arguments, words in (
         (("--gpu-memory", "80"), "a number and a unit"),
         (("--gpu-memory", "80XB"), "80XB"),
         (("--gpu-memory", "80GB", "--device", "cpu"), "two devices"),
@@ -104,7 +104,7 @@ def test_what_cannot_be_planned_is_refused(scalekv: Program, no_device: None) ->
     ):
         refused = scalekv("plan", *arguments)
         assert refused.code == 2, arguments
-        assert said in refused.err, (arguments, refused.err)
+        assert words in refused.err, (arguments, refused.err)
 
 
 def test_without_a_device_this_machine_is_planned_for(scalekv: Program, no_device: None) -> None:
@@ -139,8 +139,8 @@ def test_a_run_that_cannot_fit_is_refused_before_loading(
     refused = scalekv(*many, "--batch-size", "8")
     assert refused.code == 2
     assert stand_in.loaded == []
-    for said in ("a small card", "8 pictures at once", "--policy scalekv --budget", "--force"):
-        assert said in " ".join(refused.err.split()), refused.err
+    for text in ("a small card", "8 pictures at once", "--policy scalekv --budget", "--force"):
+        assert text in " ".join(refused.err.split()), refused.err
     words = " ".join(refused.err.split()).split("--batch-size ")[1]
     fitting = words.split(",")[0]
     assert scalekv(*many, "--batch-size", fitting).code == 0

@@ -147,16 +147,16 @@ def test_the_order_ranks_heads_by_what_later_scales_look_at(measured: Calibratio
 
 def test_the_two_indices_and_halves_differ(pipeline: Pipeline) -> None:
     request = Request(PROMPTS[:1])
-    made = {
+    result = {
         (index, both): calibrate(
             pipeline, CalibrationRequest(request, index=index, both_halves=both)
         )
         for index in INDICES
         for both in (False, True)
     }
-    assert len({str(one.layer_index.tolist()) for one in made.values()}) == 4
-    assert "both guidance halves" in made["paper", True].provenance.line()
-    assert made["paper", False].halves_agree is None
+    assert len({str(one.layer_index.tolist()) for one in result.values()}) == 4
+    assert "both guidance halves" in result["paper", True].provenance.line()
+    assert result["paper", False].halves_agree is None
 
 
 def test_without_guidance_there_is_one_half(pipeline: Pipeline) -> None:

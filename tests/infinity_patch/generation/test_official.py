@@ -236,14 +236,14 @@ def test_the_example_of_the_page_runs(
         assert asked is model
         assert str(tuple(scale_schedule)) in model.rope2d_freqs_grid
         count = len(SCHEDULE)
-        made = asked.autoregressive_infer_cfg(
+        result = asked.autoregressive_infer_cfg(
             scale_schedule=SCHEDULE,
             label_B_or_BLT=features(),
             g_seed=options["g_seed"],
             cfg_list=[options["cfg_list"]] * count,
             tau_list=[options["tau_list"]] * count,
         )
-        picture: Tensor = made[2][0]
+        picture: Tensor = result[2][0]
         return picture
 
     run_infinity = ModuleType("tools.run_infinity")
@@ -262,9 +262,9 @@ def test_the_example_of_the_page_runs(
         for i in range(1, len(parent)):
             monkeypatch.setitem(sys.modules, ".".join(parent[:i]), ModuleType(parent[i - 1]))
     monkeypatch.chdir(tmp_path)
-    said: list[str] = []
-    exec(compile(example, str(PAGE), "exec"), {"print": lambda *words: said.append(str(words))})
-    assert "held" in said[0]
+    text: list[str] = []
+    exec(compile(example, str(PAGE), "exec"), {"print": lambda *words: text.append(str(words))})
+    assert "held" in text[0]
     with Image.open("apple.png") as picture:
         assert picture.size == (16, 16)
     assert untouched(model)

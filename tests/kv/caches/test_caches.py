@@ -333,10 +333,10 @@ def test_on_cuda_nothing_waits_for_the_device(name: str) -> None:
 
     class Fetched(Inputs):
         def at(self, layer: int, scale: int, tokens: int) -> tuple[Tensor, Tensor, Tensor]:
-            return made[layer, scale]
+            return result[layer, scale]
 
     source = OnDevice(dtype=torch.bfloat16)
-    made = {
+    result = {
         (layer, scale): source.at(layer, scale, tokens)
         for scale, tokens in enumerate(SEVEN.tokens)
         for layer in range(2)

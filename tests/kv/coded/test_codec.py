@@ -51,7 +51,7 @@ def test_a_large_map_is_transformed_as_a_small_one_is(monkeypatch: pytest.Monkey
     units = map_units(4, 8, 6)
     x = torch.randn((2, 48))
     y = transformed(x, units)
-    monkeypatch.setattr("scalekv.kv.coded.signals._WHOLE", 0)
+    monkeypatch.setattr("scalekv.kv.coded.signals.WHOLE", 0)
     torch.testing.assert_close(transformed(x, units), y)
     torch.testing.assert_close(restored(y, units), x)
 
