@@ -68,10 +68,10 @@ def _compose(folder: Path, number: int) -> tuple[Pixels, str]:
 
 def compose(folder: Path, count: int, jobs: int) -> None:
     """Write so many compositions of a folder's drawings beside them; done once."""
-    notes, drawings = folder / f"{COMPOSITIONS}.json", sha256_of(folder / "manifest.json")
+    notes, source = folder / f"{COMPOSITIONS}.json", sha256_of(folder / "manifest.json")
     if notes.is_file():
         found = json.loads(notes.read_text())
-        if found["drawings"] == drawings and len(found["captions"]) == count:
+        if found["drawings"] == source and len(found["captions"]) == count:
             return
     images = np.empty((count, SIDE, SIDE, 3), np.uint8)
     texts = []
@@ -82,7 +82,7 @@ def compose(folder: Path, count: int, jobs: int) -> None:
             texts.append(text)
     with replacing(folder / f"{COMPOSITIONS}.npy") as hidden, hidden.open("wb") as stream:
         np.save(stream, images)
-    replace_text(notes, json.dumps({"drawings": drawings, "captions": texts}))
+    replace_text(notes, json.dumps({"drawings": source, "captions": texts}))
 
 
 def prepare(
