@@ -236,9 +236,9 @@ class _Reader:
     def _count(self, key: str, least: int = 1) -> int:
         value = self.content[key]
         if type(value) is not int or not least <= value <= _MOST:
-            said = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}…"
+            shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}…"
             raise self._refusal(
-                key, f"{key} is {said}", f"{key} is a whole number of at least {least}"
+                key, f"{key} is {shown}", f"{key} is a whole number of at least {least}"
             )
         return value
 

@@ -119,7 +119,7 @@ class Account:
         }
 
     def _failed(self) -> list[dict[str, Any]]:
-        return [{**as_row(job), "line": job.line, "error": said} for job, said in self.failures]
+        return [{**as_row(job), "line": job.line, "error": reason} for job, reason in self.failures]
 
     def _tell(self, retry: Path | None) -> None:
         tally = self.tally
@@ -127,8 +127,8 @@ class Account:
         if not self.choices.quiet:
             rate = human_rate(tally.per_second) if tally.made else ""
             took = human_time(time.perf_counter() - self.started)
-            said = f"{tally.done} of {tally.wanted} pictures in {self.choices.out}"
-            lines = [f"{said}, {tally.made} made in {took}" + (f" at {rate}" if rate else "")]
+            summary = f"{tally.done} of {tally.wanted} pictures in {self.choices.out}"
+            lines = [f"{summary}, {tally.made} made in {took}" + (f" at {rate}" if rate else "")]
             if tally.done < tally.wanted:
                 lines.append("the same command with --resume makes the rest")
         for job, error in self.failures[:MOST_LISTED]:

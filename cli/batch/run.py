@@ -1,6 +1,6 @@
 """One run of `batch`: open the folder, load, make what is missing, keep each as it is done, report.
 
-Knows the order of things and what is told to whom; how each is done is others' business.
+Knows the order of the steps and what is reported; each step is done elsewhere.
 """
 
 from __future__ import annotations
@@ -95,14 +95,14 @@ class BatchRun:
         """
         now = standing(self.choices.out, self.jobs, self.resume, self.marks)
         files = [str(self.choices.out / (job.name + SUFFIX)) for job in now.todo]
-        there = len(now.done) + len(now.unlisted)
+        before = len(now.done) + len(now.unlisted)
         if not self.choices.quiet:
             count = len(groups(now.todo))
-            said = f"{len(files)} pictures to make in {count} groups, {there} are there"
-            self.console.print(said, style="dim", soft_wrap=True)
+            summary = f"{len(files)} pictures to make in {count} groups, {before} are there"
+            self.console.print(summary, style="dim", soft_wrap=True)
             self._tell_standing(now)
         if self.json:
-            say_json({"paths": files, "there_before": there})
+            say_json({"paths": files, "there_before": before})
         else:
             say("".join(f"{file}\n" for file in files))
 
@@ -141,8 +141,10 @@ class BatchRun:
         """What the pictures come to, once for all that are alike in what memory depends on."""
         kinds = {}
         for job in self.jobs:
-            said = job.settings
-            kinds[said.policy, said.budget, said.ratio, said.pixels, said.cfg] = job.settled
+            settings = job.settings
+            kinds[
+                settings.policy, settings.budget, settings.ratio, settings.pixels, settings.cfg
+            ] = job.settled
         return list(kinds.values())
 
     def _take_up(self, folder: OutputFolder, manifest: Manifest) -> list[Job]:
@@ -221,8 +223,8 @@ class BatchRun:
         self._display.stage(f"loading {choices.preset.name}")
         told: dict[tuple[object, ...], Settled] = {}
         for kind in self._kinds():
-            said = kind.request
-            told.setdefault((said.policy, said.budget, said.ratio, said.pixels), kind)
+            request = kind.request
+            told.setdefault((request.policy, request.budget, request.ratio, request.pixels), kind)
         for kind in told.values():
             tell_of_idle_budget(kind, self._display)
         pipeline = engine.load(
@@ -240,17 +242,17 @@ class BatchRun:
         singly = left[0].settled.one_at_a_time_on(pipeline.device.type)
         alone = 0  # pictures that are to be tried one by one
         while left:
-            some = left[:1] if alone else left
+            batch = left[:1] if alone else left
             self._together = 0
-            made, error = self._make_some(pipeline, some, folder, manifest)
-            left = left[made:]
-            alone = max(alone - made, 0)
+            finished, error = self._make_some(pipeline, batch, folder, manifest)
+            left = left[finished:]
+            alone = max(alone - finished, 0)
             if error is None:
                 continue
-            if len(some) == 1 or (singly and self._together):
+            if len(batch) == 1 or (singly and self._together):
                 self._fail(left.pop(0), error)
                 alone = 0
-            elif made == 0:
+            elif finished == 0:
                 alone = self._together or len(left)
 
     def _make_some(
@@ -276,11 +278,11 @@ class BatchRun:
         except Exception as error:
             return 0, error
         try:
-            for made, job in enumerate(jobs):
+            for finished, job in enumerate(jobs):
                 try:
                     picture = next(pictures)
                 except Exception as error:
-                    return made, error
+                    return finished, error
                 with interrupts_wait():
                     self._keep(job, picture, folder, manifest)
                     self._update(pipeline, manifest)

@@ -1,6 +1,6 @@
 """One run of `generate`: check, load, make pictures, keep each as it is done, report.
 
-Knows the order of things and what is told to whom; how each is done is others' business.
+Knows the order of the steps and what is reported; each step is done elsewhere.
 """
 
 from __future__ import annotations
@@ -178,12 +178,12 @@ class Run:
             show_report(report, written, self.choices, self.console)
         if self.json:
             paths = [picture["file"] for picture in self.pictures]
-            said = {
+            facts = {
                 "paths": paths,
                 "report_path": str(written[0]) if written else None,
                 "pictures": self.pictures,
             }
-            say_json({**said, "report": report})
+            say_json({**facts, "report": report})
 
     def _figures(self, outcome: str) -> dict[str, Any]:
         return {

@@ -27,13 +27,14 @@ INK, MUTED, LINE = "#000001", "#000002", "#000003"
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)"}
 
 # Okabe and Ito's colours, told apart by people who do not see all of them, on white and on black.
-BLUE, ORANGE, GREEN, SKY, RED, PINK = (
+BLUE, ORANGE, GREEN, SKY, RED, PINK, YELLOW = (
     "#0072b2",
     "#e69f00",
     "#009e73",
     "#56b4e9",
     "#d55e00",
     "#cc79a7",
+    "#f0e442",
 )
 GREY = "#8a8f98"
 COLOUR_MAP = "viridis"
@@ -89,7 +90,7 @@ def stacked_bars(
 def stacked_rows(
     name: str, title: str, text: str, rows: Sequence[str], series: Sequence[Series], unit: str
 ) -> Chart:
-    """Lying bars, one a row, the first on top."""
+    """Horizontal bars, one per row, the first on top."""
     legend_lines = (len(series) + 1) // 2 if len(series) > 1 else 0
     figure, axes = _figure(0.75 + 0.3 * len(rows) + 0.2 * legend_lines)
     base = [0.0] * len(rows)
@@ -187,7 +188,7 @@ def _legend(axes: Axes, entries: int) -> None:
 
 
 def _say(artist: Any, name: str, words: str) -> None:
-    """What a pointer resting on a part of the drawing is told; written into the SVG at the end."""
+    """The tooltip of a part of the drawing; written into the SVG at the end."""
     artist.set_gid(f"say:{words}")
 
 
@@ -242,4 +243,4 @@ def _rename(element: ElementTree.Element, name: str) -> None:
 
 def legend_colours(names: Mapping[str, str]) -> dict[str, str]:
     """A colour for each part that memory is used for, always the same."""
-    return dict(zip(names, (BLUE, SKY, PINK, RED, GREEN, ORANGE, GREY), strict=True))
+    return dict(zip(names, (BLUE, SKY, PINK, RED, GREEN, ORANGE, YELLOW, GREY), strict=True))

@@ -53,8 +53,8 @@ def whole_batch(folder: Path, reports: Sequence[Mapping[str, Any]]) -> dict[str,
     }
 
 
-def _outcome(outcomes: Sequence[str], there: int, wanted: int) -> str:
-    if there >= wanted:
+def _outcome(outcomes: Sequence[str], found: int, wanted: int) -> str:
+    if found >= wanted:
         return "complete"
     return next((o for o in ("running", "interrupted", "failed") if o in outcomes), "failed")
 

@@ -1,4 +1,4 @@
-"""What of the presets is on this machine: how large, whether whole, and taking it away.
+"""Which presets' files are on this machine: their size, whether they are intact, and removal.
 
 Knows the hub's cache and the package's own weights; asks nobody. No torch.
 """
@@ -157,10 +157,10 @@ def removable(preset: ModelPreset, cache: Path | None = None) -> tuple[Path, ...
     """A preset's files on this machine that no other preset on it uses."""
     kept: set[Path] = set()
     for other in (model_named(name) for name in list_models()):
-        there = stored(other, cache)
-        used = there.state in (State.DOWNLOADED, State.PARTLY)
+        on_disk = stored(other, cache)
+        used = on_disk.state in (State.DOWNLOADED, State.PARTLY)
         if other.name != preset.name and other.downloadable and used:
-            kept |= {path.resolve() for path in there.files}
+            kept |= {path.resolve() for path in on_disk.files}
     mine = stored(preset, cache) if preset.downloadable else None
     if mine is None:
         return ()

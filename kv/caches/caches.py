@@ -4,7 +4,6 @@ choose what stays. Knows no model; attention itself is handed in."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,24 +11,34 @@ from torch import Tensor
 from scalekv.kv.autocast import without_autocast
 from scalekv.kv.budgets.budget import Budget, BytesOf
 from scalekv.kv.budgets.moments import within
-from scalekv.kv.caches.attending import Attention, Joined, Placed, Ragged, attended, distribute
+from scalekv.kv.caches.attending import (
+    RESET,
+    Attention,
+    Joined,
+    Observer,
+    Placed,
+    Ragged,
+    Turns,
+    Unwritten,
+    attended,
+    changed,
+    distribute,
+    out_of_turn,
+)
 from scalekv.kv.caches.choosing import Asked, RawQueries, alike
 from scalekv.kv.caches.held import HeldFormat
 from scalekv.kv.caches.layer import LayerCache
 from scalekv.kv.caches.layout import by_token, empty
+from scalekv.kv.caches.storage import Storage
 from scalekv.kv.caches.workspace import Workspace
 from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
 from scalekv.kv.memory.predicted import CacheShape, read_in_place, rooms, stored_bytes_of
-from scalekv.kv.policies.policy import Policy
-from scalekv.kv.policies.registry import planned, takes_budget
+from scalekv.kv.policies.policy import Policy, Stores
+from scalekv.kv.policies.registry import check_stores, planned, takes_budget
 from scalekv.kv.precision import check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
-
-Observer = Callable[[int, int, Schedule, Tensor, Tensor], None]
-"""(layer, scale, schedule, q (B, H, L, D), k (B, H, T, D)) of an attention call about to be made,
-the last scale's too; under a policy that keeps everything, key t is token t of the picture."""
 
 
 class Caches:
@@ -57,6 +66,7 @@ class Caches:
         *,
         kv_dtype: str = "auto",
         kv_device: str = "auto",
+        guided: bool | None = None,
         as_planned: bool = False,
     ) -> None:
         """
@@ -72,6 +82,7 @@ class Caches:
                 "int8" or "int4".
             kv_device: where: "auto" (where attention computes) or "cpu" (in the host's pinned
                 memory, each layer's brought over while the layer before it computes).
+            guided: whether sequences are pairs of guidance halves, conditional first; None: unsaid.
             as_planned: whether `budget_for` answers with what the policy has planned already.
 
         Raises:
@@ -80,6 +91,8 @@ class Caches:
         """
         check_kv_dtype(kv_dtype)
         check_kv_device(kv_device)
+        if isinstance(policy, Stores):
+            check_stores(policy.name, kv_dtype)
         self.layers = [LayerCache() for _ in range(layers)]
         self.policy = policy
         self.budget: Budget | None = None
@@ -92,6 +105,8 @@ class Caches:
         self._rooms: list[list[tuple[int, ...]]] = []
         self._kv_dtype = kv_dtype
         self._kv_device = kv_device
+        self._guided = guided
+        self._storage: Storage | None = None
         self._as_planned = as_planned
         self._made_of_bytes: Callable[[BytesOf], Budget] | None = None
         self._next_scale = [0] * layers
@@ -127,7 +142,7 @@ class Caches:
         for cache in self.layers:
             cache.reset()
         self._workspace.release()
-        self._placed = None
+        self._placed = self._storage = None
         self._next_scale = [0] * len(self.layers)
 
     def reset(self) -> None:
@@ -154,7 +169,7 @@ class Caches:
         Raises:
             UserError: as `attend`.
         """
-        like = _Like(shape, dtype, device)
+        like = Unwritten(shape, dtype, device)
         if layer == 0 and scale == 0:
             self._begin(schedule, like)
         ledger = self._checked_turn(layer, scale, schedule, like)
@@ -185,6 +200,7 @@ class Caches:
         attention: Attention,
         raw_queries: RawQueries | None = None,
         ragged: Ragged | None = None,
+        turns: Turns | None = None,
     ) -> Tensor:
         """Attention of one layer at one scale over everything cached, then eviction.
 
@@ -199,6 +215,7 @@ class Caches:
             raw_queries: called only if the policy asks; see `Step`.
             ragged: called instead, once, where heads hold unequally many tokens; None: `attention`
                 is called for each group of heads that hold equally many.
+            turns: called only if the way tokens are stored asks; None: keys are not turned.
 
         Returns:
             What `attention` (or `ragged`) returned, heads in order.
@@ -221,8 +238,10 @@ class Caches:
         assert ledger is not None, "a place is given within a picture"
         if not cache.all_together:
             distribute(cache, placed)
+        if layer == 0 and self._storage is not None:
+            self._storage.turned(turns)
         if self.observer is not None and cache.all_together:
-            self.observer(layer, scale, schedule, q, joined[0][0])
+            self.observer(layer, scale, schedule, q, *joined[0])
         out = attended(cache, q, joined, attention, ragged)
         self._next_scale[layer] = scale + 1
         if scale + 1 == len(schedule):  # the last scale's k and v are never read again
@@ -238,7 +257,7 @@ class Caches:
         self.layers[layer].keep_sequences(count)
         self._record(self.ledger, layer, self._next_scale[layer])
 
-    def _grown(self, layer: int, scale: int, schedule: Schedule, like: _Like) -> Tensor | None:
+    def _grown(self, layer: int, scale: int, schedule: Schedule, like: Unwritten) -> Tensor | None:
         """Where held and new tokens lie together already; None: they do not, or not for long,
         since some have to be dropped."""
         following = min(scale + 1, len(schedule) - 1)
@@ -247,7 +266,7 @@ class Caches:
             return None
         return self.layers[layer].grown(like, room[0])
 
-    def _joined(self, layer: int, like: _Like) -> Joined:
+    def _joined(self, layer: int, like: Unwritten) -> Joined:
         """Copies of the held tokens with room for the new ones behind them."""
         cache = self.layers[layer]
         if cache.all_together and not cache.tokens:  # nothing to join
@@ -259,9 +278,9 @@ class Caches:
         return joined
 
     def _plan(self, schedule: Schedule) -> None:
-        made = self._budget_for(schedule) if takes_budget(self.policy) else None
-        self._made_of_bytes = made if callable(made) else None
-        self._take(None if callable(made) else made, schedule)
+        budget = self._budget_for(schedule) if takes_budget(self.policy) else None
+        self._made_of_bytes = budget if callable(budget) else None
+        self._take(None if callable(budget) else budget, schedule)
         self._schedule = schedule
 
     def _take(self, budget: Budget | None, schedule: Schedule) -> None:
@@ -270,9 +289,10 @@ class Caches:
             assert budget.layers == len(self.layers), f"budget for {budget.layers} layers"
             budget = budget if self._as_planned else planned(self.policy, budget)
         self.budget = budget
-        self._limits = None if budget is None else within(budget)
+        stored = isinstance(self.policy, Stores)  # and nothing dropped
+        self._limits = None if budget is None or stored else within(budget)
 
-    def _begin(self, schedule: Schedule, like: _Like) -> None:
+    def _begin(self, schedule: Schedule, like: Unwritten) -> None:
         if self._only is not None and schedule != self._only:
             raise UserError(
                 f"this picture's schedule is {schedule}",
@@ -297,38 +317,31 @@ class Caches:
             self._take(self._made_of_bytes(stored_bytes_of(shape, precision, schedule)), schedule)
         self._rooms = rooms(schedule, len(self.layers), heads, self._limits)
         on_host = self._kv_device == "cpu" and like.device.type != "cpu"
-        form = HeldFormat(precision, len(schedule) - 1, on_host)
-        for cache in self.layers:
-            cache.begin(like, schedule, form)
+        self._storage = HeldFormat(precision, len(schedule) - 1, on_host)
+        if isinstance(self.policy, Stores):
+            assert self.budget is not None, "a policy that stores in its own way takes a budget"
+            self._storage = self.policy.storage(self.budget, shape, self._guided, like, on_host)
+        for layer, cache in enumerate(self.layers):
+            cache.begin(like, schedule, self._storage.of_layer(layer))
         self._bytes = [(cache.nbytes, cache.index_nbytes) for cache in self.layers]
         self._workspace.ahead = on_host
-        self.ledger = CacheLedger(schedule, shape, self.policy.name, self.budget, precision)
+        self.ledger = CacheLedger(
+            schedule, shape, self.policy.name, self.budget, precision, self._storage.to_dict()
+        )
         for layer in range(len(self.layers)):
             self.ledger.record(0, layer, LayerRecord(0, 0, 0, 0.0, 0, 0))
 
-    def _checked_turn(self, layer: int, scale: int, schedule: Schedule, like: _Like) -> CacheLedger:
+    def _checked_turn(
+        self, layer: int, scale: int, schedule: Schedule, like: Unwritten
+    ) -> CacheLedger:
         """The picture's ledger, once it is sure that this call belongs to the picture."""
         if self.ledger is None or scale != self._next_scale[layer]:
-            raise UserError(
-                f"scale {scale + 1} came when scale {self._next_scale[layer] + 1} was due",
-                where=f"layer {layer}",
-                rule="every layer goes through the scales of a picture in order",
-                fix="start the picture again from its first scale",
-            )
+            raise out_of_turn(layer, scale, self._next_scale[layer])
         if not self.layers[layer].groups:
-            raise UserError(
-                "the layer's cache was reset in the middle of a picture",
-                where=f"layer {layer}, scale {scale + 1}",
-                rule="every layer goes through all scales of a picture",
-                fix="start the picture again from its first scale",
-            )
+            raise changed(RESET, layer, scale)
         if schedule != self._schedule:
-            raise UserError(
-                f"the schedule changed from {self._schedule} to {schedule}",
-                where=f"layer {layer}, scale {scale + 1}",
-                rule="one schedule per picture",
-                fix="start the picture again from its first scale",
-            )
+            was = f"the schedule changed from {self._schedule} to {schedule}"
+            raise changed(was, layer, scale)
         assert like.shape[2] == schedule.tokens[scale], (like.shape, schedule.scales[scale])
         return self.ledger
 
@@ -347,19 +360,19 @@ class Caches:
         scale: int,
         q: Tensor,
         joined: Joined,
-        there: bool,
+        in_place: bool,
         raw_queries: RawQueries | None,
     ) -> None:
         cache, limits = self.layers[layer], self._limits_of(layer, scale + 1)
         room = self._rooms[scale + 1][layer]
         asked = Asked(
-            self.policy, self.budget, ledger.schedule, layer, scale, q, there, raw_queries
+            self.policy, self.budget, ledger.schedule, layer, scale, q, in_place, raw_queries
         )
         cache.keep(
             [
-                asked.choice(cache, number, some, limits[some[0]], room[some[0]], kv)
+                asked.choice(cache, number, heads, limits[heads[0]], room[heads[0]], kv)
                 for number, kv in enumerate(joined)
-                for some in alike(cache.groups[number].heads, limits)
+                for heads in alike(cache.groups[number].heads, limits)
             ]
         )
         self._record(ledger, layer, scale + 1)
@@ -374,7 +387,7 @@ class Caches:
             scale,
             layer,
             LayerRecord(
-                capacity=max(limits) if budget is None else budget.capacity(scale, layer),
+                capacity=budget.capacity(scale, layer) if budget and self._limits else max(limits),
                 held_min=min(counts),
                 held_max=max(counts),
                 held_mean=sum(counts) / len(counts),
@@ -385,12 +398,3 @@ class Caches:
         held, index = (sum(column) for column in zip(*self._bytes, strict=True))
         self._peak = max(self._peak, held)
         ledger.record_held(held, index)
-
-
-@dataclass(frozen=True)
-class _Like:
-    """What is known of a scale's keys before there are any; see `Like`."""
-
-    shape: tuple[int, int, int, int]
-    dtype: torch.dtype
-    device: torch.device

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalekv.configs.whole_files import replace_text, replacing
+from scalekv.infinity_patch.files.hashes import sha256_of
 from scripts.builtin.bundle import DRAWINGS
 from scripts.builtin.captions import FIRST_STYLES, Row, heldout_rows, training_rows
 from scripts.builtin.compositions import Composer
@@ -61,25 +62,27 @@ def _composer(folder: Path) -> Composer:
 
 
 def _compose(folder: Path, number: int) -> tuple[Pixels, str]:
-    made = _composer(folder).draw(np.random.default_rng((SEED, number)))
-    return made.picture, made.caption
+    drawing = _composer(folder).draw(np.random.default_rng((SEED, number)))
+    return drawing.picture, drawing.caption
 
 
 def compose(folder: Path, count: int, jobs: int) -> None:
     """Write so many compositions of a folder's drawings beside them; done once."""
-    captions = folder / f"{COMPOSITIONS}.json"
-    if captions.is_file() and len(json.loads(captions.read_text())) == count:
-        return
+    notes, drawings = folder / f"{COMPOSITIONS}.json", sha256_of(folder / "manifest.json")
+    if notes.is_file():
+        found = json.loads(notes.read_text())
+        if found["drawings"] == drawings and len(found["captions"]) == count:
+            return
     images = np.empty((count, SIDE, SIDE, 3), np.uint8)
     texts = []
     with ProcessPoolExecutor(jobs) as workers:
-        made = workers.map(_compose, [folder] * count, range(count), chunksize=16)
-        for number, (picture, text) in enumerate(made):
+        drawings = workers.map(_compose, [folder] * count, range(count), chunksize=16)
+        for number, (picture, text) in enumerate(drawings):
             images[number] = picture
             texts.append(text)
     with replacing(folder / f"{COMPOSITIONS}.npy") as hidden, hidden.open("wb") as stream:
         np.save(stream, images)
-    replace_text(captions, json.dumps(texts))
+    replace_text(notes, json.dumps({"drawings": drawings, "captions": texts}))
 
 
 def prepare(
@@ -98,7 +101,7 @@ def prepare(
         images=np.concatenate([drawings, composed]),
         rows=trained,
         drawn=[places[row["id"]] for row in trained],
-        captions=json.loads((folder / f"{COMPOSITIONS}.json").read_text()),
+        captions=json.loads((folder / f"{COMPOSITIONS}.json").read_text())["captions"],
         composed=len(rows),
         held_rows=held,
         held=[places[row["id"]] for row in held],

@@ -143,11 +143,6 @@ def train(
         )
         save_tensors(out / VAE, average.values, weights.scales)
 
-    def averaged() -> Autoencoder:
-        copy = Autoencoder(preset.tokenizer).to(device)
-        copy.load_state_dict(average.values)
-        return copy.eval()
-
     drawn = np.array(pictures.drawn)
     due, seen = Every(60), torch.zeros(4, device=device)
     since = 0
@@ -165,8 +160,8 @@ def train(
             ]
         )
         x = as_input(torch.from_numpy(pictures.images[chosen]).to(device), pixels)
-        some = torch.rand((count, 1, 1, 1), generator=noise, device=device) < FLIPPED
-        flips = some * torch.rand((count, 1, 1, 1), generator=noise, device=device) * FLIPS
+        flipped = torch.rand((count, 1, 1, 1), generator=noise, device=device) < FLIPPED
+        flips = flipped * torch.rand((count, 1, 1, 1), generator=noise, device=device) * FLIPS
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"] * rate_at(share, step)
         with torch.autocast(device.type, torch.bfloat16):
@@ -182,7 +177,7 @@ def train(
             maps = features.stages(y.clamp(-1.1, 1.1))
         far = feature_distance([m.float() for m in maps], [m.float() for m in goal]).mean()
         apart = (latent - total).square().mean((1, 2, 3))
-        commitment = (apart * ~some.flatten()).sum() / (~some).sum().clamp_min(1)
+        commitment = (apart * ~flipped.flatten()).sum() / (~flipped).sum().clamp_min(1)
         loss = picture_loss(y, x, beyond) + COMMITMENT * commitment + PERCEPTUAL * far
         optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -203,8 +198,8 @@ def train(
         report(log, step, clock.share, seen / since)
     save(done=clock.share >= 1)
     stop.leave()
-    final = averaged()
-    log["held_out"] = held_out_psnr(final, pictures, device, batch)
+    model.load_state_dict(average.values)
+    log["held_out"] = held_out_psnr(model, pictures, device, batch)
     print(f"tokenizer: held-out PSNR {log['before']} to {log['held_out']}", file=sys.stderr)
     return Trained(dict(average.values), log)
 

@@ -92,14 +92,14 @@ class Batches:
     def chosen(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
         """Numbers of pictures, compositions among them, and a caption each."""
         composed = round(COMPOSED * count) if self.pictures.captions else 0
-        made = rng.integers(0, max(len(self.pictures.captions), 1), composed)
+        numbers = rng.integers(0, max(len(self.pictures.captions), 1), composed)
         drawn = rng.integers(0, len(self.pictures.rows), count - composed)
-        captions = [self.pictures.captions[i] for i in made]
+        captions = [self.pictures.captions[i] for i in numbers]
         for i in drawn:
             worded = self.wordings.draw if rng.random() < LOOSE else caption
             captions.append(worded(self.pictures.rows[i], rng))
         places = np.array(self.pictures.drawn)[drawn]
-        return np.concatenate([self.pictures.composed + made, places]), captions
+        return np.concatenate([self.pictures.composed + numbers, places]), captions
 
     def tokens(self, captions: list[str]) -> dict[str, Tensor]:
         """Ids and mask, (N, TEXT_TOKENS) each."""

@@ -263,13 +263,13 @@ def test_products_with_a_copys_weights_are_those_of_the_originals(
 
 
 def test_an_aligned_file_is_read_by_the_library(tmp_path: Path) -> None:
-    made = torch.Generator().manual_seed(0)
+    result = torch.Generator().manual_seed(0)
     tensors = {
-        "odd": torch.randn(3, generator=made),
-        "ünïcode": torch.randn(16, 2, generator=made).half(),
+        "odd": torch.randn(3, generator=result),
+        "ünïcode": torch.randn(16, 2, generator=result).half(),
         "none": torch.empty(0, 4),
         "one": torch.tensor(1.5),
-        "a": torch.randn(64, 5, generator=made).bfloat16(),
+        "a": torch.randn(64, 5, generator=result).bfloat16(),
     }
     write_aligned(tmp_path / "a.safetensors", tensors)
     found = load_file(tmp_path / "a.safetensors")
