@@ -29,7 +29,7 @@ from scalekv.infinity_patch.generation.pipeline import Picture, Progress, genera
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.kv.budgets.asked import BudgetSpec
 from scalekv.kv.budgets.heat_order import Order, order_from_mass
-from scalekv.kv.caches.caches import Observer
+from scalekv.kv.caches.choosing import Observer
 from scalekv.kv.calibration.drafting import (
     CARRIED,
     agreement,

@@ -4,6 +4,7 @@ choose what stays. Knows no model; attention itself is handed in."""
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,12 +13,12 @@ from scalekv.kv.autocast import without_autocast
 from scalekv.kv.budgets.budget import Budget, BytesOf
 from scalekv.kv.budgets.moments import within
 from scalekv.kv.caches.attending import Attention, Joined, Placed, Ragged, attended, distribute
-from scalekv.kv.caches.choosing import Asked, RawQueries, alike
-from scalekv.kv.caches.held import HeldFormat, KeysToCome
+from scalekv.kv.caches.choosing import Asked, Observer, RawQueries, Turns, alike
+from scalekv.kv.caches.held import HeldFormat
 from scalekv.kv.caches.layer import LayerCache
 from scalekv.kv.caches.layout import by_token, empty
-from scalekv.kv.caches.refusals import check_held, check_same_schedule, check_turn
 from scalekv.kv.caches.storage import Storage
+from scalekv.kv.caches.turn import check_turn
 from scalekv.kv.caches.workspace import Workspace
 from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
@@ -27,13 +28,6 @@ from scalekv.kv.policies.policy import Policy, Stores
 from scalekv.kv.policies.registry import check_stores, planned, takes_budget
 from scalekv.kv.precision import check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
-
-Observer = Callable[[int, int, Schedule, Tensor, Tensor, Tensor], None]
-"""(layer, scale, schedule, q (B, H, L, D), k and v (B, H, T, D)) of an attention call about to be
-made, the last scale's too; under a policy that keeps everything, key t is the picture's token t."""
-
-Turns = Callable[[], Tensor]
-"""-> (L, D / 2) complex, what each pair of channels of the newest map's keys was multiplied by."""
 
 
 class Caches:
@@ -165,7 +159,7 @@ class Caches:
         Raises:
             UserError: as `attend`.
         """
-        like = KeysToCome(shape, dtype, device)
+        like = _Like(shape, dtype, device)
         if layer == 0 and scale == 0:
             self._begin(schedule, like)
         ledger = self._checked_turn(layer, scale, schedule, like)
@@ -253,7 +247,7 @@ class Caches:
         self.layers[layer].keep_sequences(count)
         self._record(self.ledger, layer, self._next_scale[layer])
 
-    def _grown(self, layer: int, scale: int, schedule: Schedule, like: KeysToCome) -> Tensor | None:
+    def _grown(self, layer: int, scale: int, schedule: Schedule, like: _Like) -> Tensor | None:
         """Where held and new tokens lie together already; None: they do not, or not for long,
         since some have to be dropped."""
         following = min(scale + 1, len(schedule) - 1)
@@ -262,7 +256,7 @@ class Caches:
             return None
         return self.layers[layer].grown(like, room[0])
 
-    def _joined(self, layer: int, like: KeysToCome) -> Joined:
+    def _joined(self, layer: int, like: _Like) -> Joined:
         """Copies of the held tokens with room for the new ones behind them."""
         cache = self.layers[layer]
         if cache.all_together and not cache.tokens:  # nothing to join
@@ -288,7 +282,7 @@ class Caches:
         drops = budget is not None and not isinstance(self.policy, Stores)
         self._limits = within(budget) if budget is not None and drops else None
 
-    def _begin(self, schedule: Schedule, like: KeysToCome) -> None:
+    def _begin(self, schedule: Schedule, like: _Like) -> None:
         if self._only is not None and schedule != self._only:
             raise UserError(
                 f"this picture's schedule is {schedule}",
@@ -328,14 +322,12 @@ class Caches:
         for layer in range(len(self.layers)):
             self.ledger.record(0, layer, LayerRecord(0, 0, 0, 0.0, 0, 0))
 
-    def _checked_turn(
-        self, layer: int, scale: int, schedule: Schedule, like: KeysToCome
-    ) -> CacheLedger:
+    def _checked_turn(self, layer: int, scale: int, schedule: Schedule, like: _Like) -> CacheLedger:
         """The picture's ledger, once it is sure that this call belongs to the picture."""
-        check_turn(layer, scale, None if self.ledger is None else self._next_scale[layer])
-        check_held(layer, scale, bool(self.layers[layer].groups))
-        check_same_schedule(layer, scale, schedule, self._schedule)
-        assert self.ledger is not None, "a scale is due"
+        due = None if self.ledger is None else self._next_scale[layer]
+        filled = bool(self.layers[layer].groups)
+        check_turn(layer, scale, due, schedule, self._schedule or schedule, filled=filled)
+        assert self.ledger is not None, "the turn was checked"
         assert like.shape[2] == schedule.tokens[scale], (like.shape, schedule.scales[scale])
         return self.ledger
 
@@ -394,3 +386,12 @@ class Caches:
         held, index = (sum(column) for column in zip(*self._bytes, strict=True))
         self._peak = max(self._peak, held)
         ledger.record_held(held, index)
+
+
+@dataclass(frozen=True)
+class _Like:
+    """What is known of a scale's keys before there are any; see `Like`."""
+
+    shape: tuple[int, int, int, int]
+    dtype: torch.dtype
+    device: torch.device

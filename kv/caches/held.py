@@ -30,15 +30,6 @@ class Like(Protocol):
     def device(self) -> torch.device: ...
 
 
-@dataclass(frozen=True)
-class KeysToCome:
-    """What is known of a scale's keys before there are any; see `Like`."""
-
-    shape: tuple[int, int, int, int]
-    dtype: torch.dtype
-    device: torch.device
-
-
 _CHUNK = 512  # tokens turned back from codes at a time, which bounds the float32 copy
 Empty = Callable[..., Tensor]
 """`torch.empty` with the place settled."""
