@@ -118,7 +118,7 @@ def ratio_and_pixels(
     if size.value and strongest is not None and strongest.source is size.source:
         raise UserError(
             f"the size is given twice: {size.value}, and {strongest.name} {strongest.value}",
-            where=f"{size.origin} and {strongest.origin}",
+            where=" and ".join(dict.fromkeys((size.origin, strongest.origin))),
             rule="a size has its ratio and its pixel class",
             fix="leave one of them out",
         )

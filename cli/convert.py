@@ -102,8 +102,8 @@ def convert(
     )
     facts = _facts(plan)
     if dry_run:
-        said = f"{human_bytes(plan.nbytes)} into {plan.out}"
-        say_json(facts) if json else print(said)
+        summary = f"{human_bytes(plan.nbytes)} into {plan.out}"
+        say_json(facts) if json else print(summary)
         return
     # 2. the copy
     with ByteDisplay(stderr(), quiet=silent) as display:

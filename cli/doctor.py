@@ -59,8 +59,8 @@ def doctor(
         listed = [{**vars(f), "level": f.level.value} for f in findings]
         say_json({"problems": problems, "findings": listed})
     if problems:
-        said = "1 problem" if problems == 1 else f"{problems} problems"
-        raise Unsuccessful(said, "problems")
+        count = "1 problem" if problems == 1 else f"{problems} problems"
+        raise Unsuccessful(count, "problems")
 
 
 def _findings(
@@ -76,8 +76,8 @@ def _findings(
         settings = Settings()
         chosen = settings.get("model", model)
         preset = model_named(chosen.value, chosen.origin)
-        said = f"{settings.path}" if settings.path.is_file() else f"{settings.path} is not there"
-        yield Finding("settings", Level.FINE, f"{said}; model {preset.name} ({chosen.origin})")
+        place = f"{settings.path}" if settings.path.is_file() else f"{settings.path} is not there"
+        yield Finding("settings", Level.FINE, f"{place}; model {preset.name} ({chosen.origin})")
         rooms.append(_room(model, weights_dir))  # before torch is there, which takes some itself
     except UserError as error:  # a finding too; the rest is checked with what holds without it
         yield Finding("settings", Level.PROBLEM, f"{error.what} ({error.where})", error.fix)

@@ -103,8 +103,8 @@ def grid(
         to.discard_if_empty()
     for name in [] if silent else skipped:
         stderr().print(f"not drawn: {name}", markup=False, soft_wrap=True, style="dim")
-    if not silent and (said := missing_fonts(captions)):
-        stderr().print(said, markup=False, soft_wrap=True, style="dim")
+    if not silent and (note := missing_fonts(captions)):
+        stderr().print(note, markup=False, soft_wrap=True, style="dim")
     if not drawn:
         raise UserError(
             f"there are no pictures in {folder}",
@@ -176,8 +176,8 @@ def _words(path: Path, found: Embedded, label: Label) -> str:
         return ""
     if label is Label.NAME or label.value not in found.settings:
         return path.stem
-    said = str(found.settings[label.value])
-    return f"seed {said}" if label is Label.SEED else said
+    value = str(found.settings[label.value])
+    return f"seed {value}" if label is Label.SEED else value
 
 
 def _tells(path: Path, found: Embedded, label: Label) -> tuple[str, ...]:

@@ -111,8 +111,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         code = _run(given)
         sys.stdout.flush()
         if code == errors.OK and lost.matters:
-            said = f"stdout could not be written: {lost.why}"
-            unsaid = errors.Unsuccessful(said, "failed")
+            message = f"stdout could not be written: {lost.why}"
+            unsaid = errors.Unsuccessful(message, "failed")
             return _show(unsaid, errors.stderr(), errors.json_wanted(given))
     return code
 

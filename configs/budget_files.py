@@ -28,6 +28,7 @@ DEFAULT = "default"
 
 _REQUIRED = ("model", "layers", "provenance")
 _AMOUNTS = ("mean", "percent", "capacities")
+_MOST = 1 << 31  # of anything that is counted; pictures have thousands of tokens
 _LINEAR = ("refiner_start", "delta")
 _KEYS = (*_REQUIRED, "drafters", *_AMOUNTS, "schedule", "rule", *_LINEAR, "window", "bound")
 _RULES = ("released", "linear")
@@ -234,9 +235,10 @@ class _Reader:
 
     def _count(self, key: str, least: int = 1) -> int:
         value = self.content[key]
-        if type(value) is not int or value < least:
+        if type(value) is not int or not least <= value <= _MOST:
+            shown = repr(value) if len(repr(value)) <= 40 else f"{repr(value)[:40]}…"
             raise self._refusal(
-                key, f"{key} is {value!r}", f"{key} is a whole number of at least {least}"
+                key, f"{key} is {shown}", f"{key} is a whole number of at least {least}"
             )
         return value
 

@@ -285,7 +285,7 @@ OPTIONS: tuple[Option, ...] = (
         "force",
         _FLAG,
         "Try also what is planned not to fit into memory; see scalekv plan.",
-        (*_DRAW, "bench", "serve"),
+        _LOADING,
         scope=Scope.CALL,
         default="false",
         repeats=True,

@@ -21,19 +21,21 @@ MOST_BYTES = 1 << 17
 """Of a file; the largest that ships has 2 KiB, and this many are read within a second."""
 MOST_CALIBRATION_BYTES = 1 << 23
 """Of a calibration's JSON; an order of all heads of the largest model has 200 KiB."""
+MOST_CONSTANTS_BYTES = 1 << 29
+"""Of the constants of a coded cache; those of the largest model have 180 MiB."""
 MOST_DEEP = 32
 """Collections within each other."""
 
 
-def read_text(path: Path, most: int = MOST_BYTES) -> str:
-    """A text file in UTF-8, of at most that many bytes.
+def read_bytes(path: Path, most: int) -> bytes:
+    """A file's content, of at most that many bytes.
 
     Raises:
         OSError: it is not there or may not be read.
-        UserError: no regular file, too large, or no text.
+        UserError: no regular file, or too large.
     """
     if path.samefile(os.devnull):
-        return ""
+        return b""
     # asked before it is opened: opening a pipe that nobody writes to waits for ever
     if not stat.S_ISREG(path.stat().st_mode) and not path.is_dir():
         raise UserError(
@@ -51,6 +53,17 @@ def read_text(path: Path, most: int = MOST_BYTES) -> str:
             rule=f"at most {most >> 10} KiB, of which such a file needs few",
             fix="name the right file",
         )
+    return data
+
+
+def read_text(path: Path, most: int = MOST_BYTES) -> str:
+    """A text file in UTF-8, of at most that many bytes.
+
+    Raises:
+        OSError: it is not there or may not be read.
+        UserError: no regular file, too large, or no text.
+    """
+    data = read_bytes(path, most)
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

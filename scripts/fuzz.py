@@ -144,7 +144,7 @@ def damaged(whole: bytes, chance: random.Random) -> bytes:
     return bytes(data)
 
 
-def outcome(arguments: list[str], config: Path | None, said: Path) -> int:
+def outcome(arguments: list[str], config: Path | None, output: Path) -> int:
     """The exit code of a command in a copy of this process; minus a signal's number where one
     ended it, and minus SIGKILL where the clock did."""
     child = os.fork()
@@ -154,7 +154,7 @@ def outcome(arguments: list[str], config: Path | None, said: Path) -> int:
             used = int(time.process_time())
             resource.setrlimit(resource.RLIMIT_CPU, (used + SECONDS, used + SECONDS + 1))
             resource.setrlimit(resource.RLIMIT_AS, (_address_space() + MEMORY,) * 2)
-            file = os.open(said, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
+            file = os.open(output, os.O_WRONLY | os.O_CREAT | os.O_TRUNC)
             os.dup2(file, 1)
             os.dup2(file, 2)
             sys.stdout, sys.stderr = open(1, "w", closefd=False), open(2, "w", closefd=False)  # noqa: SIM115
@@ -209,12 +209,12 @@ def fuzz(folder: Path, count: int, seed: int) -> Iterator[str]:
     for number in range(count):
         name = list(found)[number % len(found)]
         kind = found[name]
-        file, said = folder / f"f{number}{kind.suffix}", folder / "said"
+        file, output = folder / f"f{number}{kind.suffix}", folder / "said"
         file.write_bytes(kind.whole if number < len(found) else damaged(kind.whole, chance))
         command = chance.choice(kind.commands)(str(file))
-        code = outcome(command, file if name == "config" else None, said)
+        code = outcome(command, file if name == "config" else None, output)
         ended[name][code] += 1
-        text = said.read_text(encoding="utf-8", errors="replace")
+        text = output.read_text(encoding="utf-8", errors="replace")
         if code not in (0, 2) or "Traceback" in text:
             faults += 1
             kept = Path(tempfile.gettempdir()) / f"fuzz-{seed}-{number}{kind.suffix}"
@@ -238,9 +238,9 @@ def main() -> int:
     chosen = parser.parse_args()
     faults = 0
     with tempfile.TemporaryDirectory() as folder:
-        for said in fuzz(Path(folder), chosen.files, chosen.seed):
-            print(said, flush=True)
-            faults += said.startswith("fault")
+        for line in fuzz(Path(folder), chosen.files, chosen.seed):
+            print(line, flush=True)
+            faults += line.startswith("fault")
     return 1 if faults else 0
 
 

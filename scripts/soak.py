@@ -66,19 +66,23 @@ def problems(whole: Path, killed: Path, pictures: int) -> list[str]:
     """Everything in which a folder is not what it should be."""
     found = []
     reference = {path.name: path.read_bytes() for path in whole.glob("*.png")}
-    there = {path.name: path.read_bytes() for path in killed.glob("*.png")}
-    if len(there) != pictures:
-        found.append(f"{len(there)} pictures, expected {pictures}")
-    if reference.keys() != there.keys():
-        found.append(f"other names: {sorted(reference.keys() ^ there.keys())}")
-    different = [name for name in reference.keys() & there.keys() if reference[name] != there[name]]
+    found_files = {path.name: path.read_bytes() for path in killed.glob("*.png")}
+    if len(found_files) != pictures:
+        found.append(f"{len(found_files)} pictures, expected {pictures}")
+    if reference.keys() != found_files.keys():
+        found.append(f"other names: {sorted(reference.keys() ^ found_files.keys())}")
+    different = [
+        name
+        for name in reference.keys() & found_files.keys()
+        if reference[name] != found_files[name]
+    ]
     if different:
         found.append(f"other bytes: {sorted(different)}")
     entries = [json.loads(line) for line in (killed / "manifest.jsonl").read_text().splitlines()]
-    if sorted(entry["file"] for entry in entries) != sorted(there):
+    if sorted(entry["file"] for entry in entries) != sorted(found_files):
         found.append("the manifest lists other files than there are, or one twice")
     for entry in entries:
-        data = there.get(entry["file"], b"")
+        data = found_files.get(entry["file"], b"")
         if (len(data), hashlib.sha256(data).hexdigest()) != (entry["bytes"], entry["sha256"]):
             found.append(f"the manifest has another sum of {entry['file']}")
     expected = {name[:-4] + ending for name in reference for ending in (".png", ".json")}
@@ -107,34 +111,34 @@ class Soak:
 
     def until_done(self, out: Path, signals: list[signal.Signals]) -> None:
         """Resumes until a run ends by itself, taking a signal off the list for every other run."""
-        there: dict[str, bytes] = {}
+        before: dict[str, bytes] = {}
         while signals:
             program, wait = start(self.prompts, out), self.moments.uniform(0, self.longest)
             try:
-                _, said = program.communicate(timeout=wait)
+                _, output = program.communicate(timeout=wait)
             except subprocess.TimeoutExpired:
                 number = signals.pop()
                 program.send_signal(number)
-                _, said = program.communicate()
-                self._check_end(number, program.returncode, said)
+                _, output = program.communicate()
+                self._check_end(number, program.returncode, output)
             else:
-                self._check_end(None, program.returncode, said)
+                self._check_end(None, program.returncode, output)
                 break
             now = {path.name: path.read_bytes() for path in out.glob("*.png")}
-            self.found += [f"lost or changed: {n}" for n, d in there.items() if now.get(n) != d]
-            there = now
+            self.found += [f"lost or changed: {n}" for n, d in before.items() if now.get(n) != d]
+            before = now
         else:
             program = start(self.prompts, out)
-            _, said = program.communicate()
-            self._check_end(None, program.returncode, said)
+            _, output = program.communicate()
+            self._check_end(None, program.returncode, output)
         self.found += problems(self.whole, out, self.pictures)
 
-    def _check_end(self, number: signal.Signals | None, code: int, said: str) -> None:
+    def _check_end(self, number: signal.Signals | None, code: int, output: str) -> None:
         # a run may end by itself while the signal is on its way
         right = (0,) if number is None else (*RIGHT_CODES[number], 0)
         self.ended[f"{'no signal' if number is None else number.name}: exit code {code}"] += 1
-        if code not in right or "Traceback" in said:
-            self.found.append(f"{number}: exit code {code}: {said[-500:]}")
+        if code not in right or "Traceback" in output:
+            self.found.append(f"{number}: exit code {code}: {output[-500:]}")
 
 
 def soak(folder: Path, pictures: int, kills: int, terms: int, seed: int) -> Iterator[str]:
@@ -181,14 +185,14 @@ def main() -> int:
     chosen = parser.parse_args()
     faults = 0
     with tempfile.TemporaryDirectory() as folder:
-        for said in fuzz(Path(folder), chosen.files, chosen.seed):
-            print(said, flush=True)
-            faults += said.startswith("fault")
+        for line in fuzz(Path(folder), chosen.files, chosen.seed):
+            print(line, flush=True)
+            faults += line.startswith("fault")
         if chosen.kills or chosen.terms:
             killing = soak(Path(folder), chosen.pictures, chosen.kills, chosen.terms, chosen.seed)
-            for said in killing:
-                print(said, flush=True)
-                faults += said.startswith("fault")
+            for line in killing:
+                print(line, flush=True)
+                faults += line.startswith("fault")
     return 1 if faults else 0
 
 

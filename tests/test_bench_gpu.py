@@ -35,7 +35,7 @@ def test_a_part_that_fails_or_comes_too_late_is_noted() -> None:
     def broken() -> None:
         raise RuntimeError("no such kernel\nand more")
 
-    run = gpu.Run("cpu", limit=60)
+    run = gpu.GpuRun("cpu", limit=60)
     run.part("good", 1, lambda: {"exit": 0})
     run.part("broken", 1, broken)
     run.part("late", 1000, broken)
@@ -45,7 +45,7 @@ def test_a_part_that_fails_or_comes_too_late_is_noted() -> None:
 
 
 def test_programs_are_run_and_their_last_lines_kept() -> None:
-    run = gpu.Run("cpu", limit=60)
+    run = gpu.GpuRun("cpu", limit=60)
     found = run.program("-c", "print('a'); print('b'); raise SystemExit(3)")
     assert found == {"exit": 3, "lines": ["a", "b"]}
     assert gpu.missing(("json", "no_such_package")) == ["no_such_package"]

@@ -60,9 +60,9 @@ def test_what_bytes_buy() -> None:
     rows = table("infinity-2b, 1M, bf16")
     assert len(rows) == 3
     for asked, alone, together in rows:
-        for shape, said in ((one, alone), (eight, together)):
+        for shape, words in ((one, alone), (eight, together)):
             budget = resolve(parse_budget(asked), SQUARE, spec.depth, bytes_of=shape.bytes_of)
-            assert f"{budget.mean} tokens" == said
+            assert f"{budget.mean} tokens" == words
 
 
 def test_the_released_table_and_what_is_used_of_it() -> None:
@@ -117,8 +117,8 @@ def test_the_code_says_what_it_says(capsys: pytest.CaptureFixture[str]) -> None:
     code = re.findall(r"^```python\n(.*?)^```$", PAGE, re.M | re.S)
     assert len(code) == 1
     exec(compile(code[0], "docs/budgets.md", "exec"), {})
-    said = capsys.readouterr().out.split()
+    output = capsys.readouterr().out.split()
     comments = re.findall(r"print\(.*#\s*([\d. ]+)", code[0])
     shown = " ".join(comments).split()
-    assert len(said) == len(shown) == 3
-    assert all(isclose(float(a), float(b)) for a, b in zip(said, shown, strict=True))
+    assert len(output) == len(shown) == 3
+    assert all(isclose(float(a), float(b)) for a, b in zip(output, shown, strict=True))

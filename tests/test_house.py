@@ -1,4 +1,4 @@
-"""The house keeps its shape: small rooms, and every public name for one thing."""
+"""The house keeps its shape: small files, small rooms, and every public name for one thing."""
 
 from __future__ import annotations
 
@@ -11,6 +11,8 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 PACKAGES = ("cli", "infinity_patch", "configs", "kv")
+FOLDERS = (*PACKAGES, "scripts", "tests")
+MOST_LINES = 400
 MOST_FILES = 15
 ROWS_OF_ONE_KIND = {"kv/policies"}  # a method a file
 COMMANDS = {"command.py", "models.py", "convert.py", "download.py", "doctor.py", "inspect.py"}
@@ -21,6 +23,12 @@ EVERYWHERE = {"main"}
 def files(*folders: str) -> Iterator[Path]:
     for folder in folders:
         yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def test_no_file_is_long() -> None:
+    lengths = {f: len(f.read_text(encoding="utf-8").splitlines()) for f in files(*FOLDERS)}
+    long = {str(f.relative_to(ROOT)): n for f, n in lengths.items() if n > MOST_LINES}
+    assert not long
 
 
 def test_no_room_is_crowded() -> None:

@@ -144,9 +144,9 @@ def test_ctrl_c_reaches_all_gpus(folder: Path) -> None:
     assert running.stdout is not None
     assert {running.stdout.readline(), running.stdout.readline()} == {"started 5\n", "started 7\n"}
     running.send_signal(signal.SIGINT)
-    said, errors = running.communicate(timeout=30)
+    output, errors = running.communicate(timeout=30)
     assert running.returncode == 130, errors
-    assert sorted(said.splitlines()) == ["stopped 5", "stopped 7"]
+    assert sorted(output.splitlines()) == ["stopped 5", "stopped 7"]
 
 
 @with_weights

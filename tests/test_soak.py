@@ -71,8 +71,8 @@ def test_prompts_of_every_length(tmp_path: Path) -> None:
 
 
 def test_a_short_soak(tmp_path: Path) -> None:
-    said = list(soak(tmp_path, pictures=2, kills=1, terms=1, seed=1))
-    assert said[-1] == "0 lost, 0 doubled, all equal to the bit", said
+    text = list(soak(tmp_path, pictures=2, kills=1, terms=1, seed=1))
+    assert text[-1] == "0 lost, 0 doubled, all equal to the bit", text
 
 
 def test_a_short_fuzz(tmp_path: Path) -> None:

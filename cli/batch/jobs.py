@@ -245,10 +245,9 @@ class _Reader:
         return _Checked(row.line, read["prompt"], own_seed, count, own_name, settled)
 
     def _settings(self, read: Mapping[str, Any]) -> Request:
-        own = {name: read[name] for name in _SETTINGS if name in read}
-        if not own:
+        if not read.keys() & _OWN:
             return self.base
-        settings = replace(self.base, **own)
+        settings = replace(self.base, **{name: read[name] for name in _SETTINGS if name in read})
 
         def as_setting(name: str, otherwise: object) -> Setting:
             if name in read:
@@ -355,9 +354,9 @@ def _name(value: object) -> str:
     return name
 
 
-_SETTINGS = [
-    name for name, row in COLUMNS.items() if row.owner is Owner.REQUEST and name not in _EACH
-]
+_OWN = COLUMNS.keys() - _EACH
+"""Columns that make a row's settings others than those of the options."""
+_SETTINGS = [name for name in COLUMNS if COLUMNS[name].owner is Owner.REQUEST and name in _OWN]
 _READERS: dict[str, Callable[[object], Any]] = {
     "prompt": _prompt,
     **{name: row.kind.read for name, row in COLUMNS.items()},

@@ -5,7 +5,9 @@ Knows names alone; what is in the folder already is others' business.
 
 from __future__ import annotations
 
+import os
 import re
+import sys
 import unicodedata
 from string import Formatter
 
@@ -89,6 +91,11 @@ def broken_rule(name: str) -> str:
         return f"a name has none of {_RESERVED}"
     if name != name.strip() or name.endswith("."):
         return "a name has no space at its ends and no dot at its end"
+    try:
+        os.fsencode(name)
+    except UnicodeEncodeError:
+        encoding = sys.getfilesystemencoding()
+        return f"a name has only characters that file names have here ({encoding}, by the locale)"
     if len(name.encode(errors="replace")) > MOST_NAME_BYTES:
         return f"a name has at most {MOST_NAME_BYTES} bytes"
     if _OUR_OWN.fullmatch(name.casefold()):

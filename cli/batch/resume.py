@@ -61,11 +61,11 @@ def standing(
         UserError: a manifest that cannot be read, or names taken by files that are not these
             jobs' pictures, or any at all where the batch is not to be resumed.
     """
-    there = _sizes(folder)
+    sizes = _sizes(folder)
     entries = read_manifests(folder) if resume else {}
     now = Standing()
     taken: list[tuple[Job, str]] = []
-    elsewhere = _elsewhere(jobs, entries, there)
+    elsewhere = _elsewhere(jobs, entries, sizes)
     known = {job.mark for job in jobs}.union(marks)
     now.strangers = sum(mark not in known for mark in elsewhere)
     for job in jobs:
@@ -75,26 +75,26 @@ def standing(
             elsewhere[job.mark] -= 1
             now.moved += 1
             now.done.append(job)
-        elif picture not in there and sidecar not in there:
+        elif picture not in sizes and sidecar not in sizes:
             now.todo.append(job)
         elif not resume:
-            taken.append((job, picture if picture in there else sidecar))
-        elif picture not in there or (there[picture] == 0 and picture not in entries):
+            taken.append((job, picture if picture in sizes else sidecar))
+        elif picture not in sizes or (sizes[picture] == 0 and picture not in entries):
             # Whoever was killed had got as far as the sidecar, or as a name without content.
-            if there.get(sidecar, 0) == 0 or _names_job(folder / sidecar, job):
-                now.orphans += [folder / name for name in (picture, sidecar) if name in there]
+            if sizes.get(sidecar, 0) == 0 or _names_job(folder / sidecar, job):
+                now.orphans += [folder / name for name in (picture, sidecar) if name in sizes]
                 now.todo.append(job)
             else:
                 taken.append((job, sidecar))
         else:
-            _place(job, folder / picture, there[picture], entries.get(picture), now, taken)
+            _place(job, folder / picture, sizes[picture], entries.get(picture), now, taken)
     if taken:
         raise _refusal(folder, taken, resume)
     return now
 
 
 def _elsewhere(
-    jobs: Sequence[Job], entries: Mapping[str, ManifestEntry], there: Mapping[str, int]
+    jobs: Sequence[Job], entries: Mapping[str, ManifestEntry], sizes: Mapping[str, int]
 ) -> Counter[str]:
     """How many pictures there are of each mark under names that no job of that mark has: a row that
     was put in, taken out or moved gives the rows after it other names."""
@@ -102,7 +102,7 @@ def _elsewhere(
     return Counter(
         entry.job
         for entry in entries.values()
-        if entry.file in there and names.get(entry.file) != entry.job
+        if entry.file in sizes and names.get(entry.file) != entry.job
     )
 
 

@@ -5,43 +5,36 @@ Knows the order of things and what is told to whom; how each is done is others' 
 
 from __future__ import annotations
 
-import json
 import time
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
 from scalekv.cli import engine
-from scalekv.cli.batch.file import shown
-from scalekv.cli.batch.jobs import Job, as_row, groups
-from scalekv.cli.batch.manifest import STEM, Manifest, manifest_name
+from scalekv.cli.batch.account import Account
+from scalekv.cli.batch.jobs import Job, groups
+from scalekv.cli.batch.manifest import Manifest, manifest_name
 from scalekv.cli.batch.names import SUFFIX
 from scalekv.cli.batch.resume import Standing, digest, standing
-from scalekv.cli.batch.tally import Tally, human_rate, human_time
+from scalekv.cli.batch.tally import Tally
 from scalekv.cli.choices import Choices
-from scalekv.cli.console.errors import Interrupted, Unsuccessful, debugging, one_line, show_trace
+from scalekv.cli.console.errors import Interrupted, debugging, one_line, show_trace
 from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
 from scalekv.cli.generate.run import (
     common_settings,
     entry_of,
-    figures,
-    show_report,
     sidecar_of,
     tell_of_batches,
     tell_of_idle_budget,
-    with_names,
-    write_report,
 )
 from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder, png_bytes
 from scalekv.cli.plan.room import Target, check_room
-from scalekv.cli.report.kinds import Kinds
 from scalekv.cli.report.running import Running
 from scalekv.kv.errors import UserError
 
@@ -52,8 +45,6 @@ if TYPE_CHECKING:
 STRETCH = 256
 """Pictures that are asked for in one go, so that a text encoder that is freed after encoding is
 read once for all of them."""
-
-MOST_LISTED = 20  # failures on the terminal; the report has all
 
 
 class _FailedFast(Exception):
@@ -85,22 +76,15 @@ class BatchRun:
     fail_fast: bool = False
     shard: tuple[int, int] | None = None
     marks: frozenset[str] = frozenset()
-    pictures: list[dict[str, Any]] = field(default_factory=list)
-    failures: list[tuple[Job, str]] = field(default_factory=list)
-    _kinds_drawn: Kinds = field(default_factory=Kinds)
-    _settings: dict[str, Any] = field(default_factory=dict)
     _running: Running | None = None
     _smaller: dict[Any, int] = field(default_factory=dict)
     _together: int = 0
-    _cannot_write: CannotWrite | None = None
-    tally: Tally = field(init=False)
+    _account: Account = field(init=False)
     _display: Display = field(init=False)
-    _load_seconds: float = 0.0
-    _started: float = field(default_factory=time.perf_counter)
-    _clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def __post_init__(self) -> None:
-        self.tally = Tally(len(self.jobs))
+        tally = Tally(len(self.jobs))
+        self._account = Account(self.choices, self.source, self.console, tally, self.json)
         self._display = Display(self.console, quiet=self.choices.quiet, elapsed=False)
 
     def preview(self) -> None:
@@ -111,14 +95,14 @@ class BatchRun:
         """
         now = standing(self.choices.out, self.jobs, self.resume, self.marks)
         files = [str(self.choices.out / (job.name + SUFFIX)) for job in now.todo]
-        there = len(now.done) + len(now.unlisted)
+        before = len(now.done) + len(now.unlisted)
         if not self.choices.quiet:
             count = len(groups(now.todo))
-            said = f"{len(files)} pictures to make in {count} groups, {there} are there"
-            self.console.print(said, style="dim", soft_wrap=True)
+            summary = f"{len(files)} pictures to make in {count} groups, {before} are there"
+            self.console.print(summary, style="dim", soft_wrap=True)
             self._tell_standing(now)
         if self.json:
-            say_json({"paths": files, "there_before": there})
+            say_json({"paths": files, "there_before": before})
         else:
             say("".join(f"{file}\n" for file in files))
 
@@ -148,17 +132,19 @@ class BatchRun:
                     todo = self._take_up(folder, manifest)
                     self._make_all(todo, folder, manifest)
         except KeyboardInterrupt:
-            raise Interrupted(self.tally.made, str(out)) from None
+            raise Interrupted(self._account.tally.made, str(out)) from None
         finally:
             folder.discard_if_empty()
-        self._end()
+        self._account.check()
 
     def _kinds(self) -> list[Settled]:
         """What the pictures come to, once for all that are alike in what memory depends on."""
         kinds = {}
         for job in self.jobs:
-            said = job.settings
-            kinds[said.policy, said.budget, said.ratio, said.pixels, said.cfg] = job.settled
+            settings = job.settings
+            kinds[
+                settings.policy, settings.budget, settings.ratio, settings.pixels, settings.cfg
+            ] = job.settled
         return list(kinds.values())
 
     def _take_up(self, folder: OutputFolder, manifest: Manifest) -> list[Job]:
@@ -181,13 +167,14 @@ class BatchRun:
         for job in now.unlisted:
             data = (folder.path / (job.name + SUFFIX)).read_bytes()
             manifest.append(_entry(job, data, None, None))
-        self.tally.before = len(now.done) + len(now.unlisted)
+        self._account.tally.before = len(now.done) + len(now.unlisted)
         self._tell_standing(now)
         return now.todo
 
     def _tell_standing(self, now: Standing) -> None:
-        if self.tally.before:
-            self._display.note(f"{self.tally.before} of {self.tally.wanted} pictures are there")
+        tally = self._account.tally
+        if tally.before:
+            self._display.note(f"{tally.before} of {tally.wanted} pictures are there")
         if now.moved:
             self._display.note(f"{now.moved} of them are of rows that stood elsewhere in the file")
         if now.strangers and now.todo:
@@ -212,19 +199,19 @@ class BatchRun:
             for group in groups(todo):
                 for first in range(0, len(group), STRETCH):
                     self._make(pipeline, group[first : first + STRETCH], folder, manifest)
-            outcome = "failed" if self.failures else "complete"
+            outcome = "failed" if self._account.failures else "complete"
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
         except _FailedFast:
             pass
         except CannotWrite as error:
-            self._cannot_write = error
+            self._account.cannot_write = error
         finally:
             with interrupts_wait():
                 self._display.clear()
                 if pipeline is not None or not todo:  # otherwise loading failed
-                    self._report(pipeline, folder, manifest, outcome)
+                    self._account.report(pipeline, folder, manifest, outcome)
 
     def _load(self) -> Pipeline:
         choices = self.choices
@@ -236,15 +223,15 @@ class BatchRun:
         self._display.stage(f"loading {choices.preset.name}")
         told: dict[tuple[object, ...], Settled] = {}
         for kind in self._kinds():
-            said = kind.request
-            told.setdefault((said.policy, said.budget, said.ratio, said.pixels), kind)
+            request = kind.request
+            told.setdefault((request.policy, request.budget, request.ratio, request.pixels), kind)
         for kind in told.values():
             tell_of_idle_budget(kind, self._display)
         pipeline = engine.load(
             choices.preset, choices.device, choices.dtype, choices.weights_dir, choices.placement
         )
         tell_of_batches(self.jobs[0].settled, pipeline, self._display)
-        self._load_seconds = time.perf_counter() - self._started
+        self._account.load_seconds = time.perf_counter() - self._account.started
         return pipeline
 
     def _make(
@@ -255,17 +242,17 @@ class BatchRun:
         singly = left[0].settled.one_at_a_time_on(pipeline.device.type)
         alone = 0  # pictures that are to be tried one by one
         while left:
-            some = left[:1] if alone else left
+            batch = left[:1] if alone else left
             self._together = 0
-            made, error = self._make_some(pipeline, some, folder, manifest)
-            left = left[made:]
-            alone = max(alone - made, 0)
+            finished, error = self._make_some(pipeline, batch, folder, manifest)
+            left = left[finished:]
+            alone = max(alone - finished, 0)
             if error is None:
                 continue
-            if len(some) == 1 or (singly and self._together):
+            if len(batch) == 1 or (singly and self._together):
                 self._fail(left.pop(0), error)
                 alone = 0
-            elif made == 0:
+            elif finished == 0:
                 alone = self._together or len(left)
 
     def _make_some(
@@ -284,18 +271,18 @@ class BatchRun:
             seeds=tuple(job.seed for job in jobs),
             batch_size=self._smaller.get(settings, settings.batch_size),
         )
-        self.tally.start()
+        self._account.tally.start()
         try:
             settled = jobs[0].settled.of(request)
             pictures = engine.generate(pipeline, settled, self._scale_done, smaller)
         except Exception as error:
             return 0, error
         try:
-            for made, job in enumerate(jobs):
+            for finished, job in enumerate(jobs):
                 try:
                     picture = next(pictures)
                 except Exception as error:
-                    return made, error
+                    return finished, error
                 with interrupts_wait():
                     self._keep(job, picture, folder, manifest)
                     self._update(pipeline, manifest)
@@ -310,15 +297,15 @@ class BatchRun:
         if not folder.place(job.name, data, sidecar):
             self._fail(job, FileExistsError(f"{job.name + SUFFIX} came into the folder meanwhile"))
             return
-        self._kinds_drawn.add(picture.cache)
-        self._settings = common_settings(picture)
+        self._account.kinds.add(picture.cache)
+        self._account.settings = common_settings(picture)
         path, beside = folder.path / (job.name + SUFFIX), folder.path / (job.name + ".json")
-        self.pictures.append(entry_of(picture, path, beside))
+        self._account.pictures.append(entry_of(picture, path, beside))
         if not self.json:
             self._display.clear()
             say(f"{path}\n")
         manifest.append(_entry(job, data, picture.seconds, picture.together))
-        self.tally.picture_made()
+        self._account.tally.picture_made()
         if picture.truncated:
             self._display.note(f"line {job.line} was too long; not used: {picture.truncated}")
 
@@ -327,12 +314,13 @@ class BatchRun:
         if self._running is not None and "json" in self.choices.memory_report:
             with suppress(CannotWrite):  # said at the end, or of the next picture
                 self._running.update(
-                    len(self.pictures), lambda: self._figures(pipeline, manifest, "running")
+                    len(self._account.pictures),
+                    lambda: self._account.figures(pipeline, manifest, "running"),
                 )
 
     def _fail(self, job: Job, error: Exception) -> None:
-        self.failures.append((job, one_line(error)))
-        self.tally.failed += 1
+        self._account.failures.append((job, one_line(error)))
+        self._account.tally.failed += 1
         self._display.note(f"line {job.line}, seed {job.seed} failed: {one_line(error)}")
         if debugging():
             self._display.clear()
@@ -341,107 +329,11 @@ class BatchRun:
             raise _FailedFast
 
     def _scale_done(self, progress: Progress) -> None:
-        self.tally.held_bytes = progress.held_bytes
+        tally = self._account.tally
+        tally.held_bytes = progress.held_bytes
         self._together = progress.together
         share = progress.together * (progress.scale + 1) / progress.scales
-        self._display.status(
-            str(self.tally), self.tally.done + self.tally.failed + share, self.tally.wanted
-        )
-
-    def _report(
-        self, pipeline: Pipeline | None, folder: OutputFolder, manifest: Manifest, outcome: str
-    ) -> None:
-        """Writes and tells what became of it; a full disk costs the report alone."""
-        choices = self.choices
-        report = None
-        written: list[Path] = []
-        retry = None
-        if pipeline is not None and (self.tally.made or self.failures):
-            report = self._figures(pipeline, manifest, outcome)
-            try:
-                retry = self._save_retry(folder, manifest)
-                written = write_report(report, folder, choices)
-            except CannotWrite as error:  # costs the report alone
-                self._cannot_write = self._cannot_write or error
-                self.console.print(f"no report: {error}", markup=False, soft_wrap=True)
-            if not choices.quiet:
-                show_report(report, written, choices, self.console)
-        self._tell(retry)
-        if self.json:
-            say_json(
-                {
-                    "outcome": outcome,
-                    "paths": [picture["file"] for picture in self.pictures],
-                    "there_before": self.tally.before,
-                    "failed": self._failed(),
-                    "manifest_path": str(manifest.path),
-                    "report_path": str(written[0]) if written else None,
-                    "retry_path": str(retry) if retry else None,
-                    "report": report,
-                }
-            )
-
-    def _figures(self, pipeline: Pipeline, manifest: Manifest, outcome: str) -> dict[str, Any]:
-        tally = self.tally
-        return {
-            **figures(pipeline, self.choices, self._kinds_drawn),
-            "outcome": outcome,
-            "started": self._clock,
-            "settings": self._settings,
-            "source": self.source,
-            "manifest": manifest.path.name,
-            "pictures_wanted": tally.wanted,
-            "pictures_there_before": tally.before,
-            "pictures_a_second": round(tally.per_second, 4),
-            "failed": self._failed(),
-            "pictures": [with_names(picture) for picture in self.pictures],
-            "seconds": {
-                "load": round(self._load_seconds, 3),
-                "all": round(time.perf_counter() - self._started, 3),
-            },
-        }
-
-    def _failed(self) -> list[dict[str, Any]]:
-        return [{**as_row(job), "line": job.line, "error": said} for job, said in self.failures]
-
-    def _tell(self, retry: Path | None) -> None:
-        tally = self.tally
-        lines = []
-        if not self.choices.quiet:
-            rate = human_rate(tally.per_second) if tally.made else ""
-            took = human_time(time.perf_counter() - self._started)
-            said = f"{tally.done} of {tally.wanted} pictures in {self.choices.out}"
-            lines = [f"{said}, {tally.made} made in {took}" + (f" at {rate}" if rate else "")]
-            if tally.done < tally.wanted:
-                lines.append("the same command with --resume makes the rest")
-        for job, error in self.failures[:MOST_LISTED]:
-            lines.append(f"failed: line {job.line}, seed {job.seed}, {shown(job.prompt)}: {error}")
-        if len(self.failures) > MOST_LISTED:
-            lines.append(f"failed: {len(self.failures) - MOST_LISTED} more, see the report")
-        if retry is not None:
-            lines.append(f"retry file: {retry}")
-        for line in lines:
-            self.console.print(line, markup=False, soft_wrap=True, style="dim")
-
-    def _save_retry(self, folder: OutputFolder, manifest: Manifest) -> Path | None:
-        """The failed pictures as a file of prompts."""
-        if not self.failures:
-            return None
-        rows = [json.dumps(as_row(job), ensure_ascii=False) + "\n" for job, _ in self.failures]
-        stem = manifest.path.stem.replace(STEM, "retry", 1)
-        return folder.save_numbered(stem, ".jsonl", "".join(rows).encode())
-
-    def _end(self) -> None:
-        wanted = self.tally.wanted
-        if self._cannot_write is not None:
-            raise Unsuccessful(
-                f"{self._cannot_write}; {self.tally.done} of {wanted} pictures are there, "
-                "the same command with --resume makes the rest",
-                "failed",
-            )
-        if self.failures:
-            failed = len(self.failures)
-            raise Unsuccessful(f"{failed} of {wanted} pictures failed", "pictures-failed")
+        self._display.status(str(tally), tally.done + tally.failed + share, tally.wanted)
 
 
 def _entry(job: Job, data: bytes, seconds: float | None, together: int | None) -> dict[str, Any]:

@@ -272,16 +272,16 @@ def _drafters_text(drafters: Drafters, layers: int) -> str:
     scales = len(drafters) if drafters and not isinstance(drafters, Mapping) else 13
     if any(isinstance(layer, int) for layer in drafters):
         scales = 13
-    said: list[str] = []
+    parts: list[str] = []
     before: tuple[int, ...] = ()
     rows = drafters_by_scale(drafters, Schedule(((1, 1),) * scales), layers)
     for scale, row in enumerate(rows, start=1):
         if row != before:
             named = ("layer " if len(row) == 1 else "layers ") + ", ".join(map(str, row))
-            since = f"from scale {scale} on " if said or scale > 1 else ""
-            said.append(since + (named if row else "none"))
+            since = f"from scale {scale} on " if parts or scale > 1 else ""
+            parts.append(since + (named if row else "none"))
         before = row
-    return "; ".join(said) or "none: uniform"
+    return "; ".join(parts) or "none: uniform"
 
 
 def _drafters(text: str | None, preset: ModelPreset) -> tuple[Drafters, str]:

@@ -17,7 +17,8 @@ HELP = (
     "Find a model's drafters from its attention on prompts.\n\n"
     "Draws the prompts with the full cache, measures where attention goes, and writes a budget "
     "file with where it comes from. Beside it go a HeatKV order file, all numbers as JSON and heat "
-    "maps. Their paths go to stdout, the budget's first; pictures are not kept."
+    "maps; with --coded the constants of a coded cache. Their paths go to stdout, the budget's "
+    "first; pictures are not kept."
 )
 EPILOG = """
 Examples:
@@ -27,6 +28,10 @@ Examples:
   scalekv calibrate --model infinity-2b --prompts captions.txt --out 2b.yaml
 
   scalekv generate "an owl" --model infinity-2b --budget 2b.yaml
+
+  scalekv calibrate --coded --out emoji.yaml
+
+  scalekv generate "an owl" --policy coded:emoji-coded.safetensors --budget 5%
 
 """
 
@@ -85,6 +90,14 @@ def calibrate(
             rich_help_panel=CALIBRATION,
         ),
     ] = False,
+    coded: Annotated[
+        bool,
+        typer.Option(
+            "--coded",
+            help="Measure the constants of the policy coded too; draws the prompts twice.",
+            rich_help_panel=CALIBRATION,
+        ),
+    ] = False,
     out: Annotated[
         Path,
         typer.Option(
@@ -127,7 +140,7 @@ def calibrate(
     own = {"policy": FULL, "budget": FULL, "num_images": 1}
     options = Options(prompts_alone(path), {**typed, **own})
     choices = choose(options)
-    request = CalibrationRequest(choices.request, budget, drafters, top, index, both_halves)
+    request = CalibrationRequest(choices.request, budget, drafters, top, index, both_halves, coded)
     CalibrationRun(
         choices,
         request,

@@ -24,6 +24,7 @@ from scalekv.cli.plan.room import check_room, target_of
 from scalekv.configs.budget_files import budget_text
 from scalekv.configs.sparsity import BESIDE
 from scalekv.kv.budgets.heat_order import write_order
+from scalekv.kv.coded.constants import write_constants
 from scalekv.kv.errors import UserError
 from scalekv.kv.extras import needs
 
@@ -33,11 +34,12 @@ if TYPE_CHECKING:
     from scalekv.infinity_patch.calibration.plan import CalibrationRequest
 
 SUFFIXES = (".yaml", ".yml")
-ORDER, NUMBERS, INDEX_MAP, MASS_MAPS = (
+ORDER, NUMBERS, INDEX_MAP, MASS_MAPS, CONSTANTS = (
     "-heat-order.json",
     BESIDE,
     "-index.png",
     "-s-cas.png",
+    "-coded.safetensors",
 )
 """What the names of the files beside a budget end in, after the budget's own."""
 
@@ -82,14 +84,14 @@ class CalibrationRun:
                 choices.dtype,
                 target.device,
             )
-            check_room(
-                settled.under(FULL),
-                target,
-                choices.placement,
-                choices.weights_dir,
-                cache_is_given=True,
-                anyway="",
-            )
+            if not choices.force:
+                check_room(
+                    settled.under(FULL),
+                    target,
+                    choices.placement,
+                    choices.weights_dir,
+                    cache_is_given=True,
+                )
             with interruptible(), Display(self.console, quiet=choices.quiet) as display:
                 folder.prepare()
                 count = len(choices.request.prompts)
@@ -106,8 +108,13 @@ class CalibrationRun:
                     choices.placement,
                 )
 
+                drawings = range(2 * count if self.request.coded else count)
+                drawn = iter(drawings)
+
                 def done(picture: Picture) -> None:
-                    display.picture_done(picture.index, count, picture.seconds, picture.prompt)
+                    display.picture_done(
+                        next(drawn), len(drawings), picture.seconds, picture.prompt
+                    )
 
                 calibration = engine.calibrate(pipeline, self.request, display.scale_done, done)
                 display.stage("writing")
@@ -130,6 +137,7 @@ class CalibrationRun:
             )
         names = [self.out.name, self.out.stem + ORDER, self.out.stem + NUMBERS]
         names += [self.out.stem + INDEX_MAP, self.out.stem + MASS_MAPS] if self.plots else []
+        names += [self.out.stem + CONSTANTS] if self.request.coded else []
         for path in (self.out.parent / name for name in names):
             if path.is_dir():
                 raise UserError(f"{path} is a folder", where="--out", fix="choose another name")
@@ -164,6 +172,8 @@ def files_of(calibration: Calibration, out: Path, *, plots: bool) -> dict[str, b
     if plots:
         files[out.stem + INDEX_MAP] = index_map(numbers)
         files[out.stem + MASS_MAPS] = mass_maps(numbers)
+    if calibration.constants is not None:
+        files[out.stem + CONSTANTS] = write_constants(calibration.constants)
     files[out.name] = budget_text(
         calibration.spec(out.stem), "Drafters found by scalekv calibrate."
     ).encode()

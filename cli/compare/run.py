@@ -221,11 +221,11 @@ class Comparison:
         finally:  # a disk that is full costs no figures, and what is there is named
             if not self.choices.quiet:
                 self._print_table(facts["variants"])
-            sheet, there = (None if path is None else str(path) for path in written.values())
+            sheet, report_path = (None if path is None else str(path) for path in written.values())
             if self.json:
-                say_json({"sheet": sheet, "report_path": there, **facts})
+                say_json({"sheet": sheet, "report_path": report_path, **facts})
             else:
-                say("".join(f"{path}\n" for path in (sheet, there) if path))
+                say("".join(f"{path}\n" for path in (sheet, report_path) if path))
 
     def _figures(self, number: int) -> dict[str, Any]:
         """What a variant came to over all rows; PSNR over those that differ from the reference."""
@@ -269,9 +269,9 @@ class Comparison:
         from scalekv.cli.pictures.sheet import contact_sheet, sheet_bytes
         from scalekv.cli.pictures.words import missing_fonts
 
-        said = missing_fonts(row.pictures[0].prompt for row in self.rows)
-        if said and not self.choices.quiet:
-            self.console.print(said, markup=False, soft_wrap=True, style="dim")
+        note = missing_fonts(row.pictures[0].prompt for row in self.rows)
+        if note and not self.choices.quiet:
+            self.console.print(note, markup=False, soft_wrap=True, style="dim")
         page = contact_sheet(
             [self._group(row) for row in self.rows],
             across=self.across,

@@ -65,8 +65,8 @@ class Interrupted(Exception):
 
     def __init__(self, kept: int | None = None, where: str = "") -> None:
         pictures = "1 picture" if kept == 1 else f"{kept} pictures"
-        said = "" if kept is None else f"; {pictures} kept" + (f" in {where}" if kept else "")
-        super().__init__(f"interrupted{said}")
+        suffix = "" if kept is None else f"; {pictures} kept" + (f" in {where}" if kept else "")
+        super().__init__(f"interrupted{suffix}")
 
 
 def json_wanted(arguments: Sequence[str]) -> bool:
@@ -86,8 +86,8 @@ def kind_of(error: BaseException) -> str:
 
 def show_for_programs(kind: str, code: int, what: str, **details: str) -> None:
     """A failure as one line of JSON on stderr, the last one there."""
-    said = {"kind": kind, "code": code, "what": what, **{k: v for k, v in details.items() if v}}
-    print(json.dumps({"error": said}), file=sys.stderr, flush=True)
+    facts = {"kind": kind, "code": code, "what": what, **{k: v for k, v in details.items() if v}}
+    print(json.dumps({"error": facts}), file=sys.stderr, flush=True)
 
 
 def debugging() -> bool:

@@ -39,14 +39,14 @@ def leave_at_once() -> None:
 
 
 def _leave(number: int, _frame: FrameType | None) -> None:
-    said = "interrupted"
+    message = "interrupted"
     if "--json" in sys.argv[1:]:
         import json  # here: until the handlers are set, as little as can be is imported
 
-        error = {"kind": "interrupted", "code": 128 + number, "what": said}
-        said = json.dumps({"error": error})
+        error = {"kind": "interrupted", "code": 128 + number, "what": message}
+        message = json.dumps({"error": error})
     try:
-        os.write(2, f"{said}\n".encode())
+        os.write(2, f"{message}\n".encode())
     finally:
         os._exit(128 + number)  # not an exception: an import that is under way might swallow it
 

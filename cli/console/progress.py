@@ -103,8 +103,8 @@ class Display:
     def picture_done(self, index: int, pictures: int, seconds: float, prompt: str) -> None:
         """A finished picture; leaves the terminal free for its path."""
         self.clear()
-        said = prompt if len(prompt) <= 60 else prompt[:59] + "…"
-        self.note(f"picture {index + 1}/{pictures}  {seconds:.1f} s  {' '.join(said.split())}")
+        short = prompt if len(prompt) <= 60 else prompt[:59] + "…"
+        self.note(f"picture {index + 1}/{pictures}  {seconds:.1f} s  {' '.join(short.split())}")
         self._said = time.monotonic()
 
     def smaller_batch(self, size: int) -> None:

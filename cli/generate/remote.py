@@ -159,18 +159,18 @@ class Remote:
 
     def _fail(self, error: urllib.error.HTTPError) -> None:
         try:
-            said = str(json.load(error)["error"]["message"])
+            message = str(json.load(error)["error"]["message"])
         except (ValueError, KeyError, TypeError):
-            said = f"status {error.code}"
+            message = f"status {error.code}"
         if error.code == 401:
             raise UserError(
-                f"{self.address}: {said}",
+                f"{self.address}: {message}",
                 where="--server",
                 fix=f"set {KEY_VARIABLE} to the key in the server's --api-key-file",
             )
         if error.code < 500:
-            raise UserError(f"{self.address} refuses: {said}", where="--server")
-        raise Unsuccessful(f"{self.address}: {said}", "failed")
+            raise UserError(f"{self.address} refuses: {message}", where="--server")
+        raise Unsuccessful(f"{self.address}: {message}", "failed")
 
     def _gone(self, error: Exception, *, begun: bool) -> Exception:
         reason = getattr(error, "reason", error)

@@ -178,12 +178,12 @@ class Run:
             show_report(report, written, self.choices, self.console)
         if self.json:
             paths = [picture["file"] for picture in self.pictures]
-            said = {
+            facts = {
                 "paths": paths,
                 "report_path": str(written[0]) if written else None,
                 "pictures": self.pictures,
             }
-            say_json({**said, "report": report})
+            say_json({**facts, "report": report})
 
     def _figures(self, outcome: str) -> dict[str, Any]:
         return {

@@ -44,12 +44,24 @@ SLUG_LENGTH = 40  # characters; at four bytes each a name stays far below the us
 def slug(text: str) -> str:
     """A short file name part that reminds of the text: letters with their marks, digits and
     hyphens."""
-    words = re.sub("-+", "-", _letters(text.casefold())).strip("-")
+    letters = _letters(text.casefold())
+    if not letters.isascii():
+        letters = "".join(filter(_can_be_in_a_name, letters))
+    words = re.sub("-+", "-", letters).strip("-")
     if len(words) > SLUG_LENGTH:
         whole_words = words[: SLUG_LENGTH + 1].rpartition("-")[0]
         long_enough = len(whole_words) >= SLUG_LENGTH // 2
         words = whole_words if long_enough else words[:SLUG_LENGTH].strip("-")
     return words or "picture"
+
+
+def _can_be_in_a_name(character: str) -> bool:
+    """False where file names are in an encoding that lacks it, as in the POSIX locale."""
+    try:
+        os.fsencode(character)
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _letters(text: str) -> str:

@@ -38,9 +38,9 @@ def read_picture(path: Path) -> Embedded:
             image.load()
     except (OSError, UnidentifiedImageError, ValueError, Image.DecompressionBombError) as error:
         strange = isinstance(error, UnidentifiedImageError)
-        said = "it is no picture" if strange else getattr(error, "strerror", None) or str(error)
+        reason = "it is no picture" if strange else getattr(error, "strerror", None) or str(error)
         raise UserError(
-            f"cannot read {path}: {said}", where=str(path), rule="a whole picture file"
+            f"cannot read {path}: {reason}", where=str(path), rule="a whole picture file"
         ) from None
     texts = getattr(image, "text", {})
     if CHUNK not in texts:

@@ -72,16 +72,16 @@ def contact_sheet(
 
 def _captions(groups: Sequence[PictureGroup], room: int) -> list[str]:
     """What is written below each group, told apart where two would read alike."""
-    said = [cut(group.caption, room) for group in groups]
+    captions = [cut(group.caption, room) for group in groups]
     for number in range(max((len(group.tells) for group in groups), default=0)):
-        often = Counter(said)
-        said = [
+        often = Counter(captions)
+        captions = [
             cut(group.caption, room, f" · {group.tells[number]}")
             if often[words] > 1 and number < len(group.tells)
             else words
-            for words, group in zip(said, groups, strict=True)
+            for words, group in zip(captions, groups, strict=True)
         ]
-    return said
+    return captions
 
 
 def sheet_bytes(page: Image.Image, facts: str) -> bytes:

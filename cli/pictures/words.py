@@ -157,7 +157,9 @@ def fonts_with(character: str) -> list[str]:
     """Files of fonts that have a character, as fontconfig knows them; [] where it is not there."""
     command = ["fc-list", f":charset={ord(character):x}", "file"]
     try:
-        said = subprocess.run(command, capture_output=True, text=True, check=True, timeout=SECONDS)
+        listed = subprocess.run(
+            command, capture_output=True, text=True, check=True, timeout=SECONDS
+        )
     except (OSError, subprocess.SubprocessError, UnicodeDecodeError):
         return []
-    return sorted(line.rstrip(": ") for line in said.stdout.splitlines())
+    return sorted(line.rstrip(": ") for line in listed.stdout.splitlines())

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from scalekv.cli.plan.room import Target
-    from scalekv.infinity_patch.planning.footprint import Footprint
+    from scalekv.infinity_patch.planning.footprint import Footprint, Work
     from scalekv.infinity_patch.planning.planner import Planner
 
 FORMAT = 1
@@ -125,8 +125,8 @@ def plan(
                 fix="a lighter placement, such as --offload or --text-device cpu, or more memory",
             )
         batch, asked = (found, None) if fit is Fit.BATCH else (batch, found)
-    made = planner.footprint(batch, asked)
-    figures = _figures(planner, made, target, asked)
+    footprint = planner.footprint(batch, asked)
+    figures = _figures(planner, footprint, target, asked)
     if choices.sparsity is not None:
         figures["sparsity"] = choices.sparsity.to_dict()
     if json:
@@ -160,7 +160,7 @@ def _refuse(figures: dict[str, Any]) -> NoReturn:
 
 
 def _figures(
-    planner: Planner, made: Footprint, target: Target, asked: int | None
+    planner: Planner, footprint: Footprint, target: Target, asked: int | None
 ) -> dict[str, Any]:
     """Everything as plain JSON values.
 
@@ -170,7 +170,7 @@ def _figures(
     from scalekv.infinity_patch.planning.planner import fullest
     from scalekv.kv.memory.denominators import LowerBound, uncompressed
 
-    work, cache, policy = made.work, made.cache, planner.settled.policy
+    work, cache, policy = footprint.work, footprint.cache, planner.settled.policy
     shape, budget = work.shape, work.budget
     places = shape.layers * shape.sequences * shape.heads
     return {
@@ -180,6 +180,7 @@ def _figures(
         "budget": None
         if budget is None
         else {"label": budget.label, "mean": budget.mean, "origin": budget.origin},
+        **_coded(work),
         "kv_dtype": work.dtype if work.kv_dtype == "auto" else work.kv_dtype,
         "pictures": work.pictures,
         "sequences": work.sequences,
@@ -188,12 +189,12 @@ def _figures(
         "history_tokens": work.schedule.history,
         "device": {"type": target.device, "name": target.name, "memory_bytes": target.memory},
         "dtype": work.dtype,
-        "stages": made.stages,
-        "totals": made.totals,
-        "fullest": fullest(made),
-        "peak_bytes": made.peak,
-        "needed_bytes": made.needed,
-        "fits": None if target.memory is None else made.needed <= target.memory,
+        "stages": footprint.stages,
+        "totals": footprint.totals,
+        "fullest": fullest(footprint),
+        "peak_bytes": footprint.peak,
+        "needed_bytes": footprint.needed,
+        "fits": None if target.memory is None else footprint.needed <= target.memory,
         "cache": {
             "held_peak_bytes": cache.held_peak_bytes,
             "index_peak_bytes": cache.index_peak_bytes,
@@ -203,22 +204,46 @@ def _figures(
         "full_caches": [
             full.to_dict(cache.held_peak_bytes) for full in uncompressed(work.schedule, shape)
         ],
-        "budgets": _budgets(planner, made, target.memory, asked),
+        "budgets": _budgets(planner, footprint, target.memory, asked),
         "lower_bound": LowerBound.of(work.schedule, shape.head_dim).to_dict(
             cache.held_peak_bytes, places
         ),
     }
 
 
+def _coded(work: Work) -> dict[str, Any]:
+    """What there is to say of a coded cache: of this one, or that there could be one."""
+    from scalekv.configs.budget_files import calibration_file
+    from scalekv.kv.coded.plan import allocation_of, bytes_asked
+
+    if work.budget is None:
+        return {}
+    if work.constants is None:
+        known = calibration_file("coded.safetensors", work.preset.name) is not None
+        return {"alternative": "coded" if known else None}
+    allocation = allocation_of(work.constants, work.budget, work.shape, work.guided)
+    coded = allocation.first < len(work.schedule)
+    return {
+        "coded": {
+            "budget_bytes": bytes_asked(work.budget, work.shape),
+            "first_coded_scale": allocation.first + 1 if coded else None,
+            "constants_bytes": work.constants.nbytes,
+            "constants_sha256": work.constants.sha256,
+        }
+    }
+
+
 def _budgets(
-    planner: Planner, made: Footprint, memory: int | None, asked: int | None
+    planner: Planner, footprint: Footprint, memory: int | None, asked: int | None
 ) -> list[dict[str, Any]]:
     """The same with other budgets: what each takes, and the largest batch that fits with it."""
     from scalekv.configs.budget_files import list_budgets
     from scalekv.kv.errors import UserError
 
-    named = [spec.name for spec in list_budgets(made.work.preset.name) if spec.name != "default"]
-    own = made.work.budget.label if made.work.budget else ""
+    named = [
+        spec.name for spec in list_budgets(footprint.work.preset.name) if spec.name != "default"
+    ]
+    own = footprint.work.budget.label if footprint.work.budget else ""
     rows = []
     for label in dict.fromkeys([*BUDGETS, *named, *([own] if own else [])]):
         plans: Planner = planner
@@ -227,7 +252,7 @@ def _budgets(
             plans = planner.unbounded() if label == "full" else planner.bounded()
             budget = label
         try:
-            one = plans.footprint(made.work.pictures, budget)
+            one = plans.footprint(footprint.work.pictures, budget)
             batch = None if memory is None else plans.largest_batch(memory, budget)
         except UserError:  # of a row nobody asked for: too few tokens, or for another schedule
             continue
@@ -252,7 +277,10 @@ def _show(figures: dict[str, Any], console: Console) -> None:
 
     device = figures["device"]
     budget = figures["budget"]
+    coded = figures.get("coded")
     kept = "" if budget is None else f", budget {budget['label']} ({budget['mean']} tokens a layer)"
+    if coded is not None:
+        kept = f", budget {budget['label']} ({human_bytes(coded['budget_bytes'])}, every token)"
     count = figures["pictures"]
     together = "1 picture" if count == 1 else f"{count} pictures at once"
     lines = [
@@ -260,6 +288,16 @@ def _show(figures: dict[str, Any], console: Console) -> None:
         f"{together}, policy {figures['policy']}{kept}, cache {figures['kv_dtype']}, at most "
         f"{human_bytes(figures['cache']['held_peak_bytes'])} held at any moment",
     ]
+    if coded is not None:
+        constants = coded["constants_bytes"]
+        full = figures["full_caches"][0]["bytes"]
+        share = (figures["cache"]["held_peak_bytes"] + constants) / max(full, 1)
+        lines.append(
+            f"constants {human_bytes(constants)}, once for any batch; held and constants are "
+            f"{share:.1%} of the full cache"
+        )
+    elif figures.get("alternative"):
+        lines.append("--policy coded keeps every token in as many bytes: docs/coded.md")
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
     console.print()

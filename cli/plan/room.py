@@ -97,14 +97,12 @@ def check_room(
     weights_dir: Path | None,
     *,
     cache_is_given: bool = False,
-    anyway: str = "--force",
 ) -> None:
     """Refuses what cannot fit into the memory of the device, or of this machine for its CPU.
 
     Args:
         placement: that the model is loaded with.
         cache_is_given: policy and budget are not the caller's to choose.
-        anyway: the option that makes the command try nevertheless; "": it has none.
 
     Raises:
         UserError: it cannot fit, with the nearest that does.
@@ -117,8 +115,7 @@ def check_room(
     try:
         refuse_what_cannot_fit(planner, target.memory, target.name, cache_is_given=cache_is_given)
     except DoesNotFit as error:
-        if anyway:
-            error.fix += f", or {anyway} to try anyway"
+        error.fix += ", or --force to try anyway"
         raise
 
 

@@ -27,13 +27,14 @@ INK, MUTED, LINE = "#000001", "#000002", "#000003"
 _VARIABLES = {INK: "var(--ink)", MUTED: "var(--muted)", LINE: "var(--line)"}
 
 # Okabe and Ito's colours, told apart by people who do not see all of them, on white and on black.
-BLUE, ORANGE, GREEN, SKY, RED, PINK = (
+BLUE, ORANGE, GREEN, SKY, RED, PINK, YELLOW = (
     "#0072b2",
     "#e69f00",
     "#009e73",
     "#56b4e9",
     "#d55e00",
     "#cc79a7",
+    "#f0e442",
 )
 GREY = "#8a8f98"
 COLOUR_MAP = "viridis"
@@ -242,4 +243,4 @@ def _rename(element: ElementTree.Element, name: str) -> None:
 
 def legend_colours(names: Mapping[str, str]) -> dict[str, str]:
     """A colour for each part that memory is used for, always the same."""
-    return dict(zip(names, (BLUE, SKY, PINK, RED, GREEN, ORANGE, GREY), strict=True))
+    return dict(zip(names, (BLUE, SKY, PINK, RED, GREEN, ORANGE, YELLOW, GREY), strict=True))

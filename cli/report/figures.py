@@ -27,6 +27,7 @@ PARTS = {
     "cache_held": "cache held",
     "cache_index": "cache index",
     "cache_transient": "cache transient",
+    "cache_constants": "cache constants",
     "everything_else": "everything else",
 }
 """What memory is used for, and the words for it."""
@@ -117,6 +118,8 @@ def _parts(
     parts = {name: int(weights.get(name, 0)) for name in _WEIGHTS}
     for name, peak in _CACHE.items():
         parts[name] = int(cache.get(peak, 0)) if stage == "scales" else 0
+    constants = cache.get("coded", {}).get("constants_bytes", 0)
+    parts["cache_constants"] = int(constants) if stage in ("scales", "decode") else 0
     parts["everything_else"] = max(peak_of(peaks) - sum(parts.values()), 0)
     return parts
 
@@ -171,6 +174,11 @@ def _cache_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
         last = tokens_bytes(cache["scales"][-1])
         share = f"{last / cache['full_bytes']:.1%} of the history" if cache["full_bytes"] else ""
         rows.append(("cache held, last scale", last, f"{share}; the peak is between scales"))
+    if "coded" in cache:
+        constants = int(cache["coded"]["constants_bytes"])
+        share = (cache["held_peak_bytes"] + constants) / max(cache["full_bytes"], 1)
+        remark = f"of the model, once for any batch; held and constants are {share:.1%}"
+        rows.append(("cache constants", constants, f"{remark} of the history"))
     rows += [
         ("cache index, peak", cache["index_peak_bytes"], "positions of held tokens, and notes"),
         ("cache transient, peak", cache["transient_peak_bytes"], "while one layer attends"),
@@ -199,6 +207,12 @@ def _held(cache: Mapping[str, Any]) -> str:
     budget = cache.get("budget")
     if not budget:
         return f"policy {cache['policy']}: nothing is dropped"
+    if "coded" in cache and cache["coded"]["first_coded_scale"] is not None:
+        first = cache["coded"]["first_coded_scale"]
+        return (
+            f"policy {cache['policy']}, budget {budget['label']}: every token, in few bits from "
+            f"scale {first} on"
+        )
     if not budget["evicts"]:
         return f"policy {cache['policy']}, budget {budget['label']}: nothing is dropped"
     return (

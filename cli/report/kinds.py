@@ -27,7 +27,7 @@ class Kinds:
 
     def add(self, cache: Mapping[str, Any]) -> None:
         """Counts a picture's ledger."""
-        kind = kind_of(cache)
+        kind = drawn_kind(cache)
         count, largest = self._found.get(kind, (0, cache))
         self._found[kind] = count + 1, largest_cache([largest, cache])
 
@@ -57,7 +57,7 @@ class Kinds:
         ]
 
 
-def kind_of(cache: Mapping[str, Any]) -> tuple[str, str]:
+def drawn_kind(cache: Mapping[str, Any]) -> tuple[str, str]:
     """Policy and budget of a ledger; "full" where it has no budget."""
     budget = cache.get("budget")
     return str(cache["policy"]), str(budget["label"]) if budget else "full"

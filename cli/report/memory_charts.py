@@ -41,14 +41,14 @@ class Figure:
 
 def charts_of(report: Mapping[str, Any]) -> list[Figure]:
     """Bytes by scale, by stage and beside full caches, as far as the report has them."""
-    cache, made = report["cache"], []
+    cache, charts = report["cache"], []
     if cache.get("scales"):
-        made += [_held_chart(cache), _share_chart(report, cache)]
+        charts += [_held_chart(cache), _share_chart(report, cache)]
     if report["stages"]:
-        made.append(_stage_chart(report))
+        charts.append(_stage_chart(report))
     if cache:
-        made.append(_full_chart(report, cache))
-    return made
+        charts.append(_full_chart(report, cache))
+    return charts
 
 
 def _held_chart(cache: Mapping[str, Any]) -> Figure:
@@ -95,8 +95,8 @@ def _groups(cache: Mapping[str, Any]) -> dict[str, list[list[int]]]:
     if not any(drafters):
         return {"all layers": rows}
     # Before anything is dropped no layer is given more: the drafters to come are counted as such.
-    some = next(row for row in drafters if row)
-    by_scale = [set(drafters[place] or some) for place in range(len(rows))]
+    first = next(row for row in drafters if row)
+    by_scale = [set(drafters[place] or first) for place in range(len(rows))]
     return {
         name: [
             [count for layer, count in enumerate(row) if (layer in chosen) is wanted]
@@ -107,6 +107,8 @@ def _groups(cache: Mapping[str, Any]) -> dict[str, list[list[int]]]:
 
 
 def _evicting(cache: Mapping[str, Any]) -> str:
+    if "coded" in cache and (first := cache["coded"]["first_coded_scale"]):
+        return f"Tokens are coded from scale {first} on."
     for row in cache["scales"]:
         if any(capacity < row["history_tokens"] for capacity in row["layers"]["capacity"]):
             return f"The budget holds from scale {row['scale']} on."
@@ -209,7 +211,7 @@ def maps_of(cache: Mapping[str, Any]) -> list[Figure]:
         return []
     columns = [str(row["scale"]) for row in scales]
     most = max(max(row["layers"]["capacity"]) for row in scales)
-    made = []
+    maps = []
     for name, key, title, meaning in (
         ("capacity", "capacity", "Capacity", "What each layer may hold"),
         ("used", "held_mean", "Held", "What each layer held, the mean over sequences and heads,"),
@@ -227,8 +229,8 @@ def maps_of(cache: Mapping[str, Any]) -> list[Figure]:
             [[str(layer), *map(_tokens, row)] for layer, row in enumerate(rows)],
         )
         chart = heat_map(name, full_title, text, columns, rows, "tokens per head", most)
-        made.append(Figure(chart, table))
-    return made
+        maps.append(Figure(chart, table))
+    return maps
 
 
 def _unit(most: float) -> tuple[int, str]:

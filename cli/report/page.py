@@ -20,7 +20,7 @@ from markupsafe import Markup
 from PIL import Image
 
 from scalekv.cli.report.figures import STAGES, peak_of, pictures_of_kind
-from scalekv.cli.report.kinds import drawn_with, kind_of
+from scalekv.cli.report.kinds import drawn_kind, drawn_with
 from scalekv.cli.report.memory_charts import Table, charts_of, maps_of
 from scalekv.cli.report.sidecars import Drawn, drawn_as, twins
 from scalekv.kv.sizes import human_bytes
@@ -94,29 +94,29 @@ def _title(report: Mapping[str, Any]) -> str:
         return "; ".join(
             drawn_with(kind["policy"], kind["budget"]) + pictures_of_kind(kind) for kind in kinds
         )
-    return drawn_with(*kind_of(report["cache"])) if report["cache"] else "no picture"
+    return drawn_with(*drawn_kind(report["cache"])) if report["cache"] else "no picture"
 
 
 def _outcome(report: Mapping[str, Any]) -> str:
     """How the run ended, and how many of the pictures asked for there are."""
     before = int(report.get("pictures_there_before", 0))
     done, wanted = len(report["pictures"]) + before, report.get("pictures_wanted")
-    said = OUTCOMES.get(str(report["outcome"]), str(report["outcome"]))
+    sentence = OUTCOMES.get(str(report["outcome"]), str(report["outcome"]))
     earlier = f" {before} of them were there before this run." if before else ""
     if wanted is None or (report["outcome"] == "complete" and done >= wanted):
-        return said + earlier
+        return sentence + earlier
     if report["outcome"] == "complete":
-        said = "The run ended."  # and pictures were taken away since
-    return f"{said} {done} of {wanted} pictures are there.{earlier}"
+        sentence = "The run ended."  # and pictures were taken away since
+    return f"{sentence} {done} of {wanted} pictures are there.{earlier}"
 
 
 def _key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
     """Name, value and remark of the figures to see first."""
-    cache, made = report["cache"], []
+    cache, rows = report["cache"], []
     if cache:
         held = int(cache["held_peak_bytes"])
         full = report["full_caches"][0]
-        made = [
+        rows = [
             ("cache held, peak", human_bytes(held), "keys and values of all layers together"),
             (
                 "of the full cache",
@@ -125,7 +125,7 @@ def _key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
                 "same dtype",
             ),
         ]
-        made += [
+        rows += [
             (
                 f"held by {drawn_with(kind['policy'], kind['budget'])}",
                 human_bytes(kind["held_peak_bytes"]),
@@ -133,16 +133,20 @@ def _key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
             )
             for kind in report.get("kinds", [])[1:]
         ]
+        if "coded" in cache:
+            constants = int(cache["coded"]["constants_bytes"])
+            remark = "of the coded cache: of the model, once for any batch, not in what is held"
+            made.append(("constants", human_bytes(constants), remark))
     if report["stages"]:
         stage, peaks = max(report["stages"].items(), key=lambda item: peak_of(item[1]))
         kind = "allocated on the device" if "allocated_peak_bytes" in peaks else "resident"
         where = f"{kind}, while: {STAGES.get(stage, stage)}"
-        made.append(("highest peak", human_bytes(peak_of(peaks)), where))
+        rows.append(("highest peak", human_bytes(peak_of(peaks)), where))
     seconds = [float(picture["seconds"]) for picture in report["pictures"]]
     if seconds:
         mean = sum(seconds) / len(seconds)
-        made.append(("pictures", str(len(seconds)), f"{mean:.2f} s each, from text to pixels"))
-    return made
+        rows.append(("pictures", str(len(seconds)), f"{mean:.2f} s each, from text to pixels"))
+    return rows
 
 
 def _pictures(
@@ -169,7 +173,7 @@ def _pictures(
 
 
 def _shown(drawn: Drawn, place: Path) -> Shown:
-    label = "full cache" if drawn.full else drawn_with(*kind_of(drawn.sidecar["cache"]))
+    label = "full cache" if drawn.full else drawn_with(*drawn_kind(drawn.sidecar["cache"]))
     link = os.path.relpath(drawn.path.resolve(), place.resolve())
     with Image.open(drawn.path) as image:
         width, height = image.size

@@ -11,7 +11,7 @@ from typing import Any
 
 from scalekv.cli.batch.manifest import read_manifests
 from scalekv.cli.report.figures import denominators, largest_cache, peak_of
-from scalekv.cli.report.kinds import Kinds, kind_of
+from scalekv.cli.report.kinds import Kinds, drawn_kind
 from scalekv.cli.report.sidecars import drawn_as, picture_entry
 
 
@@ -53,8 +53,8 @@ def whole_batch(folder: Path, reports: Sequence[Mapping[str, Any]]) -> dict[str,
     }
 
 
-def _outcome(outcomes: Sequence[str], there: int, wanted: int) -> str:
-    if there >= wanted:
+def _outcome(outcomes: Sequence[str], found: int, wanted: int) -> str:
+    if found >= wanted:
         return "complete"
     return next((o for o in ("running", "interrupted", "failed") if o in outcomes), "failed")
 
@@ -65,7 +65,9 @@ def _with_scales(
     """The ledger of the same kind that says something of every scale, as sidecars do not."""
     if not cache:
         return {}
-    same = [r["cache"] for r in reports if r["cache"] and kind_of(r["cache"]) == kind_of(cache)]
+    same = [
+        r["cache"] for r in reports if r["cache"] and drawn_kind(r["cache"]) == drawn_kind(cache)
+    ]
     return largest_cache(same) or cache
 
 

@@ -6,11 +6,17 @@ Knows presets' calibrations; nothing of requests. Loads torch only where a polic
 
 from __future__ import annotations
 
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from scalekv.configs.budget_files import calibration_file
-from scalekv.configs.yaml_files import MOST_CALIBRATION_BYTES, read_text
+from scalekv.configs.yaml_files import (
+    MOST_CALIBRATION_BYTES,
+    MOST_CONSTANTS_BYTES,
+    read_bytes,
+    read_text,
+)
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.errors import UserError
 from scalekv.kv.policies.policy import Policy
@@ -63,7 +69,8 @@ def calibration_of(policy: str | Policy, model: str | None) -> Any:
             fix=f"scalekv calibrate --model {model or 'NAME'}, then --policy {name}:FILE",
         )
     try:
-        text = read_text(path, MOST_CALIBRATION_BYTES)
+        status = path.stat()
+        found = _read(name, path, status.st_mtime_ns, status.st_size)
     except OSError as error:
         raise UserError(
             f"{path.name} cannot be read: {error}",
@@ -71,7 +78,27 @@ def calibration_of(policy: str | Policy, model: str | None) -> Any:
             rule=f"{name} reads the {needed} that scalekv calibrate writes",
             fix="give the path of one",
         ) from error
-    return read_calibration(entry, text, str(path))
+    if entry.stores and model is not None and found.about.get("model", model) != model:
+        raise UserError(
+            f"these are constants of {found.about['model']}",
+            where=str(path),
+            rule=f"{name} works from constants of the model itself, which is {model}",
+            fix=f"scalekv calibrate --model {model} --coded",
+        )
+    return found
+
+
+@lru_cache(maxsize=8)
+def _read(name: str, path: Path, changed: int, size: int) -> Any:
+    """A file's calibration, the same object for all pictures while the file is as it was."""
+    entry = entry_named(name)
+    assert entry is not None, name
+    content = (
+        read_bytes(path, MOST_CONSTANTS_BYTES)
+        if entry.stores
+        else read_text(path, MOST_CALIBRATION_BYTES)
+    )
+    return read_calibration(entry, content, str(path))
 
 
 def plan_of_policy(policy: str | Policy, asked: Budget, calibration: Any) -> Budget | None:
@@ -94,6 +121,6 @@ def make_policy(policy: str | Policy, calibration: Any) -> Policy:
     """
     if not isinstance(policy, str):
         return policy
-    made: Any = policy_named(policy)
-    ready: Policy = made if calibration is None else made.calibrated(calibration)
+    named: Any = policy_named(policy)
+    ready: Policy = named if calibration is None else named.calibrated(calibration)
     return ready

@@ -26,10 +26,12 @@ from scalekv.infinity_patch.machine.machine import BF16, device_memory, of_proce
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.kv.budgets.asked import BudgetLike
 from scalekv.kv.budgets.budget import FULL, Budget
+from scalekv.kv.coded.constants import Constants
+from scalekv.kv.coded.plan import allocation_of
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CacheShape, stored_bytes_of
 from scalekv.kv.policies.policy import Policy
-from scalekv.kv.policies.registry import entry_named
+from scalekv.kv.policies.registry import check_stores, entry_named
 from scalekv.kv.precision import ELEMENT_BYTES, check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
 
@@ -86,6 +88,13 @@ class Settled:
         """Of the policy's notes on one held token of one head, as far as they are known."""
         entry = entry_named(self.policy_name) if isinstance(self.policy, str) else None
         return 0 if entry is None else entry.note_bytes
+
+    @property
+    def constants(self) -> Constants | None:
+        """Of a policy that stores tokens by them, whose budget is one of bytes; None: of others."""
+        found = self.calibration if isinstance(self.policy, str) else self.policy
+        found = getattr(found, "constants", found)
+        return found if isinstance(found, Constants) else None
 
     @property
     def guided(self) -> bool:
@@ -214,7 +223,7 @@ def settle(
     top_p = sampling.top_p if request.top_p is None else request.top_p
     if not 0 <= top_p <= 1:
         raise UserError(f"top-p {top_p:g}", where="--top-p", rule="between 0 and 1; 0 turns it off")
-    return Settled(
+    settled = Settled(
         request=request,
         preset=preset,
         device=place,
@@ -230,6 +239,28 @@ def settle(
         planned=planned,
         batch=batch,
     )
+    _check_stored(settled)
+    return settled
+
+
+def _check_stored(settled: Settled) -> None:
+    """What a policy that stores tokens in its own way cannot do.
+
+    Raises:
+        UserError: that is asked for.
+    """
+    if settled.constants is None or settled.planned is None:
+        return
+    check_stores(settled.policy_name, settled.request.kv_dtype)
+    if settled.guided and settled.cfg_layers != (0,):
+        raise UserError(
+            "guidance in hidden layers leaves two halves that are the same",
+            where="--cfg-layer",
+            rule=f"the policy {settled.policy_name} codes halves that differ to the end: guidance "
+            "in the logits",
+            fix="--cfg-layer 0, or another policy",
+        )
+    allocation_of(settled.constants, settled.planned, settled.shape, settled.guided)
 
 
 def schedule_of(request: Request, preset: ModelPreset) -> Schedule:

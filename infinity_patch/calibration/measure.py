@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalekv.configs.budget_files import drafters_from
+from scalekv.infinity_patch.calibration.coded import ConstantsMeasure
 from scalekv.infinity_patch.calibration.plan import (
     CalibrationPlan,
     CalibrationRequest,
@@ -28,6 +29,7 @@ from scalekv.infinity_patch.generation.pipeline import Picture, Progress, genera
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.kv.budgets.asked import BudgetSpec
 from scalekv.kv.budgets.heat_order import Order, order_from_mass
+from scalekv.kv.caches.caches import Observer
 from scalekv.kv.calibration.drafting import (
     CARRIED,
     agreement,
@@ -38,6 +40,7 @@ from scalekv.kv.calibration.drafting import (
     z_scores,
 )
 from scalekv.kv.calibration.statistics import AttentionMeans, AttentionStatistics
+from scalekv.kv.coded.constants import Constants
 
 Numbers = NDArray[np.float64]
 
@@ -86,6 +89,7 @@ class Calibration:
     provenance: Provenance
     means: AttentionMeans
     layers: int
+    constants: Constants | None = None
 
     @cached_property
     def index(self) -> Numbers:
@@ -204,10 +208,11 @@ def calibrate(
     on_progress: Callable[[Progress], None] | None = None,
     on_picture: Callable[[Picture], None] | None = None,
 ) -> Calibration:
-    """Generate the pictures with the full cache and measure where attention goes.
+    """Generate the pictures with the full cache and measure where attention goes; with
+    `request.coded` twice, for the constants of a coded cache too.
 
     Args:
-        on_progress, on_picture: called as each scale, each picture is done.
+        on_progress, on_picture: called as each scale, each picture is done, every time.
 
     Raises:
         UserError: a request that cannot be fulfilled, before the first picture.
@@ -225,13 +230,24 @@ def calibrate(
     )
     # first what may be refused: nothing measured is lost then
     weights = weights_sha256(model_files(pipeline.preset, pipeline.weights_dir).transformer)
+    coded = ConstantsMeasure(pipeline, settled) if request.coded else None
     settings: dict[str, Any] = {}
-    with patched(pipeline.model, "full", schedule=plan.schedule) as caches:
-        caches.observer = statistics
-        for picture in generate(pipeline, settled, on_progress=on_progress):
-            settings = settings or picture.settings
-            if on_picture is not None:
-                on_picture(picture)
+
+    def through(*observers: Observer) -> None:
+        def observe(*call: Any) -> None:
+            for observer in observers:
+                observer(*call)
+
+        with patched(pipeline.model, "full", schedule=plan.schedule) as caches:
+            caches.observer = observe
+            for picture in generate(pipeline, settled, on_progress=on_progress):
+                settings.update(settings or picture.settings)
+                if on_picture is not None:
+                    on_picture(picture)
+
+    through(statistics, *([coded.first] if coded else []))
+    if coded:
+        through(coded.second)
     sequences = "both guidance halves" if request.both_halves else "the conditional half"
     provenance = Provenance(
         program=f"scalekv {version('scalekv')}",
@@ -250,9 +266,14 @@ def calibrate(
         budget=plan.asked.label,
         settings={k: v for k, v in settings.items() if k not in _OF_ONE_PICTURE},
     )
-    return Calibration(plan, provenance, statistics.means(), layers)
+    constants = None
+    if coded:
+        known = asdict(provenance).items()
+        constants = coded.constants({name: x for name, x in known if name not in _OF_ATTENTION})
+    return Calibration(plan, provenance, statistics.means(), layers, constants)
 
 
+_OF_ATTENTION = ("sequences", "index", "top", "pairs", "first_scale", "budget")
 _OF_ONE_PICTURE = ("prompt", "seed", "policy", "budget", "budget_tokens", "budget_origin")
 
 

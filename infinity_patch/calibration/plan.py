@@ -29,7 +29,8 @@ class CalibrationRequest:
     pictures: prompts, seed, size and sampling; what it says about caches is not used. budget: "10%"
     or tokens, which decides at what scales tokens are dropped and is what the file asks for.
     drafters: drafters per such scale in the mean; None takes `usual_drafters`. top: K'. index: one
-    of `INDICES`. both_halves: measure the unconditional half of guidance too.
+    of `INDICES`. both_halves: measure the unconditional half of guidance too. coded: measure the
+    constants of a coded cache as well, in a second pass over the pictures.
     """
 
     pictures: Request
@@ -38,6 +39,7 @@ class CalibrationRequest:
     top: int = TOP
     index: str = INDICES[0]
     both_halves: bool = False
+    coded: bool = False
 
 
 @dataclass(frozen=True)

@@ -45,18 +45,18 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
     parts = _parts(tokens, q)
     sampled = tokens >= SAMPLED * FEWEST_SAMPLED
     for first in range(0, together, group):
-        some = slice(first, first + group)
-        k_T, values_of = keys[some], values[some]
+        heads_of_tile = slice(first, first + group)
+        k_T, values_of = keys[heads_of_tile], values[heads_of_tile]
         sample = k_T.mT[:, ::SAMPLED].contiguous().mT if sampled else k_T
         for start in range(0, length, rows):
-            part = queries[some, start : start + rows]
+            part = queries[heads_of_tile, start : start + rows]
             shape = (part.shape[0], part.shape[1], tokens)
             weights = buffer[: shape[0] * shape[1] * tokens].view(shape)
             sums = _weigh(part, k_T, torch.bmm(part, sample).amax(-1, True), weights, parts)
             if sampled and not bool(sums.amax() <= MOST_WEIGHT):  # nor is it where one is no number
                 sums = _weigh(part, k_T, torch.bmm(part, k_T).amax(-1, True), weights, parts)
             total = sums.sum(-1, keepdim=True, dtype=torch.float32)
-            answer[some, start : start + rows] = torch.bmm(weights, values_of) / total
+            answer[heads_of_tile, start : start + rows] = torch.bmm(weights, values_of) / total
     return answer.view(batch, heads, length, dim)
 
 

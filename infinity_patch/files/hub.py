@@ -195,8 +195,8 @@ def _own(folder: Path, path: Path, name: str) -> Path:
     """A file in a folder as its preset calls it, or else as `scalekv convert` does."""
     if not path.is_relative_to(folder):
         path = folder / path.name  # of a preset whose own files have absolute names
-    there = (path, folder / f"{name}.safetensors", folder / name)
-    return next((candidate for candidate in there if candidate.exists()), path)
+    candidates = (path, folder / f"{name}.safetensors", folder / name)
+    return next((candidate for candidate in candidates if candidate.exists()), path)
 
 
 def _text(preset: ModelPreset, root: Path, cache: Path | None) -> Path:

@@ -157,10 +157,10 @@ def removable(preset: ModelPreset, cache: Path | None = None) -> tuple[Path, ...
     """A preset's files on this machine that no other preset on it uses."""
     kept: set[Path] = set()
     for other in (model_named(name) for name in list_models()):
-        there = stored(other, cache)
-        used = there.state in (State.DOWNLOADED, State.PARTLY)
+        on_disk = stored(other, cache)
+        used = on_disk.state in (State.DOWNLOADED, State.PARTLY)
         if other.name != preset.name and other.downloadable and used:
-            kept |= {path.resolve() for path in there.files}
+            kept |= {path.resolve() for path in on_disk.files}
     mine = stored(preset, cache) if preset.downloadable else None
     if mine is None:
         return ()

@@ -169,12 +169,12 @@ def _stream(url: str, file: BinaryIO, size: int, report: Callable[[int], None]) 
         if start and response.status_code != 206:  # the server sends everything again
             file.truncate(0)
             file.seek(0)
-        said = time.monotonic()
+        reported = time.monotonic()
         for block in response.iter_bytes():
             file.write(block)
-            if time.monotonic() - said >= _REPORT_SECONDS:
+            if time.monotonic() - reported >= _REPORT_SECONDS:
                 report(file.tell())
-                said = time.monotonic()
+                reported = time.monotonic()
             if file.tell() > size:
                 return
 

@@ -80,7 +80,7 @@ def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory ran out, of the machine or of a device."""
     if isinstance(error, torch.OutOfMemoryError | MemoryError):
         return True
-    return isinstance(error, RuntimeError) and any(said in str(error) for said in _SAYS_SO)
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in _SAYS_SO)
 
 
 def free_memory(device: torch.device) -> None:

@@ -25,7 +25,7 @@ from scalekv.infinity_patch.model.attention import (
     queries_keys_values,
     raw_queries,
 )
-from scalekv.infinity_patch.model.rotary import Scales3
+from scalekv.infinity_patch.model.rotary import Scales3, turns_of_scale
 from scalekv.kv.budgets.asked import BudgetLike
 from scalekv.kv.budgets.budget import Budget, BytesOf, Drafters
 from scalekv.kv.caches.caches import Caches
@@ -66,6 +66,7 @@ def patched(
     drafters: Drafters | None = None,
     kv_dtype: str = "auto",
     kv_device: str = "auto",
+    guided: bool | None = None,
 ) -> Iterator[Caches]:
     """Generate with compressed caches inside the block; afterwards the model is as it was.
 
@@ -79,6 +80,9 @@ def patched(
         kv_dtype: how held tokens are stored: "auto" (as attention computes), "fp32", "bf16",
             "int8", "int4".
         kv_device: where: "auto" (where attention computes) or "cpu" (in the host's memory).
+        guided: whether the model will be given pairs of guidance halves, conditional sequences
+            first, as with a cfg other than 1; the policy "coded" has to know, others do not care.
+            Guidance has to mix logits, not hidden states.
 
     The model is this thread's inside the block: what another thread was drawing waits.
 
@@ -99,6 +103,7 @@ def patched(
             schedule,
             kv_dtype=kv_dtype,
             kv_device=kv_device,
+            guided=guided,
         )
         with _attached(modules, caches):
             yield caches
@@ -120,6 +125,7 @@ def patched_as_settled(model: nn.Module, settled: Settled) -> Iterator[Caches]:
         settled.schedule,
         kv_dtype=settled.request.kv_dtype,
         kv_device=settled.request.kv_device,
+        guided=settled.guided,
         as_planned=True,
     )
     with _attached(modules, caches):
@@ -222,6 +228,9 @@ class _Forward:
             attend,
             raw_queries=lambda tokens: raw_queries(module, x, tokens),
             ragged=attend_ragged if attends_raggedly(q) else None,
+            turns=lambda: turns_of_scale(
+                rope2d_freqs_grid, scale_schedule, scale_ind, x.device
+            ).squeeze(1),
         )
         return project(module, out)
 

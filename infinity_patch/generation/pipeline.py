@@ -339,6 +339,7 @@ def _cache_settings(cache: dict[str, Any]) -> dict[str, Any]:
         "budget_tokens": cache["history_tokens"] if budget is None else budget["mean"],
         "budget_origin": "" if budget is None else budget["origin"],
         "kv_dtype": cache["kv_dtype"],
+        **({"constants": cache["coded"]["constants_sha256"]} if "coded" in cache else {}),
     }
 
 

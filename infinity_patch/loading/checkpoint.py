@@ -133,9 +133,9 @@ def _unwrapped(checkpoint: Checkpoint) -> Checkpoint:
 
 
 def _unreadable(path: Path, error: Exception) -> WeightsDamaged:
-    said = str(error).splitlines() or [type(error).__name__]
+    reason = str(error).splitlines() or [type(error).__name__]
     return WeightsDamaged(
-        f"{path.name} cannot be read: {said[0]}",
+        f"{path.name} cannot be read: {reason[0]}",
         where=str(path),
         rule="weights are whole files that hold tensors alone; code in them is never run",
         fix="fetch it again, or install scalekv again if it came with it",

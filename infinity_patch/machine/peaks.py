@@ -115,10 +115,10 @@ def _raise_to(peaks: Peaks, other: Peaks) -> None:
 
 
 def _counters(device: torch.device) -> list[Counter]:
-    made: list[Counter] = [_process_counter()]
+    counters: list[Counter] = [_process_counter()]
     if device.type == "cuda":
-        made.append(_CudaPeaks(device))
-    return made
+        counters.append(_CudaPeaks(device))
+    return counters
 
 
 def _process_counter() -> Counter:

@@ -56,8 +56,8 @@ class TextEncoder:
 
     def bytes_on(self, device: torch.device) -> int:
         """Bytes of the weights that are on a device of that type now."""
-        there = self.model is not None and self.device.type == device.type
-        return self.nbytes if there else 0
+        loaded = self.model is not None and self.device.type == device.type
+        return self.nbytes if loaded else 0
 
     @torch.inference_mode()
     @exact_float32()

@@ -15,6 +15,13 @@ from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.model import parameters
 from scalekv.infinity_patch.pieces import LARGE, ROWS, STRIP
 from scalekv.kv.budgets.budget import Budget
+from scalekv.kv.coded.constants import Constants
+from scalekv.kv.coded.plan import (
+    allocation_of,
+    decoding_bytes,
+    predicted_coded,
+    table_bytes,
+)
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CachePrediction, CacheShape, predicted
 from scalekv.kv.precision import ELEMENT_BYTES, precision_of
@@ -55,6 +62,8 @@ class Work:
         kv_dtype: of the held cache; "auto": as `dtype`.
         kv_on_host: whether the held cache stays in the host's memory.
         note_bytes: of the policy's notes on one held token.
+        constants: of a policy that stores tokens by them, whose budget is one of bytes; None: of
+            any other.
         text_tokens: of the longest prompt.
     """
 
@@ -69,6 +78,7 @@ class Work:
     kv_on_host: bool = False
     placement: Placement = field(default_factory=Placement)
     note_bytes: int = 0
+    constants: Constants | None = None
     text_tokens: int = TEXT_TOKENS
 
     @property
@@ -129,10 +139,14 @@ def footprint(work: Work) -> Footprint:
         UserError: the text encoder's sizes are not known, or a budget that cannot be.
     """
     shape = work.shape
-    precision = precision_of(work.kv_dtype, work.dtype)
-    cache = predicted(
-        work.schedule, shape, work.budget, precision, work.note_bytes, work.kv_on_host
-    )
+    if work.constants is not None and work.budget is not None:
+        allocation = allocation_of(work.constants, work.budget, shape, work.guided)
+        cache = predicted_coded(allocation, shape)
+    else:
+        precision = precision_of(work.kv_dtype, work.dtype)
+        cache = predicted(
+            work.schedule, shape, work.budget, precision, work.note_bytes, work.kv_on_host
+        )
     weights = weight_parts(work)
     encoding = weights | {"everything_else": _encoding(work)}
     if work.placement.keep_text_encoder is False:
@@ -142,6 +156,7 @@ def footprint(work: Work) -> Footprint:
         "cache_held": held,
         "cache_index": cache.index_peak_bytes,
         "cache_transient": cache.transient_peak_bytes * (2 if work.kv_on_host else 1),
+        "cache_constants": 0 if work.constants is None else work.constants.nbytes,
     }
     stages = {
         "load": weight_parts(work),
@@ -237,7 +252,14 @@ def _fullest_scale(work: Work, cache: CachePrediction) -> tuple[int, int]:
     for scale, tokens in enumerate(schedule.tokens):
         last = scale + 1 == len(schedule)
         held = cache.scale_bytes[scale] if last else cache.held_peak_bytes
-        rest = always + _block(work, tokens * work.sequences)
+        rows = tokens * work.sequences
+        moment = _block(work, rows)
+        if work.constants is not None:
+            # a layer's history is decoded beside the stream, the layer's input, q, k and v
+            attending = rows * width * (8 + 4 * element)
+            moment = max(moment, attending + decoding_bytes(schedule, work.shape))
+            moment += table_bytes(schedule, work.shape, 1)
+        rest = always + moment
         moments.append((0 if work.kv_on_host else held, rest))
     return max(moments, key=sum)
 

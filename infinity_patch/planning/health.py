@@ -112,12 +112,12 @@ def room(planner: Planner, memory: int, of: str, free: int | None = None) -> Fin
 
 
 def _python() -> Finding:
-    said = f"{platform.python_version()} at {sys.executable}, {platform.platform()}"
+    facts = f"{platform.python_version()} at {sys.executable}, {platform.platform()}"
     if sys.version_info[:2] < LEAST_PYTHON:
         least = ".".join(map(str, LEAST_PYTHON))
         fix = f"make the virtual environment with Python {least} or newer"
-        return Finding("Python", Level.PROBLEM, said, fix)
-    return Finding("Python", Level.FINE, said)
+        return Finding("Python", Level.PROBLEM, facts, fix)
+    return Finding("Python", Level.FINE, facts)
 
 
 def _libraries() -> Iterator[Finding]:
@@ -153,8 +153,8 @@ def _torch() -> Iterator[Finding]:
         yield Finding("torch", Level.PROBLEM, f"cannot be imported: {error}", fix)
         return
     build = f"CUDA {torch.version.cuda}" if torch.version.cuda else "CPU build"
-    said = f"{torch.__version__}, {build}, {torch.get_num_threads()} threads"
-    yield Finding("torch", Level.FINE, said)
+    facts = f"{torch.__version__}, {build}, {torch.get_num_threads()} threads"
+    yield Finding("torch", Level.FINE, facts)
     if torch.cuda.is_available():
         for index in range(torch.cuda.device_count()):
             yield _cuda(index)
@@ -194,11 +194,11 @@ def _cuda(index: int) -> Finding:
     if not works:
         return Finding(name, Level.PROBLEM, "computes wrong", "check the GPU: nvidia-smi -q")
     major, minor = torch.cuda.get_device_capability(index)
-    said = (
+    facts = (
         f"{torch.cuda.get_device_name(index)}, compute {major}.{minor}, {human_bytes(free)} of "
         f"{human_bytes(total)} free"
     )
-    return Finding(name, Level.FINE, said)
+    return Finding(name, Level.FINE, facts)
 
 
 def _memory() -> Finding:
@@ -208,8 +208,8 @@ def _memory() -> Finding:
         return Finding("memory", Level.NOTE, "how much there is cannot be told here")
     facts = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if ":" in line}
     free, total = facts.get("MemAvailable", 0), facts.get("MemTotal", 0)
-    said = f"{human_bytes(free)} of {human_bytes(total)} available, {os.cpu_count()} processors"
-    return Finding("memory", Level.FINE, said)
+    amount = f"{human_bytes(free)} of {human_bytes(total)} available, {os.cpu_count()} processors"
+    return Finding("memory", Level.FINE, amount)
 
 
 def _folders(preset: ModelPreset, out: Path) -> Iterator[Finding]:
@@ -218,17 +218,19 @@ def _folders(preset: ModelPreset, out: Path) -> Iterator[Finding]:
         ("cache folder", cache, "make it writable, or set HF_HOME to another folder"),
         ("output folder", out.absolute(), "make it writable, or name another with --out"),
     ):
-        there, free = existing(folder), free_disk(folder)
-        said = f"{folder}, {human_bytes(free)} free" + ("" if there == folder else ", not made yet")
-        if not there.is_dir() or not _writable(there):
+        parent, free = existing(folder), free_disk(folder)
+        facts = f"{folder}, {human_bytes(free)} free" + (
+            "" if parent == folder else ", not made yet"
+        )
+        if not parent.is_dir() or not _writable(parent):
             shared = folder == cache and stored(preset).state is State.DOWNLOADED
             level = Level.NOTE if shared else Level.PROBLEM  # all that is wanted of it is there
             yield Finding(name, level, f"{folder} cannot be written to", fix)
         elif free < LEAST_DISK:
             fix = "free some space on that disk, or name a folder on another one"
-            yield Finding(name, Level.PROBLEM, said, fix)
+            yield Finding(name, Level.PROBLEM, facts, fix)
         else:
-            yield Finding(name, Level.FINE, said)
+            yield Finding(name, Level.FINE, facts)
 
 
 def _writable(folder: Path) -> bool:
@@ -268,13 +270,13 @@ def _weights(preset: ModelPreset, weights_dir: Path | None, thorough: bool) -> I
             return
     if damaged:
         return
-    said = (
+    facts = (
         f"{here.state}, {human_bytes(here.nbytes)}" if weights_dir is None else f"in {weights_dir}"
     )
     if thorough:
-        yield from _hashes(preset, weights_dir, name, said)
+        yield from _hashes(preset, weights_dir, name, facts)
     else:
-        yield Finding(name, Level.FINE, f"{said}; every file opens")
+        yield Finding(name, Level.FINE, f"{facts}; every file opens")
 
 
 def _still_missing(preset: ModelPreset) -> str:
@@ -283,7 +285,7 @@ def _still_missing(preset: ModelPreset) -> str:
 
 
 def _hashes(
-    preset: ModelPreset, weights_dir: Path | None, name: str, said: str
+    preset: ModelPreset, weights_dir: Path | None, name: str, facts: str
 ) -> Iterator[Finding]:
     verdicts = verify(preset, weights_dir=weights_dir)
     fix = f"scalekv models remove {preset.name} --yes; scalekv download {preset.name}"
@@ -296,7 +298,7 @@ def _hashes(
             yield Finding(name, Level.PROBLEM, f"{path} is not what its hash says", fix)
     if all(verdict is not Verdict.DAMAGED for _, verdict in verdicts):
         compared = sum(verdict is Verdict.WHOLE for _, verdict in verdicts)
-        found = f"{said}; every file opens, {compared} compared with their hashes"
+        found = f"{facts}; every file opens, {compared} compared with their hashes"
         if unknown := len(verdicts) - compared:
             others = f"{found}; of {unknown} no hash is known"
             yield Finding(name, Level.NOTE, others, f"{SUMS} beside them, as sha256sum writes it")

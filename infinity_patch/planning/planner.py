@@ -139,6 +139,7 @@ def work_of(
         dtype=settled.dtype,
         kv_dtype=settled.request.kv_dtype,
         note_bytes=settled.note_bytes,
+        constants=settled.constants,
         kv_on_host=settled.request.kv_device == "cpu" and settled.device != "cpu",
         placement=placement,
         text_tokens=text_tokens,
@@ -192,7 +193,7 @@ def fullest(plan: Footprint) -> str:
 
 def _nearest(planner: Planner, pictures: int, memory: int, cache_is_given: bool) -> str:
     ways = []
-    if planner.placement.keep_text_encoder is not False:
+    if planner.placement.keep_text_encoder is None:  # kept, though nobody asked for it
         freed = planner.placed(keep_text_encoder=False)
         if freed.footprint().needed <= memory:
             ways.append("--free-text-encoder")

@@ -226,7 +226,8 @@ def resolve(
     else:
         percent = Fraction(100) if asked.full else asked.percent
         mean = _mean_tokens(schedule, percent, asked.mean)
-    return capacities_for(schedule, layers, drafters or (), mean, label=asked.label, origin=origin)
+    made = capacities_for(schedule, layers, drafters or (), mean, label=asked.label, origin=origin)
+    return replace(made, percent=asked.percent, nbytes=asked.nbytes)
 
 
 def _resolve_spec(
@@ -253,7 +254,7 @@ def _resolve_spec(
             drafters, origin = spec.drafters, spec.provenance
         if spec.linear is not None:
             origin = f"{origin}; {spec.linear}".removeprefix("; ")
-        made = capacities_for(
+        budget = capacities_for(
             schedule,
             layers,
             drafters,
@@ -263,7 +264,7 @@ def _resolve_spec(
             origin=origin,
             linear=spec.linear,
         )
-        return replace(made, bound=spec.bound)
+        return replace(budget, bound=spec.bound, percent=spec.percent)
     if drafters is not None:
         raise UserError(
             "drafters given for a budget that lists its capacities",

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fractions import Fraction
 
 from scalekv.kv.budgets.drafters import Drafters as Drafters
 from scalekv.kv.errors import UserError
@@ -44,6 +45,8 @@ class Budget:
         head_capacities: [scale][layer][head]; empty: all heads of a layer alike. Where given, a
             head may hold nothing, `capacities` says what the head of most may hold, and it is all
             heads of all layers that average at most the mean.
+        percent, nbytes: what was asked for where that was a share of the history, in percent, or
+            bytes, of which the mean is what whole tokens come to; None: tokens were asked for.
         bound: when the mean is kept to: "moment", at every moment of a picture, or "scale", while
             each scale is generated, as in the published program; then more may be held between
             two scales (see `scalekv.kv.budgets.moments`).
@@ -63,6 +66,8 @@ class Budget:
     origin: str = ""
     head_capacities: tuple[tuple[tuple[int, ...], ...], ...] = ()
     bound: str = "moment"
+    percent: Fraction | None = None
+    nbytes: int | None = None
 
     def __post_init__(self) -> None:
         where = f"budget {self.label}".strip()

@@ -57,7 +57,7 @@ def attended(
         return attention(q, *joined[0])
     queries = [cache.of(group, q) for group in cache.groups]
     if ragged is None:
-        answers = [attention(some, *kv) for some, kv in zip(queries, joined, strict=True)]
+        answers = [attention(q_part, *kv) for q_part, kv in zip(queries, joined, strict=True)]
     else:
         answers = _in_one_call(queries, joined, ragged)
     order = [head for group in cache.groups for head in group.heads]
@@ -71,7 +71,9 @@ def _in_one_call(queries: list[Tensor], joined: Joined, ragged: Ragged) -> list[
     lengths = tuple(kv.shape[3] for kv in joined for _ in range(kv.shape[1] * kv.shape[2]))
     # The groups lie one behind the other in the workspace: that is the form wanted, uncopied.
     k_rows, v_rows = (first.as_strided((sum(lengths), dim), (dim, 1)) for first in joined[0])
-    q_rows = torch.cat([some.reshape(-1, dim) for some in queries])
+    q_rows = torch.cat([of_group.reshape(-1, dim) for of_group in queries])
     rows = ragged(q_rows, k_rows, v_rows, length, lengths)
-    sizes = [some.shape[0] * some.shape[1] * length for some in queries]
-    return [part.view(some.shape) for part, some in zip(rows.split(sizes), queries, strict=True)]
+    sizes = [of_group.shape[0] * of_group.shape[1] * length for of_group in queries]
+    return [
+        part.view(of_group.shape) for part, of_group in zip(rows.split(sizes), queries, strict=True)
+    ]

@@ -17,19 +17,23 @@ from scalekv.kv.caches.choosing import Asked, RawQueries, alike
 from scalekv.kv.caches.held import HeldFormat
 from scalekv.kv.caches.layer import LayerCache
 from scalekv.kv.caches.layout import by_token, empty
+from scalekv.kv.caches.storage import Storage
 from scalekv.kv.caches.workspace import Workspace
 from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
 from scalekv.kv.memory.predicted import CacheShape, read_in_place, rooms, stored_bytes_of
-from scalekv.kv.policies.policy import Policy
-from scalekv.kv.policies.registry import planned, takes_budget
+from scalekv.kv.policies.policy import Policy, Stores
+from scalekv.kv.policies.registry import check_stores, planned, takes_budget
 from scalekv.kv.precision import check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
 
-Observer = Callable[[int, int, Schedule, Tensor, Tensor], None]
-"""(layer, scale, schedule, q (B, H, L, D), k (B, H, T, D)) of an attention call about to be made,
-the last scale's too; under a policy that keeps everything, key t is token t of the picture."""
+Observer = Callable[[int, int, Schedule, Tensor, Tensor, Tensor], None]
+"""(layer, scale, schedule, q (B, H, L, D), k and v (B, H, T, D)) of an attention call about to be
+made, the last scale's too; under a policy that keeps everything, key t is the picture's token t."""
+
+Turns = Callable[[], Tensor]
+"""-> (L, D / 2) complex, what each pair of channels of the newest map's keys was multiplied by."""
 
 
 class Caches:
@@ -57,6 +61,7 @@ class Caches:
         *,
         kv_dtype: str = "auto",
         kv_device: str = "auto",
+        guided: bool | None = None,
         as_planned: bool = False,
     ) -> None:
         """
@@ -72,6 +77,8 @@ class Caches:
                 "int8" or "int4".
             kv_device: where: "auto" (where attention computes) or "cpu" (in the host's pinned
                 memory, each layer's brought over while the layer before it computes).
+            guided: whether the sequences of a batch are pairs of guidance halves, the conditional
+                ones first; None: nobody says, which only some policies mind.
             as_planned: whether `budget_for` answers with what the policy has planned already.
 
         Raises:
@@ -80,6 +87,8 @@ class Caches:
         """
         check_kv_dtype(kv_dtype)
         check_kv_device(kv_device)
+        if isinstance(policy, Stores):
+            check_stores(policy.name, kv_dtype)
         self.layers = [LayerCache() for _ in range(layers)]
         self.policy = policy
         self.budget: Budget | None = None
@@ -92,6 +101,8 @@ class Caches:
         self._rooms: list[list[tuple[int, ...]]] = []
         self._kv_dtype = kv_dtype
         self._kv_device = kv_device
+        self._guided = guided
+        self._storage: Storage | None = None
         self._as_planned = as_planned
         self._made_of_bytes: Callable[[BytesOf], Budget] | None = None
         self._next_scale = [0] * layers
@@ -127,7 +138,7 @@ class Caches:
         for cache in self.layers:
             cache.reset()
         self._workspace.release()
-        self._placed = None
+        self._placed = self._storage = None
         self._next_scale = [0] * len(self.layers)
 
     def reset(self) -> None:
@@ -185,6 +196,7 @@ class Caches:
         attention: Attention,
         raw_queries: RawQueries | None = None,
         ragged: Ragged | None = None,
+        turns: Turns | None = None,
     ) -> Tensor:
         """Attention of one layer at one scale over everything cached, then eviction.
 
@@ -199,6 +211,7 @@ class Caches:
             raw_queries: called only if the policy asks; see `Step`.
             ragged: called instead, once, where heads hold unequally many tokens; None: `attention`
                 is called for each group of heads that hold equally many.
+            turns: called only if the way tokens are stored asks; None: keys are not turned.
 
         Returns:
             What `attention` (or `ragged`) returned, heads in order.
@@ -221,8 +234,10 @@ class Caches:
         assert ledger is not None, "a place is given within a picture"
         if not cache.all_together:
             distribute(cache, placed)
+        if layer == 0 and self._storage is not None and self._storage.needs_turns:
+            self._storage.turned(None if turns is None else turns())
         if self.observer is not None and cache.all_together:
-            self.observer(layer, scale, schedule, q, joined[0][0])
+            self.observer(layer, scale, schedule, q, *joined[0])
         out = attended(cache, q, joined, attention, ragged)
         self._next_scale[layer] = scale + 1
         if scale + 1 == len(schedule):  # the last scale's k and v are never read again
@@ -259,9 +274,9 @@ class Caches:
         return joined
 
     def _plan(self, schedule: Schedule) -> None:
-        made = self._budget_for(schedule) if takes_budget(self.policy) else None
-        self._made_of_bytes = made if callable(made) else None
-        self._take(None if callable(made) else made, schedule)
+        budget = self._budget_for(schedule) if takes_budget(self.policy) else None
+        self._made_of_bytes = budget if callable(budget) else None
+        self._take(None if callable(budget) else budget, schedule)
         self._schedule = schedule
 
     def _take(self, budget: Budget | None, schedule: Schedule) -> None:
@@ -270,7 +285,8 @@ class Caches:
             assert budget.layers == len(self.layers), f"budget for {budget.layers} layers"
             budget = budget if self._as_planned else planned(self.policy, budget)
         self.budget = budget
-        self._limits = None if budget is None else within(budget)
+        drops = budget is not None and not isinstance(self.policy, Stores)
+        self._limits = within(budget) if budget is not None and drops else None
 
     def _begin(self, schedule: Schedule, like: _Like) -> None:
         if self._only is not None and schedule != self._only:
@@ -297,12 +313,18 @@ class Caches:
             self._take(self._made_of_bytes(stored_bytes_of(shape, precision, schedule)), schedule)
         self._rooms = rooms(schedule, len(self.layers), heads, self._limits)
         on_host = self._kv_device == "cpu" and like.device.type != "cpu"
-        form = HeldFormat(precision, len(schedule) - 1, on_host)
-        for cache in self.layers:
-            cache.begin(like, schedule, form)
+        storage: Storage = HeldFormat(precision, len(schedule) - 1, on_host)
+        if isinstance(self.policy, Stores):
+            assert self.budget is not None, "a policy that stores in its own way takes a budget"
+            storage = self.policy.storage(self.budget, shape, self._guided, like, on_host)
+        self._storage = storage
+        for layer, cache in enumerate(self.layers):
+            cache.begin(like, schedule, storage.of_layer(layer))
         self._bytes = [(cache.nbytes, cache.index_nbytes) for cache in self.layers]
         self._workspace.ahead = on_host
-        self.ledger = CacheLedger(schedule, shape, self.policy.name, self.budget, precision)
+        self.ledger = CacheLedger(
+            schedule, shape, self.policy.name, self.budget, precision, storage.to_dict()
+        )
         for layer in range(len(self.layers)):
             self.ledger.record(0, layer, LayerRecord(0, 0, 0, 0.0, 0, 0))
 
@@ -347,19 +369,19 @@ class Caches:
         scale: int,
         q: Tensor,
         joined: Joined,
-        there: bool,
+        in_place: bool,
         raw_queries: RawQueries | None,
     ) -> None:
         cache, limits = self.layers[layer], self._limits_of(layer, scale + 1)
         room = self._rooms[scale + 1][layer]
         asked = Asked(
-            self.policy, self.budget, ledger.schedule, layer, scale, q, there, raw_queries
+            self.policy, self.budget, ledger.schedule, layer, scale, q, in_place, raw_queries
         )
         cache.keep(
             [
-                asked.choice(cache, number, some, limits[some[0]], room[some[0]], kv)
+                asked.choice(cache, number, heads, limits[heads[0]], room[heads[0]], kv)
                 for number, kv in enumerate(joined)
-                for some in alike(cache.groups[number].heads, limits)
+                for heads in alike(cache.groups[number].heads, limits)
             ]
         )
         self._record(ledger, layer, scale + 1)
@@ -374,7 +396,9 @@ class Caches:
             scale,
             layer,
             LayerRecord(
-                capacity=max(limits) if budget is None else budget.capacity(scale, layer),
+                capacity=max(limits)
+                if budget is None or self._limits is None
+                else budget.capacity(scale, layer),
                 held_min=min(counts),
                 held_max=max(counts),
                 held_mean=sum(counts) / len(counts),

@@ -107,7 +107,7 @@ def alike(heads: tuple[int, ...], limits: tuple[int, ...]) -> list[tuple[int, ..
     by_limit: dict[int, list[int]] = {}
     for head in heads:
         by_limit.setdefault(limits[head], []).append(head)
-    return [tuple(some) for some in by_limit.values()]
+    return [tuple(together) for together in by_limit.values()]
 
 
 def _for_heads(raw_queries: RawQueries, numbers: Tensor) -> RawQueries:

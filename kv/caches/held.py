@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Protocol
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor
@@ -37,7 +37,7 @@ Empty = Callable[..., Tensor]
 
 @dataclass(frozen=True)
 class HeldFormat:
-    """How a picture's held tokens are stored.
+    """How a picture's held tokens are stored, in every layer; see `scalekv.kv.caches.storage`.
 
     Attributes:
         precision: of the elements.
@@ -48,6 +48,23 @@ class HeldFormat:
     precision: Precision
     scales: int
     on_host: bool = False
+    needs_turns = False
+
+    @property
+    def by_source(self) -> bool:
+        """See `LayerStorage`."""
+        return self.precision.quantised
+
+    def turned(self, turns: Tensor | None) -> None:
+        """See `Storage`."""
+
+    def of_layer(self, layer: int) -> HeldFormat:
+        """See `Storage`; all layers alike."""
+        return self
+
+    def to_dict(self) -> dict[str, Any]:
+        """See `Storage`; the precision says it all."""
+        return {}
 
     def reads_in_place(self, like: Like) -> bool:
         """Whether attention may read held tokens where they lie: keys are like (B, H, L, D)."""
@@ -197,13 +214,13 @@ class Quantised:
     def copy_to(self, out: Tensor, sources: Tensor) -> None:
         """See `Held`."""
         k_out, v_out = out
-        there = out.device  # codes move, not what they stand for
+        device = out.device  # codes move, not what they stand for
         sources = sources.expand(*self._k.shape[:2], -1)
-        k_scale, k_zero = (x.to(there, non_blocking=True) for x in (self._k_scale, self._k_zero))
+        k_scale, k_zero = (x.to(device, non_blocking=True) for x in (self._k_scale, self._k_zero))
         for start in range(0, k_out.shape[2], _CHUNK):
             span = slice(start, min(start + _CHUNK, k_out.shape[2]))
             k, v, v_scale, v_zero = (
-                x[:, :, span].to(there, non_blocking=True)
+                x[:, :, span].to(device, non_blocking=True)
                 for x in (self._k, self._v, self._v_scale, self._v_zero)
             )
             scale, zero = (picked(x, sources[..., span]) for x in (k_scale, k_zero))

@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from scalekv.kv.caches.held import Held, HeldFormat, Like, Part, Plain, storage_bytes
+from scalekv.kv.caches.held import Held, Like, Part, Plain, storage_bytes
+from scalekv.kv.caches.storage import LayerStorage
 from scalekv.kv.schedule import Schedule
 from scalekv.kv.to_device import counting_up, whole_numbers
 
@@ -99,13 +100,13 @@ class LayerCache:
         self._seen = 0
         self._ends: Tensor | None = None
 
-    def begin(self, like: Like, schedule: Schedule, form: HeldFormat) -> None:
+    def begin(self, like: Like, schedule: Schedule, form: LayerStorage) -> None:
         """Ready for a picture whose keys are like (B, H, L, D); nothing is held yet."""
         self.reset()
         self._form = form
         self._sequences = like.shape[0]
         self.groups = [Group(tuple(range(like.shape[1])))]
-        if form.precision.quantised:
+        if form.by_source:
             ends = [schedule.before(scale + 1) for scale in range(len(schedule) - 1)]
             self._ends = whole_numbers(tuple(ends), like.device, torch.int32)
 
@@ -245,7 +246,7 @@ class LayerCache:
         if alone and group.held is not None and group.held.room == room:
             return group.held
         part = members[0].part
-        if not self._form.precision.quantised:
+        if not self._form.by_source:
             # The workspace has all that was held, so the old goes before the new comes.
             for choice in members:
                 before[choice.group].held = None
@@ -253,7 +254,7 @@ class LayerCache:
 
     def _sources(self, group: Group) -> Tensor:
         """The scale each held token of a group is from, (B, h, n) or (1, 1, n) int64."""
-        assert self._ends is not None or not self._form.precision.quantised
+        assert self._ends is not None or not self._form.by_source
         if self._ends is None:
             return torch.empty(0, dtype=torch.int64, device="cpu")  # not looked at
         places = group.positions

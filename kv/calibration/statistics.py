@@ -69,8 +69,8 @@ def layer_attention(
     with torch.no_grad(), without_autocast(q):
         for sequence in range(sequences):
             keys = k[sequence].float().transpose(1, 2)
-            for some in q[sequence].split(chunk, dim=1):
-                weights = (some.float() @ keys).softmax(-1)  # (H, queries of the chunk, T)
+            for rows in q[sequence].split(chunk, dim=1):
+                weights = (rows.float() @ keys).softmax(-1)  # (H, queries of the chunk, T)
                 received += weights.sum(1)
                 entropy += torch.special.entr(weights).sum((1, 2))
                 if before:
@@ -139,7 +139,9 @@ class AttentionStatistics:
         self._entropy: Numbers | None = None
         self._each: list[Numbers] = []  # own, top, focus of each picture: (3, K, N, H)
 
-    def __call__(self, layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor) -> None:
+    def __call__(
+        self, layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor, v: Tensor
+    ) -> None:
         """Measures one attention call; see `scalekv.kv.caches.caches.Observer`."""
         assert schedule == self.schedule, f"{schedule}, statistics are of {self.schedule}"
         if layer == 0 and scale == 0:

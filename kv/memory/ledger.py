@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -37,6 +37,7 @@ class CacheLedger:
     Attributes:
         budget: as planned; `LayerRecord.capacity` is its, what was held may be less.
         precision: how held tokens were stored.
+        storage: what there is to say of a way to store them that is a policy's own.
         held_peak_bytes: the most k and v that all layers together held at any moment.
         index_peak_bytes: the most that positions of held tokens, and notes on them, took.
         transient_peak_bytes: the largest workspace in which held and new tokens met.
@@ -49,12 +50,14 @@ class CacheLedger:
         policy: str,
         budget: Budget | None,
         precision: Precision | None = None,
+        storage: Mapping[str, Any] | None = None,
     ) -> None:
         self.schedule = schedule
         self.shape = shape
         self.policy = policy
         self.budget = budget
         self.precision = precision
+        self.storage = dict(storage or {})
         self.held_peak_bytes = 0
         self.index_peak_bytes = 0
         self.transient_peak_bytes = 0
@@ -121,6 +124,7 @@ class CacheLedger:
             "full_bytes_all": self.full_bytes_all,
             "ratio_history": self.ratio_history,
             "ratio_all": self.ratio_all,
+            **({"coded": self.storage} if self.storage else {}),
             "scales": [
                 self._scale_dict(scale, list(records.values()))
                 for scale, records in enumerate(self._records)

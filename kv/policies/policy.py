@@ -5,13 +5,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.schedule import Schedule
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+    from scalekv.kv.caches.held import Like
+    from scalekv.kv.caches.storage import Storage
+    from scalekv.kv.memory.predicted import CacheShape
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,5 +87,29 @@ class Policy(Protocol):
         """Slots to keep: (B, H, n) int64, ascending along n, n at most `step.capacity`.
 
         None keeps everything, which is allowed only where T is at most the capacity.
+        """
+        ...
+
+
+@runtime_checkable
+class Stores(Protocol):
+    """A policy whose method is how tokens are stored instead of which: none is dropped, and its
+    budget is one of bytes."""
+
+    name: str
+
+    def storage(
+        self, budget: Budget, shape: CacheShape, guided: bool | None, like: Like, on_host: bool
+    ) -> Storage:
+        """What a picture, or batch, is stored in.
+
+        Args:
+            budget: as asked for.
+            shape: of the caches; its sequences are pairs of guidance halves if `guided`.
+            like: (B, H, L, D) keys, for dtype and device.
+            on_host: hold in the host's pinned memory, instead of where attention computes.
+
+        Raises:
+            UserError: the method cannot store this, or not within the budget.
         """
         ...

@@ -22,7 +22,9 @@ class PolicyEntry:
             A calibrated policy's takes the calibration as its second argument.
         takes_budget: whether it is held to one.
         calibration: the file of a model's folder of budgets that it works from; "": none.
-        reader: "module:function", (text, where) -> the calibration.
+        reader: "module:function", (the file's text, where) -> the calibration; where it stores,
+            the file's bytes.
+        stores: whether its method is how tokens are stored; see `Stores`.
         note_bytes: of its notes on one held token of one head.
     """
 
@@ -32,6 +34,7 @@ class PolicyEntry:
     calibration: str = ""
     reader: str = ""
     note_bytes: int = 0
+    stores: bool = False
 
 
 _UNIFORM, _PYRAMID = "scalekv.kv.budgets.shapes:uniform", "scalekv.kv.budgets.shapes:pyramid"
@@ -55,6 +58,13 @@ _BUILT_IN = {
         plan="scalekv.kv.budgets.heat_order:heat_budget",
         calibration="heat-order.json",
         reader="scalekv.kv.budgets.heat_order:read_order",
+    ),
+    "coded": PolicyEntry(
+        "scalekv.kv.policies.coded:CodedPolicy",
+        plan="scalekv.kv.coded.plan:coded_budget",
+        calibration="coded.safetensors",
+        reader="scalekv.kv.coded.constants:read_constants",
+        stores=True,
     ),
     "random": PolicyEntry("scalekv.kv.policies.random:RandomPolicy", plan=_UNIFORM),
 }
@@ -114,8 +124,8 @@ def policy_named(policy: str | Policy) -> Policy:
     name, _ = policy_and_file(policy)
     if name in _registered:
         return _registered[name]()
-    made: Policy = _loaded(_BUILT_IN[name].path)()
-    return made
+    instance: Policy = _loaded(_BUILT_IN[name].path)()
+    return instance
 
 
 def entry_named(name: str) -> PolicyEntry | None:
@@ -128,13 +138,28 @@ def entry_named(name: str) -> PolicyEntry | None:
     return _BUILT_IN.get(name)
 
 
-def read_calibration(entry: PolicyEntry, text: str, where: str) -> Any:
-    """What a calibrated policy works from, of its file's text.
+def check_stores(name: str, kv_dtype: str) -> None:
+    """Refuses a dtype for what a policy stores in a way of its own.
 
     Raises:
-        UserError: the text is not what it should be; `where` is the file, for the message.
+        UserError: any but "auto".
     """
-    return _loaded(entry.reader)(text, where)
+    if kv_dtype != "auto":
+        raise UserError(
+            f"the policy {name} stores tokens in a way of its own, not as {kv_dtype}",
+            where="--kv-dtype",
+            rule="auto with it: its bits are the budget's",
+            fix="leave --kv-dtype out, or take another policy",
+        )
+
+
+def read_calibration(entry: PolicyEntry, content: str | bytes, where: str) -> Any:
+    """What a calibrated policy works from, of its file's content.
+
+    Raises:
+        UserError: that is not what it should be; `where` is the file, for the message.
+    """
+    return _loaded(entry.reader)(content, where)
 
 
 def plan_named(name: str, asked: Budget, calibration: Any = None) -> Budget | None:

@@ -126,9 +126,9 @@ class Bound:
         length, last = x.shape[1], scale + 1 == len(self.schedule)
         total = old + length
         room = self.held[layer].shape[2]
-        there = total <= room and not last
-        kv = self.held[layer] if there else self.work
-        if old and not there:
+        fits = total <= room and not last
+        kv = self.held[layer] if fits else self.work
+        if old and not fits:
             kv[:, :, :old].copy_(self.held[layer][:, :, :old])
         k, v = kv[:, :, :total].transpose(2, 3)
         h = norm(x, factor, shift, self.dtype)
@@ -153,7 +153,7 @@ class Bound:
         capacity = min(self.budget.capacity(scale + 1, layer), total)
         if capacity < total:
             self._choose(layer, kv, total, capacity, length)
-        elif not there:
+        elif not fits:
             self.held[layer][:, :, old:total].copy_(kv[:, :, new])
         return capacity
 

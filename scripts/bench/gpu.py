@@ -68,7 +68,7 @@ def said(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 
-class Run:
+class GpuRun:
     """The parts in turn, within a time; what is left out says why.
 
     Attributes:
@@ -176,7 +176,7 @@ def busy(run: Callable[[], None]) -> dict[str, Any]:
     return {"kernels": len(events), "busy": spent / 1e6}
 
 
-def rows_of(name: str, options: argparse.Namespace, run: Run) -> Any:
+def rows_of(name: str, options: argparse.Namespace, run: GpuRun) -> Any:
     """All rows of a model; a batch for which memory is too small is the last."""
     import torch
 
@@ -282,7 +282,7 @@ def main() -> int:
     if args.device.startswith("cuda") and not torch.cuda.is_available():
         print("torch sees no CUDA device", file=sys.stderr)
         return 2
-    run = Run(args.device, args.seconds)
+    run = GpuRun(args.device, args.seconds)
     name = torch.cuda.get_device_name(args.device) if args.device != "cpu" else "cpu"
     run.found |= {"device": name, "torch": torch.__version__, "date": date.today().isoformat()}
     absent = missing(NEEDED["tests"])

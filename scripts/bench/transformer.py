@@ -107,8 +107,8 @@ def picture(side: TimedSide, schedule: Schedule, device: torch.device, batch: in
     preset, scales = side.preset, len(schedule)
     cfg, tau = preset.sampling.cfg, preset.sampling.tau
     guidance = Guidance((cfg,) * scales, (tau,) * scales)
-    made = torch.Generator().manual_seed(1)
-    text = torch.randn(PROMPT_TOKENS, preset.transformer.text_width, generator=made).to(device)
+    generator = torch.Generator().manual_seed(1)
+    text = torch.randn(PROMPT_TOKENS, preset.transformer.text_width, generator=generator).to(device)
     with torch.inference_mode(), side.inside(schedule):
         generate_codes(
             side.model,

@@ -97,9 +97,9 @@ def check(folder: Path) -> None:
     manifest = folder / MANIFEST
     if not manifest.is_file():
         raise SystemExit(f"no bundle at {folder}\nfix: python -m scripts.builtin.bundle")
-    said, found = json.loads(manifest.read_text())["files"], manifest_of(folder)["files"]
-    if said != found:
-        wrong = sorted(name for name in said | found if said.get(name) != found.get(name))
+    listed, found = json.loads(manifest.read_text())["files"], manifest_of(folder)["files"]
+    if listed != found:
+        wrong = sorted(name for name in listed | found if listed.get(name) != found.get(name))
         raise SystemExit(f"{folder} is damaged: {', '.join(wrong)}\nfix: make it again")
 
 

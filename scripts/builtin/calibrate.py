@@ -1,5 +1,5 @@
 """Calibrate the built-in model, compare the drafters found with drafters tried out, and write what
-ships: its budgets, its HeatKV order, the maps and the tables of docs/calibration.md.
+ships: its budgets, its HeatKV order, its constants, the maps and the tables of docs/calibration.md.
 
 python -m scripts.builtin.calibrate
 """
@@ -32,6 +32,7 @@ from scalekv.infinity_patch.likeness import likeness
 from scalekv.kv.budgets.asked import BudgetSpec
 from scalekv.kv.budgets.budget import Drafters
 from scalekv.kv.budgets.heat_order import write_order
+from scalekv.kv.coded.constants import write_constants
 from scripts.builtin import pages
 from scripts.evaluate import contact_sheet
 
@@ -119,21 +120,23 @@ def concluded(found: Calibration, index: str, per_scale: int) -> Calibration:
 def candidates(found: Calibration) -> list[Candidate]:
     """Sets tried out, then those of the calibration."""
     tried = [tuple(layer % found.layers for layer in layers) for layers in TRIED]
-    made = [Candidate("tried" if layers else "uniform", layers) for layers in tried]
+    sets = [Candidate("tried" if layers else "uniform", layers) for layers in tried]
     for index in INDICES:
         for per_scale in DRAFTERS:
             calibration = concluded(found, index, per_scale)
             drafters = calibration.spec("").drafters
-            made.append(Candidate(f"index {index}, {per_scale} per scale", drafters, calibration))
-    return made
+            sets.append(Candidate(f"index {index}, {per_scale} per scale", drafters, calibration))
+    return sets
 
 
 def chosen_of(
-    made: list[Candidate], scores: list[NDArray[np.float64]], calibrated: bool
+    tried: list[Candidate], scores: list[NDArray[np.float64]], calibrated: bool
 ) -> Candidate:
     """The candidate of one kind whose pictures are the closest in the mean."""
-    kind = [(scores[i].mean(), -i) for i, c in enumerate(made) if bool(c.calibration) == calibrated]
-    return made[-max(kind)[1]]
+    kind = [
+        (scores[i].mean(), -i) for i, c in enumerate(tried) if bool(c.calibration) == calibrated
+    ]
+    return tried[-max(kind)[1]]
 
 
 def said(drafters: Drafters) -> str:
@@ -180,7 +183,7 @@ def on_own_map(found: Calibration) -> str:
 
 def measured_text(
     by_top: dict[int, Calibration],
-    made: list[Candidate],
+    candidates: list[Candidate],
     scores: list[NDArray[np.float64]],
     compared: dict[str, tuple[Candidate, NDArray[np.float64]]],
     default: str,
@@ -237,7 +240,10 @@ def measured_text(
         f"`contact_sheet --trained`, seed {SEED}; the best set of either kind goes on.",
         table(
             head,
-            [[c.name, said(c.drafters), *decibels(s)] for c, s in zip(made, scores, strict=True)],
+            [
+                [c.name, said(c.drafters), *decibels(s)]
+                for c, s in zip(candidates, scores, strict=True)
+            ],
         ),
         f"On {len(COMPARING)} other prompts:",
         table(
@@ -315,18 +321,18 @@ def main() -> None:
     by_top = {}
     for top in TOPS:
         print(f"measuring, K' {top}", file=sys.stderr)
-        by_top[top] = calibrate(pipeline, CalibrationRequest(pictures, top=top))
+        by_top[top] = calibrate(pipeline, CalibrationRequest(pictures, top=top, coded=top == TOP))
     found = by_top[TOP]
 
-    made, scores = candidates(found), []
+    tried, scores = candidates(found), []
     choosing = Closeness(pipeline, CHOOSING)
-    for candidate in made:
+    for candidate in tried:
         scores.append(choosing.of(candidate.drafters))
         print(candidate.name, *decibels(scores[-1]), file=sys.stderr)
     finalists = {
-        "tried": chosen_of(made, scores, calibrated=False),
-        "calibrated": chosen_of(made, scores, calibrated=True),
-        "uniform": made[0],
+        "tried": chosen_of(tried, scores, calibrated=False),
+        "calibrated": chosen_of(tried, scores, calibrated=True),
+        "uniform": tried[0],
     }
     comparing = Closeness(pipeline, COMPARING)
     compared = {kind: (c, comparing.of(c.drafters)) for kind, c in finalists.items()}
@@ -348,13 +354,15 @@ def main() -> None:
         text = budget_text(as_published(percent, found.layers), comment)
         write(folder / f"as-published-{percent.rstrip('%')}.yaml", text.encode())
     write(folder / "heat-order.json", write_order(found.order()).encode())
+    assert found.constants is not None, "they were asked for"
+    write(folder / "coded.safetensors", write_constants(found.constants))
     write(folder / SHIPPED, sparsity_text(found).encode())
     for index in INDICES:
         numbers = concluded(found, index, 2).to_dict()
         write(images / f"calibration-index-{index}.png", index_map(numbers))
     write(images / "calibration-s-cas.png", mass_maps(found.to_dict()))
     page = ROOT / "docs/calibration.md"
-    text = measured_text(by_top, made, scores, compared, default)
+    text = measured_text(by_top, tried, scores, compared, default)
     write(page, pages.replaced(page.read_text(encoding="utf-8"), MEASURED, text).encode())
 
 

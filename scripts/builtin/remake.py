@@ -98,9 +98,9 @@ def ranking(rows: Sequence[dict[str, object]], budget: str) -> str:
     order = sorted(medians, key=lambda policy: -medians[policy])
     here = [policy for policy in order if policy in PAPER]
     same = "the same" if here == [p for p in PAPER if p in here] else "not the same"
-    said = ", ".join(f"{policy} {medians[policy]:.1f}" for policy in order)
+    best = ", ".join(f"{policy} {medians[policy]:.1f}" for policy in order)
     return (
-        f"At {budget} of the history, by median PSNR in dB, best first: {said}. The paper's order "
+        f"At {budget} of the history, by median PSNR in dB, best first: {best}. The paper's order "
         f"on the 2B model is {', '.join(PAPER)}: among these five it is {same} here."
     )
 

@@ -15,11 +15,11 @@ from torch import Tensor
 from scalekv.infinity_patch.compute.products import apply
 from scalekv.infinity_patch.model.attention import project, queries_keys_values
 from scalekv.infinity_patch.model.rotary import Scales3, rotary_table
+from scalekv.infinity_patch.model.text_rows import TextRows
 from scalekv.infinity_patch.model.transformer import (
     CrossAttention,
     Infinity,
     SelfAttention,
-    TextRows,
 )
 from scalekv.infinity_patch.schedules import grid_of
 from scalekv.kv.schedule import Schedule

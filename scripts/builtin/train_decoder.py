@@ -130,12 +130,12 @@ def main() -> None:
         rng = np.random.default_rng((2, step))
         noise = torch.Generator().manual_seed(step)
         plain = [images[i] for i in rng.choice(kept, args.batch - COMPOSED, replace=False)]
-        made = stacked([composer.draw(rng) for _ in range(COMPOSED)])
-        batch = torch.from_numpy(np.concatenate([np.stack(plain), made])).to(device)
+        composed = stacked([composer.draw(rng) for _ in range(COMPOSED)])
+        batch = torch.from_numpy(np.concatenate([np.stack(plain), composed])).to(device)
         # contiguous: group norm's backward is far slower on channels-last memory
         x = batch.permute(0, 3, 1, 2).contiguous().float() / 127.5 - 1
-        some = torch.rand((len(x), 1, 1, 1), generator=noise) < FLIPPED
-        share = some * torch.rand((len(x), 1, 1, 1), generator=noise) * FLIPS
+        flipped = torch.rand((len(x), 1, 1, 1), generator=noise) < FLIPPED
+        share = flipped * torch.rand((len(x), 1, 1, 1), generator=noise) * FLIPS
 
         def flip(
             scale: int, bits: Tensor, share: Tensor = share, noise: torch.Generator = noise

@@ -91,9 +91,9 @@ def features_of(data: Path) -> Tensor:
         tokenizer = Tokenizer()
         parts = []
         for start in range(0, len(images), TOGETHER):
-            some = images[start : start + TOGETHER]
-            views = [some, *([moved(p, rng) for p in some] for _ in range(2))]
-            views += tokenizer.worse(some)
+            batch = images[start : start + TOGETHER]
+            views = [batch, *([moved(p, rng) for p in batch] for _ in range(2))]
+            views += tokenizer.worse(batch)
             parts.append(torch.stack([pooled_features(view) for view in views], dim=1))
             if start % 400 == 0:
                 print(f"features of {start} of {len(images)}", file=sys.stderr, flush=True)
@@ -134,8 +134,8 @@ def main() -> None:
     print(f"own concept first among {CHOICES}, of {len(unseen)} unseen drawings and of seen ones")
     for number, name in enumerate(VIEWS):
         found, trained = (
-            accuracy(scorer, features[some, number], [rows[i] for i in some])
-            for some in (unseen, known)
+            accuracy(scorer, features[group, number], [rows[i] for i in group])
+            for group in (unseen, known)
         )
         print(f"{name}: {found:.3f}, {trained:.3f}")
     print(f"{args.out.stat().st_size / 1e6:.2f} MB in {args.out}")

@@ -30,7 +30,8 @@ from scalekv.configs.models import model_named
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.quantiser import map_to_tokens, quantise_latents, vae_sizes
-from scalekv.infinity_patch.model.transformer import Infinity, TextRows
+from scalekv.infinity_patch.model.text_rows import TextRows
+from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.captions import caption, is_held_out
 from scripts.builtin.compositions import Composer, stacked

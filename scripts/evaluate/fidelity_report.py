@@ -140,9 +140,11 @@ def plot(rows: Sequence[Row], path: Path) -> None:
             }
             dashes = ("-", "--", ":", "-.")[dtypes.index(kept) % 4]
             for named, style in ((False, dashes), (True, "")):  # a named budget is no next step
-                some = [point for point, name in zip(points, names, strict=True) if name is named]
-                if some:
-                    x_at, middle, below, above = (list(c) for c in zip(*some, strict=True))
+                of_policy = [
+                    point for point, name in zip(points, names, strict=True) if name is named
+                ]
+                if of_policy:
+                    x_at, middle, below, above = (list(c) for c in zip(*of_policy, strict=True))
                     panel.errorbar(x_at, middle, yerr=[below, above], linestyle=style, **looks)
                     looks.pop("label", None)
         panel.set_xticks(range(len(budgets)), [name.replace("-", "-\n") for name in budgets])

@@ -64,24 +64,24 @@ def test_pictures_and_captions_agree(data: Path, monkeypatch: pytest.MonkeyPatch
     rng = np.random.default_rng(0)
     kinds = set()
     for _ in range(200):
-        made = composer.draw(rng)
+        result = composer.draw(rng)
         middle = SIZE // 2
         places = {"one": (middle, middle), "left": (middle, PAIR // 2)}
         places["right"] = (middle, SIZE - PAIR // 2)
         colour = {"red apple": RED, "octopus": GREEN}
-        if "apple" in made.caption and "octopus" in made.caption:
+        if "apple" in result.caption and "octopus" in result.caption:
             kinds.add("pair")
-            apple_first = made.caption.index("apple") < made.caption.index("octopus")
+            apple_first = result.caption.index("apple") < result.caption.index("octopus")
             order = ["red apple", "octopus"] if apple_first else ["octopus", "red apple"]
             for place, concept in zip(("left", "right"), order, strict=True):
-                assert tuple(made.picture[places[place]]) == colour[concept], made.caption
+                assert tuple(result.picture[places[place]]) == colour[concept], result.caption
         else:
             kinds.add("one")
-            concept = "octopus" if "octopus" in made.caption else "red apple"
-            assert tuple(made.picture[places["one"]]) == colour[concept]
-            assert ground(made.caption)
-        corner = made.picture[0, 0].astype(int)
-        name = ground(made.caption)
+            concept = "octopus" if "octopus" in result.caption else "red apple"
+            assert tuple(result.picture[places["one"]]) == colour[concept]
+            assert ground(result.caption)
+        corner = result.picture[0, 0].astype(int)
+        name = ground(result.caption)
         if name:
             assert np.abs(corner - COLOURS[name]).max() <= compositions.JITTER
         else:

@@ -6,11 +6,11 @@ import pytest
 import torch
 
 from scalekv.configs.models import model_named
+from scalekv.infinity_patch.model.text_rows import TextRows
 from scalekv.infinity_patch.model.transformer import (
     CrossAttention,
     Infinity,
     SelfAttention,
-    TextRows,
 )
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.teacher import Teacher

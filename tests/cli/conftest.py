@@ -183,7 +183,7 @@ def scalekv(capsys: pytest.CaptureFixture[str]) -> Callable[..., Outcome]:
     def run(*arguments: str) -> Outcome:
         capsys.readouterr()
         code = main(arguments)
-        said = capsys.readouterr()
-        return Outcome(code, said.out, said.err)
+        output = capsys.readouterr()
+        return Outcome(code, output.out, output.err)
 
     return run

@@ -35,12 +35,12 @@ def test_what_the_preset_says_is_shown(
     own.write_text(changed)
     assert model_named(str(own)).sampling.cfg_layer == -5
     monkeypatch.setenv("SCALEKV_MODEL", str(own))
-    said = json.loads(scalekv("config", "--json").out)["settings"]
+    facts = json.loads(scalekv("config", "--json").out)["settings"]
     for name, value in (("cfg_layer", "-5"), ("pixels", "1M"), ("top_p", "0.97")):
-        assert (said[name]["value"], said[name]["from"]) == (value, "preset own")
+        assert (facts[name]["value"], facts[name]["from"]) == (value, "preset own")
     monkeypatch.setenv("SCALEKV_CFG_LAYER", "0")
-    said = json.loads(scalekv("config", "--json").out)["settings"]
-    assert (said["cfg_layer"]["value"], said["cfg_layer"]["from"]) == ("0", "SCALEKV_CFG_LAYER")
+    facts = json.loads(scalekv("config", "--json").out)["settings"]
+    assert (facts["cfg_layer"]["value"], facts["cfg_layer"]["from"]) == ("0", "SCALEKV_CFG_LAYER")
 
 
 BAD = [

@@ -42,7 +42,7 @@ def test_memory_is_what_a_plan_says(scalekv: Program, monkeypatch: pytest.Monkey
     monkeypatch.setattr(room, "device_memory", lambda _: ("a card", 20 << 30))
     done = scalekv("doctor", "--model", "infinity-8b").out
     assert "problem room: 1 picture of infinity-8b" in done
-    assert "fix: --budget" in done
+    assert "fix: --text-device cpu with one picture at a time" in done
     monkeypatch.setenv("SCALEKV_OFFLOAD", "true")
     assert "ok      room: " in scalekv("doctor", "--model", "infinity-8b").out
 
@@ -63,16 +63,16 @@ def test_a_setting_that_cannot_be_is_a_finding(
     monkeypatch.setenv("SCALEKV_BUDGET", "0%")
     done = scalekv("doctor")
     assert done.code == 1
-    assert "problem room: 0% is not a share of the history" in done.out
+    assert "problem settings: 0% is not a share of the history (SCALEKV_BUDGET)" in done.out
 
 
 def test_json(scalekv: Program, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCALEKV_CONFIG", "/nowhere")
     done = scalekv("doctor", "--json", "--model", "emoji")
     assert done.code == 1
-    said = json.loads(done.out)
-    bad = [finding for finding in said["findings"] if finding["level"] == "problem"]
-    assert said["problems"] == len(bad) == 1
+    facts = json.loads(done.out)
+    bad = [finding for finding in facts["findings"] if finding["level"] == "problem"]
+    assert facts["problems"] == len(bad) == 1
     assert bad[0]["name"] == "settings"
     assert "unset SCALEKV_CONFIG" in bad[0]["fix"]
     assert json.loads(done.err)["error"]["kind"] == "problems"
@@ -99,9 +99,9 @@ def test_config_shows_who_said_it(
     assert rows["policy"] == ["snapkv", "SCALEKV_POLICY"]
     assert rows["tau"] == ["0.5", "preset emoji"]
     assert rows["model"] == ["emoji", "default"]
-    said = json.loads(scalekv("config", "--json").out)
-    assert said["config_file"] == str(file)
-    assert said["settings"]["policy"] == {
+    facts = json.loads(scalekv("config", "--json").out)
+    assert facts["config_file"] == str(file)
+    assert facts["settings"]["policy"] == {
         "value": "snapkv",
         "from": "SCALEKV_POLICY",
         "variable": "SCALEKV_POLICY",
@@ -122,7 +122,7 @@ def test_a_reader_that_left_and_a_full_disk(arguments: list[str]) -> None:
     reader, writer = os.pipe()
     os.close(reader)
     with open("/dev/full", "w") as full:
-        for stdout, expected, said in ((writer, 0, ""), (full, 1, "No space left")):
+        for stdout, expected, words in ((writer, 0, ""), (full, 1, "No space left")):
             done = subprocess.run(
                 [sys.executable, "-m", "scalekv", *arguments],
                 stdout=stdout,
@@ -130,5 +130,5 @@ def test_a_reader_that_left_and_a_full_disk(arguments: list[str]) -> None:
                 text=True,
                 check=False,
             )
-            assert (done.returncode, said in done.stderr) == (expected, True), done.stderr
+            assert (done.returncode, words in done.stderr) == (expected, True), done.stderr
     os.close(writer)

@@ -187,9 +187,9 @@ def test_what_comes_with_the_program_is_there(scalekv: Program, hub: Hub, cache:
         "text_encoder",
     ]
     assert all(path.exists() for path in paths)
-    said = scalekv("download", "emoji", "--json", "--quiet")
-    assert (said.code, said.err) == (0, "")
-    facts = json.loads(said.out)
+    answer = scalekv("download", "emoji", "--json", "--quiet")
+    assert (answer.code, answer.err) == (0, "")
+    facts = json.loads(answer.out)
     assert facts["paths"]["vae"] == str(paths[1])
     assert (facts["to_fetch_bytes"], facts["files"]) == (0, [])
     assert scalekv("download", "emoji", "--dry-run").code == 0

@@ -51,9 +51,9 @@ def test_sheets_are_not_drawn_again(scalekv: Program, run_folder: Path) -> None:
     scalekv("grid", "out")
     done = scalekv("grid", "out", "--json", "--quiet")
     assert (done.code, done.err) == (0, "")
-    said = json.loads(done.out)
-    assert (said["sheets"], said["pictures"]) == (["out/grid-2.png"], 4)
-    assert "broken.png" in said["skipped"][0]
+    facts = json.loads(done.out)
+    assert (facts["sheets"], facts["pictures"]) == (["out/grid-2.png"], 4)
+    assert "broken.png" in facts["skipped"][0]
 
 
 def test_pages(scalekv: Program, run_folder: Path) -> None:

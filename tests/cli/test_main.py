@@ -107,9 +107,9 @@ def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--help"]) == 0
     assert "generate" in capsys.readouterr().out
     assert main(["generate", "-h"]) == 0
-    said = capsys.readouterr().out
+    output = capsys.readouterr().out
     for word in ("Cache", "Sampling", "Output", "Examples", "SCALEKV_MODEL", "--budget"):
-        assert word in said
+        assert word in output
 
 
 def test_usage_errors(capsys: pytest.CaptureFixture[str]) -> None:
@@ -143,9 +143,9 @@ def test_errors_for_programs(
     capsys: pytest.CaptureFixture[str], arguments: list[str], code: int, kind: str
 ) -> None:
     assert main(arguments) == code
-    said = capsys.readouterr()
-    assert said.out == ""
-    error = json.loads(said.err.splitlines()[-1])["error"]
+    output = capsys.readouterr()
+    assert output.out == ""
+    error = json.loads(output.err.splitlines()[-1])["error"]
     assert (error["code"], error["kind"]) == (code, kind)
     assert kind in errors.KINDS
     assert error["what"]
@@ -172,8 +172,8 @@ def test_failures_for_programs(
 
     monkeypatch.setattr(main_module, "app", broken)
     assert main(["generate", "x", "--json"]) == code
-    said = json.loads(capsys.readouterr().err)["error"]
-    assert (said["code"], said["kind"]) == (code, kind)
+    facts = json.loads(capsys.readouterr().err)["error"]
+    assert (facts["code"], facts["kind"]) == (code, kind)
     assert main(["generate", "x"]) == code
     assert "{" not in capsys.readouterr().err
     assert kind in errors.KINDS
@@ -214,8 +214,8 @@ def test_a_reader_that_leaves_costs_no_picture() -> None:
     os.close(reader)
     program = start("generate", "a", "b", "c", "--quiet", pause=0, stdout=writer)
     os.close(writer)
-    _, said = program.communicate(timeout=120)
-    assert (program.returncode, said) == (0, "")
+    _, output = program.communicate(timeout=120)
+    assert (program.returncode, output) == (0, "")
     assert sorted(p.name for p in Path("out").glob("*.png")) == ["0-a.png", "1-b.png", "2-c.png"]
     assert Path("out/report.json").exists()
 
@@ -232,9 +232,9 @@ def test_a_signal_keeps_what_is_finished(command: str, number: int, code: int) -
     assert program.stdout is not None
     assert program.stdout.readline() == "out/0-a.png\n"
     program.send_signal(number)
-    _, said = program.communicate(timeout=120)
+    _, output = program.communicate(timeout=120)
     assert program.returncode == code
-    assert said == "interrupted; 1 picture kept in out\n"
+    assert output == "interrupted; 1 picture kept in out\n"
     assert not list(Path("out").glob(".*"))
     assert json.loads(Path("out/report.json").read_text())["outcome"] == "interrupted"
 

@@ -45,7 +45,7 @@ READERS: dict[str, Callable[[Path], object]] = {
 def test_no_file_hangs_or_passes_with_something_said_twice(
     tmp_path: Path, reader: str, name: str
 ) -> None:
-    content, said = BAD[name]
+    content, text = BAD[name]
     path = tmp_path / "own.yaml"
     path.write_bytes(content if isinstance(content, bytes) else content.encode())
     start = time.perf_counter()
@@ -53,7 +53,7 @@ def test_no_file_hangs_or_passes_with_something_said_twice(
         READERS[reader](path)
     assert time.perf_counter() - start < 2
     if not (reader == "settings" and name == "objects"):  # text to it, and no key of a setting
-        assert said in str(refused.value)
+        assert text in str(refused.value)
     assert str(path) in refused.value.where
 
 
@@ -107,12 +107,12 @@ def test_no_settings_at_all_can_still_be_said_by_the_null_device() -> None:
 def test_values_are_what_they_look_like(tmp_path: Path, text: str, value: object) -> None:
     path = tmp_path / "own.yaml"
     path.write_text(f"\N{ZERO WIDTH NO-BREAK SPACE}key: {text}\n", encoding="utf-8")
-    said: Any = read_yaml(path)
-    found = said["key"]
+    facts: Any = read_yaml(path)
+    found = facts["key"]
     assert found == value
     assert type(found) is type(value)
-    said = read_yaml(path, words=True)
-    words = said["key"]
+    facts = read_yaml(path, words=True)
+    words = facts["key"]
     assert isinstance(words, list) if text.startswith("[") else words == text
 
 
@@ -120,3 +120,11 @@ def test_a_budget_of_040_is_forty_tokens(tmp_path: Path) -> None:
     path = tmp_path / "own.yaml"
     path.write_text("model: emoji\nlayers: 6\nmean: 040\nprovenance: mine\n")
     assert load_budget(path).mean == 40
+
+
+def test_a_count_beyond_all_measure_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "own.yaml"
+    path.write_text(f"model: emoji\nlayers: 8\nmean: {'9' * 400}\nprovenance: mine\n")
+    with pytest.raises(UserError, match="mean is 9999") as refused:
+        load_budget(path)
+    assert len(str(refused.value)) < 400

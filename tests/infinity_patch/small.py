@@ -14,10 +14,12 @@ from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, genera
 from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.kv.budgets.heat_order import order_from_mass
+from scalekv.kv.policies.coded import CodedPolicy
 from scalekv.kv.policies.heatkv import HeatKVPolicy
 from scalekv.kv.policies.policy import Policy
 from scalekv.kv.schedule import Schedule
 from tests.golden.weights import tensor_value
+from tests.kv.coded.made import made_constants
 
 SPEC = TransformerSpec(depth=4, width=128, heads=2, chunks=2, text_width=128)
 BITS = 8
@@ -41,6 +43,8 @@ def features(length: int = 5, seed: int = 0) -> Tensor:
 def ready(policy: str) -> str | Policy:
     """A policy as `patched` takes it for the small model; a made-up calibration where it needs
     one."""
+    if policy == "coded":
+        return CodedPolicy(made_constants(SPEC.depth, SPEC.heads, SPEC.head_dim, len(SHORT) - 1))
     if policy != "heatkv":
         return policy
     generator = torch.Generator().manual_seed(5)

@@ -12,15 +12,29 @@ import torch.nn.functional as F
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from scalekv.kv.budgets.asked import parse_budget, resolve
+from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.heat_order import order_from_mass
 from scalekv.kv.caches.caches import Caches
+from scalekv.kv.policies.full import FullPolicy
 from scalekv.kv.policies.heatkv import HeatKVPolicy
 from scalekv.kv.policies.policy import Policy, Step
 from scalekv.kv.policies.registry import policy_named
 from scalekv.kv.schedule import Schedule
 
+PORTRAIT = Schedule.parse("1x1 2x2 3x2 6x4 9x6")
 SEVEN = Schedule.parse("1x1 2x2 4x4 6x6 8x8 12x12 16x16")
 THIRTEEN = Schedule.parse("1x1 2x2 4x4 6x6 8x8 12x12 16x16 20x20 24x24 32x32 40x40 48x48 64x64")
+
+
+def full_caches(layers: int = 2) -> Caches:
+    """Caches that keep everything."""
+    return Caches(layers, FullPolicy(), lambda schedule: None)
+
+
+def percent(text: str, layers: int = 2) -> Callable[[Schedule], Budget]:
+    """What makes the budget of a schedule, with layer 0 a drafter."""
+    return lambda schedule: resolve(parse_budget(text), schedule, layers, [0])
 
 
 def exact_attention(q: Tensor, k: Tensor, v: Tensor) -> Tensor:

@@ -61,8 +61,8 @@ def _composer(folder: Path) -> Composer:
 
 
 def _compose(folder: Path, number: int) -> tuple[Pixels, str]:
-    made = _composer(folder).draw(np.random.default_rng((SEED, number)))
-    return made.picture, made.caption
+    drawing = _composer(folder).draw(np.random.default_rng((SEED, number)))
+    return drawing.picture, drawing.caption
 
 
 def compose(folder: Path, count: int, jobs: int) -> None:
@@ -73,8 +73,8 @@ def compose(folder: Path, count: int, jobs: int) -> None:
     images = np.empty((count, SIDE, SIDE, 3), np.uint8)
     texts = []
     with ProcessPoolExecutor(jobs) as workers:
-        made = workers.map(_compose, [folder] * count, range(count), chunksize=16)
-        for number, (picture, text) in enumerate(made):
+        drawings = workers.map(_compose, [folder] * count, range(count), chunksize=16)
+        for number, (picture, text) in enumerate(drawings):
             images[number] = picture
             texts.append(text)
     with replacing(folder / f"{COMPOSITIONS}.npy") as hidden, hidden.open("wb") as stream:

@@ -165,8 +165,8 @@ def train(
             ]
         )
         x = as_input(torch.from_numpy(pictures.images[chosen]).to(device), pixels)
-        some = torch.rand((count, 1, 1, 1), generator=noise, device=device) < FLIPPED
-        flips = some * torch.rand((count, 1, 1, 1), generator=noise, device=device) * FLIPS
+        flipped = torch.rand((count, 1, 1, 1), generator=noise, device=device) < FLIPPED
+        flips = flipped * torch.rand((count, 1, 1, 1), generator=noise, device=device) * FLIPS
         for group in optimizer.param_groups:
             group["lr"] = rate * group["share"] * rate_at(share, step)
         with torch.autocast(device.type, torch.bfloat16):
@@ -182,7 +182,7 @@ def train(
             maps = features.stages(y.clamp(-1.1, 1.1))
         far = feature_distance([m.float() for m in maps], [m.float() for m in goal]).mean()
         apart = (latent - total).square().mean((1, 2, 3))
-        commitment = (apart * ~some.flatten()).sum() / (~some).sum().clamp_min(1)
+        commitment = (apart * ~flipped.flatten()).sum() / (~flipped).sum().clamp_min(1)
         loss = picture_loss(y, x, beyond) + COMMITMENT * commitment + PERCEPTUAL * far
         optimizer.zero_grad(set_to_none=True)
         loss.backward()

@@ -22,7 +22,8 @@ from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.quantiser import map_to_tokens, quantise_latents
-from scalekv.infinity_patch.model.transformer import Infinity, TextRows
+from scalekv.infinity_patch.model.text_rows import TextRows
+from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.infinity_patch.schedules import schedule_for
 from scripts.builtin.captions import caption, prompt
 from scripts.builtin.gpu.clock import Every, Stop, TimeLimit, rate_at
@@ -91,14 +92,14 @@ class Batches:
     def chosen(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:
         """Numbers of pictures, compositions among them, and a caption each."""
         composed = round(COMPOSED * count) if self.pictures.captions else 0
-        made = rng.integers(0, max(len(self.pictures.captions), 1), composed)
+        numbers = rng.integers(0, max(len(self.pictures.captions), 1), composed)
         drawn = rng.integers(0, len(self.pictures.rows), count - composed)
-        captions = [self.pictures.captions[i] for i in made]
+        captions = [self.pictures.captions[i] for i in numbers]
         for i in drawn:
             worded = self.wordings.draw if rng.random() < LOOSE else caption
             captions.append(worded(self.pictures.rows[i], rng))
         places = np.array(self.pictures.drawn)[drawn]
-        return np.concatenate([self.pictures.composed + made, places]), captions
+        return np.concatenate([self.pictures.composed + numbers, places]), captions
 
     def tokens(self, captions: list[str]) -> dict[str, Tensor]:
         """Ids and mask, (N, TEXT_TOKENS) each."""
@@ -170,11 +171,11 @@ def flipper(noise: torch.Generator) -> Callable[[int, Tensor], Tensor]:
     return flip
 
 
-@torch.no_grad()
 def held_out_losses(model: Model, batches: Batches, batch: int) -> dict[str, list[float]]:
     """Loss by scale over held-out drawings without flips, by pixel class.
 
-    Not compiled: that would take longer than the measurement.
+    Not compiled, which would take longer than the measurement; and with gradients on, so that what
+    is measured goes the way that is trained, not the one that generates.
     """
     pictures = batches.pictures
     rows, places = pictures.held_rows[:HELD], pictures.held[:HELD]
@@ -188,7 +189,7 @@ def held_out_losses(model: Model, batches: Batches, batch: int) -> dict[str, lis
             none = torch.zeros(len(its), dtype=torch.bool, device=batches.device)
             with torch.compiler.set_stance("force_eager"):
                 per_token = model.losses(tokens, none, *batches.bits(numbers, kind, None))
-            sums.append(model.by_scale(per_token) * len(its))
+            sums.append(model.by_scale(per_token.detach()) * len(its))
         found[kind.pixels] = [round(v, 4) for v in (torch.stack(sums).sum(0) / len(rows)).tolist()]
     return found
 

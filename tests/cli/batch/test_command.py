@@ -42,15 +42,15 @@ ALL = ["00000-0-an-owl.png", "00001-1-a-fox.png", "00002-2-a-cat.png"]
 
 def check_folder(folder: str = "out", files: list[str] | None = None) -> None:
     """The manifest agrees with the folder, and nothing is left lying about."""
-    there = set(os.listdir(folder))
+    found = set(os.listdir(folder))
     expected = ALL if files is None else files
     entries = [e for path in Path(folder).glob("manifest*") for e in manifest(folder, path.name)]
     assert sorted({entry["file"] for entry in entries}) == pngs(folder) == expected
     for entry in entries:
         data = Path(folder, entry["file"]).read_bytes()
         assert (entry["bytes"], entry["sha256"]) == (len(data), hashlib.sha256(data).hexdigest())
-        assert entry["file"].replace(".png", ".json") in there
-    assert not [name for name in there if name.endswith(".part")]
+        assert entry["file"].replace(".png", ".json") in found
+    assert not [name for name in found if name.endswith(".part")]
 
 
 def test_a_batch(scalekv: Program, stand_in: StandIn) -> None:
@@ -98,11 +98,11 @@ def test_stdin_and_json(
         monkeypatch.setattr("sys.stdin", file)
         done = scalekv("batch", "-", "--json", "--quiet", "--out", "here", "--name", "{slug}.png")
     assert (done.code, done.err) == (0, "")
-    said = json.loads(done.out)
-    assert said["paths"] == ["here/an-owl.png", "here/a-fox.png", "here/a-cat.png"]
-    assert said["manifest_path"] == "here/manifest.jsonl"
-    assert (said["failed"], said["retry_path"]) == ([], None)
-    assert said["report"]["source"] == "stdin"
+    facts = json.loads(done.out)
+    assert facts["paths"] == ["here/an-owl.png", "here/a-fox.png", "here/a-cat.png"]
+    assert facts["manifest_path"] == "here/manifest.jsonl"
+    assert (facts["failed"], facts["retry_path"]) == ([], None)
+    assert facts["report"]["source"] == "stdin"
 
 
 def test_resume_makes_what_is_missing(scalekv: Program, stand_in: StandIn) -> None:
@@ -176,8 +176,8 @@ def test_dry_run(scalekv: Program, stand_in: StandIn) -> None:
     assert done.out.splitlines() == [f"out/{name}" for name in ALL]
     assert not Path("out").exists()
     assert scalekv("batch", "p.txt", "--limit", "1").code == 0
-    said = json.loads(scalekv("batch", "p.txt", "--dry-run", "--resume", "--json").out)
-    assert said == {"paths": [f"out/{name}" for name in ALL[1:]], "there_before": 1}
+    facts = json.loads(scalekv("batch", "p.txt", "--dry-run", "--resume", "--json").out)
+    assert facts == {"paths": [f"out/{name}" for name in ALL[1:]], "there_before": 1}
     assert len(stand_in.loaded) == 1
 
 
@@ -207,9 +207,9 @@ def test_one_that_fails_in_a_batch_takes_no_other_with_it(
     stand_in.failing, stand_in.error = ("a fox",), ValueError("boom")
     done = scalekv("batch", "p.txt", "--no-reproducible", "--batch-size", "3", "--json")
     assert done.code == 1
-    said = json.loads(done.out)
-    assert said["paths"] == [f"out/{ALL[0]}", f"out/{ALL[2]}"]
-    assert [failed["prompt"] for failed in said["failed"]] == ["a fox"]
+    facts = json.loads(done.out)
+    assert facts["paths"] == [f"out/{ALL[0]}", f"out/{ALL[2]}"]
+    assert [failed["prompt"] for failed in facts["failed"]] == ["a fox"]
     asked = [("an owl", "a fox", "a cat"), ("a fox", "a cat"), ("a fox",), ("a cat",)]
     assert [r.prompts for r in stand_in.requests] == asked
     error = json.loads(done.err.splitlines()[-1])["error"]
@@ -293,10 +293,11 @@ def test_a_full_disk(scalekv: Program, stand_in: StandIn, monkeypatch: pytest.Mo
         done = scalekv("batch", "p.txt")
     assert done.code == 1
     assert done.out == f"out/{ALL[0]}\n"
-    said = "No space left on device; 1 of 3 pictures are there"
-    assert said in done.err.splitlines()[-1]
+    text = "No space left on device; 1 of 3 pictures are there"
+    assert text in done.err.splitlines()[-1]
     assert "--resume" in done.err.splitlines()[-1]
-    assert json.loads(Path("out/report.json").read_text())["outcome"] == "failed"
+    assert "no report" in done.err
+    assert not Path("out/report.json").exists()
     check_folder(files=ALL[:1])
     assert scalekv("batch", "p.txt", "--resume").code == 0
     check_folder()
@@ -317,8 +318,8 @@ def test_a_reader_that_leaves_costs_no_picture() -> None:
     os.close(reader)
     program = start("batch", "p.txt", "--quiet", pause=0, stdout=writer)
     os.close(writer)
-    _, said = program.communicate(timeout=120)
-    assert (program.returncode, said) == (0, "")
+    _, output = program.communicate(timeout=120)
+    assert (program.returncode, output) == (0, "")
     check_folder()
 
 
@@ -326,9 +327,9 @@ def test_a_reader_that_leaves_costs_no_picture() -> None:
 def test_a_full_disk_under_stdout_costs_no_picture() -> None:
     with open("/dev/full", "w") as full:
         program = start("batch", "p.txt", "--quiet", pause=0, stdout=full.fileno())
-        _, said = program.communicate(timeout=120)
+        _, output = program.communicate(timeout=120)
     assert program.returncode == 1
-    assert said == "stdout could not be written: No space left on device\n"
+    assert output == "stdout could not be written: No space left on device\n"
     check_folder()
 
 

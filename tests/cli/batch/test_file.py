@@ -180,8 +180,8 @@ def test_every_bad_row_is_reported(scalekv: Program, stand_in: StandIn) -> None:
     assert "9 problems in p.csv" in done.err
     lines = [line.strip().split(":")[0] for line in done.err.splitlines()[1:10]]
     assert lines == [f"line {n}" for n in (3, 4, 5, 5, 5, 6, 7, 8, 9)]
-    said = scalekv("batch", "p.csv", "--json")
-    assert json.loads(said.err.splitlines()[-1])["error"]["code"] == 2
+    facts = scalekv("batch", "p.csv", "--json")
+    assert json.loads(facts.err.splitlines()[-1])["error"]["code"] == 2
 
 
 @pytest.mark.parametrize(

@@ -34,22 +34,27 @@ THREE: list[dict[str, Any]] = [
 
 
 def test_seeds_are_the_base_plus_the_index_of_the_picture() -> None:
-    made = jobs(THREE, seed=100)
-    assert [(job.index, job.prompt, job.seed) for job in made] == [
+    result = jobs(THREE, seed=100)
+    assert [(job.index, job.prompt, job.seed) for job in result] == [
         (0, "a", 100),
         (1, "b", 50),
         (2, "b", 51),
         (3, "c", 103),
     ]
-    assert [job.name for job in made] == ["00000-100-a", "00001-50-b", "00002-51-b", "00003-103-c"]
+    assert [job.name for job in result] == [
+        "00000-100-a",
+        "00001-50-b",
+        "00002-51-b",
+        "00003-103-c",
+    ]
     assert [job.seed for job in jobs([{"prompt": "a"}, {"prompt": "b"}], num_images=3)] == [
         *range(6)
     ]
 
 
 def test_a_name_of_ones_own() -> None:
-    made = jobs([{"prompt": "a", "name": "owl.png", "num_images": 3}, {"prompt": "b"}])
-    assert [job.name for job in made] == ["owl", "owl-2", "owl-3", "00003-3-b"]
+    result = jobs([{"prompt": "a", "name": "owl.png", "num_images": 3}, {"prompt": "b"}])
+    assert [job.name for job in result] == ["owl", "owl-2", "owl-3", "00003-3-b"]
 
 
 def test_a_row_has_its_own_settings_and_the_options_hold_for_the_rest() -> None:
@@ -95,14 +100,14 @@ def test_pictures_of_equal_settings_run_together() -> None:
 
 
 def test_parts_share_out_every_picture_once() -> None:
-    made = jobs([{"prompt": p, "num_images": 3} for p in "abcd"])
-    parts = [selected(made, 0, None, (i, 5)) for i in range(1, 6)]
+    result = jobs([{"prompt": p, "num_images": 3} for p in "abcd"])
+    parts = [selected(result, 0, None, (i, 5)) for i in range(1, 6)]
     assert sorted(job.index for part in parts for job in part) == list(range(12))
     assert max(map(len, parts)) - min(map(len, parts)) <= 1
-    some = selected(made, 1, 2, None)
-    assert [(job.prompt, job.index) for job in some][::3] == [("b", 3), ("c", 6)]
-    assert [job.index for job in selected(made, 1, 2, (1, 2))] == [4, 6, 8]
-    assert selected(made, 4, None, None) == []
+    chosen = selected(result, 1, 2, None)
+    assert [(job.prompt, job.index) for job in chosen][::3] == [("b", 3), ("c", 6)]
+    assert [job.index for job in selected(result, 1, 2, (1, 2))] == [4, 6, 8]
+    assert selected(result, 4, None, None) == []
 
 
 @pytest.mark.parametrize("text", ["0/2", "3/2", "1/0", "1", "a/b", "-1/2", "1/2/3", "١/٢"])

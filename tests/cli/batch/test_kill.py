@@ -84,10 +84,10 @@ def test_killed_before_every_step(
         if killed_at(step, monkeypatch, "--out", out) == 0:
             break
         # without links a kill may leave a name that has no content yet
-        there = {name for name, data in contents(out).items() if data}
+        found = {name for name, data in contents(out).items() if data}
         done = scalekv("batch", "p.txt", "--out", out, "--resume")
         assert done.code == 0, done.err
-        assert {Path(line).name for line in done.out.splitlines()} == set(ALL[:2]) - there
+        assert {Path(line).name for line in done.out.splitlines()} == set(ALL[:2]) - found
         assert contents(out) == whole
         check_folder(out, ALL[:2])
     assert step > 25  # several for every picture
@@ -117,10 +117,10 @@ def test_the_built_in_model_killed_in_the_middle(scalekv: Program) -> None:
     program = subprocess.Popen(
         [*PROGRAM, "batch", "p.txt", "--quiet", "--out", "killed"], stdout=subprocess.DEVNULL
     )
-    there = contents_soon("killed", 1)
+    found = contents_soon("killed", 1)
     program.kill()
     assert program.wait() == -signal.SIGKILL
-    assert len(there) < 3
+    assert len(found) < 3
     assert scalekv("batch", "p.txt", "--out", "killed", "--resume", "--quiet").code == 0
     check_folder("killed", sorted(contents("killed")))
     # in other company, in a part, and with another batch size: the same to the bit

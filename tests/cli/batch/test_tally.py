@@ -63,10 +63,10 @@ def test_a_terminal_of_any_width_has_one_moving_line(columns: int) -> None:
         before = out.getvalue()
         display.clear()
         assert out.getvalue() == before
-    said = out.getvalue()
-    assert "12/60" in said
-    assert ("━" in said) == (columns >= progress.NARROW)
-    assert "\n\n" not in said
+    output = out.getvalue()
+    assert "12/60" in output
+    assert ("━" in output) == (columns >= progress.NARROW)
+    assert "\n\n" not in output
 
 
 def test_elsewhere_a_line_every_few_seconds(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -51,8 +51,8 @@ def test_one_line_of_json(scalekv: Program, measured: StandIn) -> None:
     done = scalekv("bench", "--json", "--quiet", "--warmup", "0", "--rounds", "2")
     assert (done.code, done.err) == (0, "")
     assert done.out.count("\n") == 1
-    said = json.loads(done.out)
-    (row,) = said["batches"]
+    facts = json.loads(done.out)
+    (row,) = facts["batches"]
     assert len(measured.requests) == 4
     assert row["size"] == 1
     full, other = row["full"], row["compressed"]

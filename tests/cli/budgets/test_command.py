@@ -25,8 +25,8 @@ def test_the_list(scalekv: Program) -> None:
     assert (done.code, done.err) == (0, "")
     assert "infinity-2b/paper-10" in done.out
     assert "layers 0, 23; from scale 13 on layer 0" in done.out
-    said = json.loads(scalekv("budgets", "--json").out)["budgets"]
-    assert len(said) == len(list_budgets())
+    facts = json.loads(scalekv("budgets", "--json").out)["budgets"]
+    assert len(facts) == len(list_budgets())
     only = json.loads(scalekv("budgets", "--json", "--model", "infinity-8b").out)["budgets"]
     assert {budget["model"] for budget in only} == {"infinity-8b"}
 
@@ -40,11 +40,11 @@ def test_show_a_share(scalekv: Program) -> None:
 
 
 def test_show_as_json(scalekv: Program) -> None:
-    said = json.loads(scalekv("budgets", "show", "infinity-2b/paper-10", "--json").out)
-    assert (said["mean"], said["history_tokens"], said["evicts"]) == (650, 6425, True)
-    assert (max(said["capacities"][-1]), min(said["capacities"][-1])) == (6385, 465)
+    facts = json.loads(scalekv("budgets", "show", "infinity-2b/paper-10", "--json").out)
+    assert (facts["mean"], facts["history_tokens"], facts["evicts"]) == (650, 6425, True)
+    assert (max(facts["capacities"][-1]), min(facts["capacities"][-1])) == (6385, 465)
     # no moment holds more than 32 * 650 tokens of 2 * 16 * 128 * 2 * 2 bytes: 325 MiB
-    assert said["held_peak_bytes"] == 32 * 650 * (2 * 16 * 128 * 2 * 2)
+    assert facts["held_peak_bytes"] == 32 * 650 * (2 * 16 * 128 * 2 * 2)
 
 
 @pytest.mark.parametrize(
@@ -59,13 +59,13 @@ def test_what_is_held_is_what_a_plan_says(
     model, _, budget = arguments[0].rpartition("/")
     plan = ("plan", "--gpu-memory", "80GB", "--json", "--budget", budget)
     planned = json.loads(scalekv(*plan, "--model", model or "emoji").out)
-    said = json.loads(scalekv("budgets", "show", *arguments, "--json").out)
-    assert said["held_peak_bytes"] == planned["cache"]["held_peak_bytes"]
+    facts = json.loads(scalekv("budgets", "show", *arguments, "--json").out)
+    assert facts["held_peak_bytes"] == planned["cache"]["held_peak_bytes"]
 
 
 def test_what_drops_nothing(scalekv: Program) -> None:
-    said = scalekv("budgets", "show", "full").out
-    assert "all 265 tokens of the history fit: nothing is dropped" in said
+    output = scalekv("budgets", "show", "full").out
+    assert "all 265 tokens of the history fit: nothing is dropped" in output
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ from scalekv.configs.budget_files import load_budget
 from scalekv.infinity_patch.calibration.plan import INDICES, TOP
 from scalekv.kv import extras
 from scalekv.kv.budgets.heat_order import read_order
+from scalekv.kv.coded.constants import read_constants
 from tests.cli.conftest import Outcome
 
 Program = Callable[..., Outcome]
@@ -39,8 +40,8 @@ def test_from_prompts_to_a_budget_that_draws(scalekv: Program, prompts: str) -> 
     assert paths[0] == "b/own.yaml"
     assert sorted(paths) == sorted(f"b/{name}" for name in [*BESIDE, "own.yaml"])
     assert names("b") == sorted([*BESIDE, "own.yaml"])
-    for said in ("model emoji (default), 2 prompts", "drafters (layers from 0)", "99% of the"):
-        assert said in done.err
+    for words in ("model emoji (default), 2 prompts", "drafters (layers from 0)", "99% of the"):
+        assert words in done.err
 
     spec = load_budget("b/own.yaml", "emoji")
     numbers = json.loads(Path("b/own-attention.json").read_text())
@@ -68,10 +69,10 @@ def test_json_quiet_and_overwrite(scalekv: Program, prompts: str) -> None:
     assert Path("own.yaml").read_text() == "mine"
     done = scalekv(*asked, "--overwrite", "--json", "--quiet")
     assert (done.code, done.err) == (0, "")
-    said = json.loads(done.out)
-    assert said["paths"] == ["own.yaml", "own-heat-order.json", "own-attention.json"]
-    assert said["provenance"]["prompts"] == 2
-    assert names() == sorted([*said["paths"], "prompts.txt"])
+    facts = json.loads(done.out)
+    assert facts["paths"] == ["own.yaml", "own-heat-order.json", "own-attention.json"]
+    assert facts["provenance"]["prompts"] == 2
+    assert names() == sorted([*facts["paths"], "prompts.txt"])
     assert load_budget("own.yaml").model == "emoji"
 
 
@@ -163,3 +164,30 @@ def test_maps_of_a_deep_model() -> None:
     }
     for content in (heat_maps.index_map(numbers), heat_maps.mass_maps(numbers)):
         assert content.startswith(b"\x89PNG")
+
+
+def test_constants_of_a_coded_cache_are_measured_and_drawn_with(
+    scalekv: Program, prompts: str
+) -> None:
+    done = scalekv(
+        *("calibrate", "--prompts", prompts, "--coded", "--no-plots", "--out", "b/own.yaml")
+    )
+    assert done.code == 0, done.err
+    assert "picture 4/4" in done.err, "the prompts are drawn twice"
+    assert "b/own-coded.safetensors" in done.out.splitlines()
+    constants = read_constants(Path("b/own-coded.safetensors").read_bytes())
+    numbers = json.loads(Path("b/own-attention.json").read_text())
+    assert constants.about["weights"] == numbers["provenance"]["weights"]
+    assert (constants.about["model"], constants.about["prompts"]) == ("emoji", 2)
+
+    policy = "coded:b/own-coded.safetensors"
+    drawn = scalekv("generate", "a frog", "--policy", policy, "--budget", "3%", "--json", "--quiet")
+    assert drawn.code == 0, drawn.err
+    cache = json.loads(drawn.out)["report"]["cache"]
+    assert cache["coded"]["constants_sha256"] == constants.sha256
+    assert cache["coded"]["constants_bytes"] == constants.nbytes
+    assert 0.028 < cache["ratio_history"] <= 0.03
+
+    again = scalekv("calibrate", "--prompts", prompts, "--coded", "--out", "b/own.yaml")
+    assert again.code == 2
+    assert "is there already" in again.err

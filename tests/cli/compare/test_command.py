@@ -36,18 +36,18 @@ def test_every_policy_under_every_budget(scalekv: Program, stand_in: StandIn) ->
         ("snapkv", "20%"),
         ("snapkv", "10%"),
     ]
-    said = json.loads(Path("out/compare.json").read_text())
-    assert [(p["prompt"], p["seed"]) for p in said["pictures"]] == [
+    facts = json.loads(Path("out/compare.json").read_text())
+    assert [(p["prompt"], p["seed"]) for p in facts["pictures"]] == [
         ("an owl", 5),
         ("an owl", 6),
         ("a fox", 7),
         ("a fox", 8),
     ]
-    assert said["outcome"] == "complete"
-    assert [v["label"] for v in said["variants"]][:2] == ["full", "scalekv 20%"]
+    assert facts["outcome"] == "complete"
+    assert [v["label"] for v in facts["variants"]][:2] == ["full", "scalekv 20%"]
     # the stand-in's pictures depend on nothing but their number
-    assert said["variants"][1]["identical"] == 4
-    assert said["pictures"][0]["scores"]["scalekv 20%"] == {"psnr_db": None, "ssim": 1.0}
+    assert facts["variants"][1]["identical"] == 4
+    assert facts["pictures"][0]["scores"]["scalekv 20%"] == {"psnr_db": None, "ssim": 1.0}
     assert "Against the full cache, 4 pictures each" in done.err
 
 
@@ -83,8 +83,8 @@ def test_refusals(
 def test_json_and_kept_pictures(scalekv: Program, stand_in: StandIn) -> None:
     done = scalekv("compare", "an owl", "--json", "--keep", "--quiet", "--out", "c")
     assert (done.code, done.err) == (0, "")
-    said = json.loads(done.out)
-    assert (said["sheet"], said["report_path"]) == ("c/compare.png", "c/compare.json")
+    facts = json.loads(done.out)
+    assert (facts["sheet"], facts["report_path"]) == ("c/compare.png", "c/compare.json")
     kept = sorted(str(path) for path in Path("c").rglob("*.png"))
     assert kept == ["c/0-full/0-an-owl.png", "c/1-10/0-an-owl.png", "c/compare.png"]
     assert not list(Path("c").rglob(".*"))
@@ -95,8 +95,8 @@ def test_ctrl_c_keeps_whole_rows(scalekv: Program, stand_in: StandIn) -> None:
     done = scalekv("compare", "a", "b", "c")
     assert done.code == 130
     assert done.err.splitlines()[-1].startswith("interrupted")
-    said = json.loads(Path("out/compare.json").read_text())
-    assert (said["outcome"], len(said["pictures"])) == ("interrupted", 1)
+    facts = json.loads(Path("out/compare.json").read_text())
+    assert (facts["outcome"], len(facts["pictures"])) == ("interrupted", 1)
     assert stand_in.closed
 
 
@@ -116,14 +116,14 @@ def test_an_unwritable_folder(scalekv: Program, stand_in: StandIn) -> None:
 def test_the_real_model(scalekv: Program) -> None:
     done = scalekv("compare", "a red apple", "--budget", "100%,5%", "--json", "--keep")
     assert done.code == 0, done.err
-    said = json.loads(done.out)
-    full, all_of_it, little = said["variants"]
+    facts = json.loads(done.out)
+    full, all_of_it, little = facts["variants"]
     assert all_of_it["identical"] == 1
     assert all_of_it["held_peak_bytes"] == full["held_peak_bytes"]
     assert 10 < little["psnr_db"]["median"] < 60
     assert 0.3 < little["ssim"]["mean"] < 1
     assert little["held_peak_bytes"] < full["held_peak_bytes"] / 5
-    with Image.open(said["sheet"]) as sheet:
+    with Image.open(facts["sheet"]) as sheet:
         assert sheet.width >= 3 * 128
     assert scalekv("generate", "a red apple", "--policy", "full", "--quiet").code == 0
     with (

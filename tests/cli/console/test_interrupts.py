@@ -113,9 +113,9 @@ def test_at_any_moment_of_the_start(number: int, code: int) -> None:
             time.sleep(0.005)
         time.sleep(wait)
         program.send_signal(number)
-        _, said = program.communicate(timeout=60)
-        assert (program.returncode, "Traceback" in said) == (code, False), said
-        assert said.splitlines()[-1].startswith("interrupted"), said
+        _, output = program.communicate(timeout=60)
+        assert (program.returncode, "Traceback" in output) == (code, False), output
+        assert output.splitlines()[-1].startswith("interrupted"), output
 
 
 def _field(path: str, name: str) -> str:

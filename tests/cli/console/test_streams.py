@@ -46,9 +46,9 @@ def test_a_reader_of_stderr_that_leaves_stops_no_batch() -> None:
     Path("p.txt").write_text("a\nb\n")
     program = start("batch", "p.txt", pause=0, stderr=writer)
     os.close(writer)
-    said, _ = program.communicate(timeout=120)
+    output, _ = program.communicate(timeout=120)
     assert program.returncode == 0
-    assert len(said.splitlines()) == len(list(Path("out").glob("*.png"))) == 2
+    assert len(output.splitlines()) == len(list(Path("out").glob("*.png"))) == 2
     assert Path("out/report.json").exists()
 
 
@@ -69,11 +69,11 @@ def test_no_encoding_ends_a_run(encoding: str, scalekv: Program, stand_in: Stand
     program = start(
         "batch", "p.txt", "--name", "{slug}", pause=0, environment=environment, text=False
     )
-    said, _ = program.communicate(timeout=120)
+    output, _ = program.communicate(timeout=120)
     assert program.returncode == 0
     names = sorted(path.name for path in Path("out").glob("*.png"))
     assert names == sorted(["猫の絵.png", "å.png", "a-fox.png"])
-    assert said.splitlines()[0].startswith(rb"out/\u732b")
+    assert output.splitlines()[0].startswith(rb"out/\u732b")
 
 
 @pytest.mark.parametrize("encoding", LATIN)
@@ -96,6 +96,20 @@ def test_json_is_ascii() -> None:
 def test_a_name_that_is_no_text_comes_out_as_it_is(scalekv: Program, stand_in: StandIn) -> None:
     folder = os.fsdecode(b"out-\xff")
     program = start("generate", "a", "--quiet", "--out", folder, pause=0, text=False)
-    said, _ = program.communicate(timeout=120)
+    output, _ = program.communicate(timeout=120)
     assert program.returncode == 0
-    assert said == b"out-\xff/0-a.png\n"
+    assert output == b"out-\xff/0-a.png\n"
+
+
+def test_file_names_in_the_posix_locale() -> None:
+    """File names are ASCII there, whatever prompts are."""
+    Path("p.txt").write_text("猫の絵\na fox\n", encoding="utf-8")
+    posix = {"LC_ALL": "POSIX", "PYTHONCOERCECLOCALE": "0", "PYTHONUTF8": "0"}
+    program = start("batch", "p.txt", "--quiet", pause=0, environment=posix)
+    output, _ = program.communicate(timeout=300)
+    assert program.returncode == 0
+    assert output == "out/00000-0-picture.png\nout/00001-1-a-fox.png\n"
+    Path("p.csv").write_text("prompt,name\na fox,猫\n", encoding="utf-8")
+    program = start("batch", "p.csv", "--quiet", pause=0, environment=posix)
+    _, output = program.communicate(timeout=300)
+    assert (program.returncode, "a name has only characters" in output) == (2, True)

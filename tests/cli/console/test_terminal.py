@@ -39,11 +39,11 @@ def test_everything_a_console_prints() -> None:
     )
     for shown in (EVIL, Text(EVIL), table):
         console.print(shown, markup=False)
-    said = out.getvalue()
-    assert said.count("\\x1b]0;mine") >= 4
-    assert "\x1b[1;31m" in said  # its own colours still are
+    output = out.getvalue()
+    assert output.count("\\x1b]0;mine") >= 4
+    assert "\x1b[1;31m" in output  # its own colours still are
     for bad in ("\x1b]", "\x1b[2J", "\x07", "\x9b", "\u202e", "\x08", "\r"):
-        assert bad not in said, repr(bad)
+        assert bad not in output, repr(bad)
 
 
 @pytest.mark.parametrize("given", [("generate", EVIL), ("generate", EVIL, "--cfg", "x")])
@@ -51,10 +51,10 @@ def test_prompts_on_stderr(
     given: tuple[str, ...], scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     stand_in.truncated = EVIL
-    said = scalekv(*given).err
-    assert not set(said) & {"\x07", "\x9b", "\x08", "\u202e"}
-    assert "\x1b]" not in said
-    assert "\x1b[2J" not in said
+    output = scalekv(*given).err
+    assert not set(output) & {"\x07", "\x9b", "\x08", "\u202e"}
+    assert "\x1b]" not in output
+    assert "\x1b[2J" not in output
 
 
 def test_prompts_on_a_terminal_that_is_stdout(tmp_path: Path) -> None:
@@ -65,14 +65,14 @@ def test_prompts_on_a_terminal_that_is_stdout(tmp_path: Path) -> None:
     outer, inner = pty.openpty()
     done = subprocess.run([*PROGRAM, "inspect", str(picture)], stdout=inner, check=False)
     os.close(inner)
-    said = b""
+    output = b""
     try:
         while part := os.read(outer, 4096):
-            said += part
+            output += part
     except OSError:  # the other end is closed
         pass
     os.close(outer)
     assert done.returncode == 0
-    assert b"an owl\\x1b]0;mine" in said
-    assert b"\x1b" not in said
-    assert b"\x07" not in said
+    assert b"an owl\\x1b]0;mine" in output
+    assert b"\x1b" not in output
+    assert b"\x07" not in output

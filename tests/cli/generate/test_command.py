@@ -28,8 +28,8 @@ def test_a_picture_with_defaults(scalekv: Program, stand_in: StandIn) -> None:
     assert stand_in.loaded == [("emoji", "auto", "auto", None)]
     request = stand_in.requests[0]
     assert (request.policy, request.budget, request.ratio) == ("scalekv", "10%", "1:1")
-    for said in ("model emoji (default)", "budget 10%", "cache held, peak", "26 tokens per layer"):
-        assert said in done.err
+    for words in ("model emoji (default)", "budget 10%", "cache held, peak", "26 tokens per layer"):
+        assert words in done.err
     sidecar = json.loads(Path("out/0-a-red-apple.json").read_text())
     assert sidecar["settings"]["model"] == "emoji"
     assert sidecar["model_chosen_by"] == "default"
@@ -70,10 +70,10 @@ def test_runs_share_a_folder(scalekv: Program, stand_in: StandIn) -> None:
 def test_json(scalekv: Program, stand_in: StandIn) -> None:
     done = scalekv("generate", "a", "b", "--json", "--out", "here", "--quiet")
     assert (done.code, done.err) == (0, "")
-    said = json.loads(done.out)
-    assert said["paths"] == ["here/0-a.png", "here/1-b.png"]
-    assert said["report_path"] == "here/report.json"
-    assert said["report"]["cache"]["full_bytes"] > 0
+    facts = json.loads(done.out)
+    assert facts["paths"] == ["here/0-a.png", "here/1-b.png"]
+    assert facts["report_path"] == "here/report.json"
+    assert facts["report"]["cache"]["full_bytes"] > 0
 
 
 def test_every_option_arrives(scalekv: Program, stand_in: StandIn) -> None:

@@ -76,8 +76,8 @@ def test_inspect(scalekv: Program, made: Path) -> None:
     assert rows["prompt"].endswith("an octopus")
     assert rows["budget"].endswith("mine.yaml")
     assert rows["tau"].endswith("0.6 at each of 7 scales")
-    said = json.loads(scalekv("inspect", "octopus.png", "--json").out)
-    assert (said["settings"]["seed"], said["width"], said["settings"]["negative"]) == (
+    facts = json.loads(scalekv("inspect", "octopus.png", "--json").out)
+    assert (facts["settings"]["seed"], facts["width"], facts["settings"]["negative"]) == (
         5,
         128,
         "blue",
@@ -162,13 +162,13 @@ def test_the_picture_settles_everything(scalekv: Program, made: Path, arguments:
 def test_other_files(scalekv: Program) -> None:
     Image.new("RGB", (8, 8)).save("plain.png")
     Path("text.png").write_text("text")
-    for name, said in (
+    for name, words in (
         ("plain.png", "nothing about how"),
         ("text.png", "it is no picture"),
         ("none.png", "No such file"),
     ):
         done = scalekv("inspect", name)
-        assert (done.code, said in done.err) == (2, True)
+        assert (done.code, words in done.err) == (2, True)
         assert scalekv("generate", "--from", name).code == 2
 
 

@@ -60,9 +60,9 @@ def test_picture_sidecar_and_embedded_settings(tmp_path: Path) -> None:
         texts: dict[str, str] = image.text  # type: ignore[attr-defined]
     assert texts["Description"] == "ein grüner 🐸"
     assert json.loads(texts["scalekv"]) == {"format": 1, "prompt": "ein grüner 🐸", "seed": 7}
-    said = json.loads(sidecar.read_text(encoding="utf-8"))
-    assert said["file"] == picture.name
-    assert said["settings"]["seed"] == 7
+    facts = json.loads(sidecar.read_text(encoding="utf-8"))
+    assert facts["file"] == picture.name
+    assert facts["settings"]["seed"] == 7
 
 
 def test_nothing_is_overwritten(tmp_path: Path) -> None:

@@ -19,19 +19,19 @@ PICTURE = Image.new("RGB", (192, 32), "red")
 @pytest.mark.parametrize("text", ["a very long prompt " * 5000, "x" * 100_000, "猫" * 4000])
 def test_a_long_line_is_cut_at_once(text: str) -> None:
     start = time.perf_counter()
-    said = words.cut(text, 192)
+    shown = words.cut(text, 192)
     assert time.perf_counter() - start < 2
-    assert said.endswith("…")
-    assert words.length(said) <= 192
-    more = text[: len(said)].rstrip() + "…"
+    assert shown.endswith("…")
+    assert words.length(shown) <= 192
+    more = text[: len(shown)].rstrip() + "…"
     assert words.length(more) > 192, "no more would fit"
 
 
 def test_what_fits_stays_and_a_tail_is_kept() -> None:
     assert words.cut(" a  red\napple ", 192) == "a red apple"
-    said = words.cut("a red apple on a table of old wood in the sun", 192, " · seed 7")
-    assert said.endswith("… · seed 7")
-    assert words.length(said) <= 192
+    text = words.cut("a red apple on a table of old wood in the sun", 192, " · seed 7")
+    assert text.endswith("… · seed 7")
+    assert words.length(text) <= 192
     assert words.cut("a red apple", 20, " · seed 7") == "a…"
 
 

@@ -37,8 +37,8 @@ def no_device(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_plan_says_what_fits(scalekv: Program) -> None:
     done = scalekv(*LARGE, "--batch", "8", "--budget", "10%")
     assert done.code == 0
-    for said in ("infinity-8b, bf16", "8 pictures at once", "cache transient", "fits,", "n² d"):
-        assert said in done.out
+    for words in ("infinity-8b, bf16", "8 pictures at once", "cache transient", "fits,", "n² d"):
+        assert words in done.out
     assert done.err == ""
     found = figures(scalekv, *LARGE, "--batch", "8", "--budget", "10%")
     assert found["fits"] is True
@@ -93,7 +93,7 @@ def test_placement_and_precision_count(scalekv: Program) -> None:
 
 
 def test_what_cannot_be_planned_is_refused(scalekv: Program, no_device: None) -> None:
-    for arguments, said in (
+    for arguments, words in (
         (("--gpu-memory", "80"), "a number and a unit"),
         (("--gpu-memory", "80XB"), "80XB"),
         (("--gpu-memory", "80GB", "--device", "cpu"), "two devices"),
@@ -104,7 +104,7 @@ def test_what_cannot_be_planned_is_refused(scalekv: Program, no_device: None) ->
     ):
         refused = scalekv("plan", *arguments)
         assert refused.code == 2, arguments
-        assert said in refused.err, (arguments, refused.err)
+        assert words in refused.err, (arguments, refused.err)
 
 
 def test_without_a_device_this_machine_is_planned_for(scalekv: Program, no_device: None) -> None:
@@ -139,8 +139,8 @@ def test_a_run_that_cannot_fit_is_refused_before_loading(
     refused = scalekv(*many, "--batch-size", "8")
     assert refused.code == 2
     assert stand_in.loaded == []
-    for said in ("a small card", "8 pictures at once", "--policy scalekv --budget", "--force"):
-        assert said in " ".join(refused.err.split()), refused.err
+    for text in ("a small card", "8 pictures at once", "--policy scalekv --budget", "--force"):
+        assert text in " ".join(refused.err.split()), refused.err
     words = " ".join(refused.err.split()).split("--batch-size ")[1]
     fitting = words.split(",")[0]
     assert scalekv(*many, "--batch-size", fitting).code == 0
@@ -168,3 +168,46 @@ def test_this_machine_counts_for_its_own_processor(
     assert refused.code == 2
     assert "this machine" in refused.err
     assert scalekv("generate", "a").code == 0
+
+
+def test_a_coded_cache_is_planned_with_its_constants_apart(scalekv: Program) -> None:
+    found = figures(scalekv, "plan", "--policy", "coded", "--budget", "5%")
+    full = found["full_caches"][0]["bytes"]
+    assert found["coded"]["budget_bytes"] == full * 5 // 100
+    assert 0.97 * full / 20 < found["cache"]["held_peak_bytes"] <= full / 20
+    assert found["stages"]["scales"]["cache_constants"] == found["coded"]["constants_bytes"]
+    said = " ".join(scalekv("plan", "--policy", "coded", "--budget", "5%").out.split())
+    assert "every token" in said
+    assert "once for any batch" in said
+
+
+def test_a_plan_mentions_the_coded_cache_where_there_are_constants(scalekv: Program) -> None:
+    assert figures(scalekv, "plan")["alternative"] == "coded"
+    assert "--policy coded" in scalekv("plan").out
+    assert figures(scalekv, *LARGE)["alternative"] is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("--kv-dtype", "int8"), "in a way of its own"),
+        (("--budget", "0.1%"), "less than one token"),
+        (("--model", "infinity-2b"), "no coded.safetensors is known for infinity-2b"),
+    ],
+)
+def test_what_a_coded_cache_cannot_do_is_refused(
+    scalekv: Program, arguments: tuple[str, ...], said: str
+) -> None:
+    done = scalekv("plan", "--policy", "coded", *arguments)
+    assert done.code == 2
+    assert said in " ".join(done.err.split())
+
+
+def test_a_coded_cache_is_planned_without_torch() -> None:
+    code = (
+        "import sys; from scalekv.cli.main import main; sys.argv[1:] = "
+        "['plan', '--policy', 'coded', '--json']\n"
+        "try: main()\nexcept SystemExit: pass\n"
+        "assert 'torch' not in sys.modules"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)

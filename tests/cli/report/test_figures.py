@@ -23,12 +23,12 @@ SCHEDULE = Schedule.parse("1x1 2x2 4x4")
 
 def ledger(policy: str = "scalekv") -> CacheLedger:
     budget = None if policy == "full" else capacities_for(SCHEDULE, 1, (), 4, label="20%")
-    made = CacheLedger(SCHEDULE, CacheShape(1, 2, 4, 64, 4, 4), policy, budget)
+    result = CacheLedger(SCHEDULE, CacheShape(1, 2, 4, 64, 4, 4), policy, budget)
     for scale in range(3):
-        made.record(scale, 0, LayerRecord(4, 4, 4, 4.0, 2048, 0))
-    made.record_held(4096, 0)
-    made.record_transient(2, 8192)
-    return made
+        result.record(scale, 0, LayerRecord(4, 4, 4, 4.0, 2048, 0))
+    result.record_held(4096, 0)
+    result.record_transient(2, 8192)
+    return result
 
 
 def console(width: int = 100, *, terminal: bool = False) -> tuple[Console, io.StringIO]:
@@ -106,10 +106,10 @@ def test_full_says_so() -> None:
 
 
 def scale(number: int) -> Progress:
-    made: Any = SimpleNamespace(
+    result: Any = SimpleNamespace(
         picture=0, pictures=2, scale=number, scales=7, held_bytes=2048, together=1
     )
-    return cast(Progress, made)
+    return cast(Progress, result)
 
 
 @pytest.mark.parametrize("width", [20, 48, 120])

@@ -67,9 +67,9 @@ def test_a_resumed_batch_is_reported_whole(scalekv: Program, stand_in: StandIn) 
     assert found["kinds"][0]["pictures"] == 10
     assert found["seconds"]["load"] >= alone["seconds"]["load"]
     assert "All pictures were drawn.<" in page(scalekv)
-    said = page(scalekv, "out/report-2.json")
-    assert "All pictures were drawn. 9 of them were there before this run.<" in said
-    assert "1 of 10 pictures" not in said
+    facts = page(scalekv, "out/report-2.json")
+    assert "All pictures were drawn. 9 of them were there before this run.<" in facts
+    assert "1 of 10 pictures" not in facts
 
 
 def test_shards_are_reported_together(scalekv: Program, stand_in: StandIn) -> None:
@@ -99,8 +99,8 @@ def test_a_killed_batch_has_a_report(
     rows()
     assert scalekv("batch", "p.jsonl").code == 0
     assert [(r["outcome"], len(r["pictures"])) for r in kept] == [("running", 4)]
-    said = page(scalekv, "killed")
-    assert "was killed. 4 of 10 pictures are there." in said
+    output = page(scalekv, "killed")
+    assert "was killed. 4 of 10 pictures are there." in output
 
 
 def test_many_pictures_cost_a_report_now_and_then(
@@ -145,10 +145,10 @@ def _of_one(found: dict[str, Any]) -> int:
 
 def test_where_nothing_is_dropped_the_page_says_so(scalekv: Program) -> None:
     assert scalekv("generate", "a red apple", "--policy", "full").code == 0
-    said = page(scalekv)
-    assert "nothing was dropped" in said
-    assert "no scale on" not in said
-    assert "recorded" not in said
+    output = page(scalekv)
+    assert "nothing was dropped" in output
+    assert "no scale on" not in output
+    assert "recorded" not in output
 
 
 FULL_PICTURE = {"policy": "full", "budget": "full", "kv_dtype": "fp32", "batch": 1}

@@ -35,17 +35,17 @@ def ledger(policy: str = "scalekv") -> dict[str, Any]:
     schedule, budget = settled.schedule, None if policy == "full" else settled.asked
     spec = preset.transformer
     shape = CacheShape(spec.depth, 2, spec.heads, spec.head_dim, 2, 2)
-    made = CacheLedger(schedule, shape, policy, budget)
+    result = CacheLedger(schedule, shape, policy, budget)
     for scale in range(len(schedule)):
         for layer in range(spec.depth):
             tokens = schedule.before(scale)
             if budget is not None:
                 tokens = budget.capacity(scale, layer)
             held = tokens * shape.bytes_per_token
-            made.record(scale, layer, LayerRecord(tokens, tokens, tokens, tokens, held, 0))
-    made.record_held(650 * spec.depth * shape.bytes_per_token, 4_000_000)
-    made.record_transient(2, 200_000_000)
-    return made.to_dict()
+            result.record(scale, layer, LayerRecord(tokens, tokens, tokens, tokens, held, 0))
+    result.record_held(650 * spec.depth * shape.bytes_per_token, 4_000_000)
+    result.record_transient(2, 200_000_000)
+    return result.to_dict()
 
 
 @pytest.fixture(scope="module")
@@ -206,5 +206,5 @@ def test_a_chart_says_every_value() -> None:
 
 
 def test_an_equal_chart_is_equal_to_the_byte() -> None:
-    made = [heat_map("h", "T", "t", ["1"], [[3.0]], "tokens", 4).svg for _ in range(2)]
-    assert made[0] == made[1]
+    result = [heat_map("h", "T", "t", ["1"], [[3.0]], "tokens", 4).svg for _ in range(2)]
+    assert result[0] == result[1]

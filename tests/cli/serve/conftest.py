@@ -51,27 +51,27 @@ def serve(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> Iterator[Start]
     monkeypatch.setattr(engine, "free_memory", lambda _: None)
 
     def start(**settings: Any) -> Running:
-        said: list[str] = []
-        made: list[Any] = []
+        text: list[str] = []
+        result: list[Any] = []
 
         class Seen(run_module._Uvicorn):
             def __init__(self, config: Any) -> None:
                 super().__init__(config)
-                made.append(self)
+                result.append(self)
 
             def capture_signals(self) -> Any:
                 return threading.Lock()  # signals belong to the main thread
 
         monkeypatch.setattr(run_module, "_Uvicorn", Seen)
-        monkeypatch.setattr(run_module, "say", said.append)
+        monkeypatch.setattr(run_module, "say", text.append)
         choices = choose(Options(("a prompt",)))
         server = Server(choices, Console(stderr=True), port=0, **settings)
         thread = threading.Thread(target=server.execute, daemon=True)
         thread.start()
         until = time.monotonic() + 30
-        while not (made and made[0].started) and time.monotonic() < until:
+        while not (result and result[0].started) and time.monotonic() < until:
             time.sleep(0.01)
-        one = Running(said[0].strip(), made[0], thread)
+        one = Running(text[0].strip(), result[0], thread)
         running.append(one)
         while health(one.address) != 200 and time.monotonic() < until:
             time.sleep(0.01)

@@ -172,9 +172,9 @@ def test_a_linear_rule_is_of_whole_numbers(start: int, delta: int) -> None:
 
 
 def test_percentages_take_the_models_drafters_and_say_where_from() -> None:
-    made = read_budget("10%", 32, "infinity-2b").on(SQUARE)
-    assert made.drafters[0] == (0, 23)
-    assert "as released" in made.origin
+    result = read_budget("10%", 32, "infinity-2b").on(SQUARE)
+    assert result.drafters[0] == (0, 23)
+    assert "as released" in result.origin
     uniform = read_budget("10%", 12, "infinity-125m").on(SQUARE)
     assert "uniform" in uniform.origin
     own = read_budget(642, 32, "infinity-2b", [5]).on(SQUARE)
@@ -184,9 +184,9 @@ def test_percentages_take_the_models_drafters_and_say_where_from() -> None:
 def test_bytes_wait_for_what_a_token_takes() -> None:
     read = [read_budget(b, 32, "infinity-2b") for b in (650, "10%", "full", "paper-10")]
     assert not any(one.in_bytes for one in read)
-    made = read_budget("1MB", 32, "infinity-2b")
-    assert made.in_bytes
-    budget = made.on(SQUARE, lambda tokens: 2000 * tokens)
+    result = read_budget("1MB", 32, "infinity-2b")
+    assert result.in_bytes
+    budget = result.on(SQUARE, lambda tokens: 2000 * tokens)
     assert (budget.mean, budget.label, budget.drafters[0]) == (500, "1MB", (0, 23))
 
 

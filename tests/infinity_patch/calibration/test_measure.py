@@ -42,8 +42,10 @@ def test_a_random_model_against_the_definition() -> None:
     statistics = AttentionStatistics(SHORT, SPEC.depth, 16, halves=2, conditional=True)
     seen: dict[tuple[int, int], tuple[Tensor, Tensor]] = {}
 
-    def observe(layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor) -> None:
-        statistics(layer, scale, schedule, q, k)
+    def observe(
+        layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor, v: Tensor
+    ) -> None:
+        statistics(layer, scale, schedule, q, k, v)
         seen[layer, scale] = (q[0].double(), k[0].double())
 
     with patched(model, "full") as caches:
@@ -145,16 +147,16 @@ def test_the_order_ranks_heads_by_what_later_scales_look_at(measured: Calibratio
 
 def test_the_two_indices_and_halves_differ(pipeline: Pipeline) -> None:
     request = Request(PROMPTS[:1])
-    made = {
+    result = {
         (index, both): calibrate(
             pipeline, CalibrationRequest(request, index=index, both_halves=both)
         )
         for index in INDICES
         for both in (False, True)
     }
-    assert len({str(one.layer_index.tolist()) for one in made.values()}) == 4
-    assert "both guidance halves" in made["paper", True].provenance.line()
-    assert made["paper", False].halves_agree is None
+    assert len({str(one.layer_index.tolist()) for one in result.values()}) == 4
+    assert "both guidance halves" in result["paper", True].provenance.line()
+    assert result["paper", False].halves_agree is None
 
 
 def test_without_guidance_there_is_one_half(pipeline: Pipeline) -> None:

@@ -139,10 +139,10 @@ def test_turns_follow_scale_and_table() -> None:
     tables = rotary_tables(SHORT.scales, (64, 64), 16)
     other = rotary_tables(SHORT.scales, (32, 32), 16)
     for scale in (3, 4, 3):
-        here, there = (turns_of_scale(t, scales, scale) for t in (tables, other))
+        here, found = (turns_of_scale(t, scales, scale) for t in (tables, other))
         assert here.shape == (SHORT.tokens[scale], 1, 8)
         assert turns_of_scale(tables, scales, scale).data_ptr() == here.data_ptr()  # made once
-        assert not torch.equal(here, there)
+        assert not torch.equal(here, found)
         torch.testing.assert_close(here.abs(), torch.ones(here.shape))
 
 

@@ -206,14 +206,14 @@ def test_scalekv(no_memory: FakeTensorMode) -> None:
     counts, chosen, names = launches("scalekv", "10%")
     plain = [
         n
-        for row, some in zip(counts, chosen, strict=True)
-        for n, selects in zip(row, some, strict=True)
+        for row, part in zip(counts, chosen, strict=True)
+        for n, selects in zip(row, part, strict=True)
         if not selects
     ]
     selecting = [
         n
-        for row, some in zip(counts, chosen, strict=True)
-        for n, selects in zip(row, some, strict=True)
+        for row, part in zip(counts, chosen, strict=True)
+        for n, selects in zip(row, part, strict=True)
         if selects
     ]
     assert max(plain) <= 20, names

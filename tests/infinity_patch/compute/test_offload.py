@@ -56,10 +56,10 @@ def test_the_same_bits_with_few_blocks_on_the_device(dtype: torch.dtype, residen
     assert torch.equal(codes, same)
     assert all(torch.equal(a, b) for a, b in zip(logits, again, strict=True))
     count = min(resident, SPEC.depth)
-    for computing, *there in seen:
-        assert computing in there
-        assert len(there) <= count
-        assert there == list(range(computing, min(computing + count, SPEC.depth)))
+    for computing, *found in seen:
+        assert computing in found
+        assert len(found) <= count
+        assert found == list(range(computing, min(computing + count, SPEC.depth)))
     assert on_device(stream) == []
     block_bytes = sum(p.nbytes for p in plain.blocks[0].parameters())
     assert count * block_bytes <= stream.nbytes < count * (block_bytes + 20 * 256)

@@ -68,7 +68,7 @@ def test_every_policy_gives_a_picture_the_same_logits_in_a_batch(
             drawn.append(sampler(scale, logits))
             return drawn[-1]
 
-        with torch.inference_mode(), patched(model, ready(policy), "20%", SHORT):
+        with torch.inference_mode(), patched(model, ready(policy), "20%", SHORT, guided=True):
             condition = conditions(model, [text], negative, how)
             generate_codes(model, condition, SHORT, False, how, choose)
         bits.append(drawn)
@@ -79,7 +79,7 @@ def test_every_policy_gives_a_picture_the_same_logits_in_a_batch(
         torch.testing.assert_close(logits, expected, rtol=0, atol=3e-3)
         return torch.cat([drawn[scale] for drawn in bits])
 
-    with torch.inference_mode(), patched(model, ready(policy), "20%", SHORT) as caches:
+    with torch.inference_mode(), patched(model, ready(policy), "20%", SHORT, guided=True) as caches:
         condition = conditions(model, TEXTS, negative, how)
         generate_codes(model, condition, SHORT, False, how, recorded)
         assert caches.ledger is not None

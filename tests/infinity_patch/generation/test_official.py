@@ -19,7 +19,7 @@ from scalekv.infinity_patch.model.rotary import table_of_scale, turns_of_scale
 from scalekv.kv.memory.predicted import cache_bytes
 from scalekv.kv.policies.registry import policy_names
 from tests.infinity_patch.official import Attention, OfficialInfinity, all_tables, scales3
-from tests.infinity_patch.small import SPEC, features, small_model
+from tests.infinity_patch.small import SPEC, features, ready, small_model
 
 PAGE = Path(__file__).parents[3] / "docs" / "official-code.md"
 SCHEDULE = scales3("1:1", "0.06M")
@@ -78,9 +78,9 @@ def test_attentions_are_found_in_order_and_only_the_models_own(model: OfficialIn
     assert list(attentions(model)) == [block.sa for block in model.unregistered_blocks]
 
 
-@pytest.mark.parametrize("name", [name for name in policy_names() if name != "heatkv"])
+@pytest.mark.parametrize("name", policy_names())
 def test_every_policy(model: OfficialInfinity, name: str) -> None:
-    with patched(model, policy=name, budget="20%") as caches:
+    with patched(model, policy=ready(name), budget="20%", guided=True) as caches:
         _, logits = draw(model)
         assert all(values.isfinite().all() for values in logits)
         assert caches.ledger is not None
@@ -236,14 +236,14 @@ def test_the_example_of_the_page_runs(
         assert asked is model
         assert str(tuple(scale_schedule)) in model.rope2d_freqs_grid
         count = len(SCHEDULE)
-        made = asked.autoregressive_infer_cfg(
+        result = asked.autoregressive_infer_cfg(
             scale_schedule=SCHEDULE,
             label_B_or_BLT=features(),
             g_seed=options["g_seed"],
             cfg_list=[options["cfg_list"]] * count,
             tau_list=[options["tau_list"]] * count,
         )
-        picture: Tensor = made[2][0]
+        picture: Tensor = result[2][0]
         return picture
 
     run_infinity = ModuleType("tools.run_infinity")
@@ -262,9 +262,9 @@ def test_the_example_of_the_page_runs(
         for i in range(1, len(parent)):
             monkeypatch.setitem(sys.modules, ".".join(parent[:i]), ModuleType(parent[i - 1]))
     monkeypatch.chdir(tmp_path)
-    said: list[str] = []
-    exec(compile(example, str(PAGE), "exec"), {"print": lambda *words: said.append(str(words))})
-    assert "held" in said[0]
+    text: list[str] = []
+    exec(compile(example, str(PAGE), "exec"), {"print": lambda *words: text.append(str(words))})
+    assert "held" in text[0]
     with Image.open("apple.png") as picture:
         assert picture.size == (16, 16)
     assert untouched(model)

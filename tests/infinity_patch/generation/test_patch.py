@@ -27,6 +27,8 @@ from tests.infinity_patch.small import SHORT, SPEC, ready, run, small_model
 
 WIDE = schedule_for("3:2", "0.06M")
 
+KEEP_ALL = ("full", "coded")
+
 
 def overrides(model: nn.Module) -> list[tuple[bool, bool]]:
     """Per self-attention, whether the object itself carries a forward and a kv_caching."""
@@ -275,7 +277,7 @@ def test_a_calibration_is_found_by_the_model_or_by_the_file_that_is_named(tmp_pa
         pass
 
 
-@pytest.mark.parametrize("policy", [name for name in policy_names() if name != "full"])
+@pytest.mark.parametrize("policy", [name for name in policy_names() if name not in KEEP_ALL])
 def test_every_policy_works_under_a_model(policy: str) -> None:
     model = small_model()
     with patched(model, policy=ready(policy), budget="20%") as caches:

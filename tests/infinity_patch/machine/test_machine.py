@@ -59,14 +59,14 @@ def test_an_unknown_system_is_left_alone(eight: Path, monkeypatch: pytest.Monkey
 def test_spinning_is_limited_unless_somebody_said_otherwise(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    for said in (None, *threads.SPINS, "OMP_WAIT_POLICY"):
+    for words in (None, *threads.SPINS, "OMP_WAIT_POLICY"):
         for name in (*threads.SPINS, "OMP_WAIT_POLICY"):
             monkeypatch.setenv(name, "")  # so that it is put back
             monkeypatch.delenv(name)
-        if said is not None:
-            monkeypatch.setenv(said, "7")
+        if words is not None:
+            monkeypatch.setenv(words, "7")
         threads.limit_spinning()
         found = {name: os.environ.get(name) for name in threads.SPINS}
         assert found == (
-            threads.SPINS if said is None else {n: "7" if n == said else None for n in found}
+            threads.SPINS if words is None else {n: "7" if n == words else None for n in found}
         )

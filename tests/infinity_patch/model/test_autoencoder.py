@@ -28,8 +28,8 @@ def vae() -> Autoencoder:
 
 def latent() -> torch.Tensor:
     """Two maps of codes, higher than wide."""
-    made = torch.Generator().manual_seed(0)
-    signs = torch.randint(2, (2, SPEC.bits, 7, 5), generator=made) * 2 - 1
+    result = torch.Generator().manual_seed(0)
+    signs = torch.randint(2, (2, SPEC.bits, 7, 5), generator=result) * 2 - 1
     codes: torch.Tensor = signs / SPEC.bits**0.5
     return codes
 
@@ -77,8 +77,8 @@ def test_statistics_of_strips_are_those_of_the_whole_map(
     mean: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(autoencoder, "STRIP", {"cpu": 5000})
-    made = torch.Generator().manual_seed(0)
-    x = mean + torch.randn(2, 48, 31, 17, generator=made)
+    result = torch.Generator().manual_seed(0)
+    x = mean + torch.randn(2, 48, 31, 17, generator=result)
     norm = autoencoder.Norm(48)
     assert len(list(strips(x))) > 5
     with torch.inference_mode():

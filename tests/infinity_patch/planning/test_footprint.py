@@ -22,13 +22,16 @@ from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.infinity_patch.planning.footprint import LIBRARIES
 from scalekv.infinity_patch.planning.planner import Planner
 from scalekv.kv.caches.caches import Caches
+from scalekv.kv.policies.coded import CodedPolicy
 from scalekv.kv.policies.registry import policy_named, policy_names
 from tests.infinity_patch.counting import Counting, shapes_only
+from tests.kv.coded.made import made_constants
 
 DTYPES = {"bf16": torch.bfloat16, "fp32": torch.float32}
 SHARES = ("cache_held", "cache_index", "cache_transient", "everything_else")
 
-POLICIES = [name for name in policy_names() if name != "heatkv"]  # needs a file for each model
+WITH_FILES = ("heatkv", "coded")  # need a file for each model
+POLICIES = [name for name in policy_names() if name not in WITH_FILES]
 
 
 def cache_on_shapes(planner: Planner, pictures: int) -> dict[str, Any]:
@@ -95,7 +98,9 @@ def test_predicted_cache_bytes_are_held_bytes(
     assert list(predicted.scale_bytes) == [row["held_bytes"] for row in held["scales"]]
 
 
-@pytest.mark.parametrize(("policy", "budget"), [*product(("scalekv", "h2o"), ("10%", "60"))])
+@pytest.mark.parametrize(
+    ("policy", "budget"), [*product(("scalekv", "h2o", "coded"), ("10%", "60")), ("coded", "1%")]
+)
 def test_predicted_cache_bytes_of_real_pictures(policy: str, budget: str) -> None:
     pipeline = load("emoji", device="cpu")
     request = Request(("a red apple",), policy=policy, budget=budget)
@@ -128,7 +133,7 @@ def counted(planner: Planner, pictures: int) -> tuple[int, int]:
     with torch.inference_mode(), shapes_only(), Counting() as counting:
         shape = (planner.text_tokens, preset.transformer.text_width)
         texts = [torch.empty(shape, device="meta") for _ in range(pictures)]
-        with patched(transformer, settled.policy, budget):
+        with patched(transformer, settled.policy, budget, guided=True):
             codes = generate_codes(
                 transformer,
                 conditions(transformer, texts, None, guidance),
@@ -168,6 +173,20 @@ def test_everything_else_is_what_an_allocator_counts(
     planned = sum(stages["scales"][part] for part in SHARES) - LIBRARIES
     assert planned == pytest.approx(scales, rel=0.02)
     assert stages["decode"]["everything_else"] - LIBRARIES == pytest.approx(decode, rel=0.01)
+
+
+def test_decoding_a_coded_history_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(pieces.STRIP, "meta", pieces.STRIP["cuda"])
+    preset = model_named("infinity-125m")
+    spec = preset.transformer
+    policy = CodedPolicy(made_constants(spec.depth, spec.heads, spec.head_dim, 12, 7))
+    request = Request(("a",), policy=policy, budget="10%")
+    planner = Planner(settle(request, preset, "cuda", "bf16"), text_tokens=64)
+    stages = planner.footprint(2).stages
+    scales, _ = counted(planner, 2)
+    planned = sum(stages["scales"][part] for part in SHARES) - LIBRARIES
+    assert scales <= planned + stages["scales"]["cache_constants"]
+    assert planned < 1.3 * scales
 
 
 @pytest.mark.gpu

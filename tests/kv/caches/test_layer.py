@@ -56,14 +56,14 @@ def keep(
     joined[1, :, :, held:] = -joined[0, :, :, held:]
     positions = group.positions_with(cache.seen, new, MAPS.total, joined[0])
     choices = []
-    for some, chosen in zip(heads or [group.heads], several or [slots], strict=True):
-        rows = torch.tensor([group.heads.index(head) for head in some])
+    for subset, chosen in zip(heads or [group.heads], several or [slots], strict=True):
+        rows = torch.tensor([group.heads.index(head) for head in subset])
         part = Part(joined[:, :, rows], held, scale, chosen, rows)
         if heads is None:
             part = Part(joined, held, scale, chosen, None)
         mine = None if positions is None else positions[:, rows]
         fits = max(room, part.tokens)
-        choices.append(Choice(0, some, part.rows, part, fits, mine, {}))
+        choices.append(Choice(0, subset, part.rows, part, fits, mine, {}))
     cache.keep(choices)
 
 

@@ -74,10 +74,10 @@ def test_attention_mass(
 ) -> None:
     q = normal(seed, 1, observers, heads, dim, dtype=dtype).transpose(1, 2) * (gain / dim**0.5)
     k = token_major(1, heads, tokens, dim, dtype).copy_(normal(seed + 1, 1, heads, tokens, dim))
-    some = torch.arange(0, observers, 3, device=DEVICE) if chosen else None
-    ours = counted(mass._attention_mass, q, k, some)
-    assert_as_plain(ours, mass._plain_mass(q, k, some))
-    total = float(len(some) if some is not None else observers)
+    part = torch.arange(0, observers, 3, device=DEVICE) if chosen else None
+    ours = counted(mass._attention_mass, q, k, part)
+    assert_as_plain(ours, mass._plain_mass(q, k, part))
+    total = float(len(part) if part is not None else observers)
     assert torch.allclose(ours.sum(-1), torch.tensor(total, device=DEVICE), rtol=1e-5)
 
 

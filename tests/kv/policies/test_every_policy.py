@@ -16,7 +16,8 @@ from scalekv.kv.schedule import Schedule
 from tests.kv.stand_in import Operations, step_of
 
 WHOLE_SCALES = "heatkv"  # selects by scale and not by token; its own tests say how
-BUDGETED = [name for name in policy_names() if name not in ("full", WHOLE_SCALES)]
+KEEP_ALL = ("full", "coded")
+BUDGETED = [name for name in policy_names() if name not in (*KEEP_ALL, WHOLE_SCALES)]
 ALL_QUERIES = {"h2o"}  # scores every query, also where nothing is dropped
 UNSCORED = {"sliding-window", "streaming-llm", "random"}
 

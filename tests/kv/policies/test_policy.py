@@ -45,9 +45,9 @@ def clean_registry(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", policy_names())
 def test_every_name_makes_a_policy_of_that_name(name: str) -> None:
-    made = policy_named(name)
-    assert made.name == name
-    assert policy_named(name) is not made
+    result = policy_named(name)
+    assert result.name == name
+    assert policy_named(name) is not result
 
 
 def test_an_object_is_taken_as_it_is() -> None:

@@ -1,0 +1,109 @@
+"""What one layer holds under a coded cache: tokens as they are while they fit, then codes. Knows
+when a history is coded; nothing of policies."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from scalekv.kv.coded.allocation import Allocation
+from scalekv.kv.coded.codec import CodedMaps, LayerCodec
+from scalekv.kv.coded.layout import Maps
+from scalekv.kv.coded.units import groups_of
+
+Place = Callable[[Tensor], Tensor]
+"""A tensor to where what is held lies: a copy there, or the tensor itself."""
+
+
+class CodedHistory:
+    """The maps of one layer as codes, each under the bits of the scale it is held for."""
+
+    def __init__(self, codec: LayerCodec, allocation: Allocation, place: Place) -> None:
+        self._codec = codec
+        self._allocation = allocation
+        self._place = place
+        self._groups = groups_of(allocation.schedule)
+        self._held: list[CodedMaps] = []
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of memory that codes and gains occupy, read off their storage."""
+        tensors = (x for coded in self._held for x in (coded.codes, *coded.gains))
+        return sum(x.untyped_storage().nbytes() for x in tensors)
+
+    @property
+    def maps(self) -> int:
+        """How many are held, from the first on."""
+        return sum(len(coded.maps) for coded in self._held)
+
+    @property
+    def tokens(self) -> int:
+        """Of all of them, per sequence and head."""
+        return self._allocation.schedule.before(self.maps)
+
+    def copy_to(self, k_out: Tensor, v_out: Tensor, turns: Tensor | None) -> None:
+        """Writes what is held into two (S, H, T, D) tensors; `turns` is (T, D / 2) complex."""
+        for coded in self._held:
+            rows = self._rows(coded.maps)
+            here = None if turns is None else turns[rows]
+            self._codec.decode(coded, here, k_out[:, :, rows], v_out[:, :, rows])
+
+    def hold(self, scale: int, k: Tensor, v: Tensor, turns: Tensor | None) -> None:
+        """Holds the history that `scale` attends to: k and v are (S, H, T, D) of all its tokens.
+
+        Maps held already are not coded again from k and v: their codes are made coarser.
+        """
+        threshold = self._allocation.thresholds[scale]
+        for number, group in enumerate(self._groups):
+            maps = tuple(units for units in group if units.number < scale)
+            if not maps:
+                return
+            old = self._held[number] if number < len(self._held) else None
+            if old is not None and old.maps == maps:
+                self._coarsen(number, threshold)
+                continue
+            values, gains = [], list(old.gains) if old is not None else []
+            if old is not None:
+                coarser = self._codec.coarser(old, threshold)
+                values.append(self._codec.values(old) if coarser is None else coarser)
+                self._forget(number)
+            for units in maps[len(gains) :]:
+                rows = self._rows((units,))
+                here = None if turns is None else turns[rows]
+                value, gain = self._codec.encode(
+                    k[:, :, rows], v[:, :, rows], here, units, threshold
+                )
+                values.append(value)
+                gains.append(self._place(gain))
+            together = values[0] if len(values) == 1 else torch.cat(values, dim=2)
+            self._hold(number, self._codec.packed(together, maps, tuple(gains), threshold))
+
+    def _coarsen(self, number: int, threshold: int) -> None:
+        old = self._held[number]
+        values = self._codec.coarser(old, threshold)
+        if values is None:
+            self._held[number] = replace(old, threshold=threshold)
+            return
+        maps, gains = old.maps, old.gains
+        del old
+        self._forget(number)
+        self._hold(number, self._codec.packed(values, maps, gains, threshold))
+
+    def _forget(self, number: int) -> None:
+        """Lets codes go before new ones come, so that never both are held."""
+        old = self._held[number]
+        self._held[number] = replace(old, codes=old.codes.new_empty(0))
+
+    def _hold(self, number: int, coded: CodedMaps) -> None:
+        placed = replace(coded, codes=self._place(coded.codes))
+        if number < len(self._held):
+            self._held[number] = placed
+        else:
+            self._held.append(placed)
+
+    def _rows(self, maps: Maps) -> slice:
+        schedule = self._allocation.schedule
+        return slice(schedule.before(maps[0].number), schedule.before(maps[-1].number + 1))

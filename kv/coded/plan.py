@@ -1,0 +1,107 @@
+"""A coded cache of a run, before anything is loaded: its allocation of bits, and the bytes it will
+take. Pure arithmetic; knows no tensors."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from functools import lru_cache
+
+from scalekv.kv.budgets.budget import Budget
+from scalekv.kv.budgets.shapes import uniform
+from scalekv.kv.coded.allocation import Allocation, allocate
+from scalekv.kv.coded.constants import Constants
+from scalekv.kv.coded.levels import KEPT, PLACE_BYTES
+from scalekv.kv.coded.units import WHOLE, groups_of, units_of
+from scalekv.kv.errors import UserError
+from scalekv.kv.memory.predicted import CachePrediction, CacheShape
+from scalekv.kv.schedule import Schedule
+
+
+def bytes_asked(budget: Budget, shape: CacheShape) -> int:
+    """Bytes that a budget stands for: its share of the history's as attention computes them, or
+    what so many tokens in every layer take."""
+    if budget.nbytes is not None:
+        return budget.nbytes
+    whole = shape.bytes_of(budget.schedule.history)
+    if budget.percent is not None:
+        return int(budget.percent * whole / 100)
+    return min(shape.bytes_of(budget.mean), whole)
+
+
+def coded_budget(asked: Budget, constants: Constants | None = None) -> Budget:
+    """The budget as coded caches are held to it: its bytes, whichever layer they are in."""
+    even = uniform(asked)
+    origin = "every token, in as many bytes"
+    return replace(even, percent=asked.percent, nbytes=asked.nbytes, origin=origin)
+
+
+@lru_cache(maxsize=64)
+def allocation_of(
+    constants: Constants, budget: Budget, shape: CacheShape, guided: bool
+) -> Allocation:
+    """The bits of a picture's, or batch's, coded cache.
+
+    Args:
+        guided: whether the sequences are pairs of guidance halves.
+
+    Raises:
+        UserError: constants of another model, an odd number of halves, or too small a budget.
+    """
+    theirs = (constants.layers, constants.heads, constants.head_dim)
+    if theirs != (shape.layers, shape.heads, shape.head_dim):
+        raise UserError(
+            "constants for {} layers of {} heads of {} channels".format(*theirs),
+            where="constants of a coded cache",
+            rule=f"this model has {shape.layers} layers of {shape.heads} heads of "
+            f"{shape.head_dim} channels",
+            fix="scalekv calibrate --coded makes them for a model",
+        )
+    if guided and shape.sequences % 2:
+        raise UserError(
+            f"{shape.sequences} sequences are no pairs of guidance halves",
+            where="guided",
+            rule="with guidance the conditional half of a batch comes first, then as many others",
+            fix="guided=False where there is no unconditional half",
+        )
+    return allocate(
+        constants,
+        budget.schedule,
+        guided=guided,
+        pictures=shape.sequences // 2 if guided else shape.sequences,
+        token_bytes=shape.bytes_per_token,
+        budget_bytes=bytes_asked(budget, shape),
+    )
+
+
+def predicted_coded(allocation: Allocation, shape: CacheShape) -> CachePrediction:
+    """What a coded cache will take; nothing of it is an index."""
+    schedule = allocation.schedule
+    joined = max((schedule.before(scale + 1) for scale in range(1, len(schedule))), default=0)
+    return CachePrediction(
+        scale_bytes=tuple(sum(row) for row in allocation.layer_bytes),
+        held_peak_bytes=allocation.peak_bytes,
+        index_peak_bytes=0,
+        transient_peak_bytes=joined * shape.bytes_per_token,
+    )
+
+
+def decoding_bytes(schedule: Schedule, shape: CacheShape) -> int:
+    """Bytes beside the workspace while maps of one layer are decoded, at most: several copies of a
+    group's coefficients in float32, one more where a map is large enough to be transformed by
+    rows and columns."""
+    channels = 2 * shape.sequences * shape.heads * shape.head_dim
+    copies = (
+        (sum(units.tokens for units in group), 5 if group[-1].tokens > WHOLE else 4)
+        for group in groups_of(schedule)
+    )
+    return max((tokens * count for tokens, count in copies), default=0) * channels * 4
+
+
+def table_bytes(schedule: Schedule, shape: CacheShape, first: int) -> int:
+    """Bytes of the tables of where codes lie, at most; `first` is the first coded scale."""
+    units = [len(one.sizes) for one in units_of(schedule)]
+    made = 0
+    for scale in range(first, len(schedule)):  # of all held maps, under two thresholds; the newest
+        made += 2 * sum(units[:scale]) + units[scale - 1]
+    channels = 2 * min(shape.sequences, 2) * shape.heads * shape.head_dim
+    return min(KEPT, made * channels * PLACE_BYTES * shape.layers)

@@ -1,0 +1,237 @@
+"""What each part of the coded cache brings on the built-in model, and what its energy looks like.
+
+    python -m scripts.evaluate.coded --out runs/coded
+
+Each variant leaves a part out of the rule, is calibrated anew, draws the same prompts within the
+same bytes, and is compared with the full cache. `OUT/ablation.jsonl` holds a row a variant; those
+in it are not measured again, and `OUT/ablation.md` is made from it alone.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from scalekv.cli.batch.file import prompts_alone
+from scalekv.configs.models import calibration_prompts
+from scalekv.infinity_patch import Pipeline, Request, generate, load, patched
+from scalekv.infinity_patch.calibration.coded import GROUPS, ConstantsMeasure
+from scalekv.infinity_patch.generation.pipeline import settled_on
+from scalekv.kv.coded import codec, fitting, units
+from scalekv.kv.coded.constants import GUIDED, Constants
+from scalekv.kv.coded.levels import OCTAVE
+from scalekv.kv.coded.statistics import Moments
+from scalekv.kv.policies.coded import CodedPolicy
+from scripts.evaluate.measures import interval, median
+from scripts.evaluate.prompts import composed_prompts, heldout_prompts
+
+FIRST, SEED = 64, 50000
+"""The standard set's prompts are the first 64: choices are made on others."""
+
+TOGETHER = 16
+
+
+@dataclass(frozen=True)
+class Left:
+    """What is left of the rule.
+
+    Attributes:
+        name: for people.
+        transform: the cosine transform over maps.
+        halves: guidance halves as middle and side.
+        basis: a basis of channels for each head.
+        gain: a gain for each map.
+        weights: bits by how much an error matters, not by variance alone.
+        groups: see `Constants.variance_channel`; -1: each unit by itself.
+        prompts: calibrated on so many.
+        composed: calibrated on composed prompts instead of single drawings.
+    """
+
+    name: str
+    transform: bool = True
+    halves: bool = True
+    basis: bool = True
+    gain: bool = True
+    weights: bool = True
+    groups: int = GROUPS
+    prompts: int = 8
+    composed: bool = False
+
+
+VARIANTS = (
+    Left("whole"),
+    Left("no cosine transform", transform=False),
+    Left("no middle and side", halves=False),
+    Left("no channel basis", basis=False),
+    Left("no gain", gain=False),
+    Left("bits by variance only", weights=False),
+    Left("one basis, bits by error, no maps, no halves (as KVTC)", False, False, weights=False),
+    Left("none of transform, halves, basis, weights", False, False, False, weights=False),
+    Left("channels alike in all bands", groups=1),
+    Left("channels by unit", groups=-1),
+    Left("16 calibration prompts", prompts=16),
+    Left("2 calibration prompts", prompts=2),
+    Left("calibrated on composed prompts", composed=True),
+)
+
+
+@contextmanager
+def only(left: Left) -> Iterator[None]:
+    """The rule without what is left out of its code."""
+    never = 10**6
+    coarse = units.COARSE if left.transform else never
+    gains = (codec._LEAST_GAIN, codec._MOST_GAIN) if left.gain else (1.0, 1.0)
+    units.map_units.cache_clear()
+    with (
+        patch.object(units, "COARSE", coarse),
+        patch.object(fitting, "COARSE", coarse),
+        patch.object(codec, "_LEAST_GAIN", gains[0]),
+        patch.object(codec, "_MOST_GAIN", gains[1]),
+    ):
+        yield
+    units.map_units.cache_clear()
+
+
+class _Plain(Moments):
+    """Channels as they are for a basis."""
+
+    def basis(self) -> torch.Tensor:
+        """(N, 2, H, D, D): the identity."""
+        return torch.eye(self.scatter.shape[-1], dtype=torch.float64).expand(self.scatter.shape)
+
+
+def constants_of(pipeline: Pipeline, prompts: Sequence[str], left: Left) -> Constants:
+    """Constants for what is left of the rule, measured on prompts."""
+    settled = settled_on(pipeline, Request(tuple(prompts), policy="full", batch_size=1))
+    spec, schedule = pipeline.preset.transformer, settled.schedule
+    groups = (len(schedule) - 1) * units.BANDS if left.groups == -1 else left.groups
+    measure = ConstantsMeasure(pipeline, settled, groups)
+    kind = Moments if left.basis else _Plain
+    parts = 2 if left.halves else 1
+    measure.moments = kind(schedule, spec.depth, spec.heads, spec.head_dim, parts)
+    for observer in (measure.first, measure.second):
+        with patched(pipeline.model, "full") as caches:
+            caches.observer = observer
+            for _ in generate(pipeline, Request(tuple(prompts))):
+                pass
+    made = measure.constants({"model": pipeline.preset.name})
+    if left.weights:
+        return made
+    return replace(made, weight_map=np.zeros_like(made.weight_map))
+
+
+def pictures(pipeline: Pipeline, prompts: Sequence[str]) -> NDArray[np.float64]:
+    """(N, H, W, 3) of the prompts, drawn together with the caches that are patched in."""
+    request = Request(tuple(prompts), seed=SEED, batch_size=TOGETHER, reproducible=False)
+    return np.stack(
+        [np.asarray(one.image, dtype=np.float64) for one in generate(pipeline, request)]
+    )
+
+
+def decibels(
+    pipeline: Pipeline,
+    prompts: Sequence[str],
+    full: NDArray[np.float64],
+    left: Left,
+    budget: str,
+) -> list[float]:
+    """PSNR of every prompt's picture against the full cache's, for a variant."""
+    known = prompts_alone(calibration_prompts(pipeline.preset.name))
+    if left.composed:
+        known = tuple(composed_prompts()[: len(known)])
+    with only(left):
+        constants = constants_of(pipeline, known[: left.prompts], left)
+        policy = CodedPolicy(constants)
+        with patched(pipeline.model, policy, budget, guided=left.halves):
+            coded = pictures(pipeline, prompts)
+    error = np.maximum(((coded - full) ** 2).mean((1, 2, 3)), 1e-9)
+    return [round(float(x), 3) for x in 10 * np.log10(255**2 / error)]
+
+
+def energy(constants: Constants, pipeline: Pipeline) -> list[str]:
+    """Lines of a table: mean energy of a coefficient by band, in decibels below the mean of its
+    kind, keys and values, middle and side; and the share of the best quarter of channels."""
+    schedule = settled_on(pipeline, Request(("a",), policy="full")).schedule
+    lines = ["| | band 0 | 1 | 2 | 3 | 4 | 5 | best quarter of channels |", "|" + " --- |" * 8]
+    for kind, what in enumerate(("keys", "values")):
+        for part, side in enumerate(("middle", "side")):
+            total, count, best = np.zeros(units.BANDS), np.zeros(units.BANDS), []
+            for one in units.units_of(schedule):
+                if not one.transformed:
+                    continue
+                for layer in range(constants.layers):
+                    logs = constants.variances(layer, GUIDED, one)[kind, part] / OCTAVE
+                    power = np.exp2(logs)  # (H, U, D)
+                    for band, size, row in zip(
+                        one.bands, one.sizes, np.moveaxis(power, 1, 0), strict=True
+                    ):
+                        total[band] += size * row.sum()
+                        count[band] += size * row.size
+                    all_bands = (power * np.array(one.sizes)[:, None]).sum(1)
+                    ordered = np.sort(all_bands, axis=-1)[:, ::-1]
+                    quarter = ordered[:, : ordered.shape[1] // 4].sum(-1) / ordered.sum(-1)
+                    best.append(float(quarter.mean()))
+            mean = total.sum() / count.sum()
+            cells = [f"{10 * np.log10(x / mean):+.1f} dB" for x in total / count]
+            share = f"{100 * np.mean(best):.0f} %"
+            lines.append(f"| {what}, {side} | " + " | ".join(cells) + f" | {share} |")
+    return lines
+
+
+def table(rows: Sequence[dict[str, Any]]) -> str:
+    """Markdown: a line a variant."""
+    lines = ["| variant | budget | prompts | PSNR to full (dB) | mean |", "|" + " --- |" * 5]
+    for row in rows:
+        value, low, high = interval(row["psnr"], median)
+        mean = float(np.mean(row["psnr"]))
+        lines.append(
+            f"| {row['name']} | {row['budget']} | {len(row['psnr'])} | "
+            f"{value:.1f} ({low:.1f} to {high:.1f}) | {mean:.1f} |"
+        )
+    return "\n".join(lines) + "\n"
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Measures what is missing, then writes the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--out", type=Path, default=Path("runs/coded"))
+    parser.add_argument("--budgets", nargs="+", default=["5%"])
+    parser.add_argument("--limit", type=int, default=32, help="how many prompts")
+    parser.add_argument("--dtype", default="bf16")
+    args = parser.parse_args(arguments)
+    args.out.mkdir(parents=True, exist_ok=True)
+    path = args.out / "ablation.jsonl"
+    rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    done = {(row["name"], row["budget"]) for row in rows}
+    pipeline = load("emoji", dtype=args.dtype)
+    prompts = heldout_prompts()[FIRST : FIRST + args.limit]
+    with patched(pipeline.model, "full"):
+        full = pictures(pipeline, prompts)
+    for budget in args.budgets:
+        for left in VARIANTS:
+            if (left.name, budget) in done:
+                continue
+            psnr = decibels(pipeline, prompts, full, left, budget)
+            rows.append({"name": left.name, "budget": budget, "psnr": psnr})
+            with path.open("a") as file:
+                file.write(json.dumps(rows[-1]) + "\n")
+            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+    known = prompts_alone(calibration_prompts("emoji"))
+    spectra = "\n".join(energy(constants_of(pipeline, known[:8], VARIANTS[0]), pipeline))
+    (args.out / "ablation.md").write_text(f"{table(rows)}\n{spectra}\n")
+    print((args.out / "ablation.md").read_text())
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,51 @@
+"""Constants and signals made up for tests of the coded cache."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from scalekv.kv.coded.constants import Constants
+from scalekv.kv.coded.levels import OCTAVE
+from scalekv.kv.coded.units import BANDS
+from scalekv.kv.schedule import Schedule
+
+
+def made_constants(
+    layers: int = 2, heads: int = 2, dim: int = 8, maps: int = 5, groups: int = 1, seed: int = 0
+) -> Constants:
+    """Of no model; variances fall from band to band and channel to channel."""
+    rng = np.random.default_rng(seed)
+    basis = np.linalg.qr(rng.standard_normal((layers, 2, heads, dim, dim)))[0]
+    falling = -OCTAVE * np.arange(BANDS)
+    unit = rng.integers(-OCTAVE, OCTAVE, (layers, 2, 3, heads, maps, BANDS)) + falling
+    channel = rng.integers(-4 * OCTAVE, OCTAVE, (layers, 2, 3, heads, groups, dim))
+    return Constants(
+        mean=rng.standard_normal((layers, 2, 2, heads, maps, dim)).astype(np.float16),
+        basis=basis.astype(np.float16),
+        variance_unit=unit.astype(np.int16),
+        variance_channel=channel.astype(np.int16),
+        weight_map=rng.integers(-OCTAVE, OCTAVE, (layers, 2, heads, maps)).astype(np.int16),
+        weight_channel=np.zeros((layers, 2, 3, heads, dim), dtype=np.int16),
+        about={"model": "none"},
+    )
+
+
+def smooth(
+    schedule: Schedule, tokens: int, sequences: int, heads: int, dim: int, seed: int = 0
+) -> Tensor:
+    """(sequences, heads, tokens, dim) of the first maps of a schedule, smooth over each map."""
+    generator = torch.Generator().manual_seed(tokens + sequences + 1000 * seed)
+    maps = []
+    for height, width in schedule.scales:
+        coarse = torch.randn((sequences * heads, dim, 2, 2), generator=generator)
+        fine = torch.nn.functional.interpolate(coarse, (height, width), mode="bilinear")
+        maps.append(fine.view(sequences, heads, dim, -1).transpose(2, 3))
+    return torch.cat(maps, dim=2)[:, :, :tokens].contiguous()
+
+
+def turns_of(tokens: int, dim: int) -> Tensor:
+    """(tokens, dim / 2) complex of length one."""
+    angles = torch.arange(tokens)[:, None] * torch.linspace(1, 0.01, dim // 2)
+    return torch.polar(torch.ones_like(angles), angles)
