@@ -136,7 +136,7 @@ def _key_figures(report: Mapping[str, Any]) -> list[tuple[str, str, str]]:
         if "coded" in cache:
             constants = int(cache["coded"]["constants_bytes"])
             remark = "of the coded cache: of the model, once for any batch, not in what is held"
-            made.append(("constants", human_bytes(constants), remark))
+            rows.append(("constants", human_bytes(constants), remark))
     if report["stages"]:
         stage, peaks = max(report["stages"].items(), key=lambda item: peak_of(item[1]))
         kind = "allocated on the device" if "allocated_peak_bytes" in peaks else "resident"

@@ -18,6 +18,7 @@ from scalekv.kv.caches.held import HeldFormat
 from scalekv.kv.caches.layer import LayerCache
 from scalekv.kv.caches.layout import by_token, empty
 from scalekv.kv.caches.storage import Storage
+from scalekv.kv.caches.turn import check_turn
 from scalekv.kv.caches.workspace import Workspace
 from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
@@ -330,27 +331,10 @@ class Caches:
 
     def _checked_turn(self, layer: int, scale: int, schedule: Schedule, like: _Like) -> CacheLedger:
         """The picture's ledger, once it is sure that this call belongs to the picture."""
-        if self.ledger is None or scale != self._next_scale[layer]:
-            raise UserError(
-                f"scale {scale + 1} came when scale {self._next_scale[layer] + 1} was due",
-                where=f"layer {layer}",
-                rule="every layer goes through the scales of a picture in order",
-                fix="start the picture again from its first scale",
-            )
-        if not self.layers[layer].groups:
-            raise UserError(
-                "the layer's cache was reset in the middle of a picture",
-                where=f"layer {layer}, scale {scale + 1}",
-                rule="every layer goes through all scales of a picture",
-                fix="start the picture again from its first scale",
-            )
-        if schedule != self._schedule:
-            raise UserError(
-                f"the schedule changed from {self._schedule} to {schedule}",
-                where=f"layer {layer}, scale {scale + 1}",
-                rule="one schedule per picture",
-                fix="start the picture again from its first scale",
-            )
+        due = None if self.ledger is None else self._next_scale[layer]
+        filled = bool(self.layers[layer].groups)
+        check_turn(layer, scale, due, schedule, self._schedule or schedule, filled=filled)
+        assert self.ledger is not None, "the turn was checked"
         assert like.shape[2] == schedule.tokens[scale], (like.shape, schedule.scales[scale])
         return self.ledger
 
