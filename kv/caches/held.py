@@ -48,14 +48,13 @@ class HeldFormat:
     precision: Precision
     scales: int
     on_host: bool = False
-    needs_turns = False
 
     @property
     def by_source(self) -> bool:
         """See `LayerStorage`."""
         return self.precision.quantised
 
-    def turned(self, turns: Tensor | None) -> None:
+    def turned(self, turns: Callable[[], Tensor] | None) -> None:
         """See `Storage`."""
 
     def of_layer(self, layer: int) -> HeldFormat:

@@ -3,6 +3,7 @@ only; a new way is a file with a `Storage`, and a policy that names it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, Protocol
 
 from torch import Tensor
@@ -36,14 +37,9 @@ class LayerStorage(Protocol):
 class Storage(Protocol):
     """How all layers store one picture, or batch."""
 
-    @property
-    def needs_turns(self) -> bool:
-        """Whether `turned` is to be called, once for each scale."""
-        ...
-
-    def turned(self, turns: Tensor | None) -> None:
-        """Told how the keys of the newest map were turned, before any layer holds them: (L, D / 2)
-        complex, what each pair of channels was multiplied by; None: not at all."""
+    def turned(self, turns: Callable[[], Tensor] | None) -> None:
+        """Told once a scale, before any layer holds it, how to learn how the newest map's keys were
+        turned: (L, D / 2) complex, what each pair of channels was multiplied by; None: not."""
         ...
 
     def of_layer(self, layer: int) -> LayerStorage:

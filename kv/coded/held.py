@@ -3,6 +3,7 @@ while it fits, then coded. Knows formats; nothing of policies."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cached_property, partial
 from typing import Any
 
@@ -24,8 +25,6 @@ class CodedStorage:
             bytes, under constants of their own.
     """
 
-    needs_turns = True
-
     def __init__(
         self,
         constants: Constants,
@@ -43,10 +42,10 @@ class CodedStorage:
         self.empty: Empty = partial(torch.empty, device=place, pin_memory=pinned)
         self._dtype = dtype
 
-    def turned(self, turns: Tensor | None) -> None:
-        """Told how the keys of the newest map were turned, (L, D / 2) complex, scale by scale."""
+    def turned(self, turns: Callable[[], Tensor] | None) -> None:
+        """See `Storage`."""
         if turns is not None:
-            self._turns[:] = [torch.cat((*self._turns, turns))]
+            self._turns[:] = [torch.cat((*self._turns, turns()))]
 
     @property
     def turns(self) -> Tensor | None:

@@ -34,12 +34,15 @@ import tests.cli.conftest as stand_ins
 from pathlib import Path
 from scalekv.cli import engine
 from scalekv.cli.main import main
+from scalekv.infinity_patch.asked.settled import settle
 fake = stand_ins.StandIn()
 def slowly(*arguments):
     for picture in fake.generate(*arguments):
         yield picture
         time.sleep({pause})
-engine.check, engine.load, engine.generate = lambda *_: None, fake.load, slowly
+def check(request, preset, folder, dtype, device):
+    return settle(request, preset, device, dtype)
+engine.check, engine.load, engine.generate = check, fake.load, slowly
 sys.exit(main())
 """
 ROOT = Path(__file__).parents[2]
