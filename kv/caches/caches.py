@@ -268,11 +268,7 @@ class Caches:
 
     def _joined(self, layer: int, like: Unwritten) -> Joined:
         """Copies of the held tokens with room for the new ones behind them."""
-        cache = self.layers[layer]
-        if cache.all_together and not cache.tokens:  # nothing to join
-            kind = {"dtype": like.dtype, "device": like.device}
-            return [empty((2, *like.shape), by_token=by_token(like.device), **kind)]
-        joined = self._workspace.joined(cache, like)
+        joined = self._workspace.joined(self.layers[layer], like)
         if layer + 1 < len(self.layers):
             self._workspace.fetch(self.layers[layer + 1], like)
         return joined
