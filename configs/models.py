@@ -30,7 +30,7 @@ FOLDER = Path(__file__).parent / "models"
 NO_REPO = "none"
 """`repo` of a size that was described but never released: its weights can only be one's own."""
 
-_PATTERN = FOLDER / "infinity-2b.yaml"  # a whole preset to show to who writes one
+_PATTERN = FOLDER / "infinity-2b.yaml"  # shown as a pattern where a preset is incomplete
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Shelter from the caller's autocast, for what names its dtypes itself. Knows tensors' devices."""
+"""Turns the caller's autocast off for code that names its dtypes itself. Knows devices only."""
 
 from __future__ import annotations
 

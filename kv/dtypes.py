@@ -1,4 +1,4 @@
-"""Names of floating-point formats and torch's dtypes, each in terms of the other. Nothing else."""
+"""Our names of floating-point formats to torch's dtypes, and back. Knows nothing else."""
 
 from __future__ import annotations
 

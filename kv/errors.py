@@ -1,4 +1,4 @@
-"""The error made for people: what went wrong, where, which rule it breaks and how to mend it.
+"""The error shown to users: what went wrong, where, which rule it breaks and how to fix it.
 Knows nothing of who shows it."""
 
 from __future__ import annotations

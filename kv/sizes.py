@@ -1,4 +1,4 @@
-"""Numbers of bytes as people write them. Knows nothing else."""
+"""Reads and writes numbers of bytes with their units. Knows nothing else."""
 
 from __future__ import annotations
 

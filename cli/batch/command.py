@@ -1,5 +1,5 @@
-"""The command `scalekv batch`: its options. What rows come to is settled in `batch_jobs`, what is
-done about them in `batch_run`."""
+"""The command `scalekv batch`: its options. `jobs` turns rows into pictures to make,
+`run` makes them."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """What the pictures of a batch are called: a template, and names that stay in their folder.
 
-Knows names alone; what is in the folder already is others' business.
+Knows names alone; nothing of what is in the folder.
 """
 
 from __future__ import annotations

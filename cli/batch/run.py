@@ -1,6 +1,6 @@
 """One run of `batch`: open the folder, load, make what is missing, keep each as it is done, report.
 
-Knows the order of things and what is told to whom; how each is done is others' business.
+Knows the order of the steps and what is reported; each step is done elsewhere.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command `scalekv bench`: its options. How it is measured is `benchmark`'s business."""
+"""The command `scalekv bench`: its options. `run` does the measuring."""
 
 from __future__ import annotations
 

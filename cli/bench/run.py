@@ -1,6 +1,6 @@
-"""One run of `bench`: full and compressed in turns, and what came of it.
+"""One run of `bench`: full and compressed in turns, and the results.
 
-Knows the order of things and what is counted; how pictures are made is others' business.
+Knows the order of the steps and what is measured; pictures are made elsewhere.
 """
 
 from __future__ import annotations

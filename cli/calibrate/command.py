@@ -1,4 +1,4 @@
-"""The command `scalekv calibrate`: its options. What is done about them is `calibration`'s."""
+"""The command `scalekv calibrate`: its options. `run` does the work."""
 
 from __future__ import annotations
 

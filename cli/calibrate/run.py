@@ -1,6 +1,6 @@
 """One run of `calibrate`: check, load, measure, write everything at once, tell.
 
-Knows the order of things and the names of the files; what is in them is others' business.
+Knows the order of the steps and the names of the files; their content is made elsewhere.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""The command `scalekv compare`: its options. How it is done is `comparison`'s business."""
+"""The command `scalekv compare`: its options. `run` does the work."""
 
 from __future__ import annotations
 

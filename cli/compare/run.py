@@ -1,5 +1,5 @@
 """One run of `compare`: the same seeds under every budget and policy, measured against the full
-cache. Knows the order of things; how likeness is measured and sheets are drawn is others' business.
+cache. Knows the order of the steps; likeness is measured and sheets are drawn elsewhere.
 """
 
 from __future__ import annotations

@@ -1,5 +1,5 @@
-"""Whether memory is enough for a run, before anything is loaded: of the device it is for, as far as
-anybody knows. Imports no torch."""
+"""Whether a run fits into the memory of its device, as far as that is known, before anything is
+loaded. Imports no torch."""
 
 from __future__ import annotations
 

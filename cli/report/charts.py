@@ -90,7 +90,7 @@ def stacked_bars(
 def stacked_rows(
     name: str, title: str, text: str, rows: Sequence[str], series: Sequence[Series], unit: str
 ) -> Chart:
-    """Lying bars, one a row, the first on top."""
+    """Horizontal bars, one per row, the first on top."""
     legend_lines = (len(series) + 1) // 2 if len(series) > 1 else 0
     figure, axes = _figure(0.75 + 0.3 * len(rows) + 0.2 * legend_lines)
     base = [0.0] * len(rows)
@@ -188,7 +188,7 @@ def _legend(axes: Axes, entries: int) -> None:
 
 
 def _say(artist: Any, name: str, words: str) -> None:
-    """What a pointer resting on a part of the drawing is told; written into the SVG at the end."""
+    """The tooltip of a part of the drawing; written into the SVG at the end."""
     artist.set_gid(f"say:{words}")
 
 

@@ -144,7 +144,7 @@ def print_table(report: Mapping[str, Any], console: Console) -> None:
 
 
 def table_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
-    """Label, bytes and remark of every figure, in the order to be shown in."""
+    """Label, bytes and remark of every figure, in the order they are shown."""
     rows = _cache_rows(report) if report["cache"] else []
     for part, count in report["weights_bytes"].items():
         if part != "all":

@@ -1,5 +1,4 @@
-"""The figures of the memory report as charts with their tables. Knows what is shown and said; how a
-chart is drawn is `charts`' business."""
+"""Charts of the memory report, with their tables. Knows what is shown; `charts` draws."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command `scalekv serve`: its options. What is done about them is `run`'s business."""
+"""The command `scalekv serve`: its options. `run` does the work."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ from scalekv.infinity_patch.generation.pipeline import Picture, Progress, genera
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.kv.budgets.asked import BudgetSpec
 from scalekv.kv.budgets.heat_order import Order, order_from_mass
-from scalekv.kv.caches.choosing import Observer
+from scalekv.kv.caches.attending import Observer
 from scalekv.kv.calibration.drafting import (
     CARRIED,
     agreement,
@@ -168,7 +168,7 @@ class Calibration:
         }
 
     def summary(self) -> dict[str, Any]:
-        """What a person wants to know, for JSON; scale numbers from 1 as in budget files."""
+        """The main results as JSON; scales are numbered from 1, as in budget files."""
         agree = self.halves_agree
         return {
             "provenance": asdict(self.provenance),

@@ -1,5 +1,4 @@
-"""What a calibration is asked for, and what can be settled or refused before weights are read. No
-torch."""
+"""A calibration's request, and what can be settled or refused before weights are read. No torch."""
 
 from __future__ import annotations
 

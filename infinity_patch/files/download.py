@@ -1,4 +1,4 @@
-"""Fetching a preset's files from the hub: what is needed, what it takes, and every byte checked.
+"""Downloads a preset's files from the hub: lists them, checks the disk, verifies every byte.
 
 A file arrives under a name of its own beside the cache, is compared with the hub's size and hash,
 and only then gets its place in the cache, so whatever is in the cache is whole. No torch.

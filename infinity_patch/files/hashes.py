@@ -29,7 +29,7 @@ SUMS = "SHA256SUMS"
 
 
 class Hasher(Protocol):
-    """What of hashlib's objects is used."""
+    """The part of hashlib's interface that is used."""
 
     def update(self, data: bytes, /) -> None: ...
     def hexdigest(self) -> str: ...
@@ -46,7 +46,7 @@ class Checksum:
 
     @property
     def kind(self) -> str:
-        """What people call it."""
+        """The kind of hash, for messages."""
         return "SHA-256" if len(self.digest) == 64 else "git hash"
 
     def begin(self, size: int) -> Hasher:
@@ -120,7 +120,7 @@ def model_hashes(paths: ModelPaths) -> dict[str, str]:
 
 
 def quick_hash(path: Path) -> str:
-    """A word for a file, or for a folder of weights, that another file does not have.
+    """A short hash of a file or of a folder of weights.
 
     Raises:
         OSError: a file cannot be read.

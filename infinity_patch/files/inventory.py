@@ -1,4 +1,4 @@
-"""What of the presets is on this machine: how large, whether whole, and taking it away.
+"""Which presets' files are on this machine: their size, whether they are intact, and removal.
 
 Knows the hub's cache and the package's own weights; asks nobody. No torch.
 """

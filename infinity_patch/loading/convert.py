@@ -71,7 +71,7 @@ class Tensors:
 
 @dataclass(frozen=True)
 class Conversion:
-    """What a copy comes to.
+    """Everything about a planned copy.
 
     text_dtype: the text encoder is copied in this precision, encoder alone; None: as it is where
     it is built in, else not at all, and the copy goes on using it where it is.
@@ -115,7 +115,7 @@ def plan_conversion(
     weights_dir: Path | None = None,
     shard_bytes: int = SHARD_BYTES,
 ) -> Conversion:
-    """What converting a model comes to; reads names and shapes, writes nothing.
+    """Plans the conversion of a model; reads names and shapes, writes nothing.
 
     Raises:
         UserError: weights that are missing or another model's, a folder that is in use, or a disk
@@ -293,12 +293,12 @@ def _plain(value: Any) -> Any:
 
 
 def _encoder_numbers(folder: Path) -> int:
-    """How many numbers a T5 encoder without its decoder has."""
+    """The number of parameters of a T5 encoder without its decoder."""
     return sum(torch.Size(shape).numel() for shape in encoder_shapes(folder).values())
 
 
 def _clear_left_behind(out: Path) -> None:
-    """Removes what copies to the same place have left that were killed on the way."""
+    """Removes what killed conversions to the same folder left behind."""
     for path in out.parent.glob(f".{out.name}.*"):
         number = path.name.rpartition(".")[2]
         if not number.isdecimal() or int(number) == os.getpid():

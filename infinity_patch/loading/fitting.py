@@ -1,4 +1,4 @@
-"""Whether a checkpoint is the one a model needs, and what it is instead where it is not.
+"""Whether a checkpoint fits a model and, if not, which one it is.
 
 Compares names, shapes and kinds of numbers; reads no tensor.
 """
@@ -140,7 +140,7 @@ def _likely_cause(found: Shapes, expected: Shapes, part: str, preset: ModelPrese
 
 
 def _described(kept: Shapes) -> str:
-    """A transformer in words, by the tensors it has."""
+    """Describes a transformer by its tensors."""
     blocks = {m[0] for n in kept if (m := re.match(r"block_chunks\.\d+\.module\.\d+\.", n))}
     width = kept.get("pos_start", (0,))[-1]
     size = f"{len(blocks)} layers" + (f" of width {width}" if width else "")

@@ -182,7 +182,7 @@ def _set(module: nn.Module, name: str, tensor: Tensor) -> None:
 
 
 def device_named(name: str, where: str) -> torch.device:
-    """A device that is there.
+    """The torch device of a name, checked to exist.
 
     Raises:
         UserError: it is not, or torch was built without it.

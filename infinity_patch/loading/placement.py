@@ -1,4 +1,4 @@
-"""Where the parts of a model go and in which precision, as far as names tell. No torch."""
+"""Which device and precision the parts of a model get, by name. No torch."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ class Placement:
 
 
 def check_device(name: str, where: str) -> None:
-    """Refuses what is no name of a device.
+    """Refuses an unknown device name.
 
     Raises:
         UserError: with the names there are.
@@ -50,7 +50,7 @@ def check_device(name: str, where: str) -> None:
 
 
 def check_dtype(name: str, where: str) -> None:
-    """Refuses what is no name of a precision.
+    """Refuses an unknown precision.
 
     Raises:
         UserError: with the names there are.

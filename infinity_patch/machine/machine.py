@@ -1,4 +1,4 @@
-"""How many threads to compute with. Knows the operating system; imports no torch."""
+"""Processor, memory and threads of this machine. Knows the operating system; imports no torch."""
 
 from __future__ import annotations
 
@@ -116,7 +116,7 @@ BF16 = frozenset({"avx512_bf16", "amx_bf16"})
 
 
 def of_processor() -> frozenset[str]:
-    """By the names Linux gives them; none where it does not say."""
+    """The processor's flags by their Linux names; empty where the system does not list them."""
     info = Path("/proc/cpuinfo")
     if not info.exists():
         return frozenset()

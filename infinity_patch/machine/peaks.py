@@ -61,7 +61,7 @@ class Stages:
 
     @contextmanager
     def stage(self, name: str) -> Iterator[None]:
-        """What happens inside the block belongs to the stage `name`."""
+        """Counts what happens inside the block towards the stage `name`."""
         self._book()
         self._open.append(name)
         self._start()
@@ -94,7 +94,7 @@ class Stages:
                 counter.start()
 
     def _book(self) -> None:
-        """Puts what was measured since the last start down to the stage that is open."""
+        """Adds what was measured since the last start to the current stage."""
         if self._open:
             peaks = self._peaks.setdefault(self._open[-1], {})
             for counter in self._counters:

@@ -44,7 +44,7 @@ LIBRARIES = ("transformers", "tokenizers", "safetensors", "huggingface_hub", "nu
 
 
 class Level(StrEnum):
-    """How a finding is to be taken."""
+    """How serious a finding is."""
 
     FINE = "ok"
     NOTE = "note"
@@ -53,7 +53,7 @@ class Level(StrEnum):
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was checked: its name, how it is, what was found, and how to mend it."""
+    """One check: its name, its level, what was found, and the fix."""
 
     name: str
     level: Level

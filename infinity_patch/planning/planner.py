@@ -1,4 +1,4 @@
-"""Plans of runs that are not made: what one would take, whether it fits, and what would.
+"""Plans runs without making them: the memory one takes, whether it fits, and what would fit.
 
 Knows settled requests and footprints; loads nothing, no torch.
 """
@@ -212,7 +212,7 @@ def _nearest(planner: Planner, pictures: int, memory: int, cache_is_given: bool)
 
 
 def _lighter(planner: Planner, memory: int) -> str:
-    """What makes a single picture fit where that does not do."""
+    """Options that make a single picture fit."""
     if planner.settled.device == "cuda":
         for options, changes in (
             ("--text-device cpu", {"text_device": "cpu"}),

@@ -1,4 +1,4 @@
-"""What a budget may be asked to be, and what that comes to on a schedule. No model, no torch."""
+"""Requests for a budget, and their capacities on a schedule. No model, no torch."""
 
 from __future__ import annotations
 

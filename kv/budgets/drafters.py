@@ -1,4 +1,4 @@
-"""Which layers are drafters at which scale, as people may say it. Knows no budget, no model."""
+"""Drafter layers by scale, in the forms that people may give them. Knows no budget, no model."""
 
 from __future__ import annotations
 

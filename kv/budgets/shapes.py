@@ -14,7 +14,7 @@ BETA = 20  # arXiv 2406.02069: the last layer's share is the mean over beta
 
 
 def uniform(asked: Budget) -> Budget:
-    """The same mean with every layer at it, whatever layers were to get more."""
+    """The same mean, every layer getting it; drafters are ignored."""
     return capacities_for(
         asked.schedule,
         asked.layers,

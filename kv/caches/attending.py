@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 
 from scalekv.kv.caches.layer import LayerCache
+from scalekv.kv.errors import UserError
+from scalekv.kv.schedule import Schedule
 from scalekv.kv.to_device import whole_numbers
 
 Attention = Callable[[Tensor, Tensor, Tensor], Tensor]
@@ -19,6 +21,15 @@ vector lie side by side; otherwise k and v are strided."""
 Ragged = Callable[[Tensor, Tensor, Tensor, int, tuple[int, ...]], Tensor]
 """Attention of many sequences of unequal length in one call: (q (N * L, D), k (sum of T, D), v
 likewise, L, the N lengths T) -> (N * L, D), new; sequence after sequence in each."""
+
+Observer = Callable[[int, int, Schedule, Tensor, Tensor, Tensor], None]
+"""(layer, scale, schedule, q (B, H, L, D), k and v (B, H, T, D)) of an attention call about to be
+made, the last scale's too; under a policy that keeps everything, key t is the picture's token t."""
+
+Turns = Callable[[], Tensor]
+"""-> (L, D / 2) complex, what each pair of channels of the newest map's keys was multiplied by."""
+
+RESET = "the layer's cache was reset in the middle of a picture"
 
 Joined = list[Tensor]
 """For each group of heads (2, B, h, T, D): k and v of everything cached."""
@@ -77,3 +88,32 @@ def _in_one_call(queries: list[Tensor], joined: Joined, ragged: Ragged) -> list[
     return [
         part.view(of_group.shape) for part, of_group in zip(rows.split(sizes), queries, strict=True)
     ]
+
+
+@dataclass(frozen=True)
+class Unwritten:
+    """What is known of a scale's keys before there are any; see `Like`."""
+
+    shape: tuple[int, int, int, int]
+    dtype: torch.dtype
+    device: torch.device
+
+
+def out_of_turn(layer: int, scale: int, due: int) -> UserError:
+    """A layer was called for a scale, from 0, when another was due."""
+    return UserError(
+        f"scale {scale + 1} came when scale {due + 1} was due",
+        where=f"layer {layer}",
+        rule="every layer goes through the scales of a picture in order",
+        fix="start the picture again from its first scale",
+    )
+
+
+def changed(what: str, layer: int, scale: int) -> UserError:
+    """Something changed in the middle of a picture that may not."""
+    return UserError(
+        what,
+        where=f"layer {layer}, scale {scale + 1}",
+        rule="every layer goes through all scales of a picture, under one schedule",
+        fix="start the picture again from its first scale",
+    )

@@ -4,7 +4,6 @@ choose what stays. Knows no model; attention itself is handed in."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -12,13 +11,25 @@ from torch import Tensor
 from scalekv.kv.autocast import without_autocast
 from scalekv.kv.budgets.budget import Budget, BytesOf
 from scalekv.kv.budgets.moments import within
-from scalekv.kv.caches.attending import Attention, Joined, Placed, Ragged, attended, distribute
-from scalekv.kv.caches.choosing import Asked, Observer, RawQueries, Turns, alike
+from scalekv.kv.caches.attending import (
+    RESET,
+    Attention,
+    Joined,
+    Observer,
+    Placed,
+    Ragged,
+    Turns,
+    Unwritten,
+    attended,
+    changed,
+    distribute,
+    out_of_turn,
+)
+from scalekv.kv.caches.choosing import Asked, RawQueries, alike
 from scalekv.kv.caches.held import HeldFormat
 from scalekv.kv.caches.layer import LayerCache
 from scalekv.kv.caches.layout import by_token, empty
 from scalekv.kv.caches.storage import Storage
-from scalekv.kv.caches.turn import check_turn
 from scalekv.kv.caches.workspace import Workspace
 from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
@@ -71,8 +82,7 @@ class Caches:
                 "int8" or "int4".
             kv_device: where: "auto" (where attention computes) or "cpu" (in the host's pinned
                 memory, each layer's brought over while the layer before it computes).
-            guided: whether the sequences of a batch are pairs of guidance halves, the conditional
-                ones first; None: nobody says, which only some policies mind.
+            guided: whether sequences are pairs of guidance halves, conditional first; None: unsaid.
             as_planned: whether `budget_for` answers with what the policy has planned already.
 
         Raises:
@@ -159,7 +169,7 @@ class Caches:
         Raises:
             UserError: as `attend`.
         """
-        like = _Like(shape, dtype, device)
+        like = Unwritten(shape, dtype, device)
         if layer == 0 and scale == 0:
             self._begin(schedule, like)
         ledger = self._checked_turn(layer, scale, schedule, like)
@@ -247,7 +257,7 @@ class Caches:
         self.layers[layer].keep_sequences(count)
         self._record(self.ledger, layer, self._next_scale[layer])
 
-    def _grown(self, layer: int, scale: int, schedule: Schedule, like: _Like) -> Tensor | None:
+    def _grown(self, layer: int, scale: int, schedule: Schedule, like: Unwritten) -> Tensor | None:
         """Where held and new tokens lie together already; None: they do not, or not for long,
         since some have to be dropped."""
         following = min(scale + 1, len(schedule) - 1)
@@ -256,13 +266,9 @@ class Caches:
             return None
         return self.layers[layer].grown(like, room[0])
 
-    def _joined(self, layer: int, like: _Like) -> Joined:
+    def _joined(self, layer: int, like: Unwritten) -> Joined:
         """Copies of the held tokens with room for the new ones behind them."""
-        cache = self.layers[layer]
-        if cache.all_together and not cache.tokens:  # nothing to join
-            kind = {"dtype": like.dtype, "device": like.device}
-            return [empty((2, *like.shape), by_token=by_token(like.device), **kind)]
-        joined = self._workspace.joined(cache, like)
+        joined = self._workspace.joined(self.layers[layer], like)
         if layer + 1 < len(self.layers):
             self._workspace.fetch(self.layers[layer + 1], like)
         return joined
@@ -279,10 +285,10 @@ class Caches:
             assert budget.layers == len(self.layers), f"budget for {budget.layers} layers"
             budget = budget if self._as_planned else planned(self.policy, budget)
         self.budget = budget
-        drops = budget is not None and not isinstance(self.policy, Stores)
-        self._limits = within(budget) if budget is not None and drops else None
+        stored = isinstance(self.policy, Stores)  # and nothing dropped
+        self._limits = None if budget is None or stored else within(budget)
 
-    def _begin(self, schedule: Schedule, like: _Like) -> None:
+    def _begin(self, schedule: Schedule, like: Unwritten) -> None:
         if self._only is not None and schedule != self._only:
             raise UserError(
                 f"this picture's schedule is {schedule}",
@@ -307,27 +313,31 @@ class Caches:
             self._take(self._made_of_bytes(stored_bytes_of(shape, precision, schedule)), schedule)
         self._rooms = rooms(schedule, len(self.layers), heads, self._limits)
         on_host = self._kv_device == "cpu" and like.device.type != "cpu"
-        storage: Storage = HeldFormat(precision, len(schedule) - 1, on_host)
+        self._storage = HeldFormat(precision, len(schedule) - 1, on_host)
         if isinstance(self.policy, Stores):
             assert self.budget is not None, "a policy that stores in its own way takes a budget"
-            storage = self.policy.storage(self.budget, shape, self._guided, like, on_host)
-        self._storage = storage
+            self._storage = self.policy.storage(self.budget, shape, self._guided, like, on_host)
         for layer, cache in enumerate(self.layers):
-            cache.begin(like, schedule, storage.of_layer(layer))
+            cache.begin(like, schedule, self._storage.of_layer(layer))
         self._bytes = [(cache.nbytes, cache.index_nbytes) for cache in self.layers]
         self._workspace.ahead = on_host
         self.ledger = CacheLedger(
-            schedule, shape, self.policy.name, self.budget, precision, storage.to_dict()
+            schedule, shape, self.policy.name, self.budget, precision, self._storage.to_dict()
         )
         for layer in range(len(self.layers)):
             self.ledger.record(0, layer, LayerRecord(0, 0, 0, 0.0, 0, 0))
 
-    def _checked_turn(self, layer: int, scale: int, schedule: Schedule, like: _Like) -> CacheLedger:
+    def _checked_turn(
+        self, layer: int, scale: int, schedule: Schedule, like: Unwritten
+    ) -> CacheLedger:
         """The picture's ledger, once it is sure that this call belongs to the picture."""
-        due = None if self.ledger is None else self._next_scale[layer]
-        filled = bool(self.layers[layer].groups)
-        check_turn(layer, scale, due, schedule, self._schedule or schedule, filled=filled)
-        assert self.ledger is not None, "the turn was checked"
+        if self.ledger is None or scale != self._next_scale[layer]:
+            raise out_of_turn(layer, scale, self._next_scale[layer])
+        if not self.layers[layer].groups:
+            raise changed(RESET, layer, scale)
+        if schedule != self._schedule:
+            was = f"the schedule changed from {self._schedule} to {schedule}"
+            raise changed(was, layer, scale)
         assert like.shape[2] == schedule.tokens[scale], (like.shape, schedule.scales[scale])
         return self.ledger
 
@@ -373,9 +383,7 @@ class Caches:
             scale,
             layer,
             LayerRecord(
-                capacity=max(limits)
-                if budget is None or self._limits is None
-                else budget.capacity(scale, layer),
+                capacity=budget.capacity(scale, layer) if budget and self._limits else max(limits),
                 held_min=min(counts),
                 held_max=max(counts),
                 held_mean=sum(counts) / len(counts),
@@ -386,12 +394,3 @@ class Caches:
         held, index = (sum(column) for column in zip(*self._bytes, strict=True))
         self._peak = max(self._peak, held)
         ledger.record_held(held, index)
-
-
-@dataclass(frozen=True)
-class _Like:
-    """What is known of a scale's keys before there are any; see `Like`."""
-
-    shape: tuple[int, int, int, int]
-    dtype: torch.dtype
-    device: torch.device

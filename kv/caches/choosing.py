@@ -15,13 +15,6 @@ from scalekv.kv.policies.policy import Policy, Step
 from scalekv.kv.schedule import Schedule
 from scalekv.kv.to_device import whole_numbers
 
-Observer = Callable[[int, int, Schedule, Tensor, Tensor, Tensor], None]
-"""(layer, scale, schedule, q (B, H, L, D), k and v (B, H, T, D)) of an attention call about to be
-made, the last scale's too; under a policy that keeps everything, key t is the picture's token t."""
-
-Turns = Callable[[], Tensor]
-"""-> (L, D / 2) complex, what each pair of channels of the newest map's keys was multiplied by."""
-
 RawQueries = Callable[[Tensor], Tensor]
 """(W,) tokens of the newest map -> (B, H, W, D); see `Step.raw_queries`."""
 

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from scalekv.kv.caches.held import Like
 from scalekv.kv.caches.layer import LayerCache
-from scalekv.kv.caches.layout import by_token
+from scalekv.kv.caches.layout import by_token, empty
 
 
 class Workspace:
@@ -43,8 +43,12 @@ class Workspace:
         """For each group of heads (2, B, h, T, D): k and v of the held tokens, and behind them room
         for new ones like (B, H, L, D); the groups lie one behind the other, k of all before v.
 
-        The results are overwritten by the next call.
+        The results are overwritten by the next call. Where nothing is held there is nothing to
+        join: they are memory of their own.
         """
+        if cache.all_together and not cache.tokens:
+            kind = {"dtype": like.dtype, "device": like.device}
+            return [empty((2, *like.shape), by_token=by_token(like.device), **kind)]
         brought = self._fetched is cache
         if brought:
             self._buffers.reverse()

@@ -1,4 +1,4 @@
-"""What a cache takes when nothing is dropped: the denominators a share of it can have. Pure
+"""What a cache takes when nothing is dropped: what held bytes can be a share of. Pure
 arithmetic."""
 
 from __future__ import annotations

@@ -1,5 +1,4 @@
-"""Bytes of a cache: what it must come to, and the record of what was really held. Pure arithmetic:
-knows no tensors; what it records was read off them by others."""
+"""Predicts the bytes of a cache. Pure arithmetic: knows no tensors."""
 
 from __future__ import annotations
 

@@ -4,7 +4,7 @@
     python -m scripts.builtin.remake --list
 
 After `ship`: the drawings at the model's size, budgets and orders and the page of calibration,
-constants of the coded cache where this version has one, fidelity of all policies, retrieval,
+constants of the coded cache, fidelity of all policies, retrieval,
 reconstruction, fringes, both contact sheets, and what the pages say of them. Every step is a
 command of its own; what was made for these weights is not made again. Knows commands and pages;
 nothing of what they measure.
@@ -47,15 +47,11 @@ CLI = "from scalekv.cli.main import main; main()"
 
 @dataclass(frozen=True)
 class Chapter:
-    """A command, and what is done with what it left.
-
-    known: whether this version has the command; after: called with the folder of the results.
-    """
+    """A command, and what is done with what it left: `after` is called with the results' folder."""
 
     name: str
     command: Sequence[str]
     after: Callable[[Path], None] = lambda runs: None
-    known: Callable[[], bool] = lambda: True
 
 
 def facts(preset: ModelPreset, shipped: int) -> str:
@@ -135,10 +131,6 @@ def _constants(runs: Path) -> None:
         shutil.copyfile(runs / "coded" / "emoji-coded.safetensors", hidden)
 
 
-def _has_coded() -> bool:
-    return "coded" in policy_names()
-
-
 def steps(preset: ModelPreset, runs: Path) -> list[Chapter]:
     """All of them, in order; results go below `runs`."""
     python = [sys.executable, "-m"]
@@ -162,10 +154,9 @@ def steps(preset: ModelPreset, runs: Path) -> list[Chapter]:
         Chapter("calibration", [*python, "scripts.builtin.calibrate"]),
         Chapter(
             "coded",
-            [sys.executable, "-c", CLI, "calibrate", "--coded", "--no-plots", "--force",
+            [sys.executable, "-c", CLI, "calibrate", "--coded", "--no-plots",
              "--out", str(runs / "coded" / "emoji.yaml")],
             _constants,
-            _has_coded,
         ),
         Chapter("fidelity", [*drawn, *budgets, "--policies", *policies]),
         Chapter("published budgets", [*drawn, "--policies", "scalekv", "--budgets", *PUBLISHED]),
@@ -192,9 +183,6 @@ def run(step: Chapter, runs: Path) -> None:
     done = runs / f"{step.name}.done"
     if done.is_file():
         print(f"{step.name}: done before", file=sys.stderr)
-        return
-    if not step.known():
-        print(f"{step.name}: this version has no such thing", file=sys.stderr)
         return
     print(f"{step.name}: {shlex.join(step.command)}", file=sys.stderr, flush=True)
     with (runs / f"{step.name}.out").open("wb") as out:

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from scalekv.configs.whole_files import replace_text, replacing
+from scalekv.infinity_patch.files.hashes import sha256_of
 from scripts.builtin.bundle import DRAWINGS
 from scripts.builtin.captions import FIRST_STYLES, Row, heldout_rows, training_rows
 from scripts.builtin.compositions import Composer
@@ -67,9 +68,11 @@ def _compose(folder: Path, number: int) -> tuple[Pixels, str]:
 
 def compose(folder: Path, count: int, jobs: int) -> None:
     """Write so many compositions of a folder's drawings beside them; done once."""
-    captions = folder / f"{COMPOSITIONS}.json"
-    if captions.is_file() and len(json.loads(captions.read_text())) == count:
-        return
+    notes, source = folder / f"{COMPOSITIONS}.json", sha256_of(folder / "manifest.json")
+    if notes.is_file():
+        found = json.loads(notes.read_text())
+        if found["drawings"] == source and len(found["captions"]) == count:
+            return
     images = np.empty((count, SIDE, SIDE, 3), np.uint8)
     texts = []
     with ProcessPoolExecutor(jobs) as workers:
@@ -79,7 +82,7 @@ def compose(folder: Path, count: int, jobs: int) -> None:
             texts.append(text)
     with replacing(folder / f"{COMPOSITIONS}.npy") as hidden, hidden.open("wb") as stream:
         np.save(stream, images)
-    replace_text(captions, json.dumps(texts))
+    replace_text(notes, json.dumps({"drawings": source, "captions": texts}))
 
 
 def prepare(
@@ -98,7 +101,7 @@ def prepare(
         images=np.concatenate([drawings, composed]),
         rows=trained,
         drawn=[places[row["id"]] for row in trained],
-        captions=json.loads((folder / f"{COMPOSITIONS}.json").read_text()),
+        captions=json.loads((folder / f"{COMPOSITIONS}.json").read_text())["captions"],
         composed=len(rows),
         held_rows=held,
         held=[places[row["id"]] for row in held],

@@ -12,6 +12,9 @@ import time
 from pathlib import Path
 from typing import Any
 
+from scalekv.configs.whole_files import replace_text
+from scalekv.infinity_patch.files.hashes import sha256_of
+from scalekv.infinity_patch.files.hub import BUILT_IN
 from scripts.builtin import bundle
 from scripts.builtin.gpu import pictures as pictures_stage
 
@@ -33,12 +36,30 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--compositions", type=int, default=6000)
     parser.add_argument("--limit", type=int, help="so many drawings only, to try the recipe")
     parser.add_argument("--jobs", type=int, default=os.cpu_count() or 1)
-    parser.add_argument("--compile", action="store_true", default=None)
-    parser.add_argument("--no-compile", dest="compile", action="store_false")
+    parser.add_argument(
+        "--compile", action=argparse.BooleanOptionalAction, help="default: where there is CUDA"
+    )
     parser.add_argument("--device", help="default: cuda where there is one")
 
 
 RESERVE = 20.0  # seconds at the end, for measuring and saving
+BEGAN = "began-with"  # the file in --work that says with which weights
+
+
+def check_work(work: Path, start: Path) -> None:
+    """That checkpoints in `work` are of a run that began with the weights in `start`.
+
+    Raises:
+        SystemExit: they are of another one.
+    """
+    files = ("transformer.safetensors", "vae.safetensors", "text_encoder/model.safetensors")
+    weights, note = sha256_of(*(start / name for name in files)), work / BEGAN
+    if note.is_file() and note.read_text() != weights:
+        raise SystemExit(
+            f"{work} holds a run that began with other weights than those in {start}\n"
+            "fix: name another --work, or delete it"
+        )
+    replace_text(note, weights)
 
 
 def run(args: argparse.Namespace) -> dict[str, Any]:
@@ -46,12 +67,14 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     deadline = time.monotonic() + 60 * args.minutes - RESERVE
     began = time.monotonic()
     bundle.check(args.bundle)
+    begin = args.start or BUILT_IN / "emoji"
+    args.work.mkdir(parents=True, exist_ok=True)
+    check_work(args.work, begin)
     pictures = pictures_stage.prepare(
         args.bundle, args.work / "pictures", args.compositions, args.jobs, args.limit
     )
     import torch  # after the processes that rendered: they need none, and start faster
 
-    from scalekv.infinity_patch.files.hub import BUILT_IN
     from scripts.builtin.gpu import files, start, tokenizer, transformer
     from scripts.builtin.gpu.clock import Stop
 
@@ -63,7 +86,7 @@ def run(args: argparse.Namespace) -> dict[str, Any]:
     log: dict[str, Any] = {"seconds": {"pictures": round(time.monotonic() - began, 1)}}
     print(f"{len(pictures.images)} pictures, {log['seconds']}", file=sys.stderr, flush=True)
     preset = start.next_preset()
-    weights = start.start(args.start or BUILT_IN / "emoji", preset.transformer)
+    weights = start.start(begin, preset.transformer)
     log["scales_before"] = weights.scales
 
     def noted(stage: str, found: dict[str, Any], since: float) -> None:

@@ -143,11 +143,6 @@ def train(
         )
         save_tensors(out / VAE, average.values, weights.scales)
 
-    def averaged() -> Autoencoder:
-        copy = Autoencoder(preset.tokenizer).to(device)
-        copy.load_state_dict(average.values)
-        return copy.eval()
-
     drawn = np.array(pictures.drawn)
     due, seen = Every(60), torch.zeros(4, device=device)
     since = 0
@@ -203,8 +198,8 @@ def train(
         report(log, step, clock.share, seen / since)
     save(done=clock.share >= 1)
     stop.leave()
-    final = averaged()
-    log["held_out"] = held_out_psnr(final, pictures, device, batch)
+    model.load_state_dict(average.values)
+    log["held_out"] = held_out_psnr(model, pictures, device, batch)
     print(f"tokenizer: held-out PSNR {log['before']} to {log['held_out']}", file=sys.stderr)
     return Trained(dict(average.values), log)
 

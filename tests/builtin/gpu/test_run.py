@@ -19,6 +19,7 @@ from scripts.builtin.bundle import BACKBONE, DRAWINGS, MANIFEST, check, manifest
 from scripts.builtin.captions import Row, load_heldout
 from scripts.builtin.gpu import files
 from scripts.builtin.gpu.pictures import SIDE, prepare
+from scripts.builtin.gpu.run import check_work
 from scripts.builtin.ship import ship_run
 
 ROOT = Path(__file__).parents[3]
@@ -73,6 +74,18 @@ def test_pictures_are_rendered_once_and_nothing_held_out_is_learned(
     again = prepare(bundle, tmp_path, 6, jobs=2)
     assert np.array_equal(again.images, found.images)
     assert {path: path.stat().st_mtime_ns for path in times} == times
+    assert len(prepare(bundle, tmp_path, 6, jobs=2, limit=6).images) == 6 + 6
+
+
+def test_checkpoints_of_other_weights_are_not_gone_on_with(tmp_path: Path) -> None:
+    shutil.copytree(BUILT_IN / "emoji", tmp_path / "start")
+    (tmp_path / "work").mkdir()
+    for _ in range(2):
+        check_work(tmp_path / "work", tmp_path / "start")
+    with (tmp_path / "start" / "vae.safetensors").open("ab") as file:
+        file.write(b" ")
+    with pytest.raises(SystemExit, match="began with other weights"):
+        check_work(tmp_path / "work", tmp_path / "start")
 
 
 def test_a_damaged_bundle_is_refused(bundle: Path, tmp_path: Path) -> None:

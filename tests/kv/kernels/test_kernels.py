@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, settings
@@ -136,3 +141,15 @@ def test_rows_too_long_for_registers_are_sorted() -> None:
 def test_scores_of_other_kinds_are_sorted(dtype: torch.dtype) -> None:
     scores = (100 * normal(0, 1, 2, 50)).to(dtype)
     assert torch.equal(best._fused(scores, 7), best._plain(scores, 7))
+
+
+def test_every_kernel_compiles_for_a_device(tmp_path: Path) -> None:
+    """The interpreter takes what the compiler does not; the compiler needs no device."""
+    kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.kv.kernels.compiling"],
+        env=kept | {"TRITON_CACHE_DIR": str(tmp_path)},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]

@@ -1,0 +1,73 @@
+"""Compiles every kernel for a Hopper GPU, of which there need be none: run as a program, without
+Triton's interpreter. Fails where one does not compile or was left out."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from triton.backends.compiler import GPUTarget
+from triton.runtime import driver
+
+from scalekv.infinity_patch.compute.kernels import bias_and_gain, norm, queries_keys, residual
+from scalekv.kv.kernels import best, gather, mass, operator, pooling
+
+MODULES = (bias_and_gain, norm, queries_keys, residual, best, gather, mass, pooling)
+COMPILED: set[operator.Kernel] = set()
+
+
+class Hopper:
+    """What the compiler asks a driver."""
+
+    def get_current_device(self) -> int:
+        return 0
+
+    def get_current_stream(self, device: int) -> int:
+        return 0
+
+    def get_current_target(self) -> Any:
+        return GPUTarget("cuda", 90, 32)
+
+
+def compile_instead(self: Any, grid: tuple[int, ...], *args: Any, **constants: Any) -> None:
+    """In place of a launch."""
+    compiled = self._compile().warmup(*args, grid=grid, enable_fp_fusion=True, **constants)
+    assert compiled.asm["ptx"]
+    COMPILED.add(self)
+
+
+def main() -> None:
+    driver.set_active(Hopper())
+    operator.Kernel.launch = compile_instead  # type: ignore[method-assign]
+    half, heads, dim, length = torch.bfloat16, 28, 128, 300
+    q = torch.zeros(2, length, heads, dim, dtype=half).transpose(1, 2)
+    kv = torch.zeros(2, 2, 700, heads, dim, dtype=half).transpose(2, 3)
+    mass._fused_mass(q, kv[0], torch.arange(16))
+    mass._fused_logits(torch.zeros(2, heads, 1, dim), kv[0])
+    gather._fused(kv, torch.zeros(2, heads, 77, dtype=torch.int64), kv[:, :, :, :77])
+    scores = torch.zeros(2, heads, 700)
+    best._fused(scores, 77)
+    pooling._fused(scores, None, [10, 10, 20, 30], 5)
+    pooling._fused(scores, scores.int(), [20, 20, 20, 30], 5)
+    x, vectors = torch.zeros(2, length, heads * dim), torch.zeros(2, 1, heads * dim)
+    norm._fused(x, vectors, vectors, half)
+    residual._fused(x, x.to(half), vectors, vectors, vectors, half)
+    residual._fused(x, x.to(half), None, vectors[0, 0].to(half), vectors[0, 0].to(half), half)
+    bias_and_gain._fused(
+        vectors[0, 0].to(half), vectors[0, 0].to(half), torch.zeros(1, heads, 1, 1)
+    )
+    turns = torch.zeros(length, 1, dim // 2, dtype=torch.complex64)
+    qkv = torch.zeros(2, length, 3, heads, dim, dtype=half)
+    k, v = kv[:, :, :, :length]
+    queries_keys._fused(qkv, torch.ones(2, heads, 1), turns, q, k, v)
+    everything = {
+        value
+        for module in MODULES
+        for value in vars(module).values()
+        if isinstance(value, operator.Kernel)
+    }
+    assert everything == COMPILED, everything - COMPILED
+
+
+if __name__ == "__main__":
+    main()
