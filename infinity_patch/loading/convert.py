@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -32,15 +32,10 @@ from scalekv.infinity_patch.loading.fitting import (
     skeletons,
     unconditional_rows,
 )
-from scalekv.infinity_patch.loading.text_files import (
-    check_text_encoder,
-    encoder_shapes,
-    open_encoder,
-)
-from scalekv.infinity_patch.model.t5 import computes_t5_in
+from scalekv.infinity_patch.loading.text_files import check_text_encoder, encoder_shapes
+from scalekv.infinity_patch.model.text import TextEncoder
 from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.errors import UserError
-from scalekv.kv.precision import LONG_NAMES
 
 SHARD_BYTES = 2 << 30
 """The most that one file holds, unless another size is asked for."""
@@ -224,40 +219,34 @@ def _write_part(
     report: Callable[[str, int], None],
 ) -> str:
     """One file, or a folder of shards with their index; its name."""
-    host, rows = torch.device("cpu"), plan.preset.transformer.text_max
-    single = len(part.shards(plan.shard_bytes)) == 1
-
-    def take(name: str, dtype: torch.dtype) -> torch.Tensor:
-        tensor = checkpoint.take(name, dtype, host)
-        return unconditional_rows(tensor, rows) if name == UNCONDITIONAL else tensor
-
-    place, name = (folder, f"{part.name}.safetensors") if single else (folder / part.name, "")
-    _write_shards(place, name, part, plan.shard_bytes, take, report)
-    return name or part.name
-
-
-def _write_shards(
-    place: Path,
-    single: str,
-    part: Tensors,
-    most: int,
-    take: Callable[[str, torch.dtype], torch.Tensor],
-    report: Callable[[str, int], None],
-) -> None:
-    """One file of the name `single`, or several with their index."""
-    shards = part.shards(most)
+    shards = part.shards(plan.shard_bytes)
+    single = len(shards) == 1
+    place = folder if single else folder / part.name
     place.mkdir(exist_ok=True)
     index: dict[str, str] = {}
     for number, entries in enumerate(shards, start=1):
-        name = single
-        if len(shards) > 1:
+        name = f"{part.name}.safetensors"
+        if not single:
             name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        write_aligned(place / name, {tensor: take(tensor, dtype) for tensor, dtype, _ in entries})
+        write_aligned(place / name, dict(_tensors(plan, checkpoint, entries)))
         report(name, sum(size for _, _, size in entries))
         index |= {tensor: name for tensor, _, _ in entries}
-    if len(shards) > 1:
-        text = json.dumps({"metadata": {"total_size": part.nbytes}, "weight_map": index}, indent=1)
-        (place / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
+    if single:
+        return f"{part.name}.safetensors"
+    text = json.dumps({"metadata": {"total_size": part.nbytes}, "weight_map": index}, indent=1)
+    (place / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
+    return part.name
+
+
+def _tensors(
+    plan: Conversion, checkpoint: Checkpoint, entries: Sequence[tuple[str, torch.dtype, int]]
+) -> Iterator[tuple[str, torch.Tensor]]:
+    host = torch.device("cpu")
+    for name, dtype, _ in entries:
+        tensor = checkpoint.take(name, dtype, host)
+        if name == UNCONDITIONAL:
+            tensor = unconditional_rows(tensor, plan.preset.transformer.text_max)
+        yield name, tensor
 
 
 def _write_text(
@@ -266,9 +255,13 @@ def _write_text(
     """What a preset calls the text encoder of the copy, and its patterns on the hub."""
     files, source = plan.preset.files, plan.source.text_encoder
     if plan.text_dtype is not None:
-        _write_encoder(plan, plan.text_dtype, folder / "text_encoder", report)
-        return "text_encoder", ()
-    if plan.preset.built_in:
+        target = folder / "text_encoder"
+        encoder = TextEncoder(source, torch.device("cpu"), TORCH_DTYPES[plan.text_dtype])
+        encoder.model.save_pretrained(target, max_shard_size=plan.shard_bytes)
+        for name in TOKENIZER_FILES:
+            if (source / name).is_file():
+                shutil.copyfile(source / name, target / name)
+    elif plan.preset.built_in:
         shutil.copytree(source, folder / "text_encoder")
     elif text_on_hub(files) and source.is_relative_to(hub_cache()):
         return files.text_encoder, files.text_encoder_files
@@ -276,30 +269,6 @@ def _write_text(
         return str(source.absolute()), ()
     report("text_encoder", plan.text_bytes)
     return "text_encoder", ()
-
-
-def _write_encoder(
-    plan: Conversion, precision: str, target: Path, report: Callable[[str, int], None]
-) -> None:
-    """The text encoder in another precision, with its configuration and tokenizer."""
-    source, dtype = plan.source.text_encoder, TORCH_DTYPES[precision]
-    shapes = encoder_shapes(source)
-    kinds = {name: computes_t5_in(name, dtype) for name in shapes}
-    entries = tuple(
-        (name, kinds[name], torch.Size(shape).numel() * kinds[name].itemsize)
-        for name, shape in shapes.items()
-    )
-    with open_encoder(source, dtype, torch.device("cpu")) as take:
-        part = Tensors("text_encoder", entries)
-        most = plan.shard_bytes
-        _write_shards(target, "model.safetensors", part, most, lambda n, _: take(n), report)
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config["dtype"] = LONG_NAMES[precision]
-    text = json.dumps(config, indent=2, sort_keys=True)
-    (target / "config.json").write_text(text + "\n", encoding="utf-8")
-    for name in TOKENIZER_FILES:
-        if (source / name).is_file():
-            shutil.copyfile(source / name, target / name)
 
 
 def _write_preset(plan: Conversion, folder: Path, files: ModelFiles) -> None:

@@ -7,11 +7,9 @@ from __future__ import annotations
 
 import math
 import re
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
 from scalekv.configs.models import ModelPreset, list_models, model_named
 from scalekv.infinity_patch.loading.checkpoint import Checkpoint, WeightsDamaged
@@ -37,20 +35,9 @@ PARTS = ("transformer", "VAE")
 Shapes = dict[str, tuple[int, ...]]
 
 
-class _Unfilled(TorchFunctionMode):
-    """Parameters are left without the values that their modules begin with. Where they have no
-    memory nothing would be filled, but torch would import its compiler for it."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        kwargs = kwargs or {}
-        if getattr(func, "__module__", None) == nn.init.__name__:
-            return args[0] if args else kwargs["tensor"]
-        return func(*args, **kwargs)
-
-
 def skeletons(preset: ModelPreset) -> tuple[Infinity, Autoencoder]:
     """Transformer and VAE of a preset on the meta device: names and shapes, no memory."""
-    with torch.device("meta"), _Unfilled():
+    with torch.device("meta"):
         transformer = Infinity(preset.transformer, preset.tokenizer.token_bits)
         return transformer, Autoencoder(preset.tokenizer)
 

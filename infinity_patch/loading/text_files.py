@@ -6,18 +6,14 @@ Compares names, widths and numbers of tokens; reads no tensor.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
 
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.loading.checkpoint import WeightsDamaged, open_checkpoint
-from scalekv.infinity_patch.loading.fitting import Shapes
-from scalekv.infinity_patch.model.t5 import T5Encoder, T5Sizes, computes_t5_in
+from scalekv.infinity_patch.loading.fitting import Shapes, shapes_of
 from scalekv.infinity_patch.model.tokens import read_tokenizer
 from scalekv.kv.errors import UserError
 
@@ -63,45 +59,12 @@ def encoder_shapes(folder: Path) -> Shapes:
     """Shapes by name of the parameters of the T5 encoder that a folder's config.json describes.
 
     Raises:
-        OSError, LookupError, ValueError, TypeError: it describes none.
+        OSError, ValueError, TypeError: it describes none.
     """
-    return sizes_in(folder).shapes()
+    from transformers import T5Config, T5EncoderModel
 
-
-def sizes_in(folder: Path) -> T5Sizes:
-    """The sizes in a folder's config.json; errors as of `encoder_shapes`."""
-    return T5Sizes.read(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-
-
-def read_encoder(folder: Path, dtype: torch.dtype, device: torch.device) -> T5Encoder:
-    """The encoder of a folder that was checked, in the dtype it is to compute in.
-
-    Raises:
-        WeightsDamaged: the files can no longer be read.
-        OSError, LookupError, ValueError, TypeError: nor can the configuration.
-    """
-    with open_encoder(folder, dtype, device) as take:
-        return T5Encoder(sizes_in(folder), take, device)
-
-
-@contextmanager
-def open_encoder(
-    folder: Path, dtype: torch.dtype, device: torch.device
-) -> Iterator[Callable[[str], Tensor]]:
-    """What gives the tensors of a checked folder by the encoder's names, in the dtypes that an
-    encoder which computes in `dtype` has them in.
-
-    Raises:
-        WeightsDamaged: the files can no longer be read.
-    """
-    single = folder / "model.safetensors"
-    with open_checkpoint(single if single.is_file() else folder) as checkpoint:
-
-        def take(name: str) -> Tensor:
-            found = next(n for n in _names(name) if n in checkpoint.entries)
-            return checkpoint.take(found, computes_t5_in(name, dtype), device)
-
-        yield take
+    with torch.device("meta"):
+        return shapes_of(T5EncoderModel(T5Config.from_pretrained(folder, local_files_only=True)))
 
 
 def _check_tokens(file: Path, known: int) -> None:

@@ -1,4 +1,4 @@
-"""Prompts to text features, by a T5 encoder.
+"""Prompts to text features, by a T5 encoder loaded through transformers.
 
 Knows prompts and token limits; nothing of the transformer that reads the features.
 """
@@ -6,18 +6,19 @@ Knows prompts and token limits; nothing of the transformer that reads the featur
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor
 
 from scalekv.infinity_patch.compute.exact import exact_float32
-from scalekv.infinity_patch.model.t5 import T5Encoder
 from scalekv.infinity_patch.model.tokens import MAX_TOKENS, read_tokenizer
 from scalekv.kv.autocast import without_autocast
 from scalekv.kv.errors import UserError
-from scalekv.kv.to_device import to_device
 
 REMEMBERED = 256
 """Prompts whose features are kept; those of a long prompt take 4 MiB."""
@@ -37,8 +38,8 @@ class TextEncoder:
     ):
         """
         Args:
-            folder: config.json, safetensors and tokenizer.json, as transformers lays them out.
-            dtype: of its weights, but what a T5 keeps in float32.
+            folder: in the layout of transformers: config, safetensors, tokenizer files.
+            dtype: of its weights, but what transformers keeps in float32.
             features_on: where features are wanted; None: where they are made.
             keep: False lets `rest` free the weights; they are read again when a prompt comes.
 
@@ -48,8 +49,8 @@ class TextEncoder:
         self.folder, self.device, self.dtype, self.keep = folder, device, dtype, keep
         self._features_on = features_on or device
         self._known: OrderedDict[str, Tensor] = OrderedDict()
-        self.model: T5Encoder | None = self._read()
-        self.nbytes = self.model.nbytes
+        self.model: Any = self._read()
+        self.nbytes: int = sum(p.nbytes for p in self.model.parameters())
         """Bytes of the weights while they are in memory."""
         # apart from the one that encodes, which cuts and remembers that it does
         self.counter = read_tokenizer(folder / "tokenizer.json")
@@ -90,21 +91,59 @@ class TextEncoder:
     def _encode(self, prompt: str) -> Tensor:
         if self.model is None:
             self.model = self._read()
-        tokens = self._cutting.encode(prompt).ids
-        with without_autocast(self.model):  # whatever the caller's is
-            features = self.model(tokens)
-        return to_device(features.float(), self._features_on)
+        with torch.device(self.device):  # whatever the caller's default is, as with autocast
+            batch = self.tokenizer(
+                prompt, return_tensors="pt", truncation=True, max_length=MAX_TOKENS
+            ).to(self.device)
+            with without_autocast(batch.input_ids):
+                out = self.model(input_ids=batch.input_ids, attention_mask=batch.attention_mask)
+        features: Tensor = out.last_hidden_state[0]
+        return features.to(self._features_on, torch.float32)
 
-    def _read(self) -> T5Encoder:
-        """The encoder from its files; the tokenizer that cuts with it."""
-        from scalekv.infinity_patch.loading.text_files import read_encoder
+    def _read(self) -> Any:
+        """The encoder from its files; the tokenizer with it."""
+        from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
         try:
-            self._cutting = read_tokenizer(self.folder / "tokenizer.json")
-            self._cutting.enable_truncation(MAX_TOKENS)
-            return read_encoder(self.folder, self.dtype, self.device)
-        except (OSError, LookupError, TypeError, ValueError, RuntimeError) as error:
+            # from the one file that counts tokens too: a class that another file names would
+            # replace parts of it by its own
+            counted = read_tokenizer(self.folder / "tokenizer.json")
+            with _quiet_transformers(), torch.device("cpu"):
+                self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=counted)
+                loaded: Any = T5EncoderModel.from_pretrained(
+                    self.folder,
+                    dtype=self.dtype,
+                    local_files_only=True,
+                    use_safetensors=True,
+                    output_loading_info=True,
+                )
+        except (OSError, ValueError, RuntimeError, SafetensorError) as error:
             raise _damaged(self.folder, str(error).splitlines()[0]) from error
+        model, found = loaded
+        # what the file lacks would otherwise hold chance values
+        if missing := sorted(found["missing_keys"]):
+            raise _damaged(self.folder, f"{missing[0]} is missing")
+        return model.eval().requires_grad_(False).to(self.device)
+
+
+@contextmanager
+def _quiet_transformers() -> Iterator[None]:
+    """Neither bars nor warnings while it reads; afterwards as the host program has it."""
+    from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
+    from transformers.utils import logging
+
+    verbosity, bars = logging.get_verbosity(), logging.is_progress_bar_enabled()
+    no_bars_of_the_hub = are_progress_bars_disabled()
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()  # the hub's too
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        if bars:
+            logging.enable_progress_bar()
+        if no_bars_of_the_hub:
+            disable_progress_bars()
 
 
 def _damaged(folder: Path, rule: str) -> UserError:

@@ -68,21 +68,21 @@ def _compose(folder: Path, number: int) -> tuple[Pixels, str]:
 
 def compose(folder: Path, count: int, jobs: int) -> None:
     """Write so many compositions of a folder's drawings beside them; done once."""
-    notes, drawings = folder / f"{COMPOSITIONS}.json", sha256_of(folder / "manifest.json")
+    notes, manifest = folder / f"{COMPOSITIONS}.json", sha256_of(folder / "manifest.json")
     if notes.is_file():
         found = json.loads(notes.read_text())
-        if found["drawings"] == drawings and len(found["captions"]) == count:
+        if found["drawings"] == manifest and len(found["captions"]) == count:
             return
     images = np.empty((count, SIDE, SIDE, 3), np.uint8)
     texts = []
     with ProcessPoolExecutor(jobs) as workers:
-        drawings = workers.map(_compose, [folder] * count, range(count), chunksize=16)
-        for number, (picture, text) in enumerate(drawings):
+        composed = workers.map(_compose, [folder] * count, range(count), chunksize=16)
+        for number, (picture, text) in enumerate(composed):
             images[number] = picture
             texts.append(text)
     with replacing(folder / f"{COMPOSITIONS}.npy") as hidden, hidden.open("wb") as stream:
         np.save(stream, images)
-    replace_text(notes, json.dumps({"drawings": drawings, "captions": texts}))
+    replace_text(notes, json.dumps({"drawings": manifest, "captions": texts}))
 
 
 def prepare(

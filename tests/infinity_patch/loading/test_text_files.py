@@ -100,5 +100,5 @@ def test_what_counts_a_prompt_encodes_it(folder: Path, config: dict[str, str] | 
     if config is not None:
         file.write_text(json.dumps(config))
     other = TextEncoder(folder, CPU, torch.float32)
-    assert other._cutting.encode("A Red Apple").ids == other.counter.encode("A Red Apple").ids
+    assert other.tokenizer("A Red Apple").tokens() == other.counter.encode("A Red Apple").tokens
     assert torch.equal(other.encode(["A Red Apple"])[0], expected)
