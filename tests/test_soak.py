@@ -48,7 +48,7 @@ def litter(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("spoil", "said"),
+    ("spoil", "phrases"),
     [
         (lose, ["1 pictures", "other names", "manifest"]),
         (change, ["other bytes", "another sum"]),
@@ -56,12 +56,12 @@ def litter(folder: Path) -> None:
         (litter, ["left lying about: ['.scalekv-1.part']"]),
     ],
 )
-def test_problems(tmp_path: Path, spoil: Callable[[Path], None], said: list[str]) -> None:
+def test_problems(tmp_path: Path, spoil: Callable[[Path], None], phrases: list[str]) -> None:
     whole, killed = make(tmp_path / "whole"), make(tmp_path / "killed")
     assert problems(whole, killed, 2) == []
     spoil(killed)
     found = "\n".join(problems(whole, killed, 2))
-    for words in said:
+    for words in phrases:
         assert words in found
 
 

@@ -69,12 +69,12 @@ class ConstantsMeasure:
         found = measured(
             self._schedule, self._settled.request.pictures, self.moments, self._spectra
         )
-        said = {
+        facts = {
             "cfg": list(self._settled.cfg),
             "guided": self._settled.guided,
             "importance": "attention weights of the last scale",
         }
-        return constants_from(found, self._groups, {**about, **said})
+        return constants_from(found, self._groups, {**about, **facts})
 
 
 def _turns(schedule: Schedule, head_dim: int, device: torch.device) -> Tensor:

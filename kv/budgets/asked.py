@@ -226,8 +226,10 @@ def resolve(
     else:
         percent = Fraction(100) if asked.full else asked.percent
         mean = _mean_tokens(schedule, percent, asked.mean)
-    made = capacities_for(schedule, layers, drafters or (), mean, label=asked.label, origin=origin)
-    return replace(made, percent=asked.percent, nbytes=asked.nbytes)
+    allotted = capacities_for(
+        schedule, layers, drafters or (), mean, label=asked.label, origin=origin
+    )
+    return replace(allotted, percent=asked.percent, nbytes=asked.nbytes)
 
 
 def _resolve_spec(

@@ -79,8 +79,8 @@ class LayerCodec:
         z = z.view(*z.shape[:4], coded.pictures, -1)
         first = 0
         for units in coded.maps:
-            some = z[..., first : first + units.tokens]
-            torch.add(restored(some, units), self._means(units.number), out=some)
+            piece = z[..., first : first + units.tokens]
+            torch.add(restored(piece, units), self._means(units.number), out=piece)
             first += units.tokens
         write_back(z, turns, k_out, v_out)
 
@@ -105,8 +105,8 @@ class LayerCodec:
         levels: list[list[Tensor]] = [[] for _ in LEVELS]
         for number, span in enumerate(layout.spans):
             ordered = values[..., span].index_select(0, layout.order[number])
-            for level, some in enumerate(ordered.split(layout.counts[number])):
-                levels[level].append(some.flatten())
+            for level, piece in enumerate(ordered.split(layout.counts[number])):
+                levels[level].append(piece.flatten())
         parts = []
         for bits, some_codes in zip(LEVELS[1:], levels[1:], strict=True):
             codes = torch.cat(some_codes).add_(2 ** (bits - 1)).floor_().clamp_(0, 2**bits - 1)
@@ -121,16 +121,16 @@ class LayerCodec:
             [code_bytes(sum(sizes[i]), LEVELS[i]) for i in range(1, len(LEVELS))]
         )
         levels = [
-            unpack(some, LEVELS[i], sum(sizes[i])).float().add_(0.5 - 2 ** (LEVELS[i] - 1))
-            for i, some in enumerate(packed, start=1)
+            unpack(piece, LEVELS[i], sum(sizes[i])).float().add_(0.5 - 2 ** (LEVELS[i] - 1))
+            for i, piece in enumerate(packed, start=1)
         ]
-        by_unit = [some.split(sizes[i]) for i, some in enumerate(levels, start=1)]
+        by_unit = [piece.split(sizes[i]) for i, piece in enumerate(levels, start=1)]
         channels = layout.order.shape[1]
         values = levels[0].new_empty((channels, pictures, layout.tokens))
         for number, (span, size) in enumerate(zip(layout.spans, layout.sizes, strict=True)):
             none = values.new_zeros((layout.counts[number][0], pictures, size))
-            some = [level[number].view(-1, pictures, size) for level in by_unit]
-            ordered = torch.cat([none, *some]).index_select(0, layout.places[number])
+            piece = [level[number].view(-1, pictures, size) for level in by_unit]
+            ordered = torch.cat([none, *piece]).index_select(0, layout.places[number])
             if factor is not None:
                 ordered *= factor[:, number, None, None]
             values[..., span] = ordered

@@ -180,10 +180,10 @@ def read_constants(content: bytes, where: str = "constants") -> Constants:
         about = json.loads(metadata.get("about", "{}"))
     except (SafetensorError, ValueError) as error:
         raise _no_constants(where, str(error)) from error
-    made = Constants(**arrays, about=about)
-    if metadata.get("sha256") != made.sha256:
+    checked = Constants(**arrays, about=about)
+    if metadata.get("sha256") != checked.sha256:
         raise _no_constants(where, "its content does not have the hash it names")
-    return made
+    return checked
 
 
 def _no_constants(where: str, why: str) -> UserError:

@@ -110,7 +110,7 @@ class Layouts:
         places = np.empty_like(order)
         channels = np.broadcast_to(np.arange(len(q), dtype=np.int32), order.shape)
         np.put_along_axis(places, order, channels, axis=1)
-        counts = [np.bincount(some, minlength=len(LEVELS)).tolist() for some in levels.T]
+        counts = [np.bincount(column, minlength=len(LEVELS)).tolist() for column in levels.T]
 
         def there(x: NDArray[Any]) -> Tensor:
             return torch.from_numpy(x).to(self._device)

@@ -100,8 +100,8 @@ def decoding_bytes(schedule: Schedule, shape: CacheShape) -> int:
 def table_bytes(schedule: Schedule, shape: CacheShape, first: int) -> int:
     """Bytes of the tables of where codes lie, at most; `first` is the first coded scale."""
     units = [len(one.sizes) for one in units_of(schedule)]
-    made = 0
+    tokens_coded = 0
     for scale in range(first, len(schedule)):  # of all held maps, under two thresholds; the newest
-        made += 2 * sum(units[:scale]) + units[scale - 1]
+        tokens_coded += 2 * sum(units[:scale]) + units[scale - 1]
     channels = 2 * min(shape.sequences, 2) * shape.heads * shape.head_dim
-    return min(KEPT, made * channels * PLACE_BYTES * shape.layers)
+    return min(KEPT, tokens_coded * channels * PLACE_BYTES * shape.layers)

@@ -124,15 +124,15 @@ def reach_of_errors(q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> tuple[Te
     for queries, keys, values in zip(q, k.float(), v.float(), strict=True):
         lengths_of_values = ((values @ gram) * values).sum(-1)  # (H, T)
         by_key, by_value = (torch.zeros_like(lengths_of_values) for _ in range(2))
-        for some in queries.float().split(_QUERIES, dim=1):
-            weights = (some @ keys.mT).softmax(-1)
+        for stretch in queries.float().split(_QUERIES, dim=1):
+            weights = (stretch @ keys.mT).softmax(-1)
             answers = weights @ values
             turned = answers @ gram
             far = (turned @ values.mT).mul_(-2).add_(lengths_of_values[:, None])
             far.add_((turned * answers).sum(-1, keepdim=True)).clamp_min_(0)
             weights.square_()
             by_value += weights.sum(1)
-            far.mul_(weights).mul_(some.square().sum(-1, keepdim=True) / dim)
+            far.mul_(weights).mul_(stretch.square().sum(-1, keepdim=True) / dim)
             by_key += far.sum(1)
         on_keys.append(by_key)
         on_values.append(by_value * gram.diagonal(dim1=-2, dim2=-1).sum(-1)[:, None] / dim)

@@ -85,7 +85,7 @@ def _kernel(
     held = tl.zeros((TOKENS,), tl.float32)
     for step in range(0, KERNEL):
         other = line + step - KERNEL // 2
-        there = inside & (other >= 0) & (other < height)
+        on_map = inside & (other >= 0) & (other < height)
         begin = start + other * width + left
         end = start + other * width + right
         low = begin
@@ -94,13 +94,13 @@ def _kernel(
             high = tl.zeros((TOKENS,), tl.int32) + length
             for _ in range(0, count_halvings):
                 middle = (low + high) // 2
-                open_ = there & (low < high)
+                open_ = on_map & (low < high)
                 before = tl.load(positions + middle, mask=open_, other=0) < begin
                 low = tl.where(open_ & before, middle + 1, low)
                 high = tl.where(open_ & ~before, middle, high)
         for neighbour in range(0, KERNEL):
             slot = low + neighbour
-            counts = there & (slot < length)
+            counts = on_map & (slot < length)
             position = slot
             if DROPPED:
                 position = tl.load(positions + slot, mask=counts, other=0)

@@ -125,10 +125,10 @@ def constants_of(pipeline: Pipeline, prompts: Sequence[str], left: Left) -> Cons
             caches.observer = observer
             for _ in generate(pipeline, Request(tuple(prompts))):
                 pass
-    made = measure.constants({"model": pipeline.preset.name})
+    calibrated = measure.constants({"model": pipeline.preset.name})
     if left.weights:
-        return made
-    return replace(made, weight_map=np.zeros_like(made.weight_map))
+        return calibrated
+    return replace(calibrated, weight_map=np.zeros_like(calibrated.weight_map))
 
 
 def pictures(pipeline: Pipeline, prompts: Sequence[str]) -> NDArray[np.float64]:

@@ -38,19 +38,19 @@ def test_speed_is_that_of_this_run_since_its_first_scale() -> None:
 
 
 @pytest.mark.parametrize(
-    ("per_second", "said"),
+    ("per_second", "words"),
     [(20, "20.0/s"), (1, "1.0/s"), (0.5, "30.0/min"), (1 / 90, "40.0/h"), (0, "0.0/h")],
 )
-def test_rates(per_second: float, said: str) -> None:
-    assert human_rate(per_second) == said
+def test_rates(per_second: float, words: str) -> None:
+    assert human_rate(per_second) == words
 
 
 @pytest.mark.parametrize(
-    ("seconds", "said"),
+    ("seconds", "words"),
     [(0.4, "0 s"), (99, "99 s"), (100, "2 min"), (3600, "60 min"), (11100, "3 h 05 min")],
 )
-def test_times(seconds: float, said: str) -> None:
-    assert human_time(seconds) == said
+def test_times(seconds: float, words: str) -> None:
+    assert human_time(seconds) == words
 
 
 @pytest.mark.parametrize("columns", [20, 40, 100])

@@ -51,7 +51,7 @@ def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def made(pictures: Path) -> Path:
+def picture(pictures: Path) -> Path:
     """The second of them, in the working folder, beside the budget."""
     shutil.copy(pictures / "mine.yaml", "mine.yaml")
     return Path(shutil.copy(pictures / "out" / "5-an-octopus.png", "octopus.png"))
@@ -69,7 +69,7 @@ def rewrite(path: Path, change: Callable[[dict[str, Any]], Any]) -> None:
     image.save(path, pnginfo=texts)
 
 
-def test_inspect(scalekv: Program, made: Path) -> None:
+def test_inspect(scalekv: Program, picture: Path) -> None:
     done = scalekv("inspect", "octopus.png")
     assert (done.code, done.err) == (0, "")
     rows = {line.split("  ")[0].strip(): line for line in done.out.splitlines()}
@@ -84,18 +84,18 @@ def test_inspect(scalekv: Program, made: Path) -> None:
     )
 
 
-def test_again(scalekv: Program, made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_again(scalekv: Program, picture: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SCALEKV_TAU", "0.1")  # what the picture says holds
     done = scalekv("generate", "--from", "octopus.png", "--out", "again", "--memory-report", "json")
     assert done.code == 0, done.err
     assert done.out == "again/5-an-octopus.png\n"
     assert "equal bit for bit to octopus.png" in done.err
-    with Image.open(made) as one, Image.open("again/5-an-octopus.png") as other:
+    with Image.open(picture) as one, Image.open("again/5-an-octopus.png") as other:
         assert one.tobytes() == other.tobytes()
 
 
-def test_a_picture_that_comes_out_otherwise(scalekv: Program, made: Path) -> None:
-    rewrite(made, lambda settings: settings.update(seed=6))
+def test_a_picture_that_comes_out_otherwise(scalekv: Program, picture: Path) -> None:
+    rewrite(picture, lambda settings: settings.update(seed=6))
     done = scalekv("generate", "--from", "octopus.png", "--json", "--quiet")
     assert done.code == 1
     assert json.loads(done.err)["error"]["kind"] == "different"
@@ -127,9 +127,9 @@ def test_a_picture_that_comes_out_otherwise(scalekv: Program, made: Path) -> Non
     ],
 )
 def test_what_is_not_the_same_is_named(
-    scalekv: Program, made: Path, change: Callable[[dict[str, Any]], Any], words: list[str]
+    scalekv: Program, picture: Path, change: Callable[[dict[str, Any]], Any], words: list[str]
 ) -> None:
-    rewrite(made, change)
+    rewrite(picture, change)
     done = scalekv("generate", "--from", "octopus.png")
     assert (done.code, done.out) == (2, ""), done.err
     for word in words:
@@ -137,8 +137,8 @@ def test_what_is_not_the_same_is_named(
     assert not Path("out").exists()
 
 
-def test_a_refusal_offers_the_nearest_command(scalekv: Program, made: Path) -> None:
-    rewrite(made, lambda settings: settings["versions"].update(scalekv="0.0.1"))
+def test_a_refusal_offers_the_nearest_command(scalekv: Program, picture: Path) -> None:
+    rewrite(picture, lambda settings: settings["versions"].update(scalekv="0.0.1"))
     done = scalekv("generate", "--from", "octopus.png", "--json")
     error = json.loads(done.err)["error"]
     assert error["kind"] == "not-repeatable"
@@ -153,7 +153,9 @@ def test_a_refusal_offers_the_nearest_command(scalekv: Program, made: Path) -> N
 @pytest.mark.parametrize(
     "arguments", [["a fox"], ["--seed", "5"], ["--budget", "20%"], ["--truncate"], ["-n", "1"]]
 )
-def test_the_picture_settles_everything(scalekv: Program, made: Path, arguments: list[str]) -> None:
+def test_the_picture_settles_everything(
+    scalekv: Program, picture: Path, arguments: list[str]
+) -> None:
     done = scalekv("generate", "--from", "octopus.png", *arguments)
     assert done.code == 2
     assert "both say what to draw" in done.err

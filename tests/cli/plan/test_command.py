@@ -176,9 +176,9 @@ def test_a_coded_cache_is_planned_with_its_constants_apart(scalekv: Program) -> 
     assert found["coded"]["budget_bytes"] == full * 5 // 100
     assert 0.97 * full / 20 < found["cache"]["held_peak_bytes"] <= full / 20
     assert found["stages"]["scales"]["cache_constants"] == found["coded"]["constants_bytes"]
-    said = " ".join(scalekv("plan", "--policy", "coded", "--budget", "5%").out.split())
-    assert "every token" in said
-    assert "once for any batch" in said
+    phrase = " ".join(scalekv("plan", "--policy", "coded", "--budget", "5%").out.split())
+    assert "every token" in phrase
+    assert "once for any batch" in phrase
 
 
 def test_a_plan_mentions_the_coded_cache_where_there_are_constants(scalekv: Program) -> None:
@@ -188,7 +188,7 @@ def test_a_plan_mentions_the_coded_cache_where_there_are_constants(scalekv: Prog
 
 
 @pytest.mark.parametrize(
-    ("arguments", "said"),
+    ("arguments", "phrase"),
     [
         (("--kv-dtype", "int8"), "in a way of its own"),
         (("--budget", "0.1%"), "less than one token"),
@@ -196,11 +196,11 @@ def test_a_plan_mentions_the_coded_cache_where_there_are_constants(scalekv: Prog
     ],
 )
 def test_what_a_coded_cache_cannot_do_is_refused(
-    scalekv: Program, arguments: tuple[str, ...], said: str
+    scalekv: Program, arguments: tuple[str, ...], phrase: str
 ) -> None:
     done = scalekv("plan", "--policy", "coded", *arguments)
     assert done.code == 2
-    assert said in " ".join(done.err.split())
+    assert phrase in " ".join(done.err.split())
 
 
 def test_a_coded_cache_is_planned_without_torch() -> None:

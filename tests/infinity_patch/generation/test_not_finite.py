@@ -38,7 +38,7 @@ def one_number(pipeline: Pipeline) -> Iterator[dict[str, Tensor]]:
 
 
 @pytest.mark.parametrize(
-    ("name", "value", "said"),
+    ("name", "value", "words"),
     [
         ("block_chunks.0.module.0.sa.mat_qkv.weight", torch.nan, "logits"),
         ("head.bias", torch.inf, "logits"),
@@ -47,10 +47,10 @@ def one_number(pipeline: Pipeline) -> Iterator[dict[str, Tensor]]:
     ],
 )
 def test_a_picture_of_such_numbers_is_an_error(
-    pipeline: Pipeline, one_number: dict[str, Tensor], name: str, value: float, said: str
+    pipeline: Pipeline, one_number: dict[str, Tensor], name: str, value: float, words: str
 ) -> None:
     one_number[name].view(-1)[3 % one_number[name].numel()] = value
-    with pytest.raises(NotFinite, match=rf"the {said} of 'a red apple' are not finite"):
+    with pytest.raises(NotFinite, match=rf"the {words} of 'a red apple' are not finite"):
         next(generate(pipeline, Request(("a red apple",))))
 
 

@@ -54,12 +54,12 @@ def test_scaled_numbers_are_refused_by_the_name_of_a_factor(folder: Path) -> Non
 
 
 @pytest.mark.parametrize(
-    ("layers", "said"),
+    ("layers", "words"),
     [(1, r"encoder\.block\.1\.\S+ is in the file"), (3, r"encoder\.block\.2\.\S+ is missing")],
 )
-def test_other_numbers_of_layers_are_refused(folder: Path, layers: int, said: str) -> None:
+def test_other_numbers_of_layers_are_refused(folder: Path, layers: int, words: str) -> None:
     configured(folder, num_layers=layers)
-    with pytest.raises(UserError, match=said):
+    with pytest.raises(UserError, match=words):
         check_text_encoder(folder, EMOJI)
 
 

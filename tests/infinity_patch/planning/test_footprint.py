@@ -64,8 +64,8 @@ def cache_on_shapes(planner: Planner, pictures: int) -> dict[str, Any]:
                     k,
                     v,
                     lambda q, k, v: torch.empty_like(q),
-                    raw_queries=lambda some: torch.empty(
-                        (shape.sequences, shape.heads, len(some), shape.head_dim),
+                    raw_queries=lambda chosen: torch.empty(
+                        (shape.sequences, shape.heads, len(chosen), shape.head_dim),
                         dtype=dtype,
                         device="meta",
                     ),

@@ -30,9 +30,9 @@ def test_counts_are_those_of_every_importance(guided: bool) -> None:
         for layer in range(constants.layers):
             q = constants.importances(layer, GUIDED if guided else ALONE, units)
             level = sum((q >= threshold + offset).astype(int) for offset in OFFSETS)
-            for size, some in zip(units.sizes, np.moveaxis(np.asarray(level), 3, 0), strict=True):
+            for size, part in zip(units.sizes, np.moveaxis(np.asarray(level), 3, 0), strict=True):
                 for i in range(1, len(LEVELS)):
-                    expected[i - 1, units.number, layer] += size * int((some == i).sum())
+                    expected[i - 1, units.number, layer] += size * int((part == i).sum())
     assert np.array_equal(counts, expected)
 
 
@@ -52,7 +52,7 @@ def test_no_moment_holds_more_than_the_budget(
     token_bytes = pictures * (2 if guided else 1) * 2 * 8 * 2 * 2
     budget = percent * schedule.history * token_bytes * layers // 100
     try:
-        made = allocate(
+        found = allocate(
             constants,
             schedule,
             guided=guided,
@@ -63,20 +63,20 @@ def test_no_moment_holds_more_than_the_budget(
     except UserError as error:
         assume(False)
         raise AssertionError from error
-    assert made.peak_bytes <= budget
-    for scale, row in enumerate(made.layer_bytes):
+    assert found.peak_bytes <= budget
+    for scale, row in enumerate(found.layer_bytes):
         fits = schedule.before(scale) * token_bytes * layers <= budget
-        assert (scale < made.first) == fits
+        assert (scale < found.first) == fits
         if fits and scale:
-            assert row == (made.raw_tokens * token_bytes,) * layers
-    coded = made.thresholds[made.first :]
+            assert row == (found.raw_tokens * token_bytes,) * layers
+    coded = found.thresholds[found.first :]
     assert all(low <= high for low, high in pairwise(coded))
 
 
 def test_a_larger_budget_gives_more_bits_and_is_used() -> None:
     constants = made_constants()
     full = SCHEDULE.history * 128 * 2
-    made = [
+    found = [
         allocate(
             constants,
             SCHEDULE,
@@ -87,9 +87,9 @@ def test_a_larger_budget_gives_more_bits_and_is_used() -> None:
         )
         for percent in (10, 25, 50, 100, 200)
     ]
-    last = [m.thresholds[-1] for m in made]
+    last = [m.thresholds[-1] for m in found]
     assert last == sorted(last, reverse=True)
-    for m in made[:-1]:
+    for m in found[:-1]:
         assert m.peak_bytes >= 0.97 * m.budget_bytes
 
 
