@@ -82,7 +82,7 @@ def convert(
 
     # 1. all that can be refused before anything is written
     preset = model_named(name, "NAME")
-    most = parse_size(shard_size, "--shard-size")
+    most = parse_size(shard_size, "--shard-size", "2GB")
     settings = Settings()
     folder = settings.get("weights_dir", weights_dir).read()
     silent = settings.get("quiet", quiet).read()

@@ -27,8 +27,12 @@ SIZE = re.compile(r"([+-]?[\d.,]+)\s*([kmgt]i?b?|b|bytes?)", re.IGNORECASE)
 _KNOWN = {name.lower(): count for name, count in UNITS.items()} | {"byte": 1, "bytes": 1}
 
 
-def parse_size(text: str, where: str) -> int:
+def parse_size(text: str, where: str, example: str = "24GiB") -> int:
     """Whole bytes of a size such as "1.5GiB" or "200 MB", rounded down.
+
+    Args:
+        where: what the size is given to, an option or a setting; the fix names it.
+        example: a size that makes sense there.
 
     Raises:
         UserError: no number with a unit of bytes, less than a byte, or a unit that may mean
@@ -40,7 +44,7 @@ def parse_size(text: str, where: str) -> int:
             f"cannot read the size {text!r}",
             where=where,
             rule="a number and a unit, one of " + ", ".join(UNITS),
-            fix=f"{where} 2GB, or 2GiB" if where.startswith("--") else "2GB or 2GiB, for instance",
+            fix=f"{where} {example}, for instance",
         )
     number, unit = match.groups()
     count = _KNOWN.get(unit.lower())
