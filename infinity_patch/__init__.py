@@ -12,6 +12,7 @@ from scalekv.kv.fronts import lazily
 if TYPE_CHECKING:
     from scalekv.infinity_patch.asked.check import check
     from scalekv.infinity_patch.asked.request import Request
+    from scalekv.infinity_patch.asked.settled import Settled, settle
     from scalekv.infinity_patch.calibration.measure import Calibration, calibrate
     from scalekv.infinity_patch.calibration.plan import CalibrationRequest
     from scalekv.infinity_patch.generation.patch import patched
@@ -34,6 +35,7 @@ _HOMES = {
     "Planner": "planning.planner",
     "Progress": "generation.pipeline",
     "Request": "asked.request",
+    "Settled": "asked.settled",
     "calibrate": "calibration.measure",
     "check": "asked.check",
     "full_schedule": "schedules",
@@ -42,6 +44,7 @@ _HOMES = {
     "load": "loading.loader",
     "patched": "generation.patch",
     "schedule_for": "schedules",
+    "settle": "asked.settled",
     "size_of": "schedules",
     "sizes_of": "schedules",
 }
@@ -57,6 +60,7 @@ __all__ = [
     "Planner",
     "Progress",
     "Request",
+    "Settled",
     "calibrate",
     "check",
     "full_schedule",
@@ -65,6 +69,7 @@ __all__ = [
     "load",
     "patched",
     "schedule_for",
+    "settle",
     "size_of",
     "sizes_of",
 ]

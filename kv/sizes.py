@@ -40,7 +40,7 @@ def parse_size(text: str, where: str) -> int:
             f"cannot read the size {text!r}",
             where=where,
             rule="a number and a unit, one of " + ", ".join(UNITS),
-            fix="80GB or 24GiB, for instance",
+            fix=f"{where} 2GB, or 2GiB" if where.startswith("--") else "2GB or 2GiB, for instance",
         )
     number, unit = match.groups()
     count = _KNOWN.get(unit.lower())

@@ -16,9 +16,12 @@ from hypothesis import settings
 if TYPE_CHECKING:
     from tests.hub_server import Hub
 
+ROOT = Path(__file__).parents[1]
+
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it once
 if not Path("/dev/nvidiactl").exists():  # where there is no device, kernels are interpreted
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported, which reads it once
+os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_HUB_CACHE"] = os.path.join(tempfile.gettempdir(), "scalekv-tests-have-no-cache")
 
 # Tests started in the background may ignore Ctrl-C, and the programs they start inherit that.
@@ -28,7 +31,54 @@ settings.register_profile("repeatable", derandomize=True, deadline=None, databas
 settings.load_profile("repeatable")
 
 
+SLOW = frozenset(
+    "tests/" + name + ".py"
+    for name in (
+        "builtin/gpu/test_run",
+        "cli/batch/test_command",
+        "cli/batch/test_kill",
+        "cli/calibrate/test_command",
+        "cli/console/test_interrupts",
+        "cli/console/test_streams",
+        "cli/generate/test_command",
+        "cli/plan/test_check",
+        "cli/plan/test_command",
+        "cli/plan/test_one_answer",
+        "cli/report/test_command",
+        "cli/report/test_kinds",
+        "cli/report/test_page",
+        "cli/serve/test_page",
+        "cli/serve/test_process",
+        "cli/serve/test_server",
+        "cli/test_doctor",
+        "cli/test_download",
+        "cli/test_main",
+        "evaluate/test_fidelity",
+        "infinity_patch/compute/test_products",
+        "infinity_patch/generation/test_batching",
+        "infinity_patch/generation/test_golden",
+        "infinity_patch/generation/test_host",
+        "infinity_patch/generation/test_official",
+        "infinity_patch/generation/test_patch",
+        "infinity_patch/generation/test_pipeline",
+        "infinity_patch/generation/test_sharing",
+        "infinity_patch/loading/test_convert",
+        "infinity_patch/loading/test_loader",
+        "infinity_patch/planning/test_footprint",
+        "kv/caches/test_caches",
+        "kv/kernels/test_kernels",
+        "test_benchmarks",
+        "test_recipes",
+        "test_soak",
+    )
+)
+"""Files whose tests take seconds together: `scripts/test --quick` leaves them out."""
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if item.path.relative_to(ROOT).as_posix() in SLOW:
+            item.add_marker(pytest.mark.slow)
     marked = [item for item in items if item.get_closest_marker("gpu")]
     if not marked:
         return

@@ -114,3 +114,9 @@ def test_scripts_can_be_run(name: str) -> None:
     path = ROOT / "scripts" / name
     assert os.access(path, os.X_OK)
     subprocess.run(["bash", "-n", path], check=True)
+
+
+def test_what_is_called_slow_is_there() -> None:
+    from tests.conftest import SLOW
+
+    assert all((ROOT / name).is_file() for name in SLOW)

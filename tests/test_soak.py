@@ -86,7 +86,7 @@ def test_a_short_fuzz(tmp_path: Path) -> None:
 def test_a_fault_is_seen(tmp_path: Path) -> None:
     code = (
         "import sys; from pathlib import Path; from scripts import fuzz\n"
-        "def program(arguments): return 1 if 'f9' in ' '.join(arguments) else 0\n"
+        "def program(arguments): return 1 if '/f8.' in ' '.join(arguments) else 0\n"
         "fuzz.program = program\n"
         f"print(*fuzz.fuzz(Path({str(tmp_path)!r}), 10, 0), sep=chr(10))"
     )

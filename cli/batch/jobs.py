@@ -26,6 +26,7 @@ from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.asked.settled import Settled, settle
 from scalekv.infinity_patch.model.tokens import cut_prompt
 from scalekv.kv.errors import UserError
+from scalekv.kv.policies.registry import stores
 
 MOST_PICTURES = 500_000  # of a whole file; a typing error in num_images would fill the memory
 
@@ -285,7 +286,9 @@ class _Reader:
         settings = settled.request
         budget: object = [settings.budget, settings.batch_size]  # bytes are for a batch together
         if not settled.read.in_bytes:
-            budget = repr(replace(settled.asked, label="", origin=""))
+            # a share of the history is also so many tokens, but for methods that count bytes
+            share = settled.asked.percent if stores(settled.policy_name) else None
+            budget = repr(replace(settled.asked, label="", origin="", percent=share))
         presets_own = (settled.preset.sampling.cfg_layer,)
         facts = {
             entry.name: getattr(settings, entry.name)

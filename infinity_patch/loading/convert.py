@@ -33,7 +33,7 @@ from scalekv.infinity_patch.loading.fitting import (
     unconditional_rows,
 )
 from scalekv.infinity_patch.loading.text_files import check_text_encoder, encoder_shapes
-from scalekv.infinity_patch.model.text import TextEncoder
+from scalekv.infinity_patch.model.text import TextEncoder, quiet_transformers
 from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.errors import UserError
 
@@ -257,7 +257,8 @@ def _write_text(
     if plan.text_dtype is not None:
         target = folder / "text_encoder"
         encoder = TextEncoder(source, torch.device("cpu"), TORCH_DTYPES[plan.text_dtype])
-        encoder.model.save_pretrained(target, max_shard_size=plan.shard_bytes)
+        with quiet_transformers():
+            encoder.model.save_pretrained(target, max_shard_size=plan.shard_bytes)
         for name in TOKENIZER_FILES:
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)

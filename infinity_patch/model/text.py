@@ -108,7 +108,7 @@ class TextEncoder:
             # from the one file that counts tokens too: a class that another file names would
             # replace parts of it by its own
             counted = read_tokenizer(self.folder / "tokenizer.json")
-            with _quiet_transformers(), torch.device("cpu"):
+            with quiet_transformers(), torch.device("cpu"):
                 self.tokenizer = PreTrainedTokenizerFast(tokenizer_object=counted)
                 loaded: Any = T5EncoderModel.from_pretrained(
                     self.folder,
@@ -127,8 +127,8 @@ class TextEncoder:
 
 
 @contextmanager
-def _quiet_transformers() -> Iterator[None]:
-    """Neither bars nor warnings while it reads; afterwards as the host program has it."""
+def quiet_transformers() -> Iterator[None]:
+    """Inside, transformers draws no bars and warns of nothing; afterwards it is as it was."""
     from huggingface_hub.utils.tqdm import are_progress_bars_disabled, disable_progress_bars
     from transformers.utils import logging
 

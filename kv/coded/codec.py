@@ -49,6 +49,7 @@ class LayerCodec:
         self._constants, self._layer, self._slice, self._device = constants, layer, parts, device
         self._parts = parts.stop - parts.start
         self._layouts = Layouts(constants, layer, parts, device)
+        self._means16: dict[int, Tensor] = {}
 
     def encode(
         self, k: Tensor, v: Tensor, turns: Tensor | None, units: MapUnits, threshold: int
@@ -159,16 +160,12 @@ class LayerCodec:
         """(2, 1, H, D, D) float32."""
         return self._basis16.float().unsqueeze(1)
 
-    @cached_property
-    def _all_means(self) -> Tensor:
-        return torch.from_numpy(self._constants.mean[self._layer]).to(self._device)
-
     def _means(self, number: int) -> Tensor:
-        """(2, P, H, D, 1, 1) float32 of map `number`."""
-        means = self._all_means[:, :, :, min(number, self._constants.maps - 1)].float()
-        if self._slice == ALONE:  # c = middle + side
-            means = means.sum(1, keepdim=True)
-        return means[..., None, None]
+        """(2, P, H, D, 1, 1) float32 of map `number`; kept as float16, the same both ways."""
+        if number not in self._means16:
+            means = self._constants.means(self._layer, self._slice, number)
+            self._means16[number] = torch.from_numpy(means).to(self._device, torch.float16)
+        return self._means16[number].float()[..., None, None]
 
 
 @lru_cache(maxsize=256)

@@ -138,6 +138,16 @@ def entry_named(name: str) -> PolicyEntry | None:
     return _BUILT_IN.get(name)
 
 
+def stores(name: str) -> bool:
+    """Whether a policy's method is how tokens are stored, so that its budget is one of bytes.
+
+    Raises:
+        UserError: unknown name.
+    """
+    entry = entry_named(name)
+    return entry is not None and entry.stores
+
+
 def check_stores(name: str, kv_dtype: str) -> None:
     """Refuses a dtype for what a policy stores in a way of its own.
 

@@ -14,6 +14,7 @@ from typer.testing import CliRunner, Result
 
 from scalekv.cli import download as download_command
 from scalekv.cli.console.bytes import ByteDisplay
+from scalekv.cli.console.errors import Interrupted
 from scalekv.cli.models import models
 from scalekv.configs.settings import Settings
 from scalekv.infinity_patch.files.transfer import DownloadRefused
@@ -90,7 +91,7 @@ def test_ctrl_c_says_that_nothing_is_lost(
 
     monkeypatch.setattr(ByteDisplay, "show", press)
     result = run("download", "infinity-2b")
-    assert result.exit_code == 130
+    assert isinstance(result.exception, Interrupted)
     assert "goes on from there" in result.stderr
     assert not Settings().path.exists()
 

@@ -15,9 +15,10 @@ PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
 
 @pytest.mark.parametrize(("package", "extra"), extras.EXTRAS.items())
 def test_every_package_is_in_its_extra(package: str, extra: str) -> None:
+    name = package.replace("_", "-")
     project = tomllib.loads(PYPROJECT.read_text(encoding="utf-8"))["project"]
-    assert any(line.startswith(package) for line in project["optional-dependencies"][extra])
-    assert not any(line.startswith(package) for line in project["dependencies"])
+    assert any(line.startswith(name) for line in project["optional-dependencies"][extra])
+    assert not any(line.startswith(name) for line in project["dependencies"])
 
 
 def test_one_that_is_missing_is_refused_with_the_fix(monkeypatch: pytest.MonkeyPatch) -> None:

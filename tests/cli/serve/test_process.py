@@ -13,7 +13,6 @@ import time
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 
-import pytest
 from PIL import Image
 
 from tests.cli.serve.conftest import health
@@ -29,7 +28,6 @@ def ask(address: str, seed: int) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(item["b64_json"])))
 
 
-@pytest.mark.slow
 def test_sigterm_loses_nothing_that_was_taken() -> None:
     command = [sys.executable, "-m", "scalekv", "serve", "--port", "0", "--threads", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}

@@ -42,7 +42,13 @@ def test_the_same_bits(
     model.blocks[-1].register_forward_hook(lambda m, a, out: lengths.append(len(out)))
 
     def picture() -> tuple[Tensor, list[Tensor]]:
-        inside = None if policy is None else patched(model, ready(policy), "20%", SHORT)
+        inside = (
+            None
+            if policy is None
+            else patched(
+                model, ready(policy), "20%", SHORT, guided=True if policy == "coded" else None
+            )
+        )
         return run(model, cfg=LATE, layers=layers, inside=inside)
 
     codes, logits = picture()
