@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.asked.budgets import ReadBudget, read_budget
@@ -26,14 +26,15 @@ from scalekv.infinity_patch.machine.machine import BF16, device_memory, of_proce
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.kv.budgets.asked import BudgetLike
 from scalekv.kv.budgets.budget import FULL, Budget
-from scalekv.kv.coded.constants import Constants
-from scalekv.kv.coded.plan import allocation_of
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CacheShape, stored_bytes_of
 from scalekv.kv.policies.policy import Policy
 from scalekv.kv.policies.registry import check_stores, entry_named
 from scalekv.kv.precision import ELEMENT_BYTES, check_kv_device, check_kv_dtype, precision_of
 from scalekv.kv.schedule import Schedule
+
+if TYPE_CHECKING:
+    from scalekv.kv.coded.constants import Constants
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,10 @@ class Settled:
         """Of a policy that stores tokens by them, whose budget is one of bytes; None: of others."""
         found = self.calibration if isinstance(self.policy, str) else self.policy
         found = getattr(found, "constants", found)
+        if found is None:  # numpy is for coded caches alone; a refusal does not wait for it
+            return None
+        from scalekv.kv.coded.constants import Constants
+
         return found if isinstance(found, Constants) else None
 
     @property
@@ -260,6 +265,8 @@ def _check_stored(settled: Settled) -> None:
             "in the logits",
             fix="--cfg-layer 0, or another policy",
         )
+    from scalekv.kv.coded.plan import allocation_of
+
     allocation_of(settled.constants, settled.planned, settled.shape, settled.guided)
 
 

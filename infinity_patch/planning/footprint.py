@@ -9,25 +9,20 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from functools import cached_property
+from typing import TYPE_CHECKING
 
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.model import parameters
 from scalekv.infinity_patch.pieces import LARGE, ROWS, STRIP
 from scalekv.kv.budgets.budget import Budget
-from scalekv.kv.coded.constants import Constants
-from scalekv.kv.coded.plan import (
-    allocation_of,
-    decoding_bytes,
-    predicted_coded,
-    table_bytes,
-)
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CachePrediction, CacheShape, predicted
 from scalekv.kv.precision import ELEMENT_BYTES, precision_of
 from scalekv.kv.schedule import Schedule
 
-"""Of one element, by the names people use."""
+if TYPE_CHECKING:
+    from scalekv.kv.coded.constants import Constants
 
 TEXT_TOKENS = 128
 """Of a prompt, where nobody says: twice a usual one."""
@@ -140,6 +135,8 @@ def footprint(work: Work) -> Footprint:
     """
     shape = work.shape
     if work.constants is not None and work.budget is not None:
+        from scalekv.kv.coded.plan import allocation_of, predicted_coded
+
         allocation = allocation_of(work.constants, work.budget, shape, work.guided)
         cache = predicted_coded(allocation, shape)
     else:
@@ -255,6 +252,8 @@ def _fullest_scale(work: Work, cache: CachePrediction) -> tuple[int, int]:
         rows = tokens * work.sequences
         moment = _block(work, rows)
         if work.constants is not None:
+            from scalekv.kv.coded.plan import decoding_bytes, table_bytes
+
             # a layer's history is decoded beside the stream, the layer's input, q, k and v
             attending = rows * width * (8 + 4 * element)
             moment = max(moment, attending + decoding_bytes(schedule, work.shape))

@@ -104,6 +104,16 @@ def test_checks_come_before_torch() -> None:
     assert "infinity_2b_reg.pth" in done.stderr
 
 
+def test_a_refused_request_is_light() -> None:
+    code = (
+        "import sys; from scalekv.cli.main import main; code = main(['generate', 'x', '--budget',"
+        "'150%']); heavy = {'torch', 'transformers', 'numpy'} & set(sys.modules);"
+        "sys.exit(' '.join(heavy) or code)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (done.returncode, "at most 100" in done.stderr) == (2, True), done.stderr
+
+
 def test_version_and_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["--version"]) == 0
     assert capsys.readouterr().out.startswith("scalekv 0.")
