@@ -21,7 +21,6 @@ ROOT = Path(__file__).parents[1]
 os.environ["HF_HUB_OFFLINE"] = "1"  # before huggingface_hub is imported, which reads it once
 if not Path("/dev/nvidiactl").exists():  # where there is no device, kernels are interpreted
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported, which reads it once
-os.environ["HF_HUB_DISABLE_PROGRESS_BARS"] = "1"
 os.environ["HF_HUB_CACHE"] = os.path.join(tempfile.gettempdir(), "scalekv-tests-have-no-cache")
 
 # Tests started in the background may ignore Ctrl-C, and the programs they start inherit that.

@@ -5,6 +5,7 @@ Knows prompts and token limits; nothing of the transformer that reads the featur
 
 from __future__ import annotations
 
+import warnings
 from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -140,10 +141,12 @@ def quiet_transformers() -> Iterator[None]:
         yield
     finally:
         logging.set_verbosity(verbosity)
-        if bars:
-            logging.enable_progress_bar()
-        if no_bars_of_the_hub:
-            disable_progress_bars()
+        with warnings.catch_warnings():  # the hub's say that HF_HUB_DISABLE_PROGRESS_BARS decides
+            warnings.simplefilter("ignore", UserWarning)
+            if bars:
+                logging.enable_progress_bar()
+            if no_bars_of_the_hub:
+                disable_progress_bars()
 
 
 def _damaged(folder: Path, rule: str) -> UserError:

@@ -10,7 +10,7 @@ from types import CodeType, FrameType
 
 import pytest
 
-from scalekv.infinity_patch.asked import settled
+from scalekv.infinity_patch.asked import policies, settled
 from scalekv.kv.budgets import asked, shapes
 from scalekv.kv.policies import registry
 from tests.cli.conftest import Outcome
@@ -41,6 +41,7 @@ def test_once(
     scalekv: Callable[..., Outcome], policy: str, budget: str, own: dict[str, int]
 ) -> None:
     calls: Counter[CodeType] = Counter()
+    policies._read.cache_clear()  # kept from one picture to the next
 
     def count(frame: FrameType, event: str, _: object) -> None:
         if event == "call":
