@@ -25,7 +25,7 @@ from scalekv.cli.console.interrupts import interruptible
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, show
 from scalekv.cli.plan.room import Target, check_room, fits, target_of
-from scalekv.cli.report.figures import NARROW
+from scalekv.cli.report.figures import NARROW, peak_of
 from scalekv.kv.errors import BudgetTooSmall, UserError
 from scalekv.kv.sizes import human_bytes
 
@@ -289,7 +289,7 @@ def _at_once(settled: Settled, size: int) -> Settled:
 def _cells(side: dict[str, Any], size: int, speed: str) -> list[str]:
     if "seconds" not in side:
         return [side["label"], "does not fit", "", "", "", ""]
-    peak = side.get("allocated_peak_bytes", side.get("resident_peak_bytes", 0))
+    peak = peak_of(side)
     return [
         side["label"],
         f"{side['seconds']['median'] / size:.3f}",

@@ -14,6 +14,7 @@ from scalekv.cli import engine
 from scalekv.cli.console.errors import kind_of
 from scalekv.cli.generate.run import figures
 from scalekv.cli.pictures.folder import png_bytes
+from scalekv.cli.report.figures import peak_of
 from scalekv.cli.report.kinds import Kinds
 from scalekv.cli.serve.metrics import Metrics
 
@@ -241,8 +242,7 @@ class Worker:
         finally:
             engine.release(pictures)
             for stage, peaks in pipeline.stages.peaks().items():
-                peak = peaks.get("allocated_peak_bytes", peaks.get("resident_peak_bytes", 0))
-                self._metrics.peak.labels(stage).set(peak)
+                self._metrics.peak.labels(stage).set(peak_of(peaks))
 
     def _hand_out(
         self, pipeline: Pipeline, batch: Sequence[tuple[Ticket, int]], pictures: Iterator[Picture]
