@@ -33,6 +33,8 @@ from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.caches.layer import LayerCache
 from scalekv.kv.caches.workspace import Workspace
 from scalekv.kv.dtypes import TORCH_DTYPES
+from scalekv.kv.policies.coded import CodedPolicy
+from scalekv.kv.policies.policy import Policy
 from scalekv.kv.policies.registry import policy_named
 from scalekv.kv.schedule import Schedule
 from scripts.bench.sides import (
@@ -48,6 +50,7 @@ from scripts.bench.sides import (
     now,
     table,
 )
+from scripts.bench.stretched import stretched
 
 PROMPT_TOKENS = 20
 
@@ -85,7 +88,12 @@ class TimedSide:
         """What to run a picture in."""
         if self.policy == "unpatched":
             return nullcontext()
-        return patch.patched(self.model, self.policy, self._budget(schedule), schedule)
+        policy: str | Policy = self.policy
+        if self.policy == CodedPolicy.name and self.model.preset_name is None:
+            spec = self.model.spec
+            policy = CodedPolicy(stretched(spec.depth, spec.heads, spec.head_dim))
+        budget = self._budget(schedule)
+        return patch.patched(self.model, policy, budget, schedule, guided=True)
 
     def _budget(self, schedule: Schedule) -> Budget:
         depth, known = self.model.spec.depth, self.preset.transformer.depth
@@ -97,9 +105,10 @@ class TimedSide:
             return whole
         # of a model cut short, the drafters that are left
         drafters = [tuple(d for d in row if d < depth) for row in whole.drafters]
-        return capacities_for(
+        cut = capacities_for(
             schedule, depth, drafters, whole.mean, whole.window, label=whole.label
         )
+        return replace(cut, percent=whole.percent)
 
 
 def picture(side: TimedSide, schedule: Schedule, device: torch.device, batch: int) -> None:

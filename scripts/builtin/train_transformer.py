@@ -6,7 +6,9 @@ Needs the data set, the text tokenizer and a trained picture tokenizer in --data
 interrupt or SIGTERM ends it at the next step with a checkpoint, and a second call goes on from
 there; `--from-shipped` begins with the weights the package carries instead. The learning rate
 stays up until the last `--cooldown` steps before `--steps`, so a run may be given any end while
-it runs: stop it and call it again with the end. Coarse scales are learned first and most: a step
+it runs: stop it and call it again with the end. `--preset OWN.yaml` trains another transformer, from
+nothing, behind the package's picture tokenizer and text encoder as they are, and leaves a whole
+model in --out: `--model OUT/OWN.yaml`. Coarse scales are learned first and most: a step
 trains on the first 5, 6 or 7 scales. A fifth of the pictures is composed of drawings; three in ten
 of the others are asked for among words that name nothing.
 """
@@ -14,6 +16,7 @@ of the others are asked for among words that name nothing.
 from __future__ import annotations
 
 import argparse
+import shutil
 import signal
 import sys
 import time
@@ -26,7 +29,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 from transformers import AutoTokenizer, T5Config, T5EncoderModel
 
-from scalekv.configs.models import model_named
+from scalekv.configs.models import ModelPreset, model_named
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.quantiser import map_to_tokens, quantise_latents, vae_sizes
@@ -50,7 +53,7 @@ from scripts.builtin.training import (
 from scripts.builtin.wordings import Wordings
 
 BATCH = {5: 64, 6: 32, 7: 16}  # pictures a step by scales: about 8,000 tokens each
-STAGES = ((800, (0.9, 0.1, 0.0)), (1400, (0.35, 0.45, 0.2)), (None, (0.25, 0.3, 0.45)))
+STAGES = ((0.9, 0.1, 0.0), (0.35, 0.45, 0.2), (0.25, 0.3, 0.45))  # shares of these, stage by stage
 COMPOSED = 0.2  # share of the pictures
 LOOSE = 0.3  # share of the drawings whose caption has other words beside the name
 FLIPS = 0.25  # bitwise self-correction: the largest share of bits flipped in a scale
@@ -95,13 +98,12 @@ def initialise(model: Infinity) -> None:
 class Bits:
     """Targets and inputs of training pictures, made anew each time with other bits flipped."""
 
-    def __init__(self, data: Path, device: torch.device):
-        preset = model_named("emoji")
+    def __init__(self, data: Path, preset: ModelPreset, vae_file: Path, device: torch.device):
         self.patchify = preset.tokenizer.patchify
         self.schedule = schedule_for("1:1", PIXELS)
         self.sizes = vae_sizes(self.schedule.scales, self.patchify)
         vae = Autoencoder(preset.tokenizer)
-        vae.load_state_dict(in_float(data / "tokenizer" / "vae.safetensors"))
+        vae.load_state_dict(in_float(vae_file))
         self.vae = vae.to(device)
         self.rows = [row for row in load_rows(data) if not is_held_out(row)]
         known = {row["id"]: i for i, row in enumerate(load_rows(data))}
@@ -145,8 +147,12 @@ def main() -> None:
     parser.add_argument("--lr", type=float, default=2e-3)
     parser.add_argument("--decay", type=float, default=0.998, help="of the averaged weights")
     parser.add_argument(
+        "--stages", nargs=2, type=int, default=(800, 1400), help="steps that the first two end at"
+    )
+    parser.add_argument(
         "--from-shipped", action="store_true", help="begin with the weights in the package"
     )
+    parser.add_argument("--preset", type=Path, help="another transformer: its preset, own.yaml")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     args = parser.parse_args()
@@ -154,21 +160,26 @@ def main() -> None:
     torch.manual_seed(0)
     torch.set_flush_denormal(True)
     device = torch.device(args.device)
-    preset = model_named("emoji")
-    bits = Bits(args.data, device)
+    preset = model_named(str(args.preset or "emoji"))
+    shipped_files = BUILT_IN / "emoji"
+    tokenizer_files = shipped_files if args.preset else args.data / "tokenizer"
+    bits = Bits(args.data, preset, tokenizer_files / "vae.safetensors", device)
     composer = Composer(args.data, bits.rows)
     wordings = Wordings(load_rows(args.data))
-    tokenizer = AutoTokenizer.from_pretrained(args.data / "text_tokenizer")
+    words_files = shipped_files / "text_encoder" if args.preset else args.data / "text_tokenizer"
+    tokenizer = AutoTokenizer.from_pretrained(words_files)
     encoder = text_encoder(len(tokenizer), preset.transformer.text_width)
     model = Infinity(preset.transformer, preset.tokenizer.token_bits)
     if args.from_shipped:
-        model.load_state_dict(in_float(BUILT_IN / "emoji" / "transformer.safetensors"))
-        words = in_float(BUILT_IN / "emoji" / "text_encoder" / "model.safetensors")
-        encoder.load_state_dict(words | {"encoder.embed_tokens.weight": words["shared.weight"]})
+        model.load_state_dict(in_float(shipped_files / "transformer.safetensors"))
     else:
         initialise(model)
+    if args.from_shipped or args.preset:
+        words = in_float(shipped_files / "text_encoder" / "model.safetensors")
+        encoder.load_state_dict(words | {"encoder.embed_tokens.weight": words["shared.weight"]})
+    encoder.requires_grad_(not args.preset)
     both = nn.ModuleDict({"transformer": model, "text": encoder}).to(device)
-    parameters = dict(both.named_parameters())
+    parameters = {name: p for name, p in both.named_parameters() if p.requires_grad}
     optimizers = optimizers_for(parameters, args.lr)
     average = Averaged(parameters, args.decay)
     checkpoint = args.out / "transformer.pt"
@@ -199,6 +210,8 @@ def main() -> None:
             part, rest = name.split(".", 1)
             parts[part][rest] = value
         save_file(shipped(parts["transformer"]), args.out / "transformer.safetensors")
+        if args.preset:
+            return
         folder = args.out / "text_encoder"
         encoder.config.save_pretrained(folder)
         save_file(shipped(parts["text"]), folder / "model.safetensors", metadata={"format": "pt"})
@@ -213,12 +226,16 @@ def main() -> None:
     signal.signal(signal.SIGTERM, stop)
     signal.signal(signal.SIGINT, stop)
     args.out.mkdir(parents=True, exist_ok=True)
+    if args.preset:
+        shutil.copytree(shipped_files / "text_encoder", args.out / "text_encoder", dirs_exist_ok=True)
+        shutil.copyfile(shipped_files / "vae.safetensors", args.out / "vae.safetensors")
+        shutil.copyfile(args.preset, args.out / args.preset.name)
     start = time.time()
     losses: dict[int, list[float]] = defaultdict(list)
     for step in range(first, args.steps):
         rng = np.random.default_rng((1, step))
         noise = torch.Generator().manual_seed(step)
-        share = next(s for until, s in STAGES if until is None or step < until)
+        share = STAGES[sum(step >= end for end in args.stages)]
         scales = int(rng.choice(list(BATCH), p=share))
         chosen = rng.choice(len(bits.rows), BATCH[scales], replace=False)
         composed = [composer.draw(rng) for _ in range(round(COMPOSED * len(chosen)))]

@@ -8,7 +8,8 @@ from torch import Tensor
 
 from scalekv.kv.coded.constants import Constants
 from scalekv.kv.coded.levels import OCTAVE
-from scalekv.kv.coded.units import BANDS
+from scalekv.kv.coded.signals import restored, write_back
+from scalekv.kv.coded.units import BANDS, MapUnits
 from scalekv.kv.schedule import Schedule
 
 
@@ -49,3 +50,22 @@ def turns_of(tokens: int, dim: int) -> Tensor:
     """(tokens, dim / 2) complex of length one."""
     angles = torch.arange(tokens)[:, None] * torch.linspace(1, 0.01, dim // 2)
     return torch.polar(torch.ones_like(angles), angles)
+
+
+def drawn(
+    constants: Constants, layer: int, parts: slice, units: MapUnits, pictures: int
+) -> tuple[Tensor, Tensor]:
+    """k and v (P * pictures, H, n, D) of a map, normal with the means and variances that the
+    constants say, turned by `turns_of`."""
+    generator = torch.Generator().manual_seed(units.number)
+    logs = constants.variances(layer, parts, units)  # (2, P, H, U, D)
+    spread = np.repeat(np.exp2(logs / (2 * OCTAVE)), units.sizes, axis=3)
+    sigma = torch.from_numpy(spread).float().transpose(3, 4).unsqueeze(4)
+    y = sigma * torch.randn((*sigma.shape[:4], pictures, units.tokens), generator=generator)
+    basis = torch.from_numpy(constants.basis[layer]).float().unsqueeze(1)
+    signals = restored((basis @ y.flatten(4)).view(y.shape), units)
+    signals += torch.from_numpy(constants.means(layer, parts, units.number))[..., None, None]
+    shape = (y.shape[1] * pictures, y.shape[2], units.tokens, y.shape[3])
+    k, v = torch.empty(shape), torch.empty(shape)
+    write_back(signals, turns_of(units.tokens, y.shape[3]), k, v)
+    return k, v

@@ -129,16 +129,40 @@ def test_more_bytes_are_nearer_to_the_full_cache() -> None:
     assert errors[-1] < errors[0] / 20
 
 
-def test_nothing_outlives_a_picture_and_pictures_in_a_row_are_as_alone() -> None:
-    constants = known()
-    caches = caches_for("10%", constants)
-    first = play(caches, seed=1)
-    second = play(caches, seed=2)
-    for ours, seed in ((first, 1), (second, 2)):
-        alone = play(caches_for("10%", constants), seed=seed)
+@settings(deadline=None, max_examples=15)
+@given(
+    sides=st.lists(st.tuples(st.integers(1, 7), st.integers(1, 7)), min_size=2, max_size=6),
+    heads=st.integers(1, 2),
+    dim=st.sampled_from([4, 8]),
+    pictures=st.integers(1, 2),
+    guided=st.booleans(),
+    percent=st.integers(2, 100),
+)
+def test_nothing_outlives_a_picture_and_pictures_in_a_row_are_as_alone(
+    sides: list[tuple[int, int]],
+    heads: int,
+    dim: int,
+    pictures: int,
+    guided: bool,
+    percent: int,
+) -> None:
+    schedule = Schedule(tuple(sides))
+    assume(percent * schedule.history >= 100)
+    constants = known(2, heads, dim, 4)
+    sequences = pictures * (2 if guided else 1)
+    text = f"{percent}%"
+    caches = caches_for(text, constants, guided)
+    try:
+        in_a_row = [play(caches, schedule, sequences, heads, dim, seed) for seed in (1, 2)]
+    except UserError as refused:
+        assume("no room" not in refused.what)
+        raise
+    for ours, seed in zip(in_a_row, (1, 2), strict=True):
+        alone = play(caches_for(text, constants, guided), schedule, sequences, heads, dim, seed)
         assert all(torch.equal(a, b) for a, b in zip(ours, alone, strict=True))
     caches.release()
     assert (caches.nbytes, caches.index_nbytes, caches.transient_nbytes) == (0, 0, 0)
+    assert all(cache.tokens == 0 and not cache.groups for cache in caches.layers)
 
 
 def test_what_keeps_its_bits_is_not_coded_again() -> None:
