@@ -3,9 +3,11 @@ history is coded, or of caches."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -49,48 +51,63 @@ class LayerCodec:
         self._constants, self._layer, self._slice, self._device = constants, layer, parts, device
         self._parts = parts.stop - parts.start
         self._layouts = Layouts(constants, layer, parts, device)
-        self._means16: dict[int, Tensor] = {}
 
     def encode(
-        self, k: Tensor, v: Tensor, turns: Tensor | None, units: MapUnits, threshold: int
+        self,
+        k: Tensor,
+        v: Tensor,
+        turns: Tensor | None,
+        units: MapUnits,
+        maps: Maps,
+        threshold: int,
     ) -> tuple[Tensor, Tensor]:
-        """A map's k and v (P * B, H, n, D) as coefficients in steps, and its gains; see
-        `signals_of` for `turns`."""
+        """A map's k and v (P * B, H, n, D) as coefficients in steps, and its gains.
+
+        Args:
+            turns: see `signals_of`.
+            units: of the map, one of `maps`, which are to be packed together.
+        """
         signals = signals_of(k, v, turns, self._parts)
         signals -= self._means(units.number)
         y = self._basis.mT @ transformed(signals, units).flatten(4)
         y = y.view(-1, signals.shape[4], units.tokens)
-        layout = self._layouts.of((units,), threshold)
-        values = _scaled(y, layout.inverse, layout)
-        gains = self._gains(_scaled(values.clone(), layout.deltas, layout), layout, signals.shape)
-        values *= self._by_channel(gains).reciprocal_()
-        return values, gains
+        layout = self._layouts.of(maps, threshold)
+        columns = layout.columns(units)
+        inverse, deltas = layout.inverse[:, columns], layout.deltas[:, columns]
+        y = _scaled(y, inverse, units.sizes)
+        gains = self._gains(y, deltas, units)
+        y.view(-1, self._constants.head_dim, *y.shape[1:]).div_(self._by_head(gains))
+        return y, gains
 
     def decode(self, coded: CodedMaps, turns: Tensor | None, k_out: Tensor, v_out: Tensor) -> None:
         """Writes what codes stand for into (P * B, H, n, D) tensors, n tokens of all the maps."""
         layout = self._layouts.of(coded.maps, coded.threshold)
         y = self._values(coded, layout, layout.steps)
-        first = 0
-        for units, gains in zip(coded.maps, coded.gains, strict=True):
-            y[..., first : first + units.tokens] *= self._by_channel(gains)
-            first += units.tokens
         heads, dim = self._constants.heads, self._constants.head_dim
+        gains = self._by_head(torch.stack(coded.gains, dim=-1))  # (2 P H, 1, B, maps)
+        tokens = [units.tokens for units in coded.maps]
+        by_map = y.view(-1, dim, *y.shape[1:]).split(tokens, dim=-1)
+        for piece, gain in zip(by_map, gains.unbind(-1), strict=True):
+            piece.mul_(gain)
         z = self._basis @ y.view(2, self._parts, heads, dim, -1)
         z = z.view(*z.shape[:4], coded.pictures, -1)
-        first = 0
-        for units in coded.maps:
-            piece = z[..., first : first + units.tokens]
-            torch.add(restored(piece, units), self._means(units.number), out=piece)
-            first += units.tokens
+        for units, piece in zip(coded.maps, z.split(tokens, dim=-1), strict=True):
+            mean = self._means(units.number)
+            torch.add(restored(piece, units), mean, out=piece)
         write_back(z, turns, k_out, v_out)
 
-    def coarser(self, coded: CodedMaps, threshold: int) -> Tensor | None:
-        """The coefficients in steps of a threshold that is not lower; None: no code changes."""
+    def coarser(self, coded: CodedMaps, maps: Maps, threshold: int) -> Tensor | None:
+        """The coefficients in steps of a threshold that is not lower; None: no code changes.
+
+        Args:
+            maps: those held and others behind them, which are to be packed together.
+        """
         old = self._layouts.of(coded.maps, coded.threshold)
-        new = self._layouts.of(coded.maps, threshold)
-        if old.counts == new.counts:  # a higher threshold gives no channel more bits
+        new = self._layouts.of(maps, threshold)
+        units = len(old.sizes)
+        if old.counts == new.counts[:units]:  # a higher threshold gives no channel more bits
             return None
-        return self._values(coded, old, old.steps * new.inverse)
+        return self._values(coded, old, old.steps * new.inverse[:, :units])
 
     def values(self, coded: CodedMaps) -> Tensor:
         """The coefficients in steps."""
@@ -102,54 +119,39 @@ class LayerCodec:
     ) -> CodedMaps:
         """The codes of coefficients in steps."""
         layout = self._layouts.of(maps, threshold)
-        levels: list[list[Tensor]] = [[] for _ in LEVELS]
-        for number, span in enumerate(layout.spans):
-            ordered = values[..., span].index_select(0, layout.order[number])
-            for level, piece in enumerate(ordered.split(layout.counts[number])):
-                levels[level].append(piece.flatten())
         parts = []
-        for bits, some_codes in zip(LEVELS[1:], levels[1:], strict=True):
-            codes = torch.cat(some_codes).add_(2 ** (bits - 1)).floor_().clamp_(0, 2**bits - 1)
+        for bits, level in zip(LEVELS[1:], layout.placement.gather(values), strict=True):
+            codes = level.add_(2 ** (bits - 1)).floor_().clamp_(0, 2**bits - 1)
             parts.append(pack(codes.to(torch.uint8), bits))
         return CodedMaps(maps, torch.cat(parts), gains, threshold, values.shape[1])
 
     def _values(self, coded: CodedMaps, layout: Layout, factor: Tensor | None) -> Tensor:
         """(C, B, n) coefficients in steps, times a factor (C, U)."""
-        pictures = coded.pictures
-        sizes = [layout.codes(level, pictures) for level in range(len(LEVELS))]
+        counts = [codes * coded.pictures for codes in layout.codes]
         packed = coded.codes.to(self._device, non_blocking=True).split(
-            [code_bytes(sum(sizes[i]), LEVELS[i]) for i in range(1, len(LEVELS))]
+            [code_bytes(count, bits) for count, bits in zip(counts, LEVELS[1:], strict=True)]
         )
         levels = [
-            unpack(piece, LEVELS[i], sum(sizes[i])).float().add_(0.5 - 2 ** (LEVELS[i] - 1))
-            for i, piece in enumerate(packed, start=1)
+            unpack(piece, bits, count).float().add_(0.5 - 2 ** (bits - 1))
+            for piece, bits, count in zip(packed, LEVELS[1:], counts, strict=True)
         ]
-        by_unit = [piece.split(sizes[i]) for i, piece in enumerate(levels, start=1)]
-        channels = layout.order.shape[1]
-        values = levels[0].new_empty((channels, pictures, layout.tokens))
-        for number, (span, size) in enumerate(zip(layout.spans, layout.sizes, strict=True)):
-            none = values.new_zeros((layout.counts[number][0], pictures, size))
-            piece = [level[number].view(-1, pictures, size) for level in by_unit]
-            ordered = torch.cat([none, *piece]).index_select(0, layout.places[number])
-            if factor is not None:
-                ordered *= factor[:, number, None, None]
-            values[..., span] = ordered
-        return values
+        values = layout.placement.scatter(levels, coded.pictures)
+        return values if factor is None else _scaled(values, factor, layout.sizes)
 
-    def _gains(self, z: Tensor, layout: Layout, shape: torch.Size) -> Tensor:
-        """The root of the mean square of coefficients (C, B, n) in standard deviations, of those
-        that have bits; the others are 0 here."""
-        energy = z.square_().view(shape).sum((3, 5))  # (2, P, H, B)
-        used = (layout.deltas > 0).float()
-        sizes = torch.tensor(layout.sizes, device=used.device)
-        count = (used * sizes).view(*shape[:4], -1).sum((3, 4)).unsqueeze(-1)
-        rms = torch.where(count > 0, (energy / count.clamp_min(1)).sqrt(), 1.0)
-        return rms.clamp(_LEAST_GAIN, _MOST_GAIN).half()
+    def _gains(self, y: Tensor, deltas: Tensor, units: MapUnits) -> Tensor:
+        """(2, P, H, B): the root of the mean square, in standard deviations, of coefficients
+        (C, B, n) in steps of `deltas` (C, U), of those that have bits; the others are 0 here."""
+        members, dim = _members(units, y.device), self._constants.head_dim
+        energy = (y.square() @ members).mul_(deltas.square().unsqueeze(1))
+        energy = energy.view(-1, dim, *energy.shape[1:]).sum((1, 3))
+        count = ((deltas > 0).float() @ members.sum(0)).view(-1, dim).sum(1, keepdim=True)
+        rms = (energy / count.clamp_min(1)).sqrt().clamp(_LEAST_GAIN, _MOST_GAIN)
+        return rms.view(2, self._parts, self._constants.heads, -1).half()
 
-    def _by_channel(self, gains: Tensor) -> Tensor:
-        """(2, P, H, B) to (C, B, 1) float32."""
-        gains = gains.to(self._device, non_blocking=True).float()
-        return gains.repeat_interleave(self._constants.head_dim, 2).flatten(0, 2)[..., None]
+    def _by_head(self, gains: Tensor) -> Tensor:
+        """(2, P, H, B, …) to (2 P H, 1, B, 1 or …) float32."""
+        gains = gains.to(self._device, non_blocking=True).float().flatten(0, 2).unsqueeze(1)
+        return gains.unsqueeze(-1) if gains.ndim == 3 else gains.unsqueeze(-2)
 
     @cached_property
     def _basis16(self) -> Tensor:
@@ -160,12 +162,16 @@ class LayerCodec:
         """(2, 1, H, D, D) float32."""
         return self._basis16.float().unsqueeze(1)
 
+    @cached_property
+    def _means16(self) -> Tensor:
+        maps = range(self._constants.maps)
+        means = [self._constants.means(self._layer, self._slice, number) for number in maps]
+        return torch.from_numpy(np.stack(means, axis=-1)).to(self._device, torch.float16)
+
     def _means(self, number: int) -> Tensor:
         """(2, P, H, D, 1, 1) float32 of map `number`; kept as float16, the same both ways."""
-        if number not in self._means16:
-            means = self._constants.means(self._layer, self._slice, number)
-            self._means16[number] = torch.from_numpy(means).to(self._device, torch.float16)
-        return self._means16[number].float()[..., None, None]
+        mean = self._means16[..., min(number, self._constants.maps - 1)]
+        return mean.float()[..., None, None]
 
 
 @lru_cache(maxsize=256)
@@ -174,8 +180,18 @@ def codec_of(constants: Constants, layer: int, guided: bool, device: torch.devic
     return LayerCodec(constants, layer, GUIDED if guided else ALONE, device)
 
 
-def _scaled(x: Tensor, factor: Tensor, layout: Layout) -> Tensor:
-    """x (C, B, n) times a factor (C, U), in place."""
-    for number, span in enumerate(layout.spans):
-        x[..., span] *= factor[:, number, None, None]
+# An ordinary tensor even under inference mode: it is kept, and used outside of it too.
+@lru_cache(maxsize=256)
+@torch.inference_mode(False)
+def _members(units: MapUnits, device: torch.device) -> Tensor:
+    """(n, U) float32: 1 where a coefficient is of a unit."""
+    unit = np.repeat(np.arange(len(units.sizes)), units.sizes)
+    return torch.from_numpy(np.eye(len(units.sizes), dtype=np.float32)[unit]).to(device)
+
+
+def _scaled(x: Tensor, factor: Tensor, sizes: Sequence[int]) -> Tensor:
+    """x (C, B, n) times a factor (C, U) by unit, in place."""
+    by_unit = x.split(list(sizes), dim=2)
+    for unit, its in zip(by_unit, factor[:, None, None].unbind(-1), strict=True):
+        unit.mul_(its)
     return x

@@ -67,14 +67,14 @@ class CodedHistory:
                 continue
             values, gains = [], list(old.gains) if old is not None else []
             if old is not None:
-                coarser = self._codec.coarser(old, threshold)
+                coarser = self._codec.coarser(old, maps, threshold)
                 values.append(self._codec.values(old) if coarser is None else coarser)
                 self._forget(number)
             for units in maps[len(gains) :]:
                 rows = self._rows((units,))
                 here = None if turns is None else turns[rows]
                 value, gain = self._codec.encode(
-                    k[:, :, rows], v[:, :, rows], here, units, threshold
+                    k[:, :, rows], v[:, :, rows], here, units, maps, threshold
                 )
                 values.append(value)
                 gains.append(self._place(gain))
@@ -83,7 +83,7 @@ class CodedHistory:
 
     def _coarsen(self, number: int, threshold: int) -> None:
         old = self._held[number]
-        values = self._codec.coarser(old, threshold)
+        values = self._codec.coarser(old, old.maps, threshold)
         if values is None:
             self._held[number] = replace(old, threshold=threshold)
             return

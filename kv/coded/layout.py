@@ -7,7 +7,6 @@ from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import accumulate
 from typing import Any
 
 import numpy as np
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from scalekv.kv.coded.constants import Constants
 from scalekv.kv.coded.levels import KEPT, LEVELS, OCTAVE, OFFSETS, STEPS
+from scalekv.kv.coded.placement import Placement, placement_of
 from scalekv.kv.coded.units import MapUnits
 
 Maps = tuple[MapUnits, ...]
@@ -28,50 +28,41 @@ class Layout:
     """Quantisers of some maps in a row, and where each coefficient's code lies. Rows are the
     C = 2 P H D channels: keys before values, middle before side, heads, channels of the basis.
 
-    Codes are sorted by level, from 1 bit on; in a level by map and unit; in a unit by channel; in a
-    channel by picture, then coefficient.
-
     Attributes:
         sizes: coefficients of each of the U units of all maps.
-        order: (U, C) int32 channels sorted by level.
-        places: (U, C) int32: where among the sorted channels each one is.
+        codes: of each level above 0, of one picture.
+        counts: [unit][level] channels.
         steps: (C, U) float32 of the quantiser, for a gain of 1; 0 for no bits.
         deltas: (C, U) float32: the same in standard deviations.
-        counts: [unit][level] channels.
+        placement: where the codes lie.
     """
 
     maps: Maps
     sizes: tuple[int, ...]
-    order: Tensor
-    places: Tensor
+    codes: tuple[int, ...]
+    counts: tuple[tuple[int, ...], ...]
     steps: Tensor
     deltas: Tensor
-    counts: tuple[tuple[int, ...], ...]
+    placement: Placement
 
     @property
     def nbytes(self) -> int:
         """Of its tensors, once all are made."""
-        return self.order.nbytes + self.places.nbytes + 3 * self.steps.nbytes
+        return self.placement.nbytes + 3 * self.steps.nbytes
 
-    @property
-    def tokens(self) -> int:
-        """Of all maps."""
-        return sum(self.sizes)
-
-    @cached_property
-    def spans(self) -> tuple[slice, ...]:
-        """Where each unit lies among the coefficients of all maps."""
-        ends = accumulate(self.sizes)
-        return tuple(slice(end - n, end) for end, n in zip(ends, self.sizes, strict=True))
+    def columns(self, units: MapUnits) -> slice:
+        """Which of the U units are those of one of the maps."""
+        first = 0
+        for one in self.maps:
+            if one is units:
+                break
+            first += len(one.sizes)
+        return slice(first, first + len(units.sizes))
 
     @cached_property
     def inverse(self) -> Tensor:
         """(C, U) float32: 1 / steps, and 0 for no bits."""
         return torch.where(self.steps > 0, 1 / self.steps, 0)
-
-    def codes(self, level: int, pictures: int) -> list[int]:
-        """How many of a level there are in each unit, of all pictures together."""
-        return [n * row[level] * pictures for n, row in zip(self.sizes, self.counts, strict=True)]
 
 
 class Layouts:
@@ -106,23 +97,20 @@ class Layouts:
             levels += q >= threshold + offset
         deltas = np.array([STEPS[bits] for bits in LEVELS], dtype=np.float32)[levels]
         steps = deltas * np.exp2(variances.astype(np.float32) / (2 * OCTAVE))
-        order = np.argsort(levels.T, axis=1, kind="stable").astype(np.int32)
-        places = np.empty_like(order)
-        channels = np.broadcast_to(np.arange(len(q), dtype=np.int32), order.shape)
-        np.put_along_axis(places, order, channels, axis=1)
         counts = [np.bincount(column, minlength=len(LEVELS)).tolist() for column in levels.T]
+        sizes = [size for units in maps for size in units.sizes]
 
         def there(x: NDArray[Any]) -> Tensor:
             return torch.from_numpy(x).to(self._device)
 
         return Layout(
             maps=maps,
-            sizes=tuple(size for units in maps for size in units.sizes),
-            order=there(order),
-            places=there(places),
+            sizes=tuple(sizes),
+            codes=tuple((np.array(sizes) @ np.array(counts))[1:].tolist()),
+            counts=tuple(map(tuple, counts)),
             steps=there(steps),
             deltas=there(deltas),
-            counts=tuple(map(tuple, counts)),
+            placement=placement_of(levels, sizes, self._device),
         )
 
     def _units(self, maps: Maps, of: Callable[..., Whole]) -> Whole:

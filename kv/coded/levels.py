@@ -54,5 +54,11 @@ KEPT = 32 << 20
 """Bytes of tables of where codes lie that are kept, of all layers; others are made whenever they
 are needed."""
 
-PLACE_BYTES = 20
-"""Of such a table for one channel of one unit: two places, and three factors, 4 bytes each."""
+SMALL = 1 << 19
+"""Maps of up to so many coefficients have a table with a place for every one of them."""
+
+PLACE_BYTES = 8
+"""Of such a table for one coefficient; of larger maps', for one channel of one unit."""
+
+FACTOR_BYTES = 12
+"""Of three factors for one channel of one unit."""

@@ -3,6 +3,8 @@ for."""
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -40,16 +42,19 @@ def _packed(codes: Tensor, piece: int) -> Tensor:
     per_byte = 8 // piece
     size = code_bytes(len(codes), piece)
     rows = F.pad(codes, (0, size * per_byte - len(codes))).view(per_byte, size)
-    packed = rows[0].clone()
-    for number in range(1, per_byte):
-        packed |= rows[number] << (number * piece)
-    return packed
+    return (rows << _shifts(piece, codes.device)).sum(0, dtype=torch.uint8)
 
 
 def _unpacked(packed: Tensor, piece: int) -> Tensor:
     if piece == 8:
         return packed
-    rows = packed.new_empty((8 // piece, len(packed)))
-    for number, row in enumerate(rows):
-        torch.bitwise_right_shift(packed, number * piece, out=row)
+    rows = packed >> _shifts(piece, packed.device)
     return rows.bitwise_and_(2**piece - 1).flatten()
+
+
+# An ordinary tensor even under inference mode: it is kept, and used outside of it too.
+@lru_cache(maxsize=32)
+@torch.inference_mode(False)
+def _shifts(piece: int, device: torch.device) -> Tensor:
+    """(codes a byte, 1) uint8: how far each is shifted."""
+    return torch.arange(0, 8, piece, dtype=torch.uint8, device=device).unsqueeze(1)

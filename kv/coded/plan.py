@@ -10,8 +10,8 @@ from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.shapes import uniform
 from scalekv.kv.coded.allocation import Allocation, allocate
 from scalekv.kv.coded.constants import Constants
-from scalekv.kv.coded.levels import KEPT, PLACE_BYTES
-from scalekv.kv.coded.units import WHOLE, groups_of, units_of
+from scalekv.kv.coded.levels import FACTOR_BYTES, KEPT, PLACE_BYTES, SMALL
+from scalekv.kv.coded.units import WHOLE, groups_of
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CachePrediction, CacheShape
 from scalekv.kv.schedule import Schedule
@@ -99,9 +99,12 @@ def decoding_bytes(schedule: Schedule, shape: CacheShape) -> int:
 
 def table_bytes(schedule: Schedule, shape: CacheShape, first: int) -> int:
     """Bytes of the tables of where codes lie, at most; `first` is the first coded scale."""
-    units = [len(one.sizes) for one in units_of(schedule)]
-    tokens_coded = 0
-    for scale in range(first, len(schedule)):  # of all held maps, under two thresholds; the newest
-        tokens_coded += 2 * sum(units[:scale]) + units[scale - 1]
     channels = 2 * min(shape.sequences, 2) * shape.heads * shape.head_dim
-    return min(KEPT, tokens_coded * channels * PLACE_BYTES * shape.layers)
+    total = 0
+    for scale in range(first, len(schedule)):
+        for group in groups_of(schedule):
+            held = [one for one in group if one.number < scale]
+            units, tokens = sum(len(one.sizes) for one in held), sum(one.tokens for one in held)
+            places = tokens if channels * tokens <= SMALL else units
+            total += channels * (PLACE_BYTES * places + FACTOR_BYTES * units)
+    return min(KEPT, total * shape.layers)

@@ -6,6 +6,8 @@ constants; nothing of weights.
 
 from __future__ import annotations
 
+from functools import cache
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -15,6 +17,7 @@ from scalekv.kv.coded.constants import Constants
 SOURCE = "emoji"
 
 
+@cache
 def stretched(layers: int, heads: int, dim: int) -> Constants:
     """Constants for so many layers, heads and channels a head; later maps are like the last one."""
     known: Constants = calibration_of("coded", SOURCE)

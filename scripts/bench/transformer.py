@@ -105,9 +105,7 @@ class TimedSide:
             return whole
         # of a model cut short, the drafters that are left
         drafters = [tuple(d for d in row if d < depth) for row in whole.drafters]
-        cut = capacities_for(
-            schedule, depth, drafters, whole.mean, whole.window, label=whole.label
-        )
+        cut = capacities_for(schedule, depth, drafters, whole.mean, whole.window, label=whole.label)
         return replace(cut, percent=whole.percent)
 
 

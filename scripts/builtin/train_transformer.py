@@ -227,7 +227,9 @@ def main() -> None:
     signal.signal(signal.SIGINT, stop)
     args.out.mkdir(parents=True, exist_ok=True)
     if args.preset:
-        shutil.copytree(shipped_files / "text_encoder", args.out / "text_encoder", dirs_exist_ok=True)
+        shutil.copytree(
+            shipped_files / "text_encoder", args.out / "text_encoder", dirs_exist_ok=True
+        )
         shutil.copyfile(shipped_files / "vae.safetensors", args.out / "vae.safetensors")
         shutil.copyfile(args.preset, args.out / args.preset.name)
     start = time.time()

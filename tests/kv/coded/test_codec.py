@@ -99,12 +99,12 @@ def _coded(
 def _one(
     codec: LayerCodec, k: Tensor, v: Tensor, turns: Tensor, units: MapUnits, threshold: int
 ) -> CodedMaps:
-    values, gains = codec.encode(k, v, turns, units, threshold)
+    values, gains = codec.encode(k, v, turns, units, (units,), threshold)
     return codec.packed(values, (units,), (gains,), threshold)
 
 
 def _coarser(codec: LayerCodec, coded: CodedMaps, threshold: int) -> CodedMaps:
-    values = codec.coarser(coded, threshold)
+    values = codec.coarser(coded, coded.maps, threshold)
     return coded if values is None else codec.packed(values, coded.maps, coded.gains, threshold)
 
 
@@ -194,7 +194,7 @@ def test_recoding_equals_coding_with_fewer_bits() -> None:
     assert again.codes.nbytes == coarse.codes.nbytes
     direct, twice = (_error(codec, coded, turns, k, v) for coded in (coarse, again))
     assert twice < 1.3 * direct
-    assert codec.coarser(fine, -900) is None
+    assert codec.coarser(fine, fine.maps, -900) is None
 
 
 def test_pictures_together_decode_as_each_alone() -> None:
