@@ -26,6 +26,7 @@ from scalekv.kv.caches.attending import (
     out_of_turn,
 )
 from scalekv.kv.caches.choosing import Asked, RawQueries, alike
+from scalekv.kv.caches.halves import HalvesStorage
 from scalekv.kv.caches.held import HeldFormat
 from scalekv.kv.caches.layer import LayerCache
 from scalekv.kv.caches.layout import by_token, empty
@@ -314,6 +315,8 @@ class Caches:
         self._rooms = rooms(schedule, len(self.layers), heads, self._limits)
         on_host = self._kv_device == "cpu" and like.device.type != "cpu"
         self._storage = HeldFormat(precision, len(schedule) - 1, on_host)
+        if precision.quantised and self._guided is not None and self._limits is None:
+            self._storage = HalvesStorage(precision, len(schedule) - 1, self._guided, on_host)
         if isinstance(self.policy, Stores):
             assert self.budget is not None, "a policy that stores in its own way takes a budget"
             self._storage = self.policy.storage(self.budget, shape, self._guided, like, on_host)

@@ -197,7 +197,7 @@ class Quantised:
         """`shape` is (B, h, room, D); tokens may come from as many as `scales` maps."""
         self._empty, self._scales = empty, scales
         batch, heads, self.room, dim = shape
-        self._bits = bits
+        self._bits, self._dim = bits, dim
         codes, half = (*shape[:3], dim * bits // 8), torch.float16
         self._k, self._v = (empty(codes, dtype=torch.uint8) for _ in range(2))
         self._v_scale, self._v_zero = (empty((*shape[:3], 1), dtype=half) for _ in range(2))
@@ -223,14 +223,14 @@ class Quantised:
                 for x in (self._k, self._v, self._v_scale, self._v_zero)
             )
             scale, zero = (picked(x, sources[..., span]) for x in (k_scale, k_zero))
-            k_out[:, :, span] = restore(k, self._bits, scale, zero)
-            v_out[:, :, span] = restore(v, self._bits, v_scale, v_zero)
+            k, v = restore(k, self._bits, scale, zero), restore(v, self._bits, v_scale, v_zero)
+            k_out[:, :, span], v_out[:, :, span] = self._tokens_of(k, v, start)
 
     def write(self, first: int, part: Part, source: Held | None) -> None:
         """See `Held`."""
         assert source is None or isinstance(source, Quantised), type(source)
         heads = slice(first, first + part.kv.shape[2])
-        k, v = part.kv[:, :, :, part.old :]
+        k, v = self._signals(*part.kv[:, :, :, part.old :], part.old)
         k_codes, (k_scale, k_zero) = quantise(k, self._bits, dim=2)
         v_codes, (v_scale, v_zero) = quantise(v, self._bits, dim=3)
         for mine, theirs, new in zip(
@@ -263,14 +263,21 @@ class Quantised:
 
     def first(self, sequences: int) -> Quantised:
         """See `Held`."""
-        _, heads, _, packed = self._k.shape
-        shape = (sequences, heads, self.room, packed * 8 // self._bits)
+        shape = (sequences, self._k.shape[1], self.room, self._dim)
         with torch.inference_mode(False):
             fewer = Quantised(self._empty, shape, self._bits, self._scales)
         mine, theirs = (*self._tokens, *self._channels), (*fewer._tokens, *fewer._channels)
         for x, out in zip(mine, theirs, strict=True):
             out.copy_(x[:sequences], non_blocking=True)
         return fewer
+
+    def _signals(self, k: Tensor, v: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """What is quantised of k and v (B, h, n, D), tokens from `start` on: they themselves."""
+        return k, v
+
+    def _tokens_of(self, k: Tensor, v: Tensor, start: int) -> tuple[Tensor, Tensor]:
+        """The inverse of `_signals`."""
+        return k, v
 
     @property
     def _channels(self) -> tuple[Tensor, Tensor]:

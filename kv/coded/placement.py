@@ -1,5 +1,5 @@
-"""Which coefficient each code of a level belongs to: two ways to say it, and to move numbers between
-coefficients and codes. Knows channels, units and levels; nothing of what the numbers are.
+"""Which coefficient each code of a level belongs to: two ways to say it, and to move numbers
+between coefficients and codes. Knows channels, units and levels; nothing of what the numbers are.
 
 Codes are sorted by level, from 1 bit on. Both ways hold as many codes of each level.
 """

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from scalekv.kv.coded.units import WHOLE, MapUnits
+from scalekv.kv.halves import both_halves, middle_and_side, turned
 
 
 def signals_of(k: Tensor, v: Tensor, turns: Tensor | None, parts: int) -> Tensor:
@@ -23,11 +24,10 @@ def signals_of(k: Tensor, v: Tensor, turns: Tensor | None, parts: int) -> Tensor
     """
     keys = k.float()
     if turns is not None:
-        pairs = torch.view_as_complex(keys.unflatten(-1, (-1, 2)))
-        keys = torch.view_as_real(pairs * turns.conj()).flatten(-2)
+        keys = turned(keys, turns.conj())
     both = torch.stack((keys, v.float())).unflatten(1, (parts, -1))  # (2, P, B, H, n, D)
     if parts == 2:
-        both = torch.stack((both[:, 0] + both[:, 1], both[:, 0] - both[:, 1]), dim=1).mul_(0.5)
+        both = middle_and_side(both[:, 0], both[:, 1], dim=1)
     signals: Tensor = both.permute(0, 1, 3, 5, 2, 4).contiguous()
     return signals
 
@@ -35,12 +35,10 @@ def signals_of(k: Tensor, v: Tensor, turns: Tensor | None, parts: int) -> Tensor
 def write_back(signals: Tensor, turns: Tensor | None, k_out: Tensor, v_out: Tensor) -> None:
     """The inverse, into (P * B, H, n, D) tensors of any dtype and strides."""
     if signals.shape[1] == 2:
-        middle, side = signals[:, 0], signals[:, 1]
-        signals = torch.stack((middle + side, middle - side), dim=1)
+        signals = both_halves(signals[:, 0], signals[:, 1], dim=1)
     keys, values = signals.permute(0, 1, 4, 2, 5, 3).flatten(1, 2)
     if turns is not None:
-        pairs = torch.view_as_complex(keys.contiguous().unflatten(-1, (-1, 2)))
-        keys = torch.view_as_real(pairs * turns).flatten(-2)
+        keys = turned(keys, turns)
     k_out.copy_(keys)
     v_out.copy_(values)
 

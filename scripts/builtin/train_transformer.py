@@ -6,9 +6,9 @@ Needs the data set, the text tokenizer and a trained picture tokenizer in --data
 interrupt or SIGTERM ends it at the next step with a checkpoint, and a second call goes on from
 there; `--from-shipped` begins with the weights the package carries instead. The learning rate
 stays up until the last `--cooldown` steps before `--steps`, so a run may be given any end while
-it runs: stop it and call it again with the end. `--preset OWN.yaml` trains another transformer, from
-nothing, behind the package's picture tokenizer and text encoder as they are, and leaves a whole
-model in --out: `--model OUT/OWN.yaml`. Coarse scales are learned first and most: a step
+it runs: stop it and call it again with the end. `--preset OWN.yaml` trains another transformer,
+from nothing, behind the package's picture tokenizer and text encoder as they are, and leaves a
+whole model in --out: `--model OUT/OWN.yaml`. Coarse scales are learned first and most: a step
 trains on the first 5, 6 or 7 scales. A fifth of the pictures is composed of drawings; three in ten
 of the others are asked for among words that name nothing.
 """
