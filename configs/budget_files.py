@@ -90,6 +90,12 @@ def calibration_file(name: str, model: str | None) -> Path | None:
     return path if model and path.is_file() else None
 
 
+def alternative_for(model: str) -> str | None:
+    """The policy that keeps every token in as many bytes, where a model comes with constants for
+    it."""
+    return "coded" if calibration_file("coded.safetensors", model) is not None else None
+
+
 _LISTED = "scalekv budgets lists the names"
 
 

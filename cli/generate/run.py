@@ -26,6 +26,7 @@ from scalekv.cli.plan.room import check_room, target_of
 from scalekv.cli.report.figures import memory_report, print_table
 from scalekv.cli.report.kinds import Kinds
 from scalekv.cli.report.running import Running
+from scalekv.configs.budget_files import alternative_for
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
@@ -231,6 +232,7 @@ def figures(pipeline: Pipeline, choices: Choices, kinds: Kinds) -> dict[str, Any
             stages.weights(),
             stages.sources,
             choices.sparsity,
+            alternative_for(choices.preset.name),
         ),
     }
 

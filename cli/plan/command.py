@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -213,14 +214,18 @@ def _figures(
 
 def _coded(work: Work) -> dict[str, Any]:
     """What there is to say of a coded cache: of this one, or that there could be one."""
-    from scalekv.configs.budget_files import calibration_file
-    from scalekv.kv.coded.plan import allocation_of, bytes_asked
+    from scalekv.configs.budget_files import alternative_for
+    from scalekv.kv.coded.plan import allocation_of, bytes_asked, calibration_bytes
 
     if work.budget is None:
         return {}
     if work.constants is None:
-        known = calibration_file("coded.safetensors", work.preset.name) is not None
-        return {"alternative": "coded" if known else None}
+        one = replace(work.shape, sequences=work.sequences // work.pictures)
+        device, host = calibration_bytes(work.schedule, one)
+        return {
+            "alternative": alternative_for(work.preset.name),
+            "calibrating_coded": {"device_bytes": device, "host_bytes": host},
+        }
     allocation = allocation_of(work.constants, work.budget, work.shape, work.guided)
     coded = allocation.first < len(work.schedule)
     return {
@@ -298,6 +303,14 @@ def _show(figures: dict[str, Any], console: Console) -> None:
         )
     elif figures.get("alternative"):
         lines.append("--policy coded keeps every token in as many bytes: docs/coded.md")
+    elif "calibrating_coded" in figures:
+        takes = figures["calibrating_coded"]
+        lines.append(
+            "--policy coded would keep every token in as many bytes (docs/coded.md), once "
+            "calibrate --coded has measured the model: that takes "
+            f"{human_bytes(takes['device_bytes'])} beside a full cache, and "
+            f"{human_bytes(takes['host_bytes'])} in the host's memory"
+        )
     for line in lines:
         console.print(line, markup=False, soft_wrap=True)
     console.print()

@@ -61,6 +61,7 @@ def memory_report(
     present: Mapping[str, Mapping[str, int]],
     read_from: Sequence[str],
     sparsity: Sparsity | None = None,
+    alternative: str | None = None,
 ) -> dict[str, Any]:
     """The figures of a run.
 
@@ -71,6 +72,7 @@ def memory_report(
         present: bytes of the weights by part that were there in each stage.
         read_from: what the peaks were read from, in words.
         sparsity: of the model's attention, where it was measured.
+        alternative: a policy that would keep every token in as many bytes, where there is one.
     """
     ratios = {name: cache[name] for name in ("ratio_history", "ratio_all") if name in cache}
     totals = {
@@ -90,6 +92,7 @@ def memory_report(
         },
         "read_from": list(read_from),
         **({} if sparsity is None else {"sparsity": sparsity.to_dict()}),
+        **({} if alternative is None else {"alternative": alternative}),
     }
 
 
@@ -174,6 +177,10 @@ def _cache_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
         last = tokens_bytes(cache["scales"][-1])
         share = f"{last / cache['full_bytes']:.1%} of the history" if cache["full_bytes"] else ""
         rows.append(("cache held, last scale", last, f"{share}; the peak is between scales"))
+    drops = "coded" not in cache and (cache.get("budget") or {}).get("evicts")
+    if drops and "alternative" in report:
+        remark = f"--policy {report['alternative']} keeps every token in as many: docs/coded.md"
+        rows.append(("  or, coded", cache["held_peak_bytes"], remark))
     if "coded" in cache:
         constants = int(cache["coded"]["constants_bytes"])
         share = (cache["held_peak_bytes"] + constants) / max(cache["full_bytes"], 1)

@@ -62,3 +62,6 @@ PLACE_BYTES = 8
 
 FACTOR_BYTES = 12
 """Of three factors for one channel of one unit."""
+
+QUERIES = 256
+"""At so many of a head's queries attention is looked at in one go, in a calibration."""

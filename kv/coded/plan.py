@@ -10,8 +10,8 @@ from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.shapes import uniform
 from scalekv.kv.coded.allocation import Allocation, allocate
 from scalekv.kv.coded.constants import Constants
-from scalekv.kv.coded.levels import FACTOR_BYTES, KEPT, PLACE_BYTES, SMALL
-from scalekv.kv.coded.units import WHOLE, groups_of
+from scalekv.kv.coded.levels import FACTOR_BYTES, KEPT, PLACE_BYTES, QUERIES, SMALL
+from scalekv.kv.coded.units import BANDS, WHOLE, groups_of
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CachePrediction, CacheShape
 from scalekv.kv.schedule import Schedule
@@ -108,3 +108,17 @@ def table_bytes(schedule: Schedule, shape: CacheShape, first: int) -> int:
             places = tokens if channels * tokens <= SMALL else units
             total += channels * (PLACE_BYTES * places + FACTOR_BYTES * units)
     return min(KEPT, total * shape.layers)
+
+
+def calibration_bytes(schedule: Schedule, shape: CacheShape) -> tuple[int, int]:
+    """Bytes that measuring the constants takes beside a full cache, at most: where attention
+    computes, one layer at a time; and in the host's memory, of all layers until they are known."""
+    heads, dim, tokens = shape.heads, shape.head_dim, schedule.total
+    width = heads * dim
+    reach = 2 * shape.sequences * tokens * width + 2 * tokens * width  # k and v; v in the metric
+    reach += 4 * heads * QUERIES * tokens + 4 * QUERIES * width + width * width
+    newest = max((units.tokens for group in groups_of(schedule) for units in group), default=0)
+    signals = 5 * 2 * shape.sequences * newest * width
+    scatter = 2 * shape.layers * heads * dim * dim
+    energy = 2 * 3 * shape.layers * width * (len(schedule) - 1) * BANDS
+    return 4 * max(reach, signals), 8 * (3 * scatter + 7 * energy)

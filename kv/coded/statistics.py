@@ -13,12 +13,12 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from scalekv.kv.coded.levels import QUERIES
 from scalekv.kv.coded.signals import signals_of, transformed
 from scalekv.kv.coded.units import BANDS, units_of
 from scalekv.kv.schedule import Schedule
 
 PARTS = 3  # middle, side, and the conditional half alone
-_QUERIES = 256  # of which attention is looked at in one go
 
 
 class Moments:
@@ -124,7 +124,7 @@ def reach_of_errors(q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> tuple[Te
     for queries, keys, values in zip(q, k.float(), v.float(), strict=True):
         lengths_of_values = ((values @ gram) * values).sum(-1)  # (H, T)
         by_key, by_value = (torch.zeros_like(lengths_of_values) for _ in range(2))
-        for stretch in queries.float().split(_QUERIES, dim=1):
+        for stretch in queries.float().split(QUERIES, dim=1):
             weights = (stretch @ keys.mT).softmax(-1)
             answers = weights @ values
             turned = answers @ gram

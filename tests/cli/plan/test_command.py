@@ -184,7 +184,10 @@ def test_a_coded_cache_is_planned_with_its_constants_apart(scalekv: Program) -> 
 def test_a_plan_mentions_the_coded_cache_where_there_are_constants(scalekv: Program) -> None:
     assert figures(scalekv, "plan")["alternative"] == "coded"
     assert "--policy coded" in scalekv("plan").out
-    assert figures(scalekv, *LARGE)["alternative"] is None
+    large = figures(scalekv, *LARGE)
+    assert large["alternative"] is None
+    assert 0 < large["calibrating_coded"]["device_bytes"] < 4 << 30
+    assert "calibrate --coded has measured" in " ".join(scalekv(*LARGE).out.split())
 
 
 @pytest.mark.parametrize(

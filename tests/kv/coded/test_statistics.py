@@ -10,9 +10,11 @@ from torch import Tensor
 from scalekv.kv.coded.constants import ALONE, GUIDED
 from scalekv.kv.coded.fitting import constants_from
 from scalekv.kv.coded.levels import OCTAVE
+from scalekv.kv.coded.plan import calibration_bytes
 from scalekv.kv.coded.signals import signals_of, transformed
 from scalekv.kv.coded.statistics import Measured, Moments, Spectra, measured, reach_of_errors
 from scalekv.kv.coded.units import BANDS, units_of
+from scalekv.kv.memory.predicted import CacheShape
 from scalekv.kv.schedule import Schedule
 from tests.infinity_patch.counting import Counting, shapes_only
 from tests.kv.coded.made import smooth, turns_of
@@ -144,3 +146,5 @@ def test_one_layers_statistics_at_1m_take_little_memory(heads: int, most: int) -
     with torch.inference_mode(), shapes_only(), Counting() as counting:
         reach_of_errors(q, k, v, output)
     assert counting.peak < most
+    planned, _ = calibration_bytes(schedule, CacheShape(1, 2, heads, dim, 2, 2))
+    assert counting.peak <= planned <= 1.5 * counting.peak
