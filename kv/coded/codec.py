@@ -20,6 +20,8 @@ from scalekv.kv.coded.units import MapUnits
 
 _LEAST_GAIN, _MOST_GAIN = 0.25, 4.0
 
+_TOGETHER = 1 << 19  # coefficients that are worked on in one go: as many as caches have room for
+
 
 @dataclass(frozen=True, eq=False)
 class CodedMaps:
@@ -67,34 +69,41 @@ class LayerCodec:
             turns: see `signals_of`.
             units: of the map, one of `maps`, which are to be packed together.
         """
-        signals = signals_of(k, v, turns, self._parts)
-        signals -= self._means(units.number)
-        y = self._basis.mT @ transformed(signals, units).flatten(4)
-        y = y.view(-1, signals.shape[4], units.tokens)
         layout = self._layouts.of(maps, threshold)
         columns = layout.columns(units)
-        inverse, deltas = layout.inverse[:, columns], layout.deltas[:, columns]
-        y = _scaled(y, inverse, units.sizes)
-        gains = self._gains(y, deltas, units)
-        y.view(-1, self._constants.head_dim, *y.shape[1:]).div_(self._by_head(gains))
-        return y, gains
+        inverse, deltas = (
+            self._by_head(x[:, columns]).unsqueeze(4) for x in (layout.inverse, layout.deltas)
+        )
+        shape = (2, self._parts, *self._sizes, len(k) // self._parts, units.tokens)
+        y, gains = k.new_empty(shape, dtype=torch.float32), []
+        for heads in self._stretches(shape[4] * shape[5]):
+            signals = signals_of(k[:, heads], v[:, heads], turns, self._parts)
+            signals -= self._means(units.number)[:, :, heads]
+            part = self._basis[:, :, heads].mT @ transformed(signals, units).flatten(4)
+            part = _scaled(part.view(signals.shape), inverse[:, :, heads], units.sizes)
+            gain = _gains(part, deltas[:, :, heads], units)
+            torch.div(part, gain[:, :, :, None, :, None].float(), out=part)
+            y[:, :, heads] = part
+            gains.append(gain)
+        return y.view(-1, *shape[4:]), torch.cat(gains, dim=2)
 
     def decode(self, coded: CodedMaps, turns: Tensor | None, k_out: Tensor, v_out: Tensor) -> None:
         """Writes what codes stand for into (P * B, H, n, D) tensors, n tokens of all the maps."""
         layout = self._layouts.of(coded.maps, coded.threshold)
-        y = self._values(coded, layout, layout.steps)
-        heads, dim = self._constants.heads, self._constants.head_dim
-        gains = self._by_head(torch.stack(coded.gains, dim=-1))  # (2 P H, 1, B, maps)
+        y = self._by_head(self._values(coded, layout))
+        gains = torch.stack(coded.gains, dim=-1).to(self._device, non_blocking=True).float()
+        gains = gains.repeat_interleave(
+            layout.units_of_maps, dim=-1, output_size=len(layout.sizes)
+        )  # (2, P, H, B, U)
+        factors = self._by_head(layout.steps).unsqueeze(4) * gains.unsqueeze(3)
         tokens = [units.tokens for units in coded.maps]
-        by_map = y.view(-1, dim, *y.shape[1:]).split(tokens, dim=-1)
-        for piece, gain in zip(by_map, gains.unbind(-1), strict=True):
-            piece.mul_(gain)
-        z = self._basis @ y.view(2, self._parts, heads, dim, -1)
-        z = z.view(*z.shape[:4], coded.pictures, -1)
-        for units, piece in zip(coded.maps, z.split(tokens, dim=-1), strict=True):
-            mean = self._means(units.number)
-            torch.add(restored(piece, units), mean, out=piece)
-        write_back(z, turns, k_out, v_out)
+        for heads in self._stretches(coded.pictures * sum(tokens)):
+            part = _scaled(y[:, :, heads], factors[:, :, heads], layout.sizes)
+            z = (self._basis[:, :, heads] @ part.flatten(4)).view(part.shape)
+            for units, piece in zip(coded.maps, z.split(tokens, dim=-1), strict=True):
+                mean = self._means(units.number)[:, :, heads]
+                torch.add(restored(piece, units), mean, out=piece)
+            write_back(z, turns, k_out[:, heads], v_out[:, heads])
 
     def coarser(self, coded: CodedMaps, maps: Maps, threshold: int) -> Tensor | None:
         """The coefficients in steps of a threshold that is not lower; None: no code changes.
@@ -107,12 +116,13 @@ class LayerCodec:
         units = len(old.sizes)
         if old.counts == new.counts[:units]:  # a higher threshold gives no channel more bits
             return None
-        return self._values(coded, old, old.steps * new.inverse[:, :units])
+        factors = (old.steps * new.inverse[:, :units]).unsqueeze(1)
+        return _scaled(self._values(coded, old), factors, old.sizes)
 
     def values(self, coded: CodedMaps) -> Tensor:
         """The coefficients in steps."""
         layout = self._layouts.of(coded.maps, coded.threshold)
-        return self._values(coded, layout, None)
+        return self._values(coded, layout)
 
     def packed(
         self, values: Tensor, maps: Maps, gains: tuple[Tensor, ...], threshold: int
@@ -125,8 +135,8 @@ class LayerCodec:
             parts.append(pack(codes.to(torch.uint8), bits))
         return CodedMaps(maps, torch.cat(parts), gains, threshold, values.shape[1])
 
-    def _values(self, coded: CodedMaps, layout: Layout, factor: Tensor | None) -> Tensor:
-        """(C, B, n) coefficients in steps, times a factor (C, U)."""
+    def _values(self, coded: CodedMaps, layout: Layout) -> Tensor:
+        """(C, B, n) coefficients in steps."""
         counts = [codes * coded.pictures for codes in layout.codes]
         packed = coded.codes.to(self._device, non_blocking=True).split(
             [code_bytes(count, bits) for count, bits in zip(counts, LEVELS[1:], strict=True)]
@@ -135,23 +145,21 @@ class LayerCodec:
             unpack(piece, bits, count).float().add_(0.5 - 2 ** (bits - 1))
             for piece, bits, count in zip(packed, LEVELS[1:], counts, strict=True)
         ]
-        values = layout.placement.scatter(levels, coded.pictures)
-        return values if factor is None else _scaled(values, factor, layout.sizes)
+        return layout.placement.scatter(levels, coded.pictures)
 
-    def _gains(self, y: Tensor, deltas: Tensor, units: MapUnits) -> Tensor:
-        """(2, P, H, B): the root of the mean square, in standard deviations, of coefficients
-        (C, B, n) in steps of `deltas` (C, U), of those that have bits; the others are 0 here."""
-        members, dim = _members(units, y.device), self._constants.head_dim
-        energy = (y.square() @ members).mul_(deltas.square().unsqueeze(1))
-        energy = energy.view(-1, dim, *energy.shape[1:]).sum((1, 3))
-        count = ((deltas > 0).float() @ members.sum(0)).view(-1, dim).sum(1, keepdim=True)
-        rms = (energy / count.clamp_min(1)).sqrt().clamp(_LEAST_GAIN, _MOST_GAIN)
-        return rms.view(2, self._parts, self._constants.heads, -1).half()
+    def _by_head(self, x: Tensor) -> Tensor:
+        """(C, …) as (2, P, H, D, …)."""
+        return x.reshape(2, self._parts, *self._sizes, *x.shape[1:])
 
-    def _by_head(self, gains: Tensor) -> Tensor:
-        """(2, P, H, B, …) to (2 P H, 1, B, 1 or …) float32."""
-        gains = gains.to(self._device, non_blocking=True).float().flatten(0, 2).unsqueeze(1)
-        return gains.unsqueeze(-1) if gains.ndim == 3 else gains.unsqueeze(-2)
+    @property
+    def _sizes(self) -> tuple[int, int]:
+        return self._constants.heads, self._constants.head_dim
+
+    def _stretches(self, coefficients: int) -> list[slice]:
+        """Heads that are worked on in one go, so many coefficients in each channel."""
+        heads, dim = self._sizes
+        together = max(_TOGETHER // (2 * self._parts * dim * max(coefficients, 1)), 1)
+        return [slice(first, first + together) for first in range(0, heads, together)]
 
     @cached_property
     def _basis16(self) -> Tensor:
@@ -189,9 +197,20 @@ def _members(units: MapUnits, device: torch.device) -> Tensor:
     return torch.from_numpy(np.eye(len(units.sizes), dtype=np.float32)[unit]).to(device)
 
 
-def _scaled(x: Tensor, factor: Tensor, sizes: Sequence[int]) -> Tensor:
-    """x (C, B, n) times a factor (C, U) by unit, in place."""
-    by_unit = x.split(list(sizes), dim=2)
-    for unit, its in zip(by_unit, factor[:, None, None].unbind(-1), strict=True):
-        unit.mul_(its)
+def _gains(y: Tensor, deltas: Tensor, units: MapUnits) -> Tensor:
+    """(2, P, H, B) float16: the root of the mean square, in standard deviations, of coefficients
+    (2, P, H, D, B, n) in steps of `deltas` (2, P, H, D, 1, U), of those that have bits; the others
+    are 0 here."""
+    members = _members(units, y.device)
+    energy = (y.square() @ members).mul_(deltas.square()).sum((3, 5))
+    count = ((deltas > 0).float() @ members.sum(0)).sum(3)
+    rms = (energy / count.clamp_min(1)).sqrt()
+    return rms.clamp(_LEAST_GAIN, _MOST_GAIN).half()
+
+
+def _scaled(x: Tensor, factors: Tensor, sizes: Sequence[int]) -> Tensor:
+    """x (…, n) times factors (…, U) by unit, in place."""
+    by_unit = x.split(list(sizes), dim=-1)
+    for unit, factor in zip(by_unit, factors.unsqueeze(-1).unbind(-2), strict=True):
+        unit.mul_(factor)
     return x

@@ -60,6 +60,11 @@ class Layout:
         return slice(first, first + len(units.sizes))
 
     @cached_property
+    def units_of_maps(self) -> Tensor:
+        """(maps,) int64: how many of the U units are each one's."""
+        return torch.tensor([len(units.sizes) for units in self.maps], device=self.steps.device)
+
+    @cached_property
     def inverse(self) -> Tensor:
         """(C, U) float32: 1 / steps, and 0 for no bits."""
         return torch.where(self.steps > 0, 1 / self.steps, 0)
