@@ -26,7 +26,7 @@ import torch
 from scalekv.infinity_patch import Pipeline, load
 from scalekv.infinity_patch.asked.check import check
 from scalekv.kv.errors import UserError
-from scalekv.kv.policies.registry import policy_names
+from scalekv.kv.policies.registry import policy_and_file, policy_names
 from scripts.builtin.backbone import as_input, backbone, feature_distance
 from scripts.evaluate.fidelity_report import write_report
 from scripts.evaluate.measures import alike
@@ -190,10 +190,19 @@ def fid_table(pictures: Path, chosen: list[CacheVariant]) -> dict[str, float]:
     }
 
 
+def _policy(text: str) -> str:
+    """A policy's name, with the file it works from where it is not the model's own."""
+    if policy_and_file(text)[0] not in policy_names():
+        raise argparse.ArgumentTypeError(f"{text!r}: one of {', '.join(policy_names())}")
+    return text
+
+
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--policies", nargs="+", default=["scalekv"], choices=policy_names())
+    parser.add_argument(
+        "--policies", nargs="+", default=["scalekv"], type=_policy, metavar="NAME[:FILE]"
+    )
     parser.add_argument("--budgets", nargs="+", default=["20%", "10%"])
     parser.add_argument(
         "--kv-dtypes", nargs="+", default=["auto"], help="how held tokens are stored: auto, int8 …"

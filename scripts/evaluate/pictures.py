@@ -10,6 +10,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -36,7 +37,8 @@ class CacheVariant:
         if self.policy == "full" and self.kv_dtype == "auto":
             return "full"
         kept = "" if self.kv_dtype == "auto" else f"-{self.kv_dtype}"
-        return f"{self.policy}-{self.budget.rstrip('%')}{kept}"
+        name, _, _ = self.policy.partition(":")
+        return f"{name}-{Path(self.budget).name.rstrip('%')}{kept}"
 
 
 FULL = CacheVariant("full", "full")
