@@ -104,7 +104,7 @@ def main() -> None:
                     f"{run.peak / 1e9:.2f}",
                     str(int(away.max())),
                     f"{float(away.float().mean()):.3f}",
-                    f"{float((away == 0).float().mean()):.1%}",
+                    f"{float((away == 0).float().mean()):.2%}",
                 ]
             )
     columns = ["dtype", "maps", "seconds", "CPU seconds", "peak GB", "largest difference"]
