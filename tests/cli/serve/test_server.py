@@ -20,8 +20,9 @@ import openai
 import pytest
 from PIL import Image
 
+from scalekv.cli.pictures.folder import png_bytes
 from scalekv.cli.pictures.settings import read_picture
-from scalekv.cli.serve import guard, run, worker
+from scalekv.cli.serve import guard, run
 from tests.cli.conftest import StandIn
 from tests.cli.serve.conftest import Start
 
@@ -253,7 +254,8 @@ def test_fifty_clients_at_once(serve: Start, client: Client) -> None:
 def test_a_file_is_made_beside_the_next_picture(
     serve: Start, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    draw, make, begun = stand_in._picture, worker.png_bytes, []
+    draw = stand_in._picture
+    begun: list[Any] = []
     next_one = threading.Event()
 
     def drawn(*arguments: Any) -> Any:
@@ -264,10 +266,10 @@ def test_a_file_is_made_beside_the_next_picture(
 
     def made(*arguments: Any) -> bytes:
         assert next_one.wait(30)
-        return make(*arguments)
+        return png_bytes(*arguments)
 
     monkeypatch.setattr(stand_in, "_picture", drawn)
-    monkeypatch.setattr(worker, "png_bytes", made)
+    monkeypatch.setattr("scalekv.cli.serve.worker.png_bytes", made)
     address = serve().address
     with ThreadPoolExecutor() as pool:
         answers = [pool.submit(send, address, b'{"prompt": "x"}') for _ in range(2)]
