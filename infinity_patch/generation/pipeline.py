@@ -26,7 +26,7 @@ from scalekv.infinity_patch.generation.batching import (
 )
 from scalekv.infinity_patch.generation.patch import caches_of
 from scalekv.infinity_patch.generation.record import record
-from scalekv.infinity_patch.generation.scales import Drawn, scales_of
+from scalekv.infinity_patch.generation.scales import DrawnScales, scales_of
 from scalekv.infinity_patch.generation.turns import refuse_while_held, turn
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.infinity_patch.model.scale_loop import to_uint8
@@ -211,7 +211,7 @@ def _pictures(
                 on_progress(Progress(first, request.pictures, scale, scales, held, together))
 
         # 3. scales, with the caches patched in for this batch alone
-        drawn: Drawn | None
+        drawn: DrawnScales | None
         try:
             with _computing(pipeline, outer):
                 features = texts.of(batch)

@@ -38,7 +38,7 @@ Report = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Drawn:
+class DrawnScales:
     """What the scales of a batch came to.
 
     codes: summed, (B, b, H, W) float32; ledger: of the caches; finite: (B,) bool, whether each
@@ -71,7 +71,7 @@ def scales_of(
     texts: Sequence[Tensor],
     negative: Tensor | None,
     report: Report,
-) -> Drawn:
+) -> DrawnScales:
     """Draws a batch of pictures.
 
     Args:
@@ -119,7 +119,7 @@ def computed(
     rows: TextRows,
     sampler: BitSampler,
     report: Report,
-) -> Drawn:
+) -> DrawnScales:
     """The scales of a batch of pictures with these rows of text, launch by launch."""
     with _caches(model, settled) as caches:
         with computing(model):
@@ -135,7 +135,7 @@ def computed(
         )
         assert caches.ledger is not None
         assert sampler.finite is not None
-        return Drawn(codes, caches.ledger.to_dict(), sampler.finite)
+        return DrawnScales(codes, caches.ledger.to_dict(), sampler.finite)
 
 
 def _caches(model: Infinity, settled: Settled) -> AbstractContextManager[Caches]:
@@ -193,7 +193,7 @@ class Recording:
         assert loop.codes is not None
         self._codes = loop.codes
 
-    def replayed(self, rows: TextRows, noise: list[Tensor], report: Report) -> Drawn:
+    def replayed(self, rows: TextRows, noise: list[Tensor], report: Report) -> DrawnScales:
         """The scales with other text and other noise, of the same sizes."""
         assert rows.mask is not None
         assert self._rows.mask is not None
@@ -205,7 +205,7 @@ class Recording:
         for scale, held in enumerate(self._held):
             self._tape.replay(scale)
             report(scale, held)
-        return Drawn(self._codes.clone(), deepcopy(self._ledger), self._finite.clone())
+        return DrawnScales(self._codes.clone(), deepcopy(self._ledger), self._finite.clone())
 
     def _choose(self, scale: int, logits: Tensor) -> Tensor:
         finite = all_finite(logits)
@@ -219,7 +219,7 @@ def _record(
     shape: Shape,
     rows: TextRows,
     noise: list[Tensor],
-    drawn: Drawn,
+    drawn: DrawnScales,
 ) -> None:
     """Records a batch that has just been drawn, and keeps the recording if it draws the same."""
     graphs, patchify = pipeline.graphs, pipeline.preset.tokenizer.patchify

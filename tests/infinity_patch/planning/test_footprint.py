@@ -19,7 +19,7 @@ from scalekv.infinity_patch.loading.fitting import skeletons
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
 from scalekv.infinity_patch.model.transformer import Infinity
-from scalekv.infinity_patch.planning.footprint import LIBRARIES
+from scalekv.infinity_patch.planning.footprint import LIBRARIES, Parts
 from scalekv.infinity_patch.planning.planner import Planner
 from scalekv.kv.caches.caches import Caches
 from scalekv.kv.policies.coded import CodedPolicy
@@ -190,9 +190,8 @@ def test_decoding_a_coded_history_is_planned_for(monkeypatch: pytest.MonkeyPatch
 
 
 def test_what_is_recorded_stays_while_a_picture_is_decoded() -> None:
-    def parts(graphs: str = "auto", device: str = "cuda", **asked: Any) -> dict[str, dict[str, int]]:
-        request = Request(("a",), **asked)
-        settled = settle(request, model_named("infinity-2b"), device)
+    def parts(graphs: str = "auto", device: str = "cuda", **asked: Any) -> dict[str, Parts]:
+        settled = settle(Request(("a",), **asked), model_named("infinity-2b"), device)
         return Planner(settled, Placement(graphs=graphs)).footprint().stages
 
     once, again = parts(), parts(num_images=2)
