@@ -16,6 +16,7 @@ from torch import Tensor
 from scalekv.kv.caches.held import Empty, Held, Like, Part, Quantised
 from scalekv.kv.halves import both_halves, middle_and_side, turned
 from scalekv.kv.precision import Precision
+from scalekv.kv.to_device import counting_up, whole_numbers
 
 
 class HalvesStorage:
@@ -91,9 +92,8 @@ class Halves(Quantised):
         assert 2 * sequences == batch, (sequences, batch)
         device = self._turns[0].device if self._turns else self._k.device
         kv = torch.empty(shape, device=device)
-        sources = torch.bucketize(
-            torch.arange(tokens, device=device), torch.tensor(self._ends, device=device), right=True
-        )
+        ends = whole_numbers(tuple(self._ends), device)
+        sources = torch.bucketize(counting_up(tokens, device), ends, right=True)
         self.copy_to(kv, sources.view(1, 1, -1))
         with torch.inference_mode(False):
             room = (sequences, heads, self.room, dim)

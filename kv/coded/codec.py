@@ -130,7 +130,7 @@ class LayerCodec:
         """The codes of coefficients in steps."""
         layout = self._layouts.of(maps, threshold)
         parts = []
-        for bits, level in zip(LEVELS[1:], layout.placement.gather(values), strict=True):
+        for bits, level in zip(LEVELS[1:], layout.places.gather(values), strict=True):
             codes = level.add_(2 ** (bits - 1)).floor_().clamp_(0, 2**bits - 1)
             parts.append(pack(codes.to(torch.uint8), bits))
         return CodedMaps(maps, torch.cat(parts), gains, threshold, values.shape[1])
@@ -145,7 +145,7 @@ class LayerCodec:
             unpack(piece, bits, count).float().add_(0.5 - 2 ** (bits - 1))
             for piece, bits, count in zip(packed, LEVELS[1:], counts, strict=True)
         ]
-        return layout.placement.scatter(levels, coded.pictures)
+        return layout.places.scatter(levels, coded.pictures)
 
     def _by_head(self, x: Tensor) -> Tensor:
         """(C, …) as (2, P, H, D, …)."""

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from scalekv.kv.coded.constants import Constants
 from scalekv.kv.coded.levels import KEPT, LEVELS, OCTAVE, OFFSETS, STEPS
-from scalekv.kv.coded.placement import Placement, placement_of
+from scalekv.kv.coded.places import Places, places_of
 from scalekv.kv.coded.units import MapUnits
+from scalekv.kv.to_device import whole_numbers
 
 Maps = tuple[MapUnits, ...]
 Whole = NDArray[np.int32]
@@ -34,7 +35,7 @@ class Layout:
         counts: [unit][level] channels.
         steps: (C, U) float32 of the quantiser, for a gain of 1; 0 for no bits.
         deltas: (C, U) float32: the same in standard deviations.
-        placement: where the codes lie.
+        places: where the codes lie.
     """
 
     maps: Maps
@@ -43,12 +44,12 @@ class Layout:
     counts: tuple[tuple[int, ...], ...]
     steps: Tensor
     deltas: Tensor
-    placement: Placement
+    places: Places
 
     @property
     def nbytes(self) -> int:
         """Of its tensors, once all are made."""
-        return self.placement.nbytes + 3 * self.steps.nbytes
+        return self.places.nbytes + 3 * self.steps.nbytes
 
     def columns(self, units: MapUnits) -> slice:
         """Which of the U units are those of one of the maps."""
@@ -62,7 +63,8 @@ class Layout:
     @cached_property
     def units_of_maps(self) -> Tensor:
         """(maps,) int64: how many of the U units are each one's."""
-        return torch.tensor([len(units.sizes) for units in self.maps], device=self.steps.device)
+        counts = tuple(len(units.sizes) for units in self.maps)
+        return whole_numbers(counts, self.steps.device)
 
     @cached_property
     def inverse(self) -> Tensor:
@@ -115,7 +117,7 @@ class Layouts:
             counts=tuple(map(tuple, counts)),
             steps=there(steps),
             deltas=there(deltas),
-            placement=placement_of(levels, sizes, self._device),
+            places=places_of(levels, sizes, self._device),
         )
 
     def _units(self, maps: Maps, of: Callable[..., Whole]) -> Whole:

@@ -18,7 +18,7 @@ from torch import Tensor
 from scalekv.kv.coded.levels import LEVELS, SMALL
 
 
-class Placement(Protocol):
+class Places(Protocol):
     """Of the coefficients (C, B, n) of some maps, whose units are columns of n."""
 
     @property
@@ -35,9 +35,7 @@ class Placement(Protocol):
         ...
 
 
-def placement_of(
-    levels: NDArray[np.uint8], sizes: Sequence[int], device: torch.device
-) -> Placement:
+def places_of(levels: NDArray[np.uint8], sizes: Sequence[int], device: torch.device) -> Places:
     """Of channels and units with levels (C, U), units of `sizes` coefficients: the quicker way."""
     if len(levels) * sum(sizes) <= SMALL:
         return ByCoefficient(levels, sizes, device)
@@ -60,17 +58,17 @@ class ByCoefficient:
 
     @property
     def nbytes(self) -> int:
-        """See `Placement`."""
+        """See `Places`."""
         return self._index.nbytes
 
     def gather(self, values: Tensor) -> list[Tensor]:
-        """See `Placement`."""
+        """See `Places`."""
         by_picture = values.transpose(0, 1).flatten(1)
         codes = by_picture.index_select(1, self._index)
         return [level.flatten() for level in codes.split(self._counts, dim=1)]
 
     def scatter(self, levels: Sequence[Tensor], pictures: int) -> Tensor:
-        """See `Placement`."""
+        """See `Places`."""
         codes = torch.cat([level.view(pictures, -1) for level in levels], dim=1)
         values = codes.new_zeros((pictures, self._channels * self._coefficients))
         values.scatter_(1, self._index.expand(pictures, -1), codes)
@@ -94,11 +92,11 @@ class ByUnit:
 
     @property
     def nbytes(self) -> int:
-        """See `Placement`."""
+        """See `Places`."""
         return self._order.nbytes + self._places.nbytes
 
     def gather(self, values: Tensor) -> list[Tensor]:
-        """See `Placement`."""
+        """See `Places`."""
         levels: list[list[Tensor]] = [[] for _ in LEVELS]
         units = values.split(self._sizes, dim=2)
         for unit, order, counts in zip(units, self._order, self._counts, strict=True):
@@ -108,7 +106,7 @@ class ByUnit:
         return [torch.cat(pieces) for pieces in levels[1:]]
 
     def scatter(self, levels: Sequence[Tensor], pictures: int) -> Tensor:
-        """See `Placement`."""
+        """See `Places`."""
         by_unit = zip(
             *(
                 level.split(sizes)
