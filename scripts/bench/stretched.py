@@ -7,6 +7,7 @@ constants; nothing of weights.
 from __future__ import annotations
 
 from functools import cache
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -22,10 +23,10 @@ def stretched(layers: int, heads: int, dim: int) -> Constants:
     """Constants for so many layers, heads and channels a head; later maps are like the last one."""
     known: Constants = calibration_of("coded", SOURCE)
 
-    def spread(axis: int, array: NDArray[np.generic], size: int) -> NDArray[np.generic]:
+    def spread(axis: int, array: NDArray[Any], size: int) -> NDArray[Any]:
         return array.take(np.arange(size) * array.shape[axis] // size, axis)
 
-    def sized(array: NDArray[np.generic], head_axis: int, channels: bool) -> NDArray[np.generic]:
+    def sized(array: NDArray[Any], head_axis: int, channels: bool) -> NDArray[Any]:
         array = spread(head_axis, spread(0, array, layers), heads)
         return spread(array.ndim - 1, array, dim) if channels else array
 
