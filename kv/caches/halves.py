@@ -120,7 +120,13 @@ class Halves(Quantised):
         return keys, values
 
     def _mixed(self, x: Tensor) -> Tensor:
-        return middle_and_side(*x.chunk(2), dim=0).flatten(0, 1) if self._parts == 2 else x
+        if self._parts == 1:
+            return x
+        c, u = x.chunk(2)
+        return middle_and_side(c, u, dim=0).flatten(0, 1)
 
     def _parted(self, x: Tensor) -> Tensor:
-        return both_halves(*x.chunk(2), dim=0).flatten(0, 1) if self._parts == 2 else x
+        if self._parts == 1:
+            return x
+        middle, side = x.chunk(2)
+        return both_halves(middle, side, dim=0).flatten(0, 1)

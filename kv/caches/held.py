@@ -230,7 +230,8 @@ class Quantised:
         """See `Held`."""
         assert source is None or isinstance(source, Quantised), type(source)
         heads = slice(first, first + part.kv.shape[2])
-        k, v = self._signals(*part.kv[:, :, :, part.old :], part.old)
+        k, v = part.kv[:, :, :, part.old :]
+        k, v = self._signals(k, v, part.old)
         k_codes, (k_scale, k_zero) = quantise(k, self._bits, dim=2)
         v_codes, (v_scale, v_zero) = quantise(v, self._bits, dim=3)
         for mine, theirs, new in zip(

@@ -82,7 +82,7 @@ def units_of(schedule: Schedule) -> tuple[MapUnits, ...]:
     return tuple(map_units(number, *size) for number, size in enumerate(schedule.scales[:-1]))
 
 
-WHOLE = 256
+WHOLE = 100
 """Up to so many tokens a map's transform is one matrix."""
 
 _TOGETHER = 2048  # tokens of maps that are worked on in one go
