@@ -24,7 +24,8 @@ def stretched(layers: int, heads: int, dim: int) -> Constants:
     known: Constants = calibration_of("coded", SOURCE)
 
     def spread(axis: int, array: NDArray[Any], size: int) -> NDArray[Any]:
-        return array.take(np.arange(size) * array.shape[axis] // size, axis)
+        found: NDArray[Any] = array.take(np.arange(size) * array.shape[axis] // size, axis)
+        return found
 
     def sized(array: NDArray[Any], head_axis: int, channels: bool) -> NDArray[Any]:
         array = spread(head_axis, spread(0, array, layers), heads)

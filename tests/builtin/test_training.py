@@ -7,8 +7,11 @@ from pathlib import Path
 
 import pytest
 
+from scalekv.configs.models import model_named, read_preset
 from scripts.builtin.ship import PARTS, ship
 from scripts.builtin.training import held_rate
+
+PRESET = Path(__file__).parents[2] / "scripts" / "builtin" / "emoji-192.yaml"
 
 
 def test_the_rate_rises_holds_and_falls() -> None:
@@ -52,3 +55,12 @@ def test_too_much_is_not_shipped(
     with pytest.raises(AssertionError, match="at most 10"):
         ship(trained, tmp_path / "weights", list(PARTS))
     assert not (tmp_path / "weights").exists()
+
+
+def test_the_second_model_stands_behind_the_packages_tokenizer_and_text_encoder() -> None:
+    second, shipped = read_preset(PRESET), model_named("emoji")
+    assert (second.tokenizer, second.text) == (shipped.tokenizer, shipped.text)
+    assert second.transformer.text_width == shipped.transformer.text_width
+    assert (second.transformer.depth, second.transformer.heads, second.transformer.width) == (
+        6, 4, 192,
+    )  # fmt: skip

@@ -91,6 +91,13 @@ def test_other_seeds_are_not_mixed_in(tmp_path: Path, capsys: pytest.CaptureFixt
     assert "another seed: 0, now 5" in capsys.readouterr().err
 
 
+def test_a_policy_may_name_the_file_it_works_from() -> None:
+    variant = CacheVariant("coded:a/c.safetensors", "b/own.yaml")
+    assert variant.folder == "coded-own.yaml"
+    with pytest.raises(SystemExit):
+        main(["--policies", "coder:c.safetensors"])
+
+
 def test_the_full_cache_knows_no_budget() -> None:
     assert variants(["full", "scalekv"], ["20%", "10%"]) == [
         CacheVariant("full", "full"),
