@@ -76,10 +76,11 @@ class LayerCodec:
         )
         shape = (2, self._parts, *self._sizes, len(k) // self._parts, units.tokens)
         y, gains = k.new_empty(shape, dtype=torch.float32), []
+        basis, means = self._basis, self._means(units.number)
         for heads in self._stretches(shape[4] * shape[5]):
             signals = signals_of(k[:, heads], v[:, heads], turns, self._parts)
-            signals -= self._means(units.number)[:, :, heads]
-            part = self._basis[:, :, heads].mT @ transformed(signals, units).flatten(4)
+            signals -= means[:, :, heads]
+            part = basis[:, :, heads].mT @ transformed(signals, units).flatten(4)
             part = _scaled(part.view(signals.shape), inverse[:, :, heads], units.sizes)
             gain = _gains(part, deltas[:, :, heads], units)
             torch.div(part, gain[:, :, :, None, :, None].float(), out=part)
@@ -97,12 +98,13 @@ class LayerCodec:
         )  # (2, P, H, B, U)
         factors = self._by_head(layout.steps).unsqueeze(4) * gains.unsqueeze(3)
         tokens = [units.tokens for units in coded.maps]
+        basis, means = self._basis, [self._means(units.number) for units in coded.maps]
         for heads in self._stretches(coded.pictures * sum(tokens)):
             part = _scaled(y[:, :, heads], factors[:, :, heads], layout.sizes)
-            z = (self._basis[:, :, heads] @ part.flatten(4)).view(part.shape)
-            for units, piece in zip(coded.maps, z.split(tokens, dim=-1), strict=True):
-                mean = self._means(units.number)[:, :, heads]
-                torch.add(restored(piece, units), mean, out=piece)
+            z = (basis[:, :, heads] @ part.flatten(4)).view(part.shape)
+            pieces = z.split(tokens, dim=-1)
+            for units, piece, mean in zip(coded.maps, pieces, means, strict=True):
+                torch.add(restored(piece, units), mean[:, :, heads], out=piece)
             write_back(z, turns, k_out[:, heads], v_out[:, heads])
 
     def coarser(self, coded: CodedMaps, maps: Maps, threshold: int) -> Tensor | None:
