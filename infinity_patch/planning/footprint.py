@@ -263,19 +263,24 @@ def _fullest_scale(work: Work, cache: CachePrediction) -> tuple[int, int]:
     text = 2 * spec.depth * work.sequences * work.text_rows * width * element
     modulation = 6 * spec.depth * work.sequences * width * 4
     always = _between(work) + text + modulation + _kept(work)
+    decoding = tables = 0
+    if work.constants is not None:
+        from scalekv.kv.coded.plan import allocation_of, decoding_bytes, table_bytes
+
+        assert work.budget is not None, "constants are of a policy that takes one"
+        coded = allocation_of(work.constants, work.budget, work.shape, work.guided)
+        decoding = decoding_bytes(schedule, work.shape)
+        tables = table_bytes(work.constants, coded)
     moments = []
     for scale, tokens in enumerate(schedule.tokens):
         last = scale + 1 == len(schedule)
         held = cache.scale_bytes[scale] if last else cache.held_peak_bytes
         rows = tokens * work.sequences
         moment = _block(work, rows)
-        if work.constants is not None:
-            from scalekv.kv.coded.plan import decoding_bytes, table_bytes
-
+        if decoding:
             # a layer's history is decoded beside the stream, the layer's input, q, k and v
             attending = rows * width * (8 + 4 * element)
-            moment = max(moment, attending + decoding_bytes(schedule, work.shape))
-            moment += table_bytes(schedule, work.shape, 1)
+            moment = max(moment, attending + decoding) + tables
         rest = always + moment
         moments.append((0 if work.kv_on_host else held, rest))
     return max(moments, key=sum)

@@ -13,14 +13,12 @@ from torch import Tensor
 
 from scalekv.kv.coded.constants import ALONE, GUIDED, Constants
 from scalekv.kv.coded.layout import Layout, Layouts, Maps
-from scalekv.kv.coded.levels import LEVELS, code_bytes
+from scalekv.kv.coded.levels import LEVELS, TOGETHER, code_bytes
 from scalekv.kv.coded.packing import pack, unpack
 from scalekv.kv.coded.signals import restored, signals_of, transformed, write_back
 from scalekv.kv.coded.units import MapUnits
 
 _LEAST_GAIN, _MOST_GAIN = 0.25, 4.0
-
-_TOGETHER = 1 << 19  # coefficients that are worked on in one go: as many as caches have room for
 
 
 @dataclass(frozen=True, eq=False)
@@ -160,7 +158,7 @@ class LayerCodec:
     def _stretches(self, coefficients: int) -> list[slice]:
         """Heads that are worked on in one go, so many coefficients in each channel."""
         heads, dim = self._sizes
-        together = max(_TOGETHER // (2 * self._parts * dim * max(coefficients, 1)), 1)
+        together = max(TOGETHER // (2 * self._parts * dim * max(coefficients, 1)), 1)
         return [slice(first, first + together) for first in range(0, heads, together)]
 
     @cached_property

@@ -65,3 +65,6 @@ FACTOR_BYTES = 12
 
 QUERIES = 256
 """At so many of a head's queries attention is looked at in one go, in a calibration."""
+
+TOGETHER = 1 << 19
+"""Coefficients that are worked on in one go: as many as caches of a processor have room for."""

@@ -8,10 +8,10 @@ from functools import lru_cache
 
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.shapes import uniform
-from scalekv.kv.coded.allocation import Allocation, allocate
+from scalekv.kv.coded.allocation import Allocation, allocate, histogram
 from scalekv.kv.coded.constants import Constants
-from scalekv.kv.coded.levels import FACTOR_BYTES, KEPT, PLACE_BYTES, QUERIES, SMALL
-from scalekv.kv.coded.units import BANDS, WHOLE, groups_of
+from scalekv.kv.coded.levels import FACTOR_BYTES, KEPT, PLACE_BYTES, QUERIES, SMALL, TOGETHER
+from scalekv.kv.coded.units import BANDS, groups_of
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CachePrediction, CacheShape
 from scalekv.kv.schedule import Schedule
@@ -86,28 +86,33 @@ def predicted_coded(allocation: Allocation, shape: CacheShape) -> CachePredictio
 
 
 def decoding_bytes(schedule: Schedule, shape: CacheShape) -> int:
-    """Bytes beside the workspace while maps of one layer are decoded, at most: several copies of a
-    group's coefficients in float32, one more where a map is large enough to be transformed by
-    rows and columns."""
+    """Bytes beside the workspace while maps of one layer are decoded or coded, at most: three
+    copies of a group's coefficients in float32, and several of what is worked on in one go."""
     channels = 2 * shape.sequences * shape.heads * shape.head_dim
-    copies = (
-        (sum(units.tokens for units in group), 5 if group[-1].tokens > WHOLE else 4)
-        for group in groups_of(schedule)
-    )
-    return max((tokens * count for tokens, count in copies), default=0) * channels * 4
+    tokens = [sum(units.tokens for units in group) for group in groups_of(schedule)]
+    group = max(tokens, default=0) * channels
+    return 4 * (3 * group + 4 * min(max(TOGETHER, group // shape.heads), group))
 
 
-def table_bytes(schedule: Schedule, shape: CacheShape, first: int) -> int:
-    """Bytes of the tables of where codes lie, at most; `first` is the first coded scale."""
-    channels = 2 * min(shape.sequences, 2) * shape.heads * shape.head_dim
-    total = 0
-    for scale in range(first, len(schedule)):
+def table_bytes(constants: Constants, allocation: Allocation) -> int:
+    """Bytes of the tables of where codes lie that are kept after a picture, of all layers."""
+    schedule, layers = allocation.schedule, constants.layers
+    known = histogram(constants, schedule, allocation.guided)
+    parts = allocation.parts.stop - allocation.parts.start
+    channels = 2 * parts * constants.heads * constants.head_dim
+    kept: list[list[int]] = [[] for _ in range(layers)]
+    for scale in range(allocation.first, len(schedule)):
+        codes = known.counts(scale, allocation.thresholds[scale]).sum(0)  # (maps, N)
         for group in groups_of(schedule):
-            held = [one for one in group if one.number < scale]
-            units, tokens = sum(len(one.sizes) for one in held), sum(one.tokens for one in held)
-            places = tokens if channels * tokens <= SMALL else units
-            total += channels * (PLACE_BYTES * places + FACTOR_BYTES * units)
-    return min(KEPT, total * shape.layers)
+            held = [one.number for one in group if one.number < scale]
+            units = sum(len(group[number - group[0].number].sizes) for number in held)
+            small = channels * sum(group[n - group[0].number].tokens for n in held) <= SMALL
+            for layer, tables in enumerate(kept):
+                places = int(codes[held, layer].sum()) if small else channels * units
+                tables.append(PLACE_BYTES * places + FACTOR_BYTES * channels * units)
+                while sum(tables) > KEPT // layers:  # those used last stay
+                    del tables[0]
+    return sum(map(sum, kept))
 
 
 def calibration_bytes(schedule: Schedule, shape: CacheShape) -> tuple[int, int]:
