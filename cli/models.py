@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scalekv.cli import options as given
+from scalekv.cli.console.commands import Command, Group
 
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
@@ -18,11 +20,25 @@ HELP = (
     "Without a command it lists; show, verify, remove and default are about one of them."
 )
 
-models = typer.Typer(name="models", help=HELP, invoke_without_command=True, rich_markup_mode="rich")
+models = typer.Typer(name="models", help=HELP, cls=Group, invoke_without_command=True)
 
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="A model, or own.yaml.", show_default=False)
-]
+
+def _name(which: Callable[[ModelPreset], object] = bool) -> Any:
+    return typer.Argument(
+        metavar="NAME",
+        help="A model, or own.yaml.",
+        show_default=False,
+        autocompletion=given.completes_models(which),
+    )
+
+
+def _removable(preset: ModelPreset) -> object:
+    from scalekv.infinity_patch.files.inventory import removable
+
+    return removable(preset)
+
+
+Name = Annotated[str, _name()]
 
 
 @models.callback()
@@ -40,7 +56,7 @@ def list_command(context: typer.Context, json: given.Json = False) -> None:
         _print_list(facts)
 
 
-@models.command("show", help="Show everything about the model NAME.")
+@models.command("show", cls=Command, help="Show everything about the model NAME.")
 def show(name: Name, json: given.Json = False) -> None:
     """All facts of one model."""
     from dataclasses import asdict
@@ -79,7 +95,9 @@ def show(name: Name, json: given.Json = False) -> None:
         print(f"  {label:13} {text}")
 
 
-@models.command("verify", help="Read the files of NAME and compare them with their hashes.")
+@models.command(
+    "verify", cls=Command, help="Read the files of NAME and compare them with their hashes."
+)
 def verify(name: Name, json: given.Json = False) -> None:
     """Refused, with exit code 2, where a file is damaged."""
     from scalekv.cli.console.errors import stderr
@@ -118,9 +136,11 @@ def verify(name: Name, json: given.Json = False) -> None:
         )
 
 
-@models.command("remove", help="Delete the downloaded files of NAME that no other model uses.")
+@models.command(
+    "remove", cls=Command, help="Delete the downloaded files of NAME that no other model uses."
+)
 def remove(
-    name: Name,
+    name: Annotated[str, _name(_removable)],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Asks first."""
@@ -159,7 +179,7 @@ def remove(
         print(f"{name} is still the default model; scalekv models default emoji changes that")
 
 
-@models.command("default", help="Make NAME the model that is used when none is named.")
+@models.command("default", cls=Command, help="Make NAME the model that is used when none is named.")
 def default(name: Name) -> None:
     """Writes the config file."""
     from scalekv.configs.models import model_named

@@ -18,16 +18,18 @@ from scalekv.kv.precision import KV_DTYPES
 REPORT_FORMS = ("json", "html", "table")
 
 
-def _models() -> list[str]:
+def _models(_model: str) -> list[str]:
     from scalekv.configs.models import list_models
 
     return list_models()
 
 
-def _budgets() -> list[str]:
+def _budgets(model: str) -> list[str]:
     from scalekv.configs.budget_files import list_budgets
+    from scalekv.configs.models import model_named
 
-    return list(dict.fromkeys(["10%", "20%", "full", *(spec.name for spec in list_budgets())]))
+    named = (spec.name for spec in list_budgets(model_named(model).name))
+    return ["20%", "10%", "5%", *(name for name in named if name != "default"), "full"]
 
 
 def _check_budget(value: str) -> None:
@@ -44,7 +46,7 @@ _DEVICE = pattern(
     "NAME",
     "auto, cpu, mps, cuda, or cuda:1 and so on",
     "leave it out to use the best device there is",
-    known=lambda: (AUTO, "cpu", "cuda", "mps"),
+    known=lambda _: (AUTO, "cpu", "cuda", "mps"),
 )
 _RATIO = pattern(
     r"\s*\d+\s*:\s*\d+\s*",
@@ -81,7 +83,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _cache(
         "policy",
-        Kind(values.text, "NAME", known=policy_names, check=check_policy_name),
+        Kind(values.text, "NAME", known=lambda _: policy_names(), check=check_policy_name),
         "What chooses the tokens to keep: " + ", ".join(policy_names()) + ".",
         (*_PLANNED, "bench"),
         default="scalekv",

@@ -33,7 +33,7 @@ class Unreadable(ValueError):
         self.fix = fix
 
 
-def _nothing() -> Sequence[str]:
+def _nothing(_model: str) -> Sequence[str]:
     return ()
 
 
@@ -46,7 +46,8 @@ class Kind:
         metavar: what stands for a value in the help; "" for flags.
         shell: what the command line reads it as: str, int, float or bool.
         least, most: bounds that the command line itself enforces.
-        known: values to complete; not all there are.
+        known: values to complete, for the model of a name; not all there are.
+        several: whether there may be several, with commas between.
         check: refuses, with a `UserError`, what can be read and cannot be meant. Called for
             settings; what is typed or stands in a row is checked where it is used.
     """
@@ -56,7 +57,8 @@ class Kind:
     shell: type = str
     least: float | None = None
     most: float | None = None
-    known: Callable[[], Iterable[str]] = _nothing
+    known: Callable[[str], Iterable[str]] = _nothing
+    several: bool = False
     check: Callable[[str], object] | None = None
 
 
@@ -115,7 +117,7 @@ def whole(least: int, most: int | None = None, *, auto: bool = False) -> Kind:
         return number
 
     if auto:
-        return Kind(read, "N", known=lambda: (AUTO,))
+        return Kind(read, "N", known=lambda _: (AUTO,))
     return Kind(read, "N", shell=int, least=least)
 
 
@@ -176,7 +178,7 @@ def one_of(*names: str, metavar: str = "NAME") -> Kind:
             raise Unreadable("one of " + ", ".join(names), close_matches(str(value), names))
         return str(value)
 
-    return Kind(read, metavar, known=lambda: names)
+    return Kind(read, metavar, known=lambda _: names)
 
 
 def some_of(*names: str, metavar: str = "NAME") -> Kind:
@@ -190,11 +192,15 @@ def some_of(*names: str, metavar: str = "NAME") -> Kind:
                 raise Unreadable(rule, close_matches(word, names))
         return tuple(words)
 
-    return Kind(read, f"{metavar}[,{metavar}...]", known=lambda: names)
+    return Kind(read, f"{metavar}[,{metavar}...]", known=lambda _: names, several=True)
 
 
 def pattern(
-    form: str, metavar: str, rule: str, fix: str, known: Callable[[], Iterable[str]] = _nothing
+    form: str,
+    metavar: str,
+    rule: str,
+    fix: str,
+    known: Callable[[str], Iterable[str]] = _nothing,
 ) -> Kind:
     """Text that a regular expression matches whole."""
 

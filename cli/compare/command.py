@@ -41,6 +41,7 @@ def compare(
             metavar="BUDGET[,...]",
             help="Budgets to compare, with commas between or given again."
             + default_note("the one set"),
+            autocompletion=given.completes("budget", several=True),
             rich_help_panel=CACHE,
         ),
     ] = None,
@@ -49,6 +50,7 @@ def compare(
         typer.Option(
             metavar="NAME[,...]",
             help="Policies to compare, each under every budget." + default_note("the one set"),
+            autocompletion=given.completes("policy", several=True),
             rich_help_panel=CACHE,
         ),
     ] = None,

@@ -61,6 +61,7 @@ def plan(
             metavar="N",
             help="Pictures that go through the model together; auto plans for 1."
             + given.default_note("auto"),
+            autocompletion=given.completes("batch_size"),
             show_default=False,
         ),
     ] = None,
