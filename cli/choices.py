@@ -55,7 +55,7 @@ class Choices:
     weights_dir: Path | None
     placement: Placement
     quiet: bool = False
-    memory_report: tuple[str, ...] = ("json", "table")
+    memory_report: tuple[str, ...] = ("json",)
     force: bool = False
     sparsity: Sparsity | None = None
 

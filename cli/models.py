@@ -63,6 +63,7 @@ def show(name: Name, json: given.Json = False) -> None:
 
     from scalekv.cli.console.stdout import say_json
     from scalekv.configs.models import model_named
+    from scalekv.infinity_patch.schedules import class_in_pixels
     from scalekv.kv.sizes import human_bytes
 
     preset = model_named(name, "NAME")
@@ -86,7 +87,7 @@ def show(name: Name, json: given.Json = False) -> None:
         "full cache": f"{human_bytes(facts['full_cache_bytes'])} for one picture with guidance, "
         "bf16, all scales but the last",
         "sampling": f"cfg {sampling.cfg:g}, tau {sampling.tau:g}, top-p {sampling.top_p:g}",
-        "pixels": ", ".join(preset.pixel_classes),
+        "pixels": ", ".join(class_in_pixels(preset, name) for name in preset.pixel_classes),
         "ratios": ", ".join(preset.ratios) or "all",
         "default": "yes" if facts["default"] else "no",
     }
@@ -207,8 +208,10 @@ def default(name: Name) -> None:
 def _facts(preset: ModelPreset) -> dict[str, Any]:
     from scalekv.configs.settings import Settings
     from scalekv.infinity_patch.files.inventory import full_cache, stored
+    from scalekv.infinity_patch.schedules import size_of
 
     here = stored(preset)
+    width, height = size_of(preset, preset.ratio, preset.pixels)
     return {
         "name": preset.name,
         "summary": preset.summary,
@@ -217,36 +220,42 @@ def _facts(preset: ModelPreset) -> dict[str, Any]:
         "disk_bytes": here.nbytes,
         "download_bytes": preset.sizes.total if preset.sizes else 0,
         "full_cache_bytes": full_cache(preset),
+        "picture": {"width": width, "height": height},
         "default": Settings().get("model").value == preset.name,
     }
 
 
 def _print_list(facts: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
+    from scalekv.cli.console.layout import Column, Rows, Words
     from scalekv.cli.console.stdout import show
     from scalekv.kv.sizes import human_bytes
 
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
-    table.add_column("on disk", justify="right", no_wrap=True)
-    table.add_column("full cache", justify="right", no_wrap=True)
-    table.add_column("licence", style="dim")
+    columns = (
+        Column("model", right=False),
+        Column("weights", right=False),
+        Column("picture", rank=3),
+        Column("on disk", rank=1),
+        Column("full cache", rank=2),
+        Column("licence", rank=4, right=False, style="dim"),
+    )
+    rows = []
     for row in facts:
         on_disk = human_bytes(row["disk_bytes"]) if row["disk_bytes"] else ""
         if not on_disk and row["download_bytes"]:
             on_disk = f"({human_bytes(row['download_bytes'])})"
-        table.add_row(
-            row["name"] + (" *" if row["default"] else ""),
-            row["state"],
-            on_disk,
-            human_bytes(row["full_cache_bytes"]),
-            row["licence"],
+        rows.append(
+            (
+                row["name"] + (" *" if row["default"] else ""),
+                row["state"],
+                "{width}x{height}".format(**row["picture"]),
+                on_disk,
+                human_bytes(row["full_cache_bytes"]),
+                row["licence"],
+            )
         )
-    note = (
-        "* the default. Sizes in brackets are to be downloaded, as far as known. Full cache: one "
-        "picture at the model's own size with guidance, in bf16. The text encoder is shared."
+    notes = (
+        "* the default. Picture: pixels of a square one. On disk: in brackets what is to be "
+        "downloaded, as far as known. Full cache: one picture with guidance, in bf16. The text "
+        "encoder is shared."
     )
-    show(table, Text(note, style="dim"))
+    show(Rows(columns, rows), Words(notes, "dim"))

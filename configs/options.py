@@ -10,12 +10,12 @@ from functools import partial
 
 from scalekv.configs import values
 from scalekv.configs.option import CACHE, MACHINE, OUTPUT, SAMPLING, Option, Owner, Scope
-from scalekv.configs.spec import DTYPES, PIXELS
+from scalekv.configs.spec import DTYPES, PIXELS, PIXELS_IN_WORDS
 from scalekv.configs.values import AUTO, MOST_SEED, Kind, one_of, pattern, whole
 from scalekv.kv.policies.registry import check_policy_name, policy_names
 from scalekv.kv.precision import KV_DTYPES
 
-REPORT_FORMS = ("json", "html", "table")
+REPORT_FORMS, NO_REPORT = ("json", "html", "table"), "none"
 
 
 def _models(_model: str) -> list[str]:
@@ -178,8 +178,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _sampling(
         "pixels",
-        one_of(*PIXELS, metavar="CLASS"),
-        "Size: 0.06M, 0.25M, 0.60M or 1M pixels at stride 16.",
+        one_of(*PIXELS, metavar="CLASS", words=PIXELS_IN_WORDS),
+        "Size, beside --ratio: " + PIXELS_IN_WORDS + ".",
         _ALL,
         preset=lambda preset: preset.pixels,
     ),
@@ -302,10 +302,11 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _output(
         "memory_report",
-        values.some_of(*REPORT_FORMS, metavar="FORM"),
-        "Forms of the memory report: json (report.json), html (a page of its own), table.",
+        values.some_of(*REPORT_FORMS, metavar="FORM", alone=NO_REPORT),
+        "Forms of the memory report: json (report.json), html (a page of its own), table (every "
+        "figure, on stderr in place of three lines), or none.",
         _MAKE,
-        default="json,table",
+        default="json",
         repeats=True,
     ),
     _output(

@@ -170,29 +170,33 @@ def _listed(
     return read[0] if len(read) == 1 else read
 
 
-def one_of(*names: str, metavar: str = "NAME") -> Kind:
-    """One of some names."""
+def one_of(*names: str, metavar: str = "NAME", words: str = "") -> Kind:
+    """One of some names; `words` list them with what they mean."""
 
     def read(value: object) -> str:
         if value not in names:
-            raise Unreadable("one of " + ", ".join(names), close_matches(str(value), names))
+            raise Unreadable(
+                "one of " + (words or ", ".join(names)), close_matches(str(value), names)
+            )
         return str(value)
 
     return Kind(read, metavar, known=lambda _: names)
 
 
-def some_of(*names: str, metavar: str = "NAME") -> Kind:
-    """One or several of some names, with commas between, each once; a tuple."""
-    rule = "one or several, with commas between, of " + ", ".join(names)
+def some_of(*names: str, metavar: str = "NAME", alone: str) -> Kind:
+    """One or several of some names, with commas between, each once; a tuple. `alone` is one more
+    name, which goes with no other."""
+    rule = "one or several, with commas between, of " + ", ".join(names) + f"; or {alone} alone"
 
     def read(value: object) -> tuple[str, ...]:
         words = dict.fromkeys(word.strip() for word in str(value).split(","))
         for word in words:
-            if word not in names:
+            if word not in names and list(words) != [alone]:
                 raise Unreadable(rule, close_matches(word, names))
         return tuple(words)
 
-    return Kind(read, f"{metavar}[,{metavar}...]", known=lambda _: names, several=True)
+    known = (*names, alone)
+    return Kind(read, f"{metavar}[,{metavar}...]", known=lambda _: known, several=True)
 
 
 def pattern(

@@ -199,8 +199,7 @@ def new(
         window=WINDOW if window is None else window,
         provenance=note or origin,
     )
-    ratio = preset.ratios[0] if preset.ratios else "1:1"
-    resolve(spec, schedule_for(ratio, preset.pixels), spec.layers)
+    resolve(spec, schedule_for(preset.ratio, preset.pixels), spec.layers)
     folder = OutputFolder(path.parent)
     folder.prepare()
     say(f"{folder.create(path.name, budget_text(spec).encode())}\n")
@@ -254,7 +253,7 @@ def _print_heat(budget: Budget) -> None:
     from scalekv.cli.console.stdout import show
 
     console = Console()
-    show(*heat(budget, console.width, encoding=console.encoding), soft_wrap=True)
+    show(*heat(budget, console.width, encoding=console.encoding))
 
 
 def _facts(spec: BudgetSpec) -> dict[str, Any]:
