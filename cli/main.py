@@ -17,7 +17,7 @@ from scalekv.cli.budgets import command as budgets
 from scalekv.cli.calibrate import command as calibrate
 from scalekv.cli.compare import command as compare
 from scalekv.cli.console import errors
-from scalekv.cli.console.commands import Command, Group
+from scalekv.cli.console.commands import Command, CommandGroup
 from scalekv.cli.console.interrupts import received
 from scalekv.cli.console.streams import usable_streams
 from scalekv.cli.console.usage import USAGE, not_understood
@@ -48,7 +48,7 @@ app = typer.Typer(
     name=NAME,
     help=PROGRAM_HELP,
     epilog=PROGRAM_EPILOG,
-    cls=Group,
+    cls=CommandGroup,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},

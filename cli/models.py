@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scalekv.cli import options as given
-from scalekv.cli.console.commands import Command, Group
+from scalekv.cli.console.commands import Command, CommandGroup
 
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
@@ -20,7 +20,7 @@ HELP = (
     "Without a command it lists; show, verify, remove and default are about one of them."
 )
 
-models = typer.Typer(name="models", help=HELP, cls=Group, invoke_without_command=True)
+models = typer.Typer(name="models", help=HELP, cls=CommandGroup, invoke_without_command=True)
 
 
 def _name(which: Callable[[ModelPreset], object] = bool) -> Any:
@@ -226,7 +226,7 @@ def _facts(preset: ModelPreset) -> dict[str, Any]:
 
 
 def _print_list(facts: list[dict[str, Any]]) -> None:
-    from scalekv.cli.console.layout import Column, Rows, Words
+    from scalekv.cli.console.layout import Column, Paragraph, ResultTable
     from scalekv.cli.console.stdout import show
     from scalekv.kv.sizes import human_bytes
 
@@ -258,4 +258,4 @@ def _print_list(facts: list[dict[str, Any]]) -> None:
         "downloaded, as far as known. Full cache: one picture with guidance, in bf16. The text "
         "encoder is shared."
     )
-    show(Rows(columns, rows), Words(notes, "dim"))
+    show(ResultTable(columns, rows), Paragraph(notes, "dim"))

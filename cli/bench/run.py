@@ -20,7 +20,7 @@ from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, Options, choose
 from scalekv.cli.console.errors import Interrupted, kind_of
 from scalekv.cli.console.interrupts import interruptible
-from scalekv.cli.console.layout import Column, Rows, Words, print_parts
+from scalekv.cli.console.layout import Column, Paragraph, ResultTable, print_parts
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, show
 from scalekv.cli.plan.room import Target, check_room, fits, target_of
@@ -251,7 +251,7 @@ class Benchmark:
             ],
         }
 
-    def _table(self, facts: dict[str, Any]) -> tuple[Words, Rows]:
+    def _table(self, facts: dict[str, Any]) -> tuple[Paragraph, ResultTable]:
         """What was measured, on what."""
         machine = facts["machine"]
         width, height = size_of(self.compressed.preset, facts["ratio"], facts["pixels"])
@@ -274,7 +274,7 @@ class Benchmark:
             speed = f"{row['speedup']['of_medians']:.2f}x" if "speedup" in row else ""
             for name, size, times in (("full", str(row["size"]), ""), ("compressed", "", speed)):
                 rows.append([size, *_cells(row[name], row["size"], times)])
-        return Words(title), Rows(columns, rows)
+        return Paragraph(title), ResultTable(columns, rows)
 
 
 def _at_once(settled: Settled, size: int) -> Settled:

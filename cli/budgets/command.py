@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scalekv.cli import options as given
-from scalekv.cli.console.commands import Command, Group
+from scalekv.cli.console.commands import Command, CommandGroup
 
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
@@ -50,7 +50,7 @@ budgets = typer.Typer(
     help=HELP,
     epilog=EPILOG,
     invoke_without_command=True,
-    cls=Group,
+    cls=CommandGroup,
 )
 
 

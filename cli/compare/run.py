@@ -20,7 +20,7 @@ from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, Options, choose
 from scalekv.cli.console.errors import Interrupted
 from scalekv.cli.console.interrupts import interruptible, interrupts_wait
-from scalekv.cli.console.layout import Column, Rows, Words, print_parts
+from scalekv.cli.console.layout import Column, Paragraph, ResultTable, print_parts
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json, to_json
 from scalekv.cli.pictures.folder import FORMAT, OutputFolder, slug
@@ -325,7 +325,13 @@ class Comparison:
             )
             for facts in figures
         ]
-        print_parts(self.console, Rows(columns, rows), Words(COLUMNS_EXPLAINED, "dim"))
+        count = "1 picture" if len(self.rows) == 1 else f"{len(self.rows)} pictures"
+        print_parts(
+            self.console,
+            Paragraph(f"Against the full cache, {count} each", "bold"),
+            ResultTable(columns, rows),
+            Paragraph(COLUMNS_EXPLAINED, "dim"),
+        )
 
     def _headline(self) -> str:
         labels = ", ".join(variant.label for variant in self.variants)

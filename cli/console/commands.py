@@ -41,7 +41,7 @@ class Command(_Ours, TyperCommand):
     """A command."""
 
 
-class Group(_Ours, TyperGroup):
+class CommandGroup(_Ours, TyperGroup):
     """Commands under one name."""
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:

@@ -35,7 +35,7 @@ class Column:
 
 
 @dataclass(frozen=True)
-class Rows:
+class ResultTable:
     """A table. A terminal that is too narrow loses whole columns, and is told which; what is no
     terminal gets them all, a row a line."""
 
@@ -59,7 +59,7 @@ class Rows:
             yield from self._lines(row, widths, kept, console)
         if any(lost):
             note = f"no room for: {', '.join(lost)}"
-            yield from Words(note, "dim").__rich_console__(console, options)
+            yield from Paragraph(note, "dim").__rich_console__(console, options)
 
     def _fit(self, widths: list[int], kept: list[int], room: int) -> list[str]:
         """Takes columns away from `kept` until the others have room; returns their headings."""
@@ -102,7 +102,7 @@ class Rows:
 
 
 @dataclass(frozen=True)
-class Words:
+class Paragraph:
     """A paragraph: broken between words on a terminal, one line elsewhere."""
 
     text: str

@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.text import Text
 
-from scalekv.cli.console.layout import Column, Rows, Words
+from scalekv.cli.console.layout import Column, Paragraph, ResultTable
 from scalekv.cli.console.stdout import show
 from scalekv.cli.report.figures import PARTS
 from scalekv.infinity_patch.planning.planner import MOST_PICTURES
@@ -34,12 +34,12 @@ def show_plan(figures: Mapping[str, Any], *, bound: bool) -> None:
     if device["type"] == "cuda":
         besides += ", and 4 % that the allocator cannot use"
     show(
-        *map(Words, _lines(figures)),
+        *map(Paragraph, _lines(figures)),
         Text(),
         _parts(figures),
         Text(),
-        Words(needed, "bold"),
-        Words(besides, "dim"),
+        Paragraph(needed, "bold"),
+        Paragraph(besides, "dim"),
         Text(),
         _of_budgets(figures),
     )
@@ -74,20 +74,20 @@ def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
         yield "--policy coded keeps every token in as many bytes: docs/coded.md"
 
 
-def _of_bound(figures: Mapping[str, Any]) -> Iterator[Words]:
+def _of_bound(figures: Mapping[str, Any]) -> Iterator[Paragraph]:
     """What theory says of a cache, beside what this one holds."""
     bound = figures["lower_bound"]
-    yield Words(
+    yield Paragraph(
         f"held: {bound['held_bits_per_unit']:.3g} bits per bit of n² d = {bound['unit_bits']} "
         f"(n {bound['n']:.4g}, d {bound['d']}) in each head and layer"
     )
-    yield Words(bound["meaning"], "dim")
+    yield Paragraph(bound["meaning"], "dim")
     if "sparsity" in figures:
-        yield Words(figures["sparsity"]["meaning"], "dim")
+        yield Paragraph(figures["sparsity"]["meaning"], "dim")
 
 
-def _parts(figures: Mapping[str, Any]) -> Rows:
-    from scalekv.cli.console.layout import Rows
+def _parts(figures: Mapping[str, Any]) -> ResultTable:
+    from scalekv.cli.console.layout import ResultTable
 
     stages: dict[str, dict[str, int]] = figures["stages"]
     names = {**PARTS, "everything_else": "activations"}
@@ -99,11 +99,11 @@ def _parts(figures: Mapping[str, Any]) -> Rows:
     rows.append(["all", *(human_bytes(count) for count in figures["totals"].values())])
     # The fullest stage is what counts: it goes last.
     columns = [Column(name, rank=int(name != figures["fullest"])) for name in stages]
-    return Rows([Column("", right=False), *columns], rows)
+    return ResultTable([Column("", right=False), *columns], rows)
 
 
-def _of_budgets(figures: Mapping[str, Any]) -> Rows:
-    from scalekv.cli.console.layout import Rows
+def _of_budgets(figures: Mapping[str, Any]) -> ResultTable:
+    from scalekv.cli.console.layout import ResultTable
 
     known = figures["fits"] is not None
     columns = [
@@ -123,7 +123,7 @@ def _of_budgets(figures: Mapping[str, Any]) -> Rows:
         ]
         for row in figures["budgets"]
     ]
-    return Rows(columns, rows)
+    return ResultTable(columns, rows)
 
 
 def _batch(largest: int) -> str:

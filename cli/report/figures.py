@@ -11,7 +11,7 @@ from typing import Any
 
 from rich.console import Console
 
-from scalekv.cli.console.layout import Column, Rows, print_parts
+from scalekv.cli.console.layout import Column, ResultTable, print_parts
 from scalekv.configs.sparsity import Sparsity
 from scalekv.kv.memory.denominators import LowerBound, uncompressed
 from scalekv.kv.memory.predicted import CacheShape
@@ -156,7 +156,7 @@ def _print_rows(rows: Sequence[tuple[str, int, str]], console: Console) -> None:
         Column(""),
         Column("", rank=1, right=False, style="dim", wraps=True),
     )
-    print_parts(console, Rows(columns, [(a, human_bytes(count), b) for a, count, b in rows]))
+    print_parts(console, ResultTable(columns, [(a, human_bytes(count), b) for a, count, b in rows]))
 
 
 def table_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
