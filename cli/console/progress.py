@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from scalekv.cli.console.layout import Paragraph, print_parts
 from scalekv.kv.sizes import human_bytes
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Display:
     def note(self, text: str) -> None:
         """A line that stays."""
         if not self.quiet:
-            self.console.print(text, markup=False, soft_wrap=True, style="dim")
+            print_parts(self.console, Paragraph(text, "dim"))
             self._said = time.monotonic()
 
     def stage(self, text: str) -> None:

@@ -132,6 +132,7 @@ def _bad_value(error: Any, arguments: Sequence[str]) -> NotUnderstood:
     choices = choices_of(param)
     if choices:
         fix = close_matches(value or "", choices)
+    fix = fix or _an_example(param)
     what = f"cannot read the value of {name}" if value is None else f"{name} is {value!r}"
     return NotUnderstood(what, where=name, rule=rule, fix=fix or f"{path} --help says more")
 
@@ -189,7 +190,10 @@ def _value_or_none(error: Any) -> NotUnderstood:
 def _an_example(param: Any) -> str:
     option = BY_NAME.get(param.name)
     default = option.default if option is not None else param.default
-    return f"for instance {max(param.opts, key=len)} {default}" if default else ""
+    default = default or next(iter(choices_of(param)), None)
+    if is_argument(param) or default is None:
+        return ""
+    return f"for instance {max(param.opts, key=len)} {default}"
 
 
 def _sentence(message: str) -> str:

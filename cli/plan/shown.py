@@ -32,7 +32,7 @@ def show_plan(figures: Mapping[str, Any], *, bound: bool) -> None:
         needed += f" of {human_bytes(memory)}: {verdict}"
     besides = "the fullest stage and what the process takes besides"
     if device["type"] == "cuda":
-        besides += ", and 4 % that the allocator cannot use"
+        besides += ", and 4% that the allocator cannot use"
     show(
         *map(Paragraph, _lines(figures)),
         Text(),

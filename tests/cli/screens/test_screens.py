@@ -32,7 +32,7 @@ def test_screens_are_as_they_were_looked_at() -> None:
 @pytest.mark.parametrize("columns", WIDTHS)
 @pytest.mark.parametrize("name", COMMANDS)
 def test_no_word_is_cut(name: str, columns: int) -> None:
-    """A terminal that breaks a line leaves a row that is full; every other has an end of its own."""
+    """A terminal that breaks a line leaves a full row, and in it what may be half a word."""
     text = (SHOWN / str(columns) / f"{name}.txt").read_text(encoding="utf-8")
     widest = (SHOWN / str(max(WIDTHS)) / f"{name}.txt").read_text(encoding="utf-8")
     words = set(widest.split()) | {"\\"}
