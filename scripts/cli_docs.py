@@ -67,8 +67,10 @@ other variables that begin with `SCALEKV_` are left alone, and `scalekv config` 
 """
 
 COMPLETION = """\
-Every option and argument with a list completes: models, the budgets, ratios, pixel classes and sizes of the
-model that is typed or set, policies, dtypes, devices, formats, and the parts of a list with commas.
+Every option and argument with a list completes: models, the budgets, ratios, pixel classes and
+sizes of the model that is typed or set, policies, dtypes, devices, formats, and the parts of a list
+with commas.
+
 `scalekv --install-completion` installs completion for the shell it is called from (bash, zsh or
 fish), `scalekv --show-completion` prints it. Where the shell is not that of the terminal, in an
 image or a dotfile repository, ask for a shell by name:
