@@ -95,9 +95,9 @@ def _no_such_option(error: Any, arguments: Sequence[str]) -> NotUnderstood:
             fix=f"{path} -- {shlex.quote(word)}",
         )
     given = word.partition("=")[0]
-    fix = close_matches(given.lstrip("-"), [n.lstrip("-") for n in _long_names(command)])
-    for near in (n.lstrip("-") for n in _long_names(command)):
-        fix = fix.replace(f" {near} ", f" --{near} ").replace(f" {near}?", f" --{near}?")
+    known = {one.lstrip("-"): one for one in _long_names(command)}
+    near = close_matches(given.lstrip("-"), known)
+    fix = re.sub(r"[\w-]+", lambda word: known.get(word[0], word[0]), near)
     with_it = [
         f"{path} {part} {given}"
         for part, one in getattr(command, "commands", {}).items()
