@@ -39,8 +39,9 @@ TOP = """\
 Results go to stdout: a path a line, a table, or with `--json` one JSON object. Everything else goes
 to stderr: progress, notes, errors. On a terminal progress moves; elsewhere it is plain lines, and
 nothing is ever asked. `--quiet` leaves only errors on stderr, `--verbose` (or `SCALEKV_DEBUG=1`)
-adds where a failure happened. `NO_COLOR`, `TERM=dumb` and `COLUMNS` are heeded. Nothing is
-overwritten, and a file appears whole or not at all.
+adds where a failure happened. `NO_COLOR`, `TERM=dumb` and `COLUMNS` are heeded; a table in
+a pipe has a row a line, however long. Nothing is overwritten, and a file appears whole or not at
+all.
 
 A reader of stdout or stderr that leaves (`| head -1`, `2> >(head -1)`), or either closed from the
 start (`>&-`), costs nothing: the work is done, and the exit code is the work's. A disk that is full
