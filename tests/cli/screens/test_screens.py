@@ -6,19 +6,22 @@ import json
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
 from tests.cli.screens.take import COMMANDS, SHOWN, WIDTHS
 from tests.cli.screens.terminal import masked
 
+ROOT = Path(__file__).parents[3]
 HINT = "look at what changed, then: python -m tests.cli.screens.take"
 
 
 @pytest.mark.slow
 def test_screens_are_as_they_were_looked_at() -> None:
     command = [sys.executable, "-m", "tests.cli.screens.take", "--print"]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
+    assert done.returncode == 0, done.stderr
     screens = json.loads(done.stdout)
     kept = {
         str(path.relative_to(SHOWN)): path.read_text(encoding="utf-8")
