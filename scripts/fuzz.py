@@ -28,7 +28,7 @@ from PIL import Image
 
 from scalekv.cli import engine
 from scalekv.cli.main import main as program
-from scalekv.cli.pictures.folder import png_bytes
+from scalekv.cli.pictures.writing import Writing
 from scalekv.configs import list_models
 from scalekv.kv.errors import UserError
 
@@ -107,7 +107,7 @@ def kinds() -> dict[str, Sort]:
     settings = {"prompt": "an owl", "seed": 7, "model": "emoji", "policy": "scalekv", "cfg": [1.0]}
     settings |= {"recorded": {"request": {}, "files": {}, "objects": []}, "weights": {}}
     settings |= {"machine": {}, "versions": {}, "device": "cpu", "dtype": "float32"}
-    png = png_bytes(picture, "an owl", settings)
+    png = Writing().file(picture, "an owl", settings)
     report = json.dumps({"format": 1, "pictures": [], "cache": {}}).encode()
     dry = ("batch", "--dry-run")
     return {

@@ -23,7 +23,10 @@ from scalekv.cli.console.errors import Interrupted
 from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json, to_json
-from scalekv.cli.pictures.folder import FORMAT, OutputFolder, slug
+from scalekv.cli.generate.destination import refuse_file
+from scalekv.cli.pictures.folder import OutputFolder
+from scalekv.cli.pictures.names import slug
+from scalekv.cli.pictures.writing import FORMAT
 from scalekv.cli.plan.room import check_room, target_of
 from scalekv.cli.report.figures import NARROW
 from scalekv.kv.errors import UserError
@@ -64,6 +67,7 @@ def variants(options: Options, policies: Sequence[str], budgets: Sequence[str]) 
         UserError: nothing is left to compare the full cache with, or as `choose` does.
     """
     reference = choose(options.changed(policy=FULL))
+    refuse_file(reference.out, "compare")
     chosen = [
         choose(options.changed(policy=policy, budget=budget))
         for policy, budget in product(_listed(policies), _listed(budgets))

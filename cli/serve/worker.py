@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 from scalekv.cli import engine
 from scalekv.cli.console.errors import kind_of
 from scalekv.cli.generate.run import figures
-from scalekv.cli.pictures.folder import png_bytes
+from scalekv.cli.pictures.writing import USUAL
 from scalekv.cli.report.figures import peak_of
 from scalekv.cli.report.kinds import Kinds
 from scalekv.cli.serve.metrics import Metrics
@@ -254,7 +254,7 @@ class Worker:
             self._metrics.held.set(picture.cache["held_peak_bytes"])
             if job.gone:
                 continue
-            png = png_bytes(picture.image, picture.prompt, picture.settings)
+            png = USUAL.file(picture.image, picture.prompt, picture.settings)
             job.drawn.append(
                 Delivery(png, picture, figures(pipeline, self._choices, Kinds.of([picture.cache])))
             )
