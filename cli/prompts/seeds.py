@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from scalekv.configs.values import RANDOM
+from scalekv.kv.errors import UserError
 
 MOST_RANDOM = 2**32
 """A random seed is below it: short enough to be typed again, and what other tools have."""
@@ -36,6 +37,21 @@ class Seeds:
         if asked == RANDOM:
             return cls(secrets.randbelow(MOST_RANDOM), (), same, random=True)
         return cls(int(asked), (), same)
+
+    def one(self, command: str) -> int:
+        """The first seed, for commands that draw from one.
+
+        Raises:
+            UserError: several are named.
+        """
+        if self.listed:
+            raise UserError(
+                f"{command} draws from one seed, and {len(self.listed)} are named",
+                where="--seed",
+                rule="a whole number",
+                fix=f"--seed {self.first}",
+            )
+        return self.first
 
     def seed(self, index: int, image: int) -> int:
         """The seed of a picture.
