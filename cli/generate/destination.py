@@ -6,7 +6,7 @@ Knows names and whether files are there; writes none.
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scalekv.cli.choices import Choices
@@ -41,11 +41,12 @@ class Destination:
             UserError: names that no file may have, that two pictures would have or that are taken,
                 or a prompt that the format has no room for.
         """
-        writing = writing_of(choices)
+        file = names_file(choices.out)
+        named = choices.out.suffix if file else ""
+        writing = replace(writing_of(choices), named=named)
         for prompt in choices.request.prompts:
             writing.check_room(prompt, choices.request.negative)
         out = choices.out
-        file = names_file(out)
         if file and choices.name is not None:
             raise UserError(
                 f"{out} is a name, and --name gives another",
@@ -53,8 +54,8 @@ class Destination:
                 rule="a picture has one name",
                 fix=f"leave out --name, or --out {out.parent}",
             )
-        named = _numbered_names(out, choices.request.pictures) if file else _by_template(choices)
-        there = cls(out.parent if file else out, tuple(named), writing, file)
+        names = _numbered_names(out, choices.request.pictures) if file else _by_template(choices)
+        there = cls(out.parent if file else out, tuple(names), writing, file)
         there._check()
         return there
 

@@ -51,16 +51,18 @@ class Writing:
         format: one of `PICTURE_FORMATS`.
         quality: of JPEG and WebP, from 1 to 100.
         metadata: whether the settings are written into the picture.
+        named: the suffix, where a file was named: ".jpeg"; "": the format's own.
     """
 
     format: str = PNG
     quality: int = 95
     metadata: bool = True
+    named: str = ""
 
     @property
     def suffix(self) -> str:
         """Of the files."""
-        return SUFFIXES[self.format]
+        return self.named or SUFFIXES[self.format]
 
     @property
     def mark(self) -> tuple[str, int, bool] | None:

@@ -24,12 +24,12 @@ _WEIGHT = re.compile(r"\s*(\d+(?:\.\d+)?)::")
 _SPECIAL = "\\{}|_"
 _LIKE_ONE = re.compile(r"\{[^{}]*\|[^{}]*\}|" + _LIST.pattern)
 
-Template = tuple["str | Choice | ListName", ...]
+Template = tuple["str | Alternatives | ListName", ...]
 """Parts of a prompt, in their order."""
 
 
 @dataclass(frozen=True)
-class Choice:
+class Alternatives:
     """One of some templates, each as likely as its weight says."""
 
     weights: tuple[float, ...]
@@ -103,7 +103,7 @@ class Wildcards:
             match part:
                 case str():
                     words.append(part)
-                case Choice():
+                case Alternatives():
                     chosen = part.templates[_place(part.weights, uniform())]
                     words.append(self._drawn(chosen, uniform, depth))
                 case ListName():
@@ -178,7 +178,7 @@ class _Parser:
 
     def _sequence(self, *, inside: bool) -> Template:
         """Parts up to the end, or inside braces up to what ends an alternative."""
-        parts: list[str | Choice | ListName] = []
+        parts: list[str | Alternatives | ListName] = []
         plain = ""
         while self.place < len(self.text):
             here = self.text[self.place]
@@ -205,7 +205,7 @@ class _Parser:
         parts += [plain] * bool(plain)
         return tuple(parts)
 
-    def _choice(self) -> Choice:
+    def _choice(self) -> Alternatives:
         weights, templates = [], []
         while True:
             self.place += 1  # { or |
@@ -221,7 +221,7 @@ class _Parser:
         self.place += 1
         if not sum(weights):
             raise self._refusal("all weights are 0")
-        return Choice(tuple(weights), tuple(templates))
+        return Alternatives(tuple(weights), tuple(templates))
 
     def _refusal(self, what: str) -> BadTemplate:
         return BadTemplate(
