@@ -127,7 +127,7 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
                 "seed": seeds.first,
                 "num_images": each if drawn is None else 1,
             },
-            seeds=seeds.all_of(len(options.prompts) * each, each),
+            seeds=seeds.all_of(len(options.prompts) * each, each) or None,
         ),
         preset=preset,
         model=found["model"],

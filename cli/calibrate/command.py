@@ -142,7 +142,9 @@ def calibrate(
     own = {"policy": FULL, "budget": FULL, "wildcards": OFF}
     options = Options(prompts_alone(path), {**typed, **own})
     choices = choose(options)
-    pictures = replace(choices.request, seed=choices.seeds.one("calibrate"), seeds=None)
+    pictures = replace(
+        choices.request, seed=choices.seeds.one("calibrate"), seeds=None, num_images=1
+    )
     request = CalibrationRequest(pictures, budget, drafters, top, index, both_halves, coded)
     CalibrationRun(
         choices,

@@ -111,7 +111,8 @@ def labels(kinds: Iterable[tuple[Any, ...]]) -> list[str]:
     """What tells caches of (policy, budget, kv_dtype) apart, in words: the budget, and the others
     where they differ."""
     kinds = list(kinds)
-    policies, _, dtypes = (set(values) for values in zip(*kinds, strict=True))
+    policies = {policy for policy, budget, _ in kinds if FULL not in (policy, budget)}
+    dtypes = {dtype for _, _, dtype in kinds}
     found = []
     for policy, budget, dtype in kinds:
         words = [str(policy)] * (len(policies) > 1 and policy != budget) + [str(budget)]
