@@ -56,9 +56,10 @@ def _of_file(argument: str) -> tuple[str, ...]:
     try:
         return prompts_alone(argument.removeprefix(AT))
     except UserError as error:
+        literal = rf"'\{argument}' draws the words as they stand"
         raise UserError(
             error.what,
             where=error.where or argument,
             rule=error.rule or f"@FILE has one prompt a line, or is one of {', '.join(FORMATS)}",
-            fix=error.fix or rf"\{argument} is the prompt as it stands; scalekv batch reads rows",
+            fix=f"{error.fix}; {literal}" if error.fix else f"scalekv batch reads rows; {literal}",
         ) from None

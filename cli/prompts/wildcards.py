@@ -13,11 +13,12 @@ from itertools import accumulate
 from pathlib import Path
 from random import Random
 
+from scalekv.cli.batch.rows import shown
 from scalekv.kv.errors import UserError, close_matches
 
 OFF, ON = "off", "on"
 MOST_BYTES = 2**24  # of a list
-DEEPEST = 20  # lists inside lists
+DEEPEST = 20  # lists inside lists, and braces inside braces
 
 _LIST = re.compile(r"__([\w-]+(?:/[\w-]+)*?)__")
 _WEIGHT = re.compile(r"\s*(\d+(?:\.\d+)?)::")
@@ -92,7 +93,7 @@ class Wildcards:
         drawn = self._drawn(_Parser(template).template, random.random, 0).strip()
         if not drawn:
             raise BadTemplate(
-                f"nothing is left of the prompt {template!r} with seed {seed}",
+                f"nothing is left of the prompt {shown(template)} with seed {seed}",
                 "a prompt has at least one word, whatever is drawn",
             )
         return drawn
@@ -166,14 +167,15 @@ def escaped(prompt: str) -> str:
 def _place(weights: tuple[float, ...], share: float) -> int:
     """Which of the weighted places a share between 0 and 1 falls to."""
     ends = list(accumulate(weights))
-    return next(place for place, end in enumerate(ends) if share * ends[-1] < end)
+    within = (place for place, end in enumerate(ends) if share * ends[-1] < end)
+    return next(within, len(ends) - 1)  # a product may be rounded up to the end of the last
 
 
 class _Parser:
     """Reads a template once, from left to right."""
 
     def __init__(self, text: str) -> None:
-        self.text, self.place = text, 0
+        self.text, self.place, self.depth = text, 0, 0
         self.template = self._sequence(inside=False)
 
     def _sequence(self, *, inside: bool) -> Template:
@@ -207,6 +209,9 @@ class _Parser:
 
     def _choice(self) -> Alternatives:
         weights, templates = [], []
+        self.depth += 1
+        if self.depth > DEEPEST:
+            raise self._refusal(f"braces are more than {DEEPEST} deep")
         while True:
             self.place += 1  # { or |
             weight = _WEIGHT.match(self.text, self.place)
@@ -219,13 +224,14 @@ class _Parser:
             if self.text[self.place] == "}":
                 break
         self.place += 1
+        self.depth -= 1
         if not sum(weights):
             raise self._refusal("all weights are 0")
         return Alternatives(tuple(weights), tuple(templates))
 
     def _refusal(self, what: str) -> BadTemplate:
         return BadTemplate(
-            f"{what} in the prompt {self.text!r}",
+            f"{what} in the prompt {shown(self.text)}",
             "with --wildcards {red|blue} is one of the two, {3::red|blue} red three times in four",
             r"\{ \} and \| are the characters as they stand, or leave out --wildcards",
         )

@@ -63,6 +63,7 @@ def test_lists_in_folders(tmp_path: Path) -> None:
     [
         ("a {red|blue", ["{ is not closed", r"\{"]),
         ("a red} fox", ["} closes nothing"]),
+        ("{" * 100_000, ["braces are more than 20 deep"]),
         ("{0::a|0::b}", ["all weights are 0"]),
         ("{|}", ["nothing is left"]),
         ("__aminal__", ["no list", "lists here: animal, loop", "did you mean animal"]),
