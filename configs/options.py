@@ -277,7 +277,7 @@ OPTIONS: tuple[Option, ...] = (
         one_of(AUTO, "on", "off"),
         "Record the scales of pictures as CUDA graphs and replay them: auto when pictures of one "
         "shape come a second time, on the first time, off. Pictures are the same.",
-        _ALL,
+        ALL,
         default=AUTO,
         repeats=True,
     ),
