@@ -18,13 +18,13 @@ from scalekv.cli.batch.rows import (
     csv_rows,
     json_items,
     json_lines,
-    text_rows,
+    prompt_lines,
     tsv_rows,
 )
 from scalekv.kv.errors import UserError
 
 _READERS = {
-    "txt": text_rows,
+    "txt": prompt_lines,
     "csv": csv_rows,
     "tsv": tsv_rows,
     "jsonl": json_lines,

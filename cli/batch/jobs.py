@@ -12,13 +12,11 @@ from typing import Any
 
 from scalekv.cli.batch.file import PromptFile
 from scalekv.cli.batch.reader import (
-    MOST_PICTURES,
     SETTINGS_OF_ROWS,
     Checked,
     Reader,
     mark,
     problem_of,
-    too_many,
 )
 from scalekv.cli.batch.rows import Problem, shown
 from scalekv.cli.choices import Choices
@@ -31,6 +29,8 @@ from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.model.tokens import cut_prompt
 from scalekv.kv.errors import UserError
+
+MOST_PICTURES = 500_000  # of a whole file; a typing error in num_images would fill the memory
 
 
 @dataclass(frozen=True)
@@ -113,7 +113,14 @@ def _check_count(rows: Sequence[Checked], file: PromptFile) -> None:
     count = sum(row.pictures for row in rows)
     if count > MOST_PICTURES:
         largest = max(rows, key=lambda row: row.pictures)
-        file.problems = [too_many(largest.line if largest.pictures > MOST_PICTURES else 0, count)]
+        file.problems = [
+            Problem(
+                largest.line if largest.pictures > MOST_PICTURES else 0,
+                f"{count:,} pictures are asked for in one file",
+                f"at most {MOST_PICTURES:,} in one file",
+                "split the file, or ask for fewer with -n or num_images",
+            )
+        ]
         file.refuse()
 
 

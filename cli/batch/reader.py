@@ -29,7 +29,7 @@ from scalekv.infinity_patch.asked.settled import Settled, settle
 from scalekv.kv.errors import UserError
 from scalekv.kv.policies.registry import stores
 
-MOST_PICTURES = 500_000  # of a whole file; a typing error in num_images would fill the memory
+MOST_SETTINGS = 10_000  # of a row
 
 _EACH = {"prompts", "seed", "seeds", "num_images"}
 _NOT_THE_PICTURE = {"batch_size", "reproducible"}
@@ -64,16 +64,6 @@ class Checked:
         if not self.seeds:
             return None
         return self.seeds[image] if len(self.seeds) > 1 else self.seeds[0] + image
-
-
-def too_many(line: int, count: int) -> Problem:
-    """More pictures than one file may ask for."""
-    return Problem(
-        line,
-        f"{count:,} pictures are asked for in one file",
-        f"at most {MOST_PICTURES:,} in one file",
-        "split the file, or ask for fewer with -n or num_images",
-    )
 
 
 def problem_of(line: int, error: UserError) -> Problem:
@@ -116,8 +106,9 @@ class Reader:
         read = {name: values for name, values in read.items() if values}
         count, seeds_of_row = self._count(row, read, problems)
         swept = {name: values for name, values in read.items() if name in _OWN}
-        if prod(map(len, swept.values())) * count > MOST_PICTURES:
-            problems.append(too_many(row.line, prod(map(len, swept.values())) * count))
+        if (many := prod(map(len, swept.values()))) > MOST_SETTINGS:
+            what = f"{many:,} settings are asked for in one row"
+            problems.append(Problem(row.line, what, f"at most {MOST_SETTINGS:,}", "split the row"))
             return None
         settled: list[Settled] = []
         for values in product(*swept.values()):

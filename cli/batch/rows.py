@@ -54,7 +54,7 @@ def shown(value: object) -> str:
     return text if len(text) <= 60 else text[:57] + "..."
 
 
-def text_rows(text: str, problems: list[Problem]) -> Iterator[Row]:
+def prompt_lines(text: str, problems: list[Problem]) -> Iterator[Row]:
     """A prompt a line, or options."""
     for number, line in enumerate(text.split("\n"), start=1):
         prompt = line.strip()

@@ -85,7 +85,7 @@ def test_a_sweep_in_cells(scalekv: Program, stand_in: StandIn) -> None:
     [
         ({"budget": ["5%", "nonsense", "200%"]}, ["nonsense", "200%", "2 problems"]),
         ({"cfg": [[1, 2], ["x"]]}, ["cfg is ['x']"]),
-        ({"budget": ["5%"] * 1000, "tau": [[1]] * 1000}, ["1,000,000 pictures"]),
+        ({"budget": ["5%"] * 1000, "tau": [[1]] * 1000}, ["1,000,000 settings"]),
         ({"seed": [1, 2], "num_images": 3}, ["3 pictures and 2 seeds"]),
         ({"seed": "random"}, ["seed is 'random'", "several with commas"]),
         ({"seed": [1, -2]}, ["seed is [1, -2]"]),
@@ -199,8 +199,8 @@ def test_what_format_means(scalekv: Program, stand_in: StandIn) -> None:
 def test_every_format_is_resumed(
     scalekv: Program, stand_in: StandIn, name: str, metadata: str
 ) -> None:
-    command = ("batch", write("p.jsonl", *({"prompt": p} for p in "abc")), metadata)
-    command = (*command, "--format", name)
+    rows = write("p.jsonl", *({"prompt": p} for p in "abc"))
+    command = ("batch", rows, metadata, "--format", name)
     assert scalekv(*command).code == 0
     lines = Path("out/manifest.jsonl").read_text().splitlines(keepends=True)
     Path("out/manifest.jsonl").write_text(lines[0])  # the others as a kill leaves them

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from scalekv.cli import engine
 from scalekv.cli.generate import run as run_module
 from tests.cli.conftest import Outcome, StandIn
 
@@ -120,7 +121,7 @@ def test_a_name_that_is_taken_meanwhile_costs_no_picture(
         Path("out/owl.png").touch()
         return load(*arguments)
 
-    monkeypatch.setattr(run_module.engine, "load", late)
+    monkeypatch.setattr(engine, "load", late)
     done = scalekv("generate", "an owl", "--name", "owl")
     assert done.out == "out/owl-2.png\n"
     assert "owl was taken meanwhile: out/owl-2.png" in done.err
@@ -222,7 +223,12 @@ def test_braces_are_letters_unless_wildcards_are_on(scalekv: Program, stand_in: 
 
 def test_opening(scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> None:
     opened: list[Path] = []
-    monkeypatch.setattr(run_module, "open_with_viewer", lambda path: opened.append(path) or "")
+
+    def viewed(path: Path) -> str:
+        opened.append(path)
+        return ""
+
+    monkeypatch.setattr(run_module, "open_with_viewer", viewed)
     scalekv("generate", "an owl", "--open")
     scalekv("generate", "an owl", "a fox", "--open", "-o", "both")
     assert opened == [Path("out/0-an-owl.png"), Path("both")]
