@@ -39,7 +39,7 @@ class Form(StrEnum):
 
 def inspect(
     images: Annotated[
-        list[Path], typer.Argument(metavar="IMAGE...", help="Pictures.", show_default=False)
+        list[Path], typer.Argument(metavar="IMAGE", help="Pictures.", show_default=False)
     ],
     form: Annotated[
         Form,

@@ -78,6 +78,7 @@ SLOW = frozenset(
         "test_packaging",
         "test_recipes",
         "test_soak",
+        "test_tour",
     )
 )
 """Files whose tests take seconds together: `scripts/test --quick` leaves them out."""

@@ -49,7 +49,9 @@ Examples:
 def generate(
     prompts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False),
+        typer.Argument(
+            metavar="PROMPT", help="What to draw; - or @FILE to read it.", show_default=False
+        ),
     ] = None,
     repeat: Annotated[
         Path | None,
