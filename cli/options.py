@@ -63,8 +63,8 @@ def takes_options(command: str) -> Callable[[Callable[..., None]], Callable[...,
 
 
 def _parameter(option: Option) -> Parameter:
-    default = None if option.scope is not Scope.CALL else False
     shell = option.kind.shell
+    default = False if option.scope is Scope.CALL and shell is bool else None
     annotation: Any = Annotated[shell if default is False else shell | None, _declared(option)]
     return Parameter(
         option.name, Parameter.POSITIONAL_OR_KEYWORD, default=default, annotation=annotation

@@ -14,9 +14,9 @@ from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
 
-from scalekv.cli.batch.file import shown
 from scalekv.cli.batch.jobs import Job, as_row
 from scalekv.cli.batch.manifest import STEM, Manifest
+from scalekv.cli.batch.rows import shown
 from scalekv.cli.batch.tally import Tally, human_rate, human_time
 from scalekv.cli.choices import Choices
 from scalekv.cli.console.errors import Unsuccessful
@@ -132,7 +132,7 @@ class Account:
             if tally.done < tally.wanted:
                 lines.append("the same command with --resume makes the rest")
         for job, error in self.failures[:MOST_LISTED]:
-            lines.append(f"failed: line {job.line}, seed {job.seed}, {shown(job.prompt)}: {error}")
+            lines.append(f"failed: {job.place}, seed {job.seed}, {shown(job.prompt)}: {error}")
         if len(self.failures) > MOST_LISTED:
             lines.append(f"failed: {len(self.failures) - MOST_LISTED} more, see the report")
         if retry is not None:

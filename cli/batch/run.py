@@ -18,7 +18,6 @@ from scalekv.cli import engine
 from scalekv.cli.batch.account import Account
 from scalekv.cli.batch.jobs import Job, groups
 from scalekv.cli.batch.manifest import Manifest, manifest_name
-from scalekv.cli.batch.names import SUFFIX
 from scalekv.cli.batch.resume import Standing, digest, standing
 from scalekv.cli.batch.tally import Tally
 from scalekv.cli.choices import Choices
@@ -26,14 +25,18 @@ from scalekv.cli.console.errors import Interrupted, debugging, one_line, show_tr
 from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
+from scalekv.cli.generate.destination import writing_of
 from scalekv.cli.generate.run import (
     common_settings,
     entry_of,
     sidecar_of,
     tell_of_batches,
     tell_of_idle_budget,
+    tell_of_templates,
+    tell_of_viewer,
 )
-from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder, png_bytes
+from scalekv.cli.pictures.folder import CannotWrite, OutputFolder
+from scalekv.cli.pictures.writing import FORMAT, Writing
 from scalekv.cli.plan.room import Target, check_room
 from scalekv.cli.report.running import Running
 from scalekv.kv.errors import UserError
@@ -81,11 +84,18 @@ class BatchRun:
     _together: int = 0
     _account: Account = field(init=False)
     _display: Display = field(init=False)
+    _writing: Writing = field(init=False)
+    _suffix: str = field(init=False)
 
     def __post_init__(self) -> None:
         tally = Tally(len(self.jobs))
         self._account = Account(self.choices, self.source, self.console, tally, self.json)
         self._display = Display(self.console, quiet=self.choices.quiet, elapsed=False)
+        self._writing = writing_of(self.choices)
+        self._suffix = self._writing.suffix
+
+    def _standing(self, folder: Path) -> Standing:
+        return standing(folder, self.jobs, self._suffix, self.resume, self.marks)
 
     def preview(self) -> None:
         """Says what would be made, and touches nothing.
@@ -93,13 +103,14 @@ class BatchRun:
         Raises:
             UserError: it could not be made.
         """
-        now = standing(self.choices.out, self.jobs, self.resume, self.marks)
-        files = [str(self.choices.out / (job.name + SUFFIX)) for job in now.todo]
+        now = self._standing(self.choices.out)
+        files = [str(self.choices.out / (job.name + self._suffix)) for job in now.todo]
         before = len(now.done) + len(now.unlisted)
         if not self.choices.quiet:
             count = len(groups(now.todo))
             summary = f"{len(files)} pictures to make in {count} groups, {before} are there"
             self.console.print(summary, style="dim", soft_wrap=True)
+            self._tell_of_rows()
             self._tell_standing(now)
         if self.json:
             say_json({"paths": files, "there_before": before})
@@ -135,6 +146,8 @@ class BatchRun:
             raise Interrupted(self._account.tally.made, str(out)) from None
         finally:
             folder.discard_if_empty()
+        if self.choices.open:
+            tell_of_viewer(out, self.console)
         self._account.check()
 
     def _kinds(self) -> list[Settled]:
@@ -160,13 +173,13 @@ class BatchRun:
             self._display.note(
                 "this file system has no locks: see to it that no other run writes here"
             )
-        now = standing(folder.path, self.jobs, self.resume, self.marks)
+        now = self._standing(folder.path)
         folder.remove_leftovers()
         for orphan in now.orphans:
             orphan.unlink(missing_ok=True)
         for job in now.unlisted:
-            data = (folder.path / (job.name + SUFFIX)).read_bytes()
-            manifest.append(_entry(job, data, None, None))
+            data = (folder.path / (job.name + self._suffix)).read_bytes()
+            manifest.append(_entry(job, self._suffix, data, None, None))
         self._account.tally.before = len(now.done) + len(now.unlisted)
         self._tell_standing(now)
         return now.todo
@@ -188,6 +201,12 @@ class BatchRun:
                 f"{name} was changed since it was made; it is left as it is, delete it to have it "
                 "made again"
             )
+
+    def _tell_of_rows(self) -> None:
+        notes = list(dict.fromkeys(name for job in self.jobs for name in job.notes))
+        if notes:
+            self._display.note(f"kept as notes, not as settings: {', '.join(notes)}")
+        tell_of_templates(self.choices, (job.prompt for job in self.jobs), self._display)
 
     def _make_all(self, todo: Sequence[Job], folder: OutputFolder, manifest: Manifest) -> None:
         outcome = "failed"
@@ -219,7 +238,9 @@ class BatchRun:
         self._display.note(
             f"{len(self.jobs)} pictures of {self.source}{shard}, model {choices.preset.name} "
             f"({choices.model.origin}), policy {choices.request.policy}"
+            + (f", seed {choices.seeds.first}" if choices.seeds.random else "")
         )
+        self._tell_of_rows()
         self._display.stage(f"loading {choices.preset.name}")
         told: dict[tuple[object, ...], Settled] = {}
         for kind in self._kinds():
@@ -292,22 +313,29 @@ class BatchRun:
 
     def _keep(self, job: Job, picture: Picture, folder: OutputFolder, manifest: Manifest) -> None:
         """Saves a picture, tells where it is, and writes its line."""
-        sidecar = {**sidecar_of(picture, self.choices), "job": job.mark, "index": job.index}
-        data = png_bytes(picture.image, picture.prompt, picture.settings, job.mark)
-        if not folder.place(job.name, data, sidecar):
-            self._fail(job, FileExistsError(f"{job.name + SUFFIX} came into the folder meanwhile"))
+        data = self._writing.file(picture.image, picture.prompt, picture.settings, job.mark)
+        sidecar = {
+            **sidecar_of(picture, self.choices),
+            **{"job": job.mark, "index": job.index, "sha256": digest(data)},
+            **job.said,
+        }
+        if not folder.place(job.name, data, sidecar, self._suffix):
+            self._fail(
+                job, FileExistsError(f"{job.name + self._suffix} came into the folder meanwhile")
+            )
             return
         self._account.kinds.add(picture.cache)
         self._account.settings = common_settings(picture)
-        path, beside = folder.path / (job.name + SUFFIX), folder.path / (job.name + ".json")
+        path = folder.path / (job.name + self._suffix)
+        beside = path.with_name(job.name + ".json")
         self._account.pictures.append(entry_of(picture, path, beside))
         if not self.json:
             self._display.clear()
             say(f"{path}\n")
-        manifest.append(_entry(job, data, picture.seconds, picture.together))
+        manifest.append(_entry(job, self._suffix, data, picture.seconds, picture.together))
         self._account.tally.picture_made()
         if picture.truncated:
-            self._display.note(f"line {job.line} was too long; not used: {picture.truncated}")
+            self._display.note(f"{job.place} was too long; not used: {picture.truncated}")
 
     def _update(self, pipeline: Pipeline, manifest: Manifest) -> None:
         """Leaves a report of what there is, in case this run is killed."""
@@ -321,7 +349,7 @@ class BatchRun:
     def _fail(self, job: Job, error: Exception) -> None:
         self._account.failures.append((job, one_line(error)))
         self._account.tally.failed += 1
-        self._display.note(f"line {job.line}, seed {job.seed} failed: {one_line(error)}")
+        self._display.note(f"{job.place}, seed {job.seed} failed: {one_line(error)}")
         if debugging():
             self._display.clear()
             show_trace(error, self.console)
@@ -336,7 +364,9 @@ class BatchRun:
         self._display.status(str(tally), tally.done + tally.failed + share, tally.wanted)
 
 
-def _entry(job: Job, data: bytes, seconds: float | None, together: int | None) -> dict[str, Any]:
+def _entry(
+    job: Job, suffix: str, data: bytes, seconds: float | None, together: int | None
+) -> dict[str, Any]:
     """A picture's line in the manifest; None: not known, it was found without one."""
     return {
         "format": FORMAT,
@@ -345,10 +375,11 @@ def _entry(job: Job, data: bytes, seconds: float | None, together: int | None) -
         "image": job.image,
         "prompt": job.prompt,
         "seed": job.seed,
-        "file": job.name + SUFFIX,
+        "file": job.name + suffix,
         "job": job.mark,
         "bytes": len(data),
         "sha256": digest(data),
         "seconds": None if seconds is None else round(seconds, 3),
         "batch": together,
+        **job.said,
     }

@@ -5,7 +5,7 @@ cache. Knows the order of the steps; likeness is measured and sheets are drawn e
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -23,8 +23,12 @@ from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.layout import Column, Paragraph, ResultTable, print_parts
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json, to_json
-from scalekv.cli.pictures.folder import FORMAT, OutputFolder, slug
+from scalekv.cli.generate.destination import refuse_file
+from scalekv.cli.pictures.folder import OutputFolder
+from scalekv.cli.pictures.names import slug
+from scalekv.cli.pictures.writing import FORMAT
 from scalekv.cli.plan.room import check_room, target_of
+from scalekv.configs.values import AUTO
 from scalekv.kv.errors import UserError
 from scalekv.kv.extras import needs
 from scalekv.kv.sizes import human_bytes
@@ -60,24 +64,43 @@ class ComparisonRow:
     scores: tuple[Likeness, ...]
 
 
-def variants(options: Options, policies: Sequence[str], budgets: Sequence[str]) -> list[Variant]:
-    """The full cache, then every policy under every budget, each once.
+def variants(
+    options: Options,
+    policies: Sequence[str],
+    budgets: Sequence[str],
+    kv_dtypes: Sequence[str] = (),
+) -> list[Variant]:
+    """The full cache, then every policy under every budget with every dtype, each once.
 
     Args:
         options: all other options.
-        policies, budgets: as typed, several in one with commas between; none: the one set.
+        policies, budgets, kv_dtypes: as typed, several in one with commas between; none: the one
+            set.
 
     Raises:
         UserError: nothing is left to compare the full cache with, or as `choose` does.
     """
-    reference = choose(options.changed(policy=FULL))
-    chosen = [
-        choose(options.changed(policy=policy, budget=budget))
-        for policy, budget in product(_listed(policies), _listed(budgets))
-        if FULL not in (policy, budget)
-    ]
-    requests = {(c.request.policy, c.request.budget): c for c in chosen}
-    requests.pop((FULL, FULL), None)
+    reference = choose(options.changed(policy=FULL, kv_dtype=AUTO))
+    refuse_file(reference.out, "compare")
+    requests: dict[tuple[Any, ...], Choices] = {}
+    several = product(*map(listed, (policies, budgets, kv_dtypes)))
+    for policy, budget, kv_dtype in several:
+        full = FULL in (policy, budget)
+        if full and kv_dtype in (None, AUTO):
+            continue
+        if full:
+            policy, budget = FULL, None
+        c = choose(options.changed(policy=policy, budget=budget, kv_dtype=kv_dtype))
+        # Prompts and seeds are drawn once, for all.
+        asked = replace(
+            reference.request,
+            policy=c.request.policy,
+            budget=c.request.budget,
+            kv_dtype=c.request.kv_dtype,
+        )
+        key = (asked.policy, asked.budget, asked.kv_dtype)
+        requests.setdefault(key, replace(c, request=asked))
+    requests.pop((FULL, FULL, AUTO), None)
     if not requests:
         raise UserError(
             "the full cache would be compared with itself",
@@ -85,13 +108,26 @@ def variants(options: Options, policies: Sequence[str], budgets: Sequence[str]) 
             rule="the full cache is always drawn; something else is needed beside it",
             fix="--budget 20%,10%",
         )
-    several = len({policy for policy, _ in requests}) > 1
-    labels = [f"{policy} {budget}" if several else str(budget) for policy, budget in requests]
-    others = [Variant(label, c) for label, c in zip(labels, requests.values(), strict=True)]
+    others = [
+        Variant(label, c) for label, c in zip(labels(requests), requests.values(), strict=True)
+    ]
     return [Variant(FULL, reference), *others]
 
 
-def _listed(words: Sequence[str]) -> list[str | None]:
+def labels(kinds: Iterable[tuple[Any, ...]]) -> list[str]:
+    """What tells caches of (policy, budget, kv_dtype) apart, in words: the budget, and the others
+    where they differ."""
+    kinds = list(kinds)
+    policies = {policy for policy, budget, _ in kinds if FULL not in (policy, budget)}
+    dtypes = {dtype for _, _, dtype in kinds}
+    found = []
+    for policy, budget, dtype in kinds:
+        words = [str(policy)] * (len(policies) > 1 and policy != budget) + [str(budget)]
+        found.append(" ".join(words + [str(dtype)] * (len(dtypes) > 1 or FULL in (policy, budget))))
+    return found
+
+
+def listed(words: Sequence[str]) -> list[str | None]:
     """The words of options that may hold several, each once; [None] where there is none."""
     parts = [part.strip() for word in words for part in word.split(",")]
     return list(dict.fromkeys(part for part in parts if part)) or [None]
@@ -245,6 +281,8 @@ class Comparison:
             "label": variant.label,
             "policy": variant.choices.request.policy,
             "budget": variant.choices.request.budget,
+            "kv_dtype": largest["kv_dtype"],
+            "seconds": {"median": round(median(r.pictures[number].seconds for r in self.rows), 3)},
             "held_peak_bytes": largest["held_peak_bytes"],
             "ratio_history": largest["ratio_history"],
             "ratio_all": largest["ratio_all"],
@@ -272,7 +310,11 @@ class Comparison:
             }
             for variant, score in zip(self.variants[1:], row.scores, strict=True)
         }
-        return {"prompt": first.prompt, "seed": first.seed, "scores": scores}
+        seconds = {
+            variant.label: round(picture.seconds, 3)
+            for variant, picture in zip(self.variants, row.pictures, strict=True)
+        }
+        return {"prompt": first.prompt, "seed": first.seed, "scores": scores, "seconds": seconds}
 
     def _sheet(self, facts: dict[str, Any]) -> bytes:
         from scalekv.cli.pictures.sheet import contact_sheet, sheet_bytes
@@ -305,12 +347,13 @@ class Comparison:
         columns = (
             Column("cache", right=False),
             Column("PSNR", rank=1),
-            Column("least", rank=4),
-            Column("SSIM", rank=2),
             Column("least", rank=5),
-            Column("equal", rank=6),
+            Column("SSIM", rank=2),
+            Column("least", rank=6),
+            Column("equal", rank=7),
             Column("held"),
             Column("of full", rank=3),
+            Column("seconds", rank=4),
         )
         rows = [
             (
@@ -322,6 +365,7 @@ class Comparison:
                 str(facts.get("identical", "")),
                 human_bytes(facts["held_peak_bytes"]),
                 f"{facts['ratio_history']:.1%}",
+                f"{facts['seconds']['median']:.2f}",
             )
             for facts in figures
         ]

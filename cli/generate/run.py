@@ -6,7 +6,7 @@ Knows the order of the steps and what is reported; each step is done elsewhere.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,12 +21,16 @@ from scalekv.cli.console.errors import Interrupted, Unsuccessful
 from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
-from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder
+from scalekv.cli.generate.destination import Destination
+from scalekv.cli.pictures.folder import CannotWrite, OutputFolder
+from scalekv.cli.pictures.viewer import open_with_viewer
+from scalekv.cli.pictures.writing import FORMAT
 from scalekv.cli.plan.room import check_room, target_of
+from scalekv.cli.prompts.wildcards import looks_like_template
 from scalekv.cli.report.figures import memory_report, print_summary, print_table
 from scalekv.cli.report.kinds import Kinds
 from scalekv.cli.report.running import Running
-from scalekv.configs.options import NO_REPORT
+from scalekv.configs.output_options import NO_REPORT
 from scalekv.infinity_patch.schedules import size_of
 
 if TYPE_CHECKING:
@@ -54,6 +58,15 @@ class Run:
     _settings: dict[str, Any] = field(default_factory=dict)
     _cannot_write: CannotWrite | None = None
     _pipeline: Pipeline | None = None
+    _to: Destination = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Settles where the pictures go.
+
+        Raises:
+            UserError: not there, see `Destination.of`.
+        """
+        self._to = Destination.of(self.choices)
 
     def execute(self) -> None:
         """Does it all.
@@ -68,19 +81,22 @@ class Run:
             settled = self._settled()
         except KeyboardInterrupt:
             raise Interrupted(0, "") from None
-        folder = OutputFolder(choices.out)
+        folder = OutputFolder(self._to.folder)
         try:
             with interruptible(), Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
                 tell_of_idle_budget(settled, display)
+                tell_of_templates(choices, choices.request.prompts, display)
                 pictures = self._drawn(settled, display)
                 self.load_seconds = time.perf_counter() - self._started
                 self._keep_all(pictures, folder, display)
         except KeyboardInterrupt:
-            raise Interrupted(len(self.pictures), str(choices.out)) from None
+            raise Interrupted(len(self.pictures), str(self._to.folder)) from None
         finally:
             folder.discard_if_empty()
+        if choices.open and self.pictures:
+            self._open()
         if self._cannot_write is not None:
             raise Unsuccessful(
                 f"{self._cannot_write}; {len(self.pictures)} of {self._wanted} pictures are there",
@@ -152,9 +168,16 @@ class Run:
     def _keep(self, picture: Picture, folder: OutputFolder, display: Display) -> None:
         """Saves a picture and tells where it is."""
         sidecar = sidecar_of(picture, self.choices)
+        if self.choices.templates:
+            sidecar["template"] = self.choices.templates[picture.index]
+        name = self._to.name(picture.index)
         image_path, sidecar_path = folder.save_picture(
-            picture.image, picture.prompt, picture.seed, picture.settings, sidecar
+            *(picture.image, picture.prompt, picture.seed, picture.settings, sidecar),
+            writing=self._to.writing,
+            name=name,
         )
+        if name not in (None, image_path.stem):
+            display.note(f"{name} was taken meanwhile: {image_path}")
         self._settings = common_settings(picture)
         self.kinds.add(picture.cache)
         self.pictures.append(entry_of(picture, image_path, sidecar_path))
@@ -166,6 +189,11 @@ class Run:
             self._running.update(len(self.pictures), lambda: self._figures("running"))
         if picture.truncated:
             display.note(f"the prompt was too long; not used: {picture.truncated}")
+
+    def _open(self) -> None:
+        """Shows the one picture, or the folder of several."""
+        file = self.pictures[0]["file"]
+        tell_of_viewer(Path(file) if len(self.pictures) == 1 else self._to.folder, self.console)
 
     def _report(self, folder: OutputFolder, outcome: str) -> None:
         """Says how the run ended, in every form asked for."""
@@ -303,6 +331,19 @@ def entry_of(picture: Picture, image: Path, sidecar: Path) -> dict[str, Any]:
 def with_names(entry: Mapping[str, Any]) -> dict[str, Any]:
     """An entry with file names without the folder, so that a report stays true when it is moved."""
     return {**entry, **{key: Path(entry[key]).name for key in ("file", "sidecar")}}
+
+
+def tell_of_viewer(path: Path, console: Console) -> None:
+    """Opens a picture or a folder, and says so where nothing can."""
+    if why := open_with_viewer(path):
+        console.print(f"not opened: {why}; it is {path}", markup=False, soft_wrap=True)
+
+
+def tell_of_templates(choices: Choices, prompts: Iterable[str], display: Display) -> None:
+    """Says so where a prompt looks as if something were to be drawn in it, and nothing is."""
+    like = () if choices.wildcards else [p for p in prompts if looks_like_template(p)]
+    if like:
+        display.note(f"drawn as it stands: {like[0]!r}; --wildcards draws one of {{a|b}}")
 
 
 def tell_of_idle_budget(settled: Settled, display: Display) -> None:

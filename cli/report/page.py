@@ -178,7 +178,7 @@ def _shown(drawn: Drawn, place: Path) -> Shown:
     with Image.open(drawn.path) as image:
         width, height = image.size
         if max(width, height) <= LARGEST_AS_IS:
-            kind, content = "png", drawn.path.read_bytes()
+            kind, content = str(image.format).lower(), drawn.path.read_bytes()
         else:
             image.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
             buffer = io.BytesIO()

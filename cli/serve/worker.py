@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from scalekv.cli import engine
 from scalekv.cli.console.errors import kind_of
 from scalekv.cli.generate.run import figures
-from scalekv.cli.pictures.folder import png_bytes
+from scalekv.cli.pictures.writing import USUAL
 from scalekv.cli.report.figures import peak_of
 from scalekv.cli.report.kinds import Kinds
 from scalekv.cli.serve.metrics import Metrics
@@ -87,7 +87,7 @@ class Ticket:
         if self.gone:
             return
         try:
-            png = png_bytes(picture.image, picture.prompt, picture.settings)
+            png = USUAL.file(picture.image, picture.prompt, picture.settings)
         except Exception as error:
             self.fail(error)
             return

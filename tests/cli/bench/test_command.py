@@ -65,6 +65,26 @@ def test_one_line_of_json(scalekv: Program, measured: StandIn) -> None:
     assert "at once" in scalekv("bench", "--json").err
 
 
+def test_several_budgets_and_dtypes(scalekv: Program, measured: StandIn) -> None:
+    wanted = ("bench", "--budget", "20%,10%", "--kv-dtype", "auto", "--kv-dtype", "int8")
+    done = scalekv(*wanted, "--rounds", "2", "--warmup", "0", "--json", "--batch", "1,2")
+    assert done.code == 0, done.err
+    facts = json.loads(done.out)
+    kinds = [("20%", "auto"), ("20%", "int8"), ("10%", "auto"), ("10%", "int8")]
+    assert (facts["budget"], facts["kv_dtype"]) == ("20%,10%", "auto,int8")
+    assert [(b["size"], b["budget"], b["kv_dtype"]) for b in facts["batches"]] == [
+        *((1, *kind) for kind in kinds),
+        *((2, *kind) for kind in kinds),
+    ]
+    assert all(b["speedup"]["of_medians"] > 0 for b in facts["batches"])
+    assert facts["batches"][1]["compressed"]["label"] == "20% int8"
+    sides = [(r.budget, r.kv_dtype) for r in measured.requests[:10]]
+    assert sides[:5] == [("full", "auto"), *kinds]
+    assert sides[5:] == sides[4::-1], "the next round goes the other way"
+    rows = [line.split() for line in done.err.splitlines()]
+    assert [row[:2] for row in rows if row[:2] == ["1", "full"]] == [["1", "full"]]
+
+
 def test_a_side_that_does_not_fit(
     scalekv: Program, measured: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -89,6 +109,9 @@ def test_a_side_that_does_not_fit(
     ("arguments", "words"),
     [
         (["--budget", "full"], ["against itself", "--budget 10%"]),
+        (["--budget", "10%,full"], ["against itself"]),
+        (["--kv-dtype", "fp8"], ["fp8", "int8"]),
+        (["--seed", "1,2"], ["draws from one seed", "--seed 1"]),
         (["--batch", "0"], ["--batch-size 1,2,4,8"]),
         (["--batch", "1,x"], ["'1,x'"]),
         (["--rounds", "0"], ["--rounds"]),

@@ -145,6 +145,16 @@ def test_without_a_report_the_sidecars_are_read(scalekv: Program, stand_in: Stan
     assert 'id="layers"' not in page
 
 
+@pytest.mark.parametrize("form", ["jpg", "webp"])
+def test_pictures_of_other_formats_are_shown(
+    scalekv: Program, stand_in: StandIn, form: str
+) -> None:
+    scalekv("generate", "an owl", "--format", form, "--memory-report", "table")
+    assert scalekv("report", "out").code == 0
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert f"data:image/{form.replace('jpg', 'jpeg')};base64," in page
+
+
 def test_what_cannot_be_reported_is_refused(scalekv: Program, stand_in: StandIn) -> None:
     for place, word in (("nowhere", "no folder nowhere"), (".", "no report and no picture")):
         refused = scalekv("report", place)
