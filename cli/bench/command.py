@@ -43,6 +43,7 @@ def bench(
             metavar="BUDGET[,...]",
             help="Budgets to measure, with commas between or given again."
             + default_note("the one set"),
+            autocompletion=given.completes("budget", several=True),
             rich_help_panel=CACHE,
         ),
     ] = None,
@@ -55,6 +56,7 @@ def bench(
             + ", ".join(KV_DTYPES)
             + "."
             + default_note("the one set"),
+            autocompletion=given.completes("kv_dtype", several=True),
             rich_help_panel=CACHE,
         ),
     ] = None,

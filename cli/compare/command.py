@@ -66,6 +66,7 @@ def compare(
             + ", ".join(KV_DTYPES)
             + "."
             + default_note("the one set"),
+            autocompletion=given.completes("kv_dtype", several=True),
             rich_help_panel=CACHE,
         ),
     ] = None,

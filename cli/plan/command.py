@@ -39,6 +39,8 @@ Examples:
 
   scalekv plan --model infinity-8b --batch-size 4 --gpu-memory 40GB --fit budget --json
 
+  scalekv plan --cards
+
 """
 
 
@@ -84,6 +86,14 @@ def plan(
             "--check", help="Exit with 2 where the plan does not fit, having shown it; else with 0."
         ),
     ] = False,
+    cards: Annotated[
+        bool,
+        typer.Option(
+            "--cards",
+            help="Say instead which models fit on cards of 8 to 80 GB, and how much of the cache.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = False,
     bound: Annotated[
         bool,
         typer.Option("--bound", help="Say too what theory knows of how little a cache can hold."),
@@ -95,12 +105,27 @@ def plan(
     """The command; its help is `HELP`."""
     from scalekv.cli.choices import Options, choose
     from scalekv.cli.console.stdout import say_json
+    from scalekv.cli.plan.cards import cards_figures, plans_of_models, show_cards
     from scalekv.cli.plan.room import memory_given, planner_of
     from scalekv.configs.values import AUTO
     from scalekv.infinity_patch.asked.settled import settle
     from scalekv.kv.errors import UserError
 
     choices = choose(Options(("a plan",), {**typed, "batch_size": batch_size}))
+    if cards:
+        if gpu_memory is not None or fit is not None or check:
+            raise UserError(
+                "--cards plans for cards of its own",
+                where="--cards, with --gpu-memory, --fit or --check",
+                rule="these are about one device",
+                fix="leave one of them out",
+            )
+        plans = plans_of_models(choices, text_tokens)
+        if json:
+            say_json(cards_figures(plans))
+        else:
+            show_cards(cards_figures(plans))
+        return
     target = memory_given(gpu_memory, choices.device)
     settled = settle(choices.request, choices.preset, target.device, choices.dtype)
     planner = planner_of(
