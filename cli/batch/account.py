@@ -10,10 +10,11 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
+from scalekv.cli.batch.drawing import Source
 from scalekv.cli.batch.file import shown
 from scalekv.cli.batch.jobs import Job, as_row
 from scalekv.cli.batch.manifest import STEM, Manifest
@@ -21,18 +22,9 @@ from scalekv.cli.batch.tally import Tally, human_rate, human_time
 from scalekv.cli.choices import Choices
 from scalekv.cli.console.errors import Unsuccessful
 from scalekv.cli.console.stdout import say_json
-from scalekv.cli.generate.run import (
-    figures,
-    show_report,
-    with_names,
-    write_report,
-)
+from scalekv.cli.generate.run import show_report, with_names, write_report
 from scalekv.cli.pictures.folder import CannotWrite, OutputFolder
 from scalekv.cli.report.kinds import Kinds
-
-if TYPE_CHECKING:
-    from scalekv.infinity_patch import Pipeline
-
 
 MOST_LISTED = 20  # failures on the terminal; the report has all
 
@@ -65,15 +57,15 @@ class Account:
     clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def report(
-        self, pipeline: Pipeline | None, folder: OutputFolder, manifest: Manifest, outcome: str
+        self, source: Source | None, folder: OutputFolder, manifest: Manifest, outcome: str
     ) -> None:
         """Writes and tells what became of it; a full disk costs the report alone."""
         choices = self.choices
         report = None
         written: list[Path] = []
         retry = None
-        if pipeline is not None and (self.tally.made or self.failures):
-            report = self.figures(pipeline, manifest, outcome)
+        if source is not None and (self.tally.made or self.failures):
+            report = self.figures(source, manifest, outcome)
             try:
                 retry = self._save_retry(folder, manifest)
                 written = write_report(report, folder, choices)
@@ -97,11 +89,11 @@ class Account:
                 }
             )
 
-    def figures(self, pipeline: Pipeline, manifest: Manifest, outcome: str) -> dict[str, Any]:
+    def figures(self, source: Source, manifest: Manifest, outcome: str) -> dict[str, Any]:
         """The report of what there is so far."""
         tally = self.tally
         return {
-            **figures(pipeline, self.choices, self.kinds),
+            **source.measured(self.choices, self.kinds),
             "outcome": outcome,
             "started": self.clock,
             "settings": self.settings,
