@@ -38,7 +38,7 @@ class Account:
         json: one object on stdout at the end instead of a path for every picture.
         pictures: made by this run, as the report lists them; failures: with the reason.
         kinds: of caches, by policy and budget; settings: what all pictures have in common.
-        cannot_write: why nothing could be written any more, if so.
+        stopped: why no more could be drawn or written, if so.
         load_seconds: that loading took; started: when, by `time.perf_counter`; clock: as a date.
     """
 
@@ -51,7 +51,7 @@ class Account:
     failures: list[tuple[Job, str]] = field(default_factory=list)
     kinds: Kinds = field(default_factory=Kinds)
     settings: dict[str, Any] = field(default_factory=dict)
-    cannot_write: CannotWrite | None = None
+    stopped: Unsuccessful | None = None
     load_seconds: float = 0.0
     started: float = field(default_factory=time.perf_counter)
     clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
@@ -70,7 +70,7 @@ class Account:
                 retry = self._save_retry(folder, manifest)
                 written = write_report(report, folder, choices)
             except CannotWrite as error:  # costs the report alone
-                self.cannot_write = self.cannot_write or error
+                self.stopped = self.stopped or error
                 self.console.print(f"no report: {error}", markup=False, soft_wrap=True)
             if not choices.quiet:
                 show_report(report, written, choices, self.console)
@@ -144,12 +144,12 @@ class Account:
         """Ends well or not.
 
         Raises:
-            Unsuccessful: a picture failed, or could not be written.
+            Unsuccessful: a picture failed, or no more could be drawn or written.
         """
         wanted = self.tally.wanted
-        if self.cannot_write is not None:
+        if self.stopped is not None:
             raise Unsuccessful(
-                f"{self.cannot_write}; {self.tally.done} of {wanted} pictures are there, "
+                f"{self.stopped}; {self.tally.done} of {wanted} pictures are there, "
                 "the same command with --resume makes the rest",
                 "failed",
             )

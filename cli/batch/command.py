@@ -12,11 +12,14 @@ import typer
 from scalekv.cli import options as given
 from scalekv.cli.batch.file import COLUMNS
 from scalekv.cli.batch.names import TEMPLATE
+from scalekv.cli.cluster.asked import ENGINES, LOCAL
 from scalekv.cli.options import DEFAULTS_NOTE
 from scalekv.configs.option import OUTPUT
 from scalekv.kv.errors import UserError
 
 FILE = "Prompts"
+CLUSTER = "Cluster"
+MOST_WORKERS = 4096
 
 HELP = (
     "Draw the pictures of a FILE of prompts, and go on where it was interrupted.\n\n"
@@ -36,6 +39,8 @@ Examples:
   scalekv batch prompts.txt --out pictures --resume
 
   scalekv batch prompts.csv -n 4 --seed 100 --budget 20% --shard 1/8
+
+  scalekv batch prompts.csv --out pictures --resume --engine ray
 
   printf 'an owl\\na fox\\n' | scalekv batch - --name '{slug}-{seed}'
 
@@ -111,6 +116,52 @@ def batch(
             rich_help_panel=OUTPUT,
         ),
     ] = TEMPLATE,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What draws: local (this process) or ray (workers, on this machine or many).",
+            rich_help_panel=CLUSTER,
+            autocompletion=lambda: list(ENGINES),
+        ),
+    ] = LOCAL,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="The running cluster: auto, or its head. Left out, workers are started here, and "
+            "end with the batch.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_WORKERS,
+            metavar="N",
+            help="Workers, each with the model. Left out, one for every GPU, or without GPUs for "
+            "every --threads cores, 1 unless said.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="GPUs of each worker, 1 unless said; 0.5 has two share one.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    workers_write: Annotated[
+        bool,
+        typer.Option(
+            "--workers-write",
+            help="Workers write the pictures, into a folder that all nodes see; without it they "
+            "are sent to this command.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = False,
     json: given.Json = False,
     *,
     typed: given.Typed,
@@ -121,10 +172,25 @@ def batch(
     from scalekv.cli.batch.names import NameTemplate
     from scalekv.cli.batch.run import BatchRun
     from scalekv.cli.choices import Options, choose
+    from scalekv.cli.cluster.asked import check_workers_device, cluster_asked
     from scalekv.cli.console.errors import stderr
     from scalekv.cli.plan.room import target_of
+    from scalekv.kv.extras import needs
 
-    choices = choose(Options((), typed))
+    cluster = cluster_asked(
+        engine,
+        {
+            "address": address,
+            "workers": workers,
+            "gpus": gpus_per_worker,
+            "write": workers_write,
+        },
+    )
+    if cluster is not None:
+        needs("ray", "a batch with --engine ray")
+    choices = choose(Options((), typed), threads=None if cluster is None else 1)
+    if cluster is not None:
+        check_workers_device(choices)
     template, part = NameTemplate(name), shard_of(shard)
     if file == STDIN and sys.stdin.isatty() and not choices.quiet:
         stderr().print("prompts, one a line; Ctrl-D ends them", style="dim")
@@ -141,6 +207,7 @@ def batch(
         fail_fast=fail_fast,
         shard=part,
         marks=frozenset(job.mark for job in jobs),
+        cluster=cluster,
     )
     if dry_run:
         run.preview()

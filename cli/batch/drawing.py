@@ -9,17 +9,20 @@ import traceback
 from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from scalekv.cli import engine
 from scalekv.cli.batch.jobs import Job, groups
 from scalekv.cli.batch.names import SUFFIX
-from scalekv.cli.batch.resume import digest
+from scalekv.cli.batch.resume import digest, shows_job
 from scalekv.cli.choices import Choices
 from scalekv.cli.console.errors import one_line
 from scalekv.cli.generate.run import common_settings, entry_of, figures, sidecar_of
 from scalekv.cli.pictures.folder import png_bytes
 from scalekv.cli.report.kinds import Kinds
+from scalekv.cli.report.measured import Measured
+from scalekv.cli.report.sidecars import drawn_as, picture_entry
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline, Progress
@@ -31,7 +34,7 @@ read once for all of them."""
 
 
 @dataclass(frozen=True)
-class Drawn:
+class Finished:
     """A job's picture, ready for its folder.
 
     Attributes:
@@ -68,11 +71,33 @@ class Drawn:
             sha256=digest(png),
             sidecar={**sidecar_of(picture, choices), "job": job.mark, "index": job.index},
             listed=entry_of(picture, path, choices.out / (job.name + ".json")),
-            common=common_settings(picture),
+            common=common_settings(picture.settings),
             cache=picture.cache,
             seconds=picture.seconds,
             together=picture.together,
             truncated=picture.truncated,
+        )
+
+    @classmethod
+    def found(cls, job: Job, folder: Path, choices: Choices) -> Self | None:
+        """A job's picture that is in a folder already, whole and described; None: it is not."""
+        path = folder / (job.name + SUFFIX)
+        drawn = drawn_as(path) if shows_job(path, job) else None
+        if drawn is None:
+            return None
+        png = path.read_bytes()
+        names = {"file": path.name, "sidecar": job.name + ".json"}
+        return cls(
+            png=None,
+            size=len(png),
+            sha256=digest(png),
+            sidecar=dict(drawn.sidecar),
+            listed=picture_entry(drawn) | {k: str(choices.out / name) for k, name in names.items()},
+            common=common_settings(drawn.settings),
+            cache=drawn.sidecar["cache"],
+            seconds=drawn.sidecar["seconds"],
+            together=drawn.settings.get("batch", 1),
+            truncated=drawn.sidecar.get("truncated"),
         )
 
 
@@ -89,7 +114,7 @@ class Failed:
         return cls(one_line(error), "".join(traceback.format_exception(error)).rstrip())
 
 
-Outcome = Callable[[], Drawn] | Failed
+Outcome = Callable[[], Finished] | Failed
 """What came of a job; a picture is encoded when it is called."""
 
 
@@ -109,14 +134,14 @@ class Drawing:
     """Draws jobs, those of equal settings together; what fails in a batch is tried again alone.
 
     Args:
-        finish: makes a file's content of a picture, usually `Drawn.of`.
+        finish: makes a file's content of a picture, usually `Finished.of`.
         scale_done, smaller_batch: told of every scale, and of a size that memory has room for.
     """
 
     def __init__(
         self,
         pipeline: Pipeline,
-        finish: Callable[[Job, Picture], Drawn],
+        finish: Callable[[Job, Picture], Finished],
         scale_done: Callable[[Progress], None],
         smaller_batch: Callable[[int], None],
     ) -> None:
@@ -129,7 +154,7 @@ class Drawing:
 
     def measured(self, choices: Choices, kinds: Kinds) -> dict[str, Any]:
         """See `Source`."""
-        return figures(self.pipeline, choices, kinds)
+        return figures(Measured.of(self.pipeline), choices, kinds)
 
     def draw(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         """See `Source`."""

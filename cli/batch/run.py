@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import closing, suppress
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -17,14 +17,14 @@ from rich.console import Console
 
 from scalekv.cli import engine
 from scalekv.cli.batch.account import Account
-from scalekv.cli.batch.drawing import Drawing, Drawn, Failed, Outcome, Source
+from scalekv.cli.batch.drawing import Drawing, Failed, Finished, Outcome, Source
 from scalekv.cli.batch.jobs import Job, groups
 from scalekv.cli.batch.manifest import Manifest, manifest_name
 from scalekv.cli.batch.names import SUFFIX
 from scalekv.cli.batch.resume import Standing, digest, standing
 from scalekv.cli.batch.tally import Tally
 from scalekv.cli.choices import Choices
-from scalekv.cli.console.errors import Interrupted, debugging
+from scalekv.cli.console.errors import Interrupted, Unsuccessful, debugging
 from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
@@ -35,6 +35,7 @@ from scalekv.cli.report.running import Running
 from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
+    from scalekv.cli.cluster.asked import ClusterAsked
     from scalekv.infinity_patch import Progress
     from scalekv.infinity_patch.asked.settled import Settled
 
@@ -56,6 +57,7 @@ class BatchRun:
         fail_fast: stop at the first picture that fails.
         shard: (i, n); has a manifest of its own.
         marks: of all pictures of the file, whatever part of it is this run's.
+        cluster: whose workers draw; None: this process does.
     """
 
     choices: Choices
@@ -68,6 +70,7 @@ class BatchRun:
     fail_fast: bool = False
     shard: tuple[int, int] | None = None
     marks: frozenset[str] = frozenset()
+    cluster: ClusterAsked | None = None
     _running: Running | None = None
     _account: Account = field(init=False)
     _display: Display = field(init=False)
@@ -106,7 +109,7 @@ class BatchRun:
         """
         out = self.choices.out
         name = manifest_name(self.shard)
-        if not self.choices.force:
+        if not self.choices.force and self.cluster is None:  # workers look at home
             for kind in self._kinds():
                 check_room(
                     kind,
@@ -180,11 +183,17 @@ class BatchRun:
             )
 
     def _make_all(self, todo: Sequence[Job], folder: OutputFolder, manifest: Manifest) -> None:
+        with ExitStack() as opened:
+            self._make_with(opened, todo, folder, manifest)
+
+    def _make_with(
+        self, opened: ExitStack, todo: Sequence[Job], folder: OutputFolder, manifest: Manifest
+    ) -> None:
         outcome = "failed"
         source: Source | None = None
         try:
             if todo:
-                source = self._source()
+                source = self._source(len(todo), folder, opened)
                 self._running = Running(folder)
                 self._account.tally.start()
                 with closing(source.draw(todo)) as drawn:
@@ -198,36 +207,55 @@ class BatchRun:
             raise
         except _FailedFast:
             pass
-        except CannotWrite as error:
-            self._account.cannot_write = error
+        except Unsuccessful as error:
+            self._account.stopped = error
         finally:
             with interrupts_wait():
                 self._display.clear()
                 if source is not None or not todo:  # otherwise loading failed
                     self._account.report(source, folder, manifest, outcome)
 
-    def _source(self) -> Source:
-        """Loads the model."""
+    def _source(self, count: int, folder: OutputFolder, opened: ExitStack) -> Source:
+        """What draws `count` pictures, the model loaded; `opened` is to close it."""
         choices = self.choices
         shard = "" if self.shard is None else f", shard {self.shard[0]}/{self.shard[1]}"
         self._display.note(
             f"{len(self.jobs)} pictures of {self.source}{shard}, model {choices.preset.name} "
             f"({choices.model.origin}), policy {choices.request.policy}"
         )
-        self._display.stage(f"loading {choices.preset.name}")
         told: dict[tuple[object, ...], Settled] = {}
         for kind in self._kinds():
             request = kind.request
             told.setdefault((request.policy, request.budget, request.ratio, request.pixels), kind)
         for kind in told.values():
             tell_of_idle_budget(kind, self._display)
+        source = self._here() if self.cluster is None else self._there(count, folder, opened)
+        self._account.load_seconds = time.perf_counter() - self._account.started
+        return source
+
+    def _here(self) -> Source:
+        """The model in this process."""
+        choices = self.choices
+        self._display.stage(f"loading {choices.preset.name}")
         pipeline = engine.load(
             choices.preset, choices.device, choices.dtype, choices.weights_dir, choices.placement
         )
         tell_of_batches(self.jobs[0].settled, pipeline, self._display)
-        self._account.load_seconds = time.perf_counter() - self._account.started
-        finish = partial(Drawn.of, choices=choices)
+        finish = partial(Finished.of, choices=choices)
         return Drawing(pipeline, finish, self._scale_done, self._display.smaller_batch)
+
+    def _there(self, count: int, folder: OutputFolder, opened: ExitStack) -> Source:
+        """Workers of a cluster."""
+        from scalekv.cli.cluster.pool import pool_for
+
+        assert self.cluster is not None
+        pool = opened.enter_context(
+            pool_for(
+                self.cluster, self.choices, self._kinds(), folder, self._display, self._progressed
+            )
+        )
+        pool.start(count)
+        return pool
 
     def _keep(self, job: Job, outcome: Outcome, folder: OutputFolder, manifest: Manifest) -> None:
         """Saves a picture, tells where it is, and writes its line."""
@@ -269,6 +297,12 @@ class BatchRun:
         if self.fail_fast:
             raise _FailedFast
 
+    def _progressed(self, held_bytes: int, workers: int) -> None:
+        tally = self._account.tally
+        tally.held_bytes = held_bytes
+        count = "1 worker" if workers == 1 else f"{workers} workers"
+        self._display.status(f"{tally}  {count}", tally.done + tally.failed, tally.wanted)
+
     def _scale_done(self, progress: Progress) -> None:
         tally = self._account.tally
         tally.held_bytes = progress.held_bytes
@@ -276,7 +310,7 @@ class BatchRun:
         self._display.status(str(tally), tally.done + tally.failed + share, tally.wanted)
 
 
-def _entry(job: Job, size: int, sha256: str, drawn: Drawn | None = None) -> dict[str, Any]:
+def _entry(job: Job, size: int, sha256: str, drawn: Finished | None = None) -> dict[str, Any]:
     """A picture's line in the manifest; without `drawn` it was found, and more is not known."""
     return {
         "format": FORMAT,
@@ -291,4 +325,5 @@ def _entry(job: Job, size: int, sha256: str, drawn: Drawn | None = None) -> dict
         "sha256": sha256,
         "seconds": None if drawn is None else round(drawn.seconds, 3),
         "batch": None if drawn is None else drawn.together,
+        **({} if drawn is None or drawn.worker is None else {"worker": drawn.worker}),
     }

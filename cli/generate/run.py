@@ -25,6 +25,7 @@ from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder
 from scalekv.cli.plan.room import check_room, target_of
 from scalekv.cli.report.figures import memory_report, print_table
 from scalekv.cli.report.kinds import Kinds
+from scalekv.cli.report.measured import Measured
 from scalekv.cli.report.running import Running
 
 if TYPE_CHECKING:
@@ -124,7 +125,7 @@ class Run:
     def _measured(self) -> dict[str, Any]:
         """What the report says of model, machine and memory."""
         assert self._pipeline is not None
-        return figures(self._pipeline, self.choices, self.kinds)
+        return figures(Measured.of(self._pipeline), self.choices, self.kinds)
 
     def _keep_all(
         self, pictures: Iterator[Picture], folder: OutputFolder, display: Display
@@ -153,7 +154,7 @@ class Run:
         image_path, sidecar_path = folder.save_picture(
             picture.image, picture.prompt, picture.seed, picture.settings, sidecar
         )
-        self._settings = common_settings(picture)
+        self._settings = common_settings(picture.settings)
         self.kinds.add(picture.cache)
         self.pictures.append(entry_of(picture, image_path, sidecar_path))
         display.picture_done(picture.index, self._wanted, picture.seconds, picture.prompt)
@@ -213,23 +214,22 @@ class Run:
         )
 
 
-def figures(pipeline: Pipeline, choices: Choices, kinds: Kinds) -> dict[str, Any]:
+def figures(measured: Measured, choices: Choices, kinds: Kinds) -> dict[str, Any]:
     """What a report says of model, machine and memory; `kinds` has the pictures' caches."""
-    stages = pipeline.stages
     return {
         "format": FORMAT,
         "version": version("scalekv"),
         "model": {"name": choices.preset.name, "chosen_by": choices.model.origin},
-        "device": str(pipeline.device),
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
-        "machine": engine.machine(pipeline),
+        "device": measured.device,
+        "dtype": measured.dtype,
+        "machine": measured.machine,
         "kinds": kinds.to_list(),
         **memory_report(
             kinds.main,
-            pipeline.weights_bytes,
-            stages.peaks(),
-            stages.weights(),
-            stages.sources,
+            measured.weights_bytes,
+            measured.peaks,
+            measured.present,
+            measured.sources,
             choices.sparsity,
         ),
     }
@@ -272,9 +272,9 @@ def sidecar_of(picture: Picture, choices: Choices) -> dict[str, Any]:
     }
 
 
-def common_settings(picture: Picture) -> dict[str, Any]:
+def common_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a picture's settings have that is not its own."""
-    return {k: v for k, v in picture.settings.items() if k not in ("prompt", "seed")}
+    return {k: v for k, v in settings.items() if k not in ("prompt", "seed")}
 
 
 def entry_of(picture: Picture, image: Path, sidecar: Path) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from scalekv.cli.generate.run import figures
 from scalekv.cli.pictures.folder import png_bytes
 from scalekv.cli.report.figures import peak_of
 from scalekv.cli.report.kinds import Kinds
+from scalekv.cli.report.measured import Measured
 from scalekv.cli.serve.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -256,7 +257,11 @@ class Worker:
                 continue
             png = png_bytes(picture.image, picture.prompt, picture.settings)
             job.drawn.append(
-                Delivery(png, picture, figures(pipeline, self._choices, Kinds.of([picture.cache])))
+                Delivery(
+                    png,
+                    picture,
+                    figures(Measured.of(pipeline), self._choices, Kinds.of([picture.cache])),
+                )
             )
             if len(job.drawn) == job.request.pictures:
                 job.succeed()
