@@ -58,7 +58,7 @@ def cluster_asked(engine: str, typed: Mapping[str, Any]) -> ClusterAsked | None:
             rule="one of " + ", ".join(ENGINES),
             fix="--engine ray draws on several GPUs or machines",
         )
-    given = {name: value for name, value in typed.items() if value not in (None, False)}
+    given = {n: value for n, value in typed.items() if value is not None and value is not False}
     if engine == LOCAL:
         for name in given:
             option = _OPTIONS[name]
@@ -71,7 +71,7 @@ def cluster_asked(engine: str, typed: Mapping[str, Any]) -> ClusterAsked | None:
         return None
     asked = ClusterAsked(**given)
     _check_address(asked.address)
-    if not (0 < asked.gpus < 1 or asked.gpus == int(asked.gpus) >= 1):
+    if not (0 < asked.gpus < 1 or (asked.gpus >= 1 and asked.gpus.is_integer())):
         raise UserError(
             f"a worker cannot have {asked.gpus:g} GPUs",
             where="--gpus-per-worker",

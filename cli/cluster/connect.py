@@ -25,6 +25,8 @@ from scalekv.kv.errors import UserError
 CPU, CUDA = "cpu", "cuda"
 ANSWER_SECONDS = 10.0
 """That a cluster's head may take to answer before the address counts as wrong."""
+TRIES = 3
+"""To start a cluster here: Ray gives one 30 seconds, which a busy machine may not be enough for."""
 OBJECTS_BYTES = 512 * 2**20
 """Room for pictures on their way from workers to the driver, on a machine of its own."""
 
@@ -91,6 +93,7 @@ def _start(asked: ClusterAsked, device: str, threads: int, folder: str) -> None:
     here = sensible_threads() or usable_cores()
     workers = asked.workers or max(here // threads, 1)
     _init(
+        TRIES,
         address="local",
         num_cpus=workers * threads,
         num_gpus=0 if device == CPU or gpu_of(AUTO) is None else None,
@@ -115,7 +118,7 @@ def _join(asked: ClusterAsked) -> None:
         except (OSError, OverflowError):
             raise nobody from None
     try:
-        _init(address=asked.address)
+        _init(1, address=asked.address)
     except ConnectionError:
         raise nobody from None
     except RuntimeError as error:  # other versions of Ray or Python
@@ -127,13 +130,18 @@ def _join(asked: ClusterAsked) -> None:
         ) from None
 
 
-def _init(**named: Any) -> None:
+def _init(tries: int, **named: Any) -> None:
     """Starts or connects without a word; signals stay as they are."""
     import ray
 
     before = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         ray.init(log_to_driver=False, logging_level=logging.CRITICAL, **named)
+    except Exception as error:
+        ray.shutdown()
+        if tries == 1 or "timed out" not in str(error):
+            raise
+        _init(tries - 1, **named)
     finally:
         for number, handler in before.items():  # Ray has one of its own for SIGTERM
             signal.signal(number, handler)

@@ -162,8 +162,8 @@ class Drawer:
         yield StretchDone(Measured.of(self._drawing.pipeline), self._take_notes())
 
     def _finish(self, job: Job, picture: Picture) -> Finished:
-        settings = {**picture.settings, "recorded": self._recorded}
-        return Finished.of(job, replace(picture, settings=settings), self._order.choices)
+        picture.settings["recorded"] = self._recorded
+        return Finished.of(job, picture, self._order.choices)
 
     def _placed(self, job: Job, outcome: Outcome) -> Finished | Failed:
         if isinstance(outcome, Failed):

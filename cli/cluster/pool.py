@@ -253,7 +253,9 @@ class Pool:
             minutes = f"{waited / 60:.0f} minutes"
             raise Unsuccessful(f"the cluster has had no room for a worker for {minutes}", "failed")
         by_awaited = {worker.awaited: worker for worker in self._workers if worker.awaited}
-        ready, _ = ray.wait(list(by_awaited), num_returns=1, timeout=TICK_SECONDS)
+        awaited = list(by_awaited)
+        ray.wait(awaited, num_returns=1, timeout=TICK_SECONDS)
+        ready, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)  # all that are by now
         return [by_awaited[awaited] for awaited in ready]
 
     def _advance(self, worker: Worker) -> None:

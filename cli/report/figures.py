@@ -125,7 +125,51 @@ def _parts(
 
 
 def print_table(report: Mapping[str, Any], console: Console) -> None:
-    """The figures of `memory_report` as a table; where there is no room for one, as a list."""
+    """The figures of `memory_report` as a table, and who drew, where that were several; where there
+    is no room for tables, as a list."""
+    _print_memory(report, console)
+    if workers := worker_rows(report):
+        table = Table(title="Workers", title_justify="left", title_style="bold", box=None)
+        for heading in WORKER_HEADS:
+            table.add_column(heading)
+        for row in workers:
+            table.add_row(*row)
+        console.print(table)
+
+
+WORKER_HEADS = ("worker", "device", "pictures", "s a picture", "peak", "")
+
+
+def worker_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """A row for every worker of a cluster, under `WORKER_HEADS`, and one for all of them together;
+    [] where a batch was drawn by one process."""
+    workers = report.get("workers", [])
+    rows = [
+        [
+            worker["name"],
+            worker["device_name"] or worker["device"],
+            str(worker["pictures"]),
+            _seconds_each(worker["seconds"]["drawing"], worker["pictures"]),
+            human_bytes(worker["peak_bytes"]),
+            f"lost: {worker['lost']}" if worker["lost"] else "",
+        ]
+        for worker in workers
+    ]
+    if len(workers) > 1:
+        pictures = sum(worker["pictures"] for worker in workers)
+        drawing = sum(worker["seconds"]["drawing"] for worker in workers)
+        # those that were lost had ended before others began
+        peak = sum(worker["peak_bytes"] for worker in workers if not worker["lost"])
+        each = _seconds_each(drawing, pictures)
+        rows.append(["all", "", str(pictures), each, human_bytes(peak), ""])
+    return rows
+
+
+def _seconds_each(seconds: float, pictures: int) -> str:
+    return f"{seconds / pictures:.2f}" if pictures else ""
+
+
+def _print_memory(report: Mapping[str, Any], console: Console) -> None:
     rows = [(label, human_bytes(count), remark) for label, count, remark in table_rows(report)]
     if console.width < NARROW:
         console.print("Memory", style="bold")
