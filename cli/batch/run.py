@@ -240,7 +240,7 @@ class BatchRun:
         pipeline = engine.load(
             choices.preset, choices.device, choices.dtype, choices.weights_dir, choices.placement
         )
-        tell_of_batches(self.jobs[0].settled, pipeline, self._display)
+        tell_of_batches(self.jobs[0].settled, pipeline.device.type, self._display)
         finish = partial(Finished.of, choices=choices)
         return Drawing(pipeline, finish, self._scale_done, self._display.smaller_batch)
 
@@ -254,6 +254,7 @@ class BatchRun:
                 self.cluster, self.choices, self._kinds(), folder, self._display, self._progressed
             )
         )
+        tell_of_batches(self.jobs[0].settled, pool.device, self._display)
         pool.start(count)
         return pool
 

@@ -137,6 +137,9 @@ class Pool:
     Args:
         room: of the cluster that is connected to.
         progressed: told of the caches that workers hold, in bytes, and of how many there are.
+
+    Attributes:
+        device: type of every worker's, "cuda" or "cpu".
     """
 
     def __init__(
@@ -146,6 +149,7 @@ class Pool:
         display: Display,
         progressed: Callable[[int, int], None],
     ) -> None:
+        self.device = room.device
         self._room = room
         self._order = order
         self._display = display
@@ -158,6 +162,7 @@ class Pool:
         self._failed_starts = 0
         self._drawn = 0
         self._said: set[str] = set()
+        self._why = ""
         self._last_anywhere = time.monotonic()
 
     def start(self, jobs: int) -> None:
@@ -214,12 +219,18 @@ class Pool:
             ray.kill(worker.actor)
         self._workers.clear()
 
+    def _together(self, job: Job) -> int:
+        """Jobs that a worker draws at once at most, beginning with this one."""
+        device = self._room.device
+        if job.settled.one_at_a_time_on(device):
+            return 1
+        return job.settled.on(device, job.settled.dtype).batch or TOGETHER
+
     def _longest(self, job: Job) -> int:
         if self._order.choices.placement.keep_text_encoder is False:
             return STRETCH  # it is read again for every piece
-        if job.settled.one_at_a_time_on(self._room.device):
-            return ONE_BY_ONE
-        return job.settled.batch or TOGETHER
+        together = self._together(job)
+        return ONE_BY_ONE if together == 1 else together
 
     def _fill(self) -> None:
         """Asks for workers until every place has one."""
@@ -236,7 +247,7 @@ class Pool:
             made = actor.remote()
             self._workers.append(Worker(self._begun, made, made.where.remote()))
         if not self._workers:
-            raise Unsuccessful("no worker is left to draw", "failed")
+            raise Unsuccessful(f"no worker is left to draw: {self._why}", "failed")
 
     def _answering(self) -> list[Worker]:
         """Workers that have something to say, after a moment at most.
@@ -265,7 +276,8 @@ class Pool:
             case None:
                 self._failed_starts += 1
                 if self._failed_starts >= MOST_STARTS:
-                    self._leave_empty(f"{MOST_STARTS} workers died one after another while loading")
+                    dead = f"{MOST_STARTS} workers died one after another while loading"
+                    self._leave_empty(f"{dead}, the last: {worker.lost}")
             case Place():
                 worker.place = answer
                 if answer.versions != versions():
@@ -333,8 +345,8 @@ class Pool:
     def _drawn_elsewhere(self, worker: Worker) -> Iterator[tuple[Job, Outcome]]:
         """Puts the jobs of a lost worker back; those that are given up have failed."""
         jobs = worker.jobs
-        singly = bool(jobs) and jobs[0].settled.one_at_a_time_on(self._room.device)
-        given_up = self._work.give_back(jobs, min(len(jobs), 1) if singly else len(jobs))
+        at_hand = min(self._together(jobs[0]), len(jobs)) if jobs else 0
+        given_up = self._work.give_back(jobs, at_hand)
         worker.jobs = []
         again = len(jobs) - len(given_up)
         pictures = "1 picture" if again == 1 else f"{again} pictures"
@@ -361,6 +373,7 @@ class Pool:
     def _leave_empty(self, why: str) -> None:
         self._places -= 1
         self._failed_starts = 0
+        self._why = why
         self._display.note(f"one worker fewer: {why}")
 
     def _notes(self, notes: Sequence[str]) -> None:
@@ -379,9 +392,11 @@ def _reason(error: Exception) -> str:
 
     if isinstance(error, ray.exceptions.OutOfMemoryError):
         return "its node ran out of memory"
+    lines = str(error).strip().splitlines()
     if isinstance(error, ray.exceptions.RayTaskError):
-        return (str(error).strip().splitlines() or [""])[-1]
-    return "its process died"
+        return lines[-1] if lines else type(error).__name__
+    missing = [line for line in lines if "ModuleNotFoundError" in line]  # of its start, as text
+    return missing[-1].strip() if missing else "its process died"
 
 
 def _other_versions(place: Place) -> UserError:

@@ -105,7 +105,7 @@ class Run:
     def _drawn(self, settled: Settled, display: Display) -> Iterator[Picture]:
         """The pictures, from a model that is loaded first."""
         self._pipeline = pipeline = self._load(display)
-        tell_of_batches(settled, pipeline, display)
+        tell_of_batches(settled, pipeline.device.type, display)
         return engine.generate(pipeline, settled, display.scale_done, display.smaller_batch)
 
     def _load(self, display: Display) -> Pipeline:
@@ -304,10 +304,10 @@ def tell_of_idle_budget(settled: Settled, display: Display) -> None:
         )
 
 
-def tell_of_batches(settled: Settled, pipeline: Pipeline, display: Display) -> None:
-    """Says so where a batch size was asked for that is not used."""
+def tell_of_batches(settled: Settled, device: str, display: Display) -> None:
+    """Says so where a batch size was asked for that is not used on a type of device."""
     asked = settled.request.batch_size
-    if isinstance(asked, int) and asked > 1 and settled.one_at_a_time_on(pipeline.device.type):
+    if isinstance(asked, int) and asked > 1 and settled.one_at_a_time_on(device):
         why = (
             "--reproducible"
             if settled.request.reproducible

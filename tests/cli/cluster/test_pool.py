@@ -196,9 +196,18 @@ def test_other_versions_are_refused(make: Make) -> None:
     assert "pip install scalekv==" in refused.value.fix
 
 
-def test_workers_that_all_die_while_loading_end_the_batch(make: Make) -> None:
-    setup = make(lambda _: Actor(answer=RayError()))
-    with pytest.raises(Unsuccessful, match="no worker is left"):
+@pytest.mark.parametrize(
+    ("said", "reason"),
+    [
+        ("", "its process died"),
+        ("in its start\nModuleNotFoundError: No module named 'scalekv'\n", "No module named"),
+    ],
+)
+def test_workers_that_all_die_while_loading_end_the_batch(
+    make: Make, said: str, reason: str
+) -> None:
+    setup = make(lambda _: Actor(answer=RayError(said)))
+    with pytest.raises(Unsuccessful, match=f"no worker is left to draw: .*{reason}"):
         setup.drawn()
     assert len(setup.ray.asked) <= 6
 
