@@ -12,7 +12,6 @@ code 1 where anything is not as it should be.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import signal
 import subprocess
@@ -42,7 +41,7 @@ class Nodes:
 
     def __init__(self) -> None:
         node = {"num_cpus": 1, "include_dashboard": False}
-        self._cluster = ray.cluster_utils.Cluster(
+        self._cluster: Any = ray.cluster_utils.Cluster(
             initialize_head=True, shutdown_at_exit=True, head_node_args=node
         )
         self.address = str(self._cluster.address)
@@ -53,7 +52,7 @@ class Nodes:
         """Puts the second node there."""
         self._second = self._cluster.add_node(num_cpus=1)
 
-    def kill(self) -> None:
+    def kill_second(self) -> None:
         """SIGKILL for everything of the second node."""
         self._cluster.remove_node(self._second, allow_graceful=False)
 
@@ -61,12 +60,20 @@ class Nodes:
         """Ends both."""
         self._cluster.shutdown()
 
-    def workers(self) -> list[int]:
-        """Processes of the head's that draw."""
+    def kill_worker(self) -> None:
+        """SIGKILL for the process of the head that draws.
+
+        Raises:
+            RuntimeError: there is none.
+        """
         kind = ray._private.ray_constants.PROCESS_TYPE_RAYLET
         raylet = self._cluster.head_node.all_processes[kind][0].process.pid
         children = Path(f"/proc/{raylet}/task/{raylet}/children").read_text().split()
-        return [int(child) for child in children if _title(child).startswith("ray::Drawer")]
+        workers = [int(child) for child in children if _title(child).startswith("ray::Drawer")]
+        if not workers:
+            raise RuntimeError("the head has no worker to kill")
+        for worker in workers:
+            os.kill(worker, signal.SIGKILL)
 
 
 def _title(process: str) -> str:
@@ -105,10 +112,9 @@ def one_round(nodes: Nodes, prompts: Path, out: Path, pictures: int, *, write: b
     driver = start(prompts, out, nodes.address, write=write)
     try:
         wait_for(out, max(pictures // 10, 1), driver)
-        for worker in nodes.workers():
-            os.kill(worker, signal.SIGKILL)
+        nodes.kill_worker()
         wait_for(out, pictures * 3 // 10, driver)
-        nodes.kill()
+        nodes.kill_second()
         wait_for(out, pictures * 5 // 10, driver)
         nodes.add()
         wait_for(out, pictures * 7 // 10, driver)
@@ -138,11 +144,9 @@ def soak(folder: Path, pictures: int, rounds: int) -> Iterator[str]:
             said = one_round(nodes, prompts, out, pictures, write=write)
             faults += [f"the resumed batch failed: {said}"] if said else []
             faults += problems(whole, out, pictures)
-            rows = [json.loads(line) for line in (out / "manifest.jsonl").read_text().splitlines()]
-            drew = len({row.get("worker") for row in rows} - {None})
             yield (
                 f"round {number + 1}: a worker, a node and the driver killed, "
-                f"{'workers write' if write else 'the driver writes'}, {drew} workers drew, "
+                f"{'workers write' if write else 'the driver writes'}, "
                 f"{time.monotonic() - began:.1f} s"
             )
     finally:

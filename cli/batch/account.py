@@ -14,7 +14,7 @@ from typing import Any
 
 from rich.console import Console
 
-from scalekv.cli.batch.drawing import Source
+from scalekv.cli.batch.drawing import PictureSource
 from scalekv.cli.batch.file import shown
 from scalekv.cli.batch.jobs import Job, as_row
 from scalekv.cli.batch.manifest import STEM, Manifest
@@ -57,7 +57,7 @@ class Account:
     clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def report(
-        self, source: Source | None, folder: OutputFolder, manifest: Manifest, outcome: str
+        self, source: PictureSource | None, folder: OutputFolder, manifest: Manifest, outcome: str
     ) -> None:
         """Writes and tells what became of it; a full disk costs the report alone."""
         choices = self.choices
@@ -89,7 +89,7 @@ class Account:
                 }
             )
 
-    def figures(self, source: Source, manifest: Manifest, outcome: str) -> dict[str, Any]:
+    def figures(self, source: PictureSource, manifest: Manifest, outcome: str) -> dict[str, Any]:
         """The report of what there is so far."""
         tally = self.tally
         return {

@@ -21,7 +21,7 @@ from scalekv.cli.console.errors import one_line
 from scalekv.cli.generate.run import common_settings, entry_of, figures, sidecar_of
 from scalekv.cli.pictures.folder import png_bytes
 from scalekv.cli.report.kinds import Kinds
-from scalekv.cli.report.measured import Measured
+from scalekv.cli.report.measured import ProcessFigures
 from scalekv.cli.report.sidecars import drawn_as, picture_entry
 
 if TYPE_CHECKING:
@@ -118,10 +118,10 @@ Outcome = Callable[[], Finished] | Failed
 """What came of a job; a picture is encoded when it is called."""
 
 
-class Source(Protocol):
+class PictureSource(Protocol):
     """Where the pictures of a batch come from."""
 
-    def draw(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def draw(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Outcome], None, None]:
         """Every job once, as soon as it is known what came of it."""
         ...
 
@@ -153,11 +153,11 @@ class Drawing:
         self._together = 0
 
     def measured(self, choices: Choices, kinds: Kinds) -> dict[str, Any]:
-        """See `Source`."""
-        return figures(Measured.of(self.pipeline), choices, kinds)
+        """See `PictureSource`."""
+        return figures(ProcessFigures.of(self.pipeline), choices, kinds)
 
-    def draw(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """See `Source`."""
+    def draw(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Outcome], None, None]:
+        """See `PictureSource`."""
         for group in groups(jobs):
             for first in range(0, len(group), STRETCH):
                 yield from self._stretch(group[first : first + STRETCH])

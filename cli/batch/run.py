@@ -17,7 +17,7 @@ from rich.console import Console
 
 from scalekv.cli import engine
 from scalekv.cli.batch.account import Account
-from scalekv.cli.batch.drawing import Drawing, Failed, Finished, Outcome, Source
+from scalekv.cli.batch.drawing import Drawing, Failed, Finished, Outcome, PictureSource
 from scalekv.cli.batch.jobs import Job, groups
 from scalekv.cli.batch.manifest import Manifest, manifest_name
 from scalekv.cli.batch.names import SUFFIX
@@ -190,7 +190,7 @@ class BatchRun:
         self, opened: ExitStack, todo: Sequence[Job], folder: OutputFolder, manifest: Manifest
     ) -> None:
         outcome = "failed"
-        source: Source | None = None
+        source: PictureSource | None = None
         try:
             if todo:
                 source = self._source(len(todo), folder, opened)
@@ -215,7 +215,7 @@ class BatchRun:
                 if source is not None or not todo:  # otherwise loading failed
                     self._account.report(source, folder, manifest, outcome)
 
-    def _source(self, count: int, folder: OutputFolder, opened: ExitStack) -> Source:
+    def _source(self, count: int, folder: OutputFolder, opened: ExitStack) -> PictureSource:
         """What draws `count` pictures, the model loaded; `opened` is to close it."""
         choices = self.choices
         shard = "" if self.shard is None else f", shard {self.shard[0]}/{self.shard[1]}"
@@ -233,7 +233,7 @@ class BatchRun:
         self._account.load_seconds = time.perf_counter() - self._account.started
         return source
 
-    def _here(self) -> Source:
+    def _here(self) -> PictureSource:
         """The model in this process."""
         choices = self.choices
         self._display.stage(f"loading {choices.preset.name}")
@@ -244,7 +244,7 @@ class BatchRun:
         finish = partial(Finished.of, choices=choices)
         return Drawing(pipeline, finish, self._scale_done, self._display.smaller_batch)
 
-    def _there(self, count: int, folder: OutputFolder, opened: ExitStack) -> Source:
+    def _there(self, count: int, folder: OutputFolder, opened: ExitStack) -> PictureSource:
         """Workers of a cluster."""
         from scalekv.cli.cluster.pool import pool_for
 
@@ -279,7 +279,7 @@ class BatchRun:
         if drawn.truncated:
             self._display.note(f"line {job.line} was too long; not used: {drawn.truncated}")
 
-    def _update(self, source: Source, manifest: Manifest) -> None:
+    def _update(self, source: PictureSource, manifest: Manifest) -> None:
         """Leaves a report of what there is, in case this run is killed."""
         if self._running is not None and "json" in self.choices.memory_report:
             with suppress(CannotWrite):  # said at the end, or of the next picture

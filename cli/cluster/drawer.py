@@ -24,7 +24,7 @@ from scalekv.cli.batch.resume import names_job
 from scalekv.cli.choices import Choices
 from scalekv.cli.pictures.folder import CannotWrite, OutputFolder
 from scalekv.cli.plan.room import check_room, target_of
-from scalekv.cli.report.measured import Measured
+from scalekv.cli.report.measured import ProcessFigures
 from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
@@ -48,7 +48,7 @@ class Shared:
 
 
 @dataclass(frozen=True)
-class Order:
+class Errand:
     """What every worker is told once.
 
     kinds: what the pictures come to, for what memory they take; shared: None: pictures go to the
@@ -74,7 +74,7 @@ class Place:
 class Ready:
     """A loaded model. notes: what is to be said of it."""
 
-    measured: Measured
+    measured: ProcessFigures
     notes: tuple[str, ...]
 
 
@@ -82,7 +82,7 @@ class Ready:
 class StretchDone:
     """A worker has drawn what it was given."""
 
-    measured: Measured
+    measured: ProcessFigures
     notes: tuple[str, ...]
 
 
@@ -116,17 +116,17 @@ class Drawer:
         node = ray.get_runtime_context().get_node_id()
         return Place(platform.node(), os.getpid(), node, versions())
 
-    def load(self, order: Order) -> Ready | UserError:
+    def load(self, errand: Errand) -> Ready | UserError:
         """Loads the model, or says why it cannot."""
-        self._order = order
-        choices = order.choices
+        self._errand = errand
+        choices = errand.choices
         try:
             with self._noted():
-                if order.shared is not None:
-                    self._folder = _opened(order.shared)
+                if errand.shared is not None:
+                    self._folder = _opened(errand.shared)
                 if not choices.force:
                     target = target_of(choices.device)
-                    for kind in order.kinds:
+                    for kind in errand.kinds:
                         check_room(kind, target, choices.placement, choices.weights_dir)
                 pipeline = engine.load(
                     choices.preset,
@@ -138,7 +138,7 @@ class Drawer:
         except UserError as error:
             return error
         self._drawing = Drawing(pipeline, self._finish, lambda _: None, self._smaller)
-        return Ready(Measured.of(pipeline), self._take_notes())
+        return Ready(ProcessFigures.of(pipeline), self._take_notes())
 
     def draw(self, jobs: Sequence[Job], recorded: Mapping[str, Any]) -> Iterator[Told]:
         """Draws jobs of equal settings.
@@ -150,7 +150,7 @@ class Drawer:
         try:
             with self._noted():
                 todo = list(jobs)
-                if self._order.shared is not None:
+                if self._errand.shared is not None:
                     found = {job.index: drawn for job in jobs if (drawn := self._found(job))}
                     yield from found.items()
                     todo = [job for job in jobs if job.index not in found]
@@ -159,17 +159,17 @@ class Drawer:
         except CannotWrite as error:
             yield FolderLost(str(error))
             return
-        yield StretchDone(Measured.of(self._drawing.pipeline), self._take_notes())
+        yield StretchDone(ProcessFigures.of(self._drawing.pipeline), self._take_notes())
 
     def _finish(self, job: Job, picture: Picture) -> Finished:
         picture.settings["recorded"] = self._recorded
-        return Finished.of(job, picture, self._order.choices)
+        return Finished.of(job, picture, self._errand.choices)
 
     def _placed(self, job: Job, outcome: Outcome) -> Finished | Failed:
         if isinstance(outcome, Failed):
             return outcome
         drawn = outcome()
-        if self._order.shared is None:
+        if self._errand.shared is None:
             return drawn
         assert drawn.png is not None
         if self._folder.place(job.name, drawn.png, drawn.sidecar):
@@ -186,7 +186,7 @@ class Drawer:
             if names_job(sidecar, job):
                 sidecar.unlink(missing_ok=True)
             return None
-        return Finished.found(job, folder, self._order.choices)
+        return Finished.found(job, folder, self._errand.choices)
 
     def _smaller(self, pictures: int) -> None:
         self._notes.append(f"memory ran out: {pictures} at a time from now on")

@@ -7,9 +7,9 @@ Knows Ray's actors and which worker has which jobs; writes no file.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -20,8 +20,8 @@ from scalekv.cli.cluster.asked import ClusterAsked, as_workers_have
 from scalekv.cli.cluster.connect import Room, connected
 from scalekv.cli.cluster.drawer import (
     Drawer,
+    Errand,
     FolderLost,
-    Order,
     Place,
     Ready,
     Shared,
@@ -29,11 +29,11 @@ from scalekv.cli.cluster.drawer import (
     Told,
     versions,
 )
-from scalekv.cli.cluster.work import Work
+from scalekv.cli.cluster.member import Member, other_versions, reason_of
+from scalekv.cli.cluster.work import Undrawn
 from scalekv.cli.console.errors import Unsuccessful
 from scalekv.cli.generate.run import figures
 from scalekv.cli.report.kinds import Kinds
-from scalekv.cli.report.measured import Measured
 from scalekv.infinity_patch.generation.record import record
 from scalekv.kv.errors import UserError
 
@@ -52,52 +52,6 @@ PATIENCE_SECONDS = 600.0
 """That no worker may be anywhere before a batch that has none ends."""
 MOST_STARTS = 3
 """Workers that may die one after another before one has loaded, until their place is left empty."""
-
-
-@dataclass
-class Worker:
-    """One actor: first it is nowhere, then it loads, then it draws.
-
-    Attributes:
-        number: counted from 1 through the whole run; one that takes the place of another has a
-            number of its own.
-        awaited: what Ray was asked for last: a reference, or while it draws a stream of them.
-        jobs: that it was given and has not answered for.
-    """
-
-    number: int
-    actor: Any
-    awaited: Any
-    place: Place | None = None
-    measured: Measured | None = None
-    jobs: list[Job] = field(default_factory=list)
-    drawing: bool = False
-    asked_at: float = field(default_factory=time.perf_counter)
-    load_seconds: float = 0.0
-    pictures: int = 0
-    seconds: float = 0.0
-    held_bytes: int = 0
-    lost: str | None = None
-
-    @property
-    def name(self) -> str:
-        """Node and number, as manifests and reports have it."""
-        return f"{self.place.host if self.place else '?'}/{self.number}"
-
-    def to_dict(self) -> dict[str, Any]:
-        """As reports list it."""
-        assert self.place is not None
-        assert self.measured is not None
-        return {
-            "name": self.name,
-            "host": self.place.host,
-            "device": self.measured.device,
-            "device_name": self.measured.machine.get("device_name"),
-            "pictures": self.pictures,
-            "seconds": {"load": round(self.load_seconds, 3), "drawing": round(self.seconds, 3)},
-            "peak_bytes": self.measured.highest_peak,
-            "lost": self.lost,
-        }
 
 
 @contextmanager
@@ -121,8 +75,8 @@ def pool_for(
         if asked.write:
             sign = folder.leave_sign()
             shared = Shared(folder.path.absolute(), folder.owner, sign.name)
-        order = Order(as_workers_have(choices, room.device), tuple(kinds), shared)
-        pool = Pool(room, order, display, progressed)
+        errand = Errand(as_workers_have(choices, room.device), tuple(kinds), shared)
+        pool = Pool(room, errand, display, progressed)
         try:
             yield pool
         finally:
@@ -132,7 +86,7 @@ def pool_for(
 
 
 class Pool:
-    """Workers, as the source of a batch's pictures; see `Source`.
+    """Workers, as the source of a batch's pictures; see `PictureSource`.
 
     Args:
         room: of the cluster that is connected to.
@@ -145,18 +99,18 @@ class Pool:
     def __init__(
         self,
         room: Room,
-        order: Order,
+        errand: Errand,
         display: Display,
         progressed: Callable[[int, int], None],
     ) -> None:
         self.device = room.device
         self._room = room
-        self._order = order
+        self._errand = errand
         self._display = display
         self._progressed = progressed
-        self._work = Work([], room.workers, self._longest)
-        self._workers: list[Worker] = []
-        self._known: list[Worker] = []  # all that have loaded, dead or alive
+        self._work = Undrawn([], room.workers, self._longest)
+        self._workers: list[Member] = []
+        self._known: list[Member] = []  # all that have loaded, dead or alive
         self._begun = 0
         self._places = room.workers
         self._failed_starts = 0
@@ -182,14 +136,14 @@ class Pool:
                 self._advance(worker)
             self._fill()
 
-    def draw(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
-        """See `Source`.
+    def draw(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Outcome], None, None]:
+        """See `PictureSource`.
 
         Raises:
             UserError: a node lacks something, and nothing was drawn yet.
             Unsuccessful: no worker is left, or the folder cannot be written to any more.
         """
-        self._work = Work(jobs, self._places, self._longest)
+        self._work = Undrawn(jobs, self._places, self._longest)
         while self._work or any(worker.jobs for worker in self._workers):
             self._give()
             for worker in self._answering():
@@ -203,7 +157,7 @@ class Pool:
             self._progressed(sum(worker.held_bytes for worker in ready), len(ready))
 
     def measured(self, choices: Choices, kinds: Kinds) -> dict[str, Any]:
-        """See `Source`: memory of the worker that took the most, and a row for each."""
+        """See `PictureSource`: memory of the worker that took the most, and a row for each."""
         largest = max(
             (worker.measured for worker in self._known if worker.measured),
             key=lambda measured: measured.highest_peak,
@@ -227,7 +181,7 @@ class Pool:
         return job.settled.on(device, job.settled.dtype).batch or TOGETHER
 
     def _longest(self, job: Job) -> int:
-        if self._order.choices.placement.keep_text_encoder is False:
+        if self._errand.choices.placement.keep_text_encoder is False:
             return STRETCH  # it is read again for every piece
         together = self._together(job)
         return ONE_BY_ONE if together == 1 else together
@@ -244,12 +198,12 @@ class Pool:
         )
         while len(self._workers) < self._places:
             self._begun += 1
-            made = actor.remote()
-            self._workers.append(Worker(self._begun, made, made.where.remote()))
+            made: Any = actor.remote()
+            self._workers.append(Member(self._begun, made, made.where.remote()))
         if not self._workers:
             raise Unsuccessful(f"no worker is left to draw: {self._why}", "failed")
 
-    def _answering(self) -> list[Worker]:
+    def _answering(self) -> list[Member]:
         """Workers that have something to say, after a moment at most.
 
         Raises:
@@ -269,7 +223,7 @@ class Pool:
         ready, _ = ray.wait(awaited, num_returns=len(awaited), timeout=0)  # all that are by now
         return [by_awaited[awaited] for awaited in ready]
 
-    def _advance(self, worker: Worker) -> None:
+    def _advance(self, worker: Member) -> None:
         """Takes the answer of a worker that does not draw yet, and has it do the next thing."""
         answer = self._got(worker, worker.awaited)
         match answer:
@@ -281,10 +235,10 @@ class Pool:
             case Place():
                 worker.place = answer
                 if answer.versions != versions():
-                    self._refused(worker, _other_versions(answer))
+                    self._refused(worker, other_versions(answer))
                     return
-                self._say(f"loading {self._order.choices.preset.name} on {answer.host}")
-                worker.awaited = worker.actor.load.remote(self._order)
+                self._say(f"loading {self._errand.choices.preset.name} on {answer.host}")
+                worker.awaited = worker.actor.load.remote(self._errand)
             case UserError():
                 self._refused(worker, answer)
             case Ready():
@@ -305,7 +259,7 @@ class Pool:
             draw = worker.actor.draw.options(num_returns="streaming")
             worker.awaited = draw.remote(worker.jobs, recorded)
 
-    def _take(self, worker: Worker) -> Iterator[tuple[Job, Outcome]]:
+    def _take(self, worker: Member) -> Iterator[tuple[Job, Outcome]]:
         """Takes one answer of a worker that draws."""
         told: Told | None = self._got(worker, next(worker.awaited))
         match told:
@@ -328,7 +282,7 @@ class Pool:
                 worker.held_bytes = int(outcome.cache["held_peak_bytes"])
                 yield job, partial(replace, outcome, worker=worker.name)
 
-    def _got(self, worker: Worker, reference: Any) -> Any:
+    def _got(self, worker: Member, reference: Any) -> Any:
         """What a worker answers; None: it is lost, and no longer among the workers."""
         import ray
 
@@ -339,10 +293,10 @@ class Pool:
             self._workers.remove(worker)
             alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
             gone = worker.place is not None and worker.place.node not in alive
-            worker.lost = "its node is gone" if gone else _reason(error)
+            worker.lost = "its node is gone" if gone else reason_of(error)
             return None
 
-    def _drawn_elsewhere(self, worker: Worker) -> Iterator[tuple[Job, Outcome]]:
+    def _drawn_elsewhere(self, worker: Member) -> Iterator[tuple[Job, Outcome]]:
         """Puts the jobs of a lost worker back; those that are given up have failed."""
         jobs = worker.jobs
         at_hand = min(self._together(jobs[0]), len(jobs)) if jobs else 0
@@ -356,7 +310,7 @@ class Pool:
         for job in given_up:
             yield job, Failed(f"workers died while drawing it, the last: {worker.lost}", "")
 
-    def _refused(self, worker: Worker, error: UserError) -> None:
+    def _refused(self, worker: Member, error: UserError) -> None:
         """A node lacks something: the end of a run that has drawn nothing, else of one worker."""
         import ray
 
@@ -385,30 +339,3 @@ class Pool:
         if text not in self._said:
             self._said.add(text)
             self._display.note(text)
-
-
-def _reason(error: Exception) -> str:
-    import ray
-
-    if isinstance(error, ray.exceptions.OutOfMemoryError):
-        return "its node ran out of memory"
-    lines = str(error).strip().splitlines()
-    if isinstance(error, ray.exceptions.RayTaskError):
-        return lines[-1] if lines else type(error).__name__
-    missing = [line for line in lines if "ModuleNotFoundError" in line]  # of its start, as text
-    return missing[-1].strip() if missing else "its process died"
-
-
-def _other_versions(place: Place) -> UserError:
-    ours = versions()
-    other = ", ".join(
-        f"{name} {found}, here {ours[name]}"
-        for name, found in place.versions.items()
-        if found != ours[name]
-    )
-    return UserError(
-        f"other versions are installed there: {other}",
-        where="--engine ray",
-        rule="the same versions on all nodes: pictures are not to depend on where they are drawn",
-        fix="pip install " + " ".join(f"{name}=={version}" for name, version in ours.items()),
-    )

@@ -14,8 +14,8 @@ MOST_DEATHS = 3
 """Workers that may die of a picture before it counts as failed."""
 
 
-class Work:
-    """Jobs in their order, to be taken in pieces that one worker draws together.
+class Undrawn:
+    """Jobs in their errand, to be taken in pieces that one worker draws together.
 
     Args:
         workers: that there are to be: towards the end pieces get smaller, so that all end together.

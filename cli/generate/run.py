@@ -25,7 +25,7 @@ from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder
 from scalekv.cli.plan.room import check_room, target_of
 from scalekv.cli.report.figures import memory_report, print_table
 from scalekv.cli.report.kinds import Kinds
-from scalekv.cli.report.measured import Measured
+from scalekv.cli.report.measured import ProcessFigures
 from scalekv.cli.report.running import Running
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Run:
     def _measured(self) -> dict[str, Any]:
         """What the report says of model, machine and memory."""
         assert self._pipeline is not None
-        return figures(Measured.of(self._pipeline), self.choices, self.kinds)
+        return figures(ProcessFigures.of(self._pipeline), self.choices, self.kinds)
 
     def _keep_all(
         self, pictures: Iterator[Picture], folder: OutputFolder, display: Display
@@ -214,7 +214,7 @@ class Run:
         )
 
 
-def figures(measured: Measured, choices: Choices, kinds: Kinds) -> dict[str, Any]:
+def figures(measured: ProcessFigures, choices: Choices, kinds: Kinds) -> dict[str, Any]:
     """What a report says of model, machine and memory; `kinds` has the pictures' caches."""
     return {
         "format": FORMAT,

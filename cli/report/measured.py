@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Measured:
+class ProcessFigures:
     """Plain values, which another process can be told.
 
     Attributes:

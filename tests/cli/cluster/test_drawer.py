@@ -17,8 +17,8 @@ from scalekv.cli.batch.names import NameTemplate
 from scalekv.cli.choices import Choices, Options, choose
 from scalekv.cli.cluster.drawer import (
     Drawer,
+    Errand,
     FolderLost,
-    Order,
     Ready,
     Shared,
     StretchDone,
@@ -51,7 +51,7 @@ def shared() -> Shared:
 
 def loaded(choices: Choices, jobs: Sequence[Job], shared: Shared | None = None) -> Drawer:
     drawer = Drawer()
-    order = Order(choices, (jobs[0].settled,), shared)
+    order = Errand(choices, (jobs[0].settled,), shared)
     answer = drawer.load(pickle.loads(pickle.dumps(order)))  # as it travels
     assert isinstance(answer, Ready), answer
     return drawer
@@ -139,7 +139,7 @@ def test_a_folder_that_is_not_the_drivers(
     choices: Choices, jobs: list[Job], shared: Shared
 ) -> None:
     (shared.path / shared.sign).unlink()
-    answer = Drawer().load(Order(choices, (), shared))
+    answer = Drawer().load(Errand(choices, (), shared))
     assert isinstance(answer, UserError)
     assert "not the folder that the command sees" in answer.what
 

@@ -18,17 +18,17 @@ from scalekv.cli.batch.jobs import Job, jobs_of
 from scalekv.cli.batch.names import NameTemplate
 from scalekv.cli.choices import Options, choose
 from scalekv.cli.cluster.connect import Room
-from scalekv.cli.cluster.drawer import FolderLost, Order, Place, Ready, StretchDone, versions
+from scalekv.cli.cluster.drawer import Errand, FolderLost, Place, Ready, StretchDone, versions
 from scalekv.cli.cluster.pool import Pool
 from scalekv.cli.console.errors import Unsuccessful
 from scalekv.cli.report.kinds import Kinds
-from scalekv.cli.report.measured import Measured
+from scalekv.cli.report.measured import ProcessFigures
 from scalekv.kv.errors import UserError
 from tests.cli.cluster.fake_ray import FakeRay, OutOfMemoryError, RayError
 from tests.cli.conftest import StandIn
 
 PEAKS = {"scales": {"resident_peak_bytes": 60}}
-MEASURED = Measured("cpu", "float32", {"cores": 1}, {"vae": 1}, PEAKS, {}, ("a stand-in",))
+MEASURED = ProcessFigures("cpu", "float32", {"cores": 1}, {"vae": 1}, PEAKS, {}, ("a stand-in",))
 LEDGER = {"policy": "full", "budget": None, "held_peak_bytes": 7}
 
 
@@ -51,7 +51,7 @@ class Actor:
     def where(self) -> Place:
         return Place("host", 1, self.node, self.versions)
 
-    def load(self, order: Order) -> Any:
+    def load(self, order: Errand) -> Any:
         if isinstance(self.answer, RayError):
             raise self.answer
         return self.answer
@@ -109,7 +109,7 @@ def make(stand_in: StandIn, monkeypatch: pytest.MonkeyPatch) -> Make:
         monkeypatch.setitem(sys.modules, "ray", ray)
         pool = Pool(
             Room(device, workers, 1.0, 0.0, True),
-            Order(choices, (), None),
+            Errand(choices, (), None),
             notes,  # type: ignore[arg-type]
             lambda held, workers: None,
         )

@@ -8,12 +8,12 @@ from typing import Any, cast
 import pytest
 
 from scalekv.cli.batch.jobs import Job
-from scalekv.cli.cluster.work import MOST_DEATHS, Work
+from scalekv.cli.cluster.work import MOST_DEATHS, Undrawn
 
 
 @dataclass(frozen=True)
 class Small:
-    """As much of a job as `Work` reads."""
+    """As much of a job as `Undrawn` reads."""
 
     index: int
     settings: str = "a"
@@ -23,15 +23,15 @@ def jobs(count: int, settings: str = "a", first: int = 0) -> list[Job]:
     return [cast(Job, Small(first + i, settings)) for i in range(count)]
 
 
-def work(of: list[Job], workers: int = 2, longest: int = 4) -> Work:
-    return Work(of, workers, lambda _: longest)
+def work(of: list[Job], workers: int = 2, longest: int = 4) -> Undrawn:
+    return Undrawn(of, workers, lambda _: longest)
 
 
 def indices(taken: list[Job]) -> list[int]:
     return [job.index for job in taken]
 
 
-def all_of(left: Work) -> list[list[int]]:
+def all_of(left: Undrawn) -> list[list[int]]:
     pieces = []
     while left:
         pieces.append(indices(left.take()))
