@@ -41,7 +41,8 @@ class Cluster:
 @pytest.fixture(autouse=True)
 def two_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(connect, "sensible_threads", lambda: 2)
-    monkeypatch.setattr(connect.os, "environ", {})  # what Ray is told stays here
+    for told in ("_QUIET", "_ALONE"):  # what Ray is told by the environment, which others see too
+        monkeypatch.setattr(connect, told, {})
 
 
 def room(
