@@ -25,6 +25,7 @@ from typing import Any
 os.environ |= {  # read when Ray is imported, by the driver too
     "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # all listens on 127.0.0.1
     "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_worker_niceness": "0",
     "RAY_memory_monitor_refresh_ms": "0",  # other work may fill the machine
 }
 

@@ -38,8 +38,10 @@ _QUIET = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",  # a warning about what a later release changes
     "RAY_ENABLE_UV_RUN_RUNTIME_ENV": "0",  # would copy the working folder to the nodes
 }
-_ALONE = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
-"""Ray's word for "one machine": everything listens on 127.0.0.1, on Linux too."""
+_ALONE = {
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # one machine: all listens on 127.0.0.1, on Linux too
+    "RAY_worker_niceness": "0",  # workers draw as this process would; Ray has 15
+}
 
 
 @dataclass(frozen=True)
