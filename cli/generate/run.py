@@ -231,7 +231,7 @@ def figures(measured: ProcessFigures, choices: Choices, kinds: Kinds) -> dict[st
             measured.present,
             measured.sources,
             choices.sparsity,
-            pipeline.graphs.to_dict() if pipeline.graphs.possible else None,
+            measured.graphs,
         ),
     }
 

@@ -25,6 +25,7 @@ class ProcessFigures:
         weights_bytes: of each part's tensors.
         peaks: of each stage in bytes; present: bytes of the weights by part that were there.
         sources: what the peaks were read from, in words.
+        graphs: recorded scales, where the device can have them.
     """
 
     device: str
@@ -34,6 +35,7 @@ class ProcessFigures:
     peaks: Mapping[str, Mapping[str, int]]
     present: Mapping[str, Mapping[str, int]]
     sources: tuple[str, ...]
+    graphs: Mapping[str, Any] | None = None
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> Self:
@@ -47,6 +49,7 @@ class ProcessFigures:
             peaks=stages.peaks(),
             present=stages.weights(),
             sources=tuple(stages.sources),
+            graphs=pipeline.graphs.to_dict() if pipeline.graphs.possible else None,
         )
 
     @property
