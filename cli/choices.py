@@ -74,8 +74,13 @@ class Choices:
     open: bool = False
 
 
-def choose(options: Options, environment: Mapping[str, str] | None = None) -> Choices:
+def choose(
+    options: Options, environment: Mapping[str, str] | None = None, *, threads: int | None = None
+) -> Choices:
     """Settles every choice by: option, environment, config file, preset.
+
+    Args:
+        threads: where nobody says how many; None: as many as this process may well use.
 
     Raises:
         UserError: a value that cannot be read, an unknown model, or choices that contradict.
@@ -93,7 +98,7 @@ def choose(options: Options, environment: Mapping[str, str] | None = None) -> Ch
         found["size"], found["ratio"], found["pixels"], preset
     )
     if values["threads"] == AUTO:
-        values["threads"] = sensible_threads()
+        values["threads"] = threads or sensible_threads()
     if "html" in values["memory_report"]:
         needs("matplotlib", "the report's page", "another form of --memory-report")
     for prompt in (*options.prompts, values["negative"] or ""):

@@ -38,6 +38,7 @@ SLOW = frozenset(
         "cli/batch/test_kill",
         "cli/batch/test_rows",
         "cli/calibrate/test_command",
+        "cli/cluster/test_process",
         "cli/console/test_interrupts",
         "cli/console/test_streams",
         "cli/generate/test_command",

@@ -11,10 +11,13 @@ import typer
 from scalekv.cli import options as given
 from scalekv.cli.batch.file import FORMATS
 from scalekv.cli.batch.rows import COLUMNS
+from scalekv.cli.cluster.asked import ENGINES, LOCAL
 from scalekv.cli.options import DEFAULTS_NOTE
 from scalekv.kv.errors import UserError
 
 FILE = "Prompts"
+CLUSTER = "Cluster"
+MOST_WORKERS = 4096
 
 HELP = (
     "Draw the pictures of a FILE of prompts, and go on where it was interrupted.\n\n"
@@ -35,6 +38,8 @@ Examples:
   scalekv batch prompts.txt --out pictures --resume
 
   scalekv batch prompts.csv -n 4 --seed 100 --budget 20% --shard 1/8
+
+  scalekv batch prompts.csv --out pictures --resume --engine ray
 
   printf 'an owl\\na fox\\n' | scalekv batch - --name '{slug}-{seed}'
 
@@ -105,6 +110,52 @@ def batch(
             rich_help_panel=FILE,
         ),
     ] = False,
+    engine: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="What draws: local (this process) or ray (workers, on this machine or many).",
+            rich_help_panel=CLUSTER,
+            autocompletion=given.completes_words(lambda: ENGINES),
+        ),
+    ] = LOCAL,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            metavar="HOST:PORT",
+            help="The running cluster: auto, or its head. Left out, workers are started here, and "
+            "end with the batch.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            max=MOST_WORKERS,
+            metavar="N",
+            help="Workers, each with the model. Left out, one for every GPU, or without GPUs for "
+            "every --threads cores, 1 unless said.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    gpus_per_worker: Annotated[
+        float | None,
+        typer.Option(
+            metavar="X",
+            help="GPUs of each worker, 1 unless said; 0.5 has two share one.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = None,
+    workers_write: Annotated[
+        bool,
+        typer.Option(
+            "--workers-write",
+            help="Workers write the pictures, into a folder that all nodes see; without it they "
+            "are sent to this command.",
+            rich_help_panel=CLUSTER,
+        ),
+    ] = False,
     json: given.Json = False,
     *,
     typed: given.Typed,
@@ -114,11 +165,13 @@ def batch(
     from scalekv.cli.batch.jobs import jobs_of, selected
     from scalekv.cli.batch.run import BatchRun
     from scalekv.cli.choices import Options, choose
+    from scalekv.cli.cluster.asked import check_workers_device, cluster_asked
     from scalekv.cli.console.errors import stderr
     from scalekv.cli.generate.destination import refuse_file, writing_of
     from scalekv.cli.pictures.names import BATCH_TEMPLATE, NameTemplate
     from scalekv.cli.plan.room import target_of
     from scalekv.cli.prompts.arguments import tell_of_terminal
+    from scalekv.kv.extras import needs
 
     if typed["format"] in FORMATS:
         raise UserError(
@@ -127,7 +180,20 @@ def batch(
             rule="--format says how pictures are written, --file-format how FILE is read",
             fix=f"--file-format {typed['format']}",
         )
-    choices = choose(Options((), typed))
+    cluster = cluster_asked(
+        engine,
+        {
+            "address": address,
+            "workers": workers,
+            "gpus": gpus_per_worker,
+            "write": workers_write,
+        },
+    )
+    if cluster is not None:
+        needs("ray", "a batch with --engine ray")
+    choices = choose(Options((), typed), threads=None if cluster is None else 1)
+    if cluster is not None:
+        check_workers_device(choices)
     refuse_file(choices.out, "a batch")
     if resume and choices.seeds.random:
         raise UserError(
@@ -153,6 +219,7 @@ def batch(
         fail_fast=fail_fast,
         shard=part,
         marks=frozenset(job.mark for job in jobs),
+        cluster=cluster,
     )
     if dry_run:
         run.preview()

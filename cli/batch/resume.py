@@ -81,7 +81,7 @@ def standing(
             taken.append((job, picture if picture in sizes else sidecar))
         elif picture not in sizes or (sizes[picture] == 0 and picture not in entries):
             # Whoever was killed had got as far as the sidecar, or as a name without content.
-            if sizes.get(sidecar, 0) == 0 or _names_job(folder / sidecar, job):
+            if sizes.get(sidecar, 0) == 0 or names_job(folder / sidecar, job):
                 now.orphans += [folder / name for name in (picture, sidecar) if name in sizes]
                 now.todo.append(job)
             else:
@@ -124,7 +124,7 @@ def _place(
         now.done.append(job)
         if entry.size != size:
             now.changed.append(path.name)
-    elif entry is None and _shows_job(path, job):
+    elif entry is None and shows_job(path, job):
         now.unlisted.append(job)
     else:
         taken.append((job, path.name))
@@ -145,7 +145,7 @@ def _sizes(folder: Path) -> dict[str, int]:
         ) from None
 
 
-def _shows_job(path: Path, job: Job) -> bool:
+def shows_job(path: Path, job: Job) -> bool:
     """Whether a file is the whole picture of a job: it says so itself, or where nothing was written
     into it the sidecar does, of exactly these bytes."""
     try:
@@ -160,7 +160,7 @@ def _shows_job(path: Path, job: Job) -> bool:
         return False
 
 
-def _names_job(path: Path, job: Job) -> bool:
+def names_job(path: Path, job: Job) -> bool:
     """Whether a file is the sidecar of a job."""
     try:
         content = json.loads(path.read_bytes())

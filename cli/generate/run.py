@@ -29,6 +29,7 @@ from scalekv.cli.plan.room import check_room, target_of
 from scalekv.cli.prompts.wildcards import looks_like_template
 from scalekv.cli.report.figures import memory_report, print_summary, print_table
 from scalekv.cli.report.kinds import Kinds
+from scalekv.cli.report.measured import ProcessFigures
 from scalekv.cli.report.running import Running
 from scalekv.configs.output_options import NO_REPORT
 from scalekv.infinity_patch.schedules import size_of
@@ -122,7 +123,7 @@ class Run:
     def _drawn(self, settled: Settled, display: Display) -> Iterator[Picture]:
         """The pictures, from a model that is loaded first."""
         self._pipeline = pipeline = self._load(display)
-        tell_of_batches(settled, pipeline, display)
+        tell_of_batches(settled, pipeline.device.type, display)
         return engine.generate(pipeline, settled, display.scale_done, display.smaller_batch)
 
     def _load(self, display: Display) -> Pipeline:
@@ -142,7 +143,7 @@ class Run:
     def _measured(self) -> dict[str, Any]:
         """What the report says of model, machine and memory."""
         assert self._pipeline is not None
-        return figures(self._pipeline, self.choices, self.kinds)
+        return figures(ProcessFigures.of(self._pipeline), self.choices, self.kinds)
 
     def _keep_all(
         self, pictures: Iterator[Picture], folder: OutputFolder, display: Display
@@ -178,7 +179,7 @@ class Run:
         )
         if name not in (None, image_path.stem):
             display.note(f"{name} was taken meanwhile: {image_path}")
-        self._settings = common_settings(picture)
+        self._settings = common_settings(picture.settings)
         self.kinds.add(picture.cache)
         self.pictures.append(entry_of(picture, image_path, sidecar_path))
         display.picture_done(picture.index, self._wanted, picture.seconds, picture.prompt)
@@ -244,25 +245,24 @@ class Run:
         )
 
 
-def figures(pipeline: Pipeline, choices: Choices, kinds: Kinds) -> dict[str, Any]:
+def figures(measured: ProcessFigures, choices: Choices, kinds: Kinds) -> dict[str, Any]:
     """What a report says of model, machine and memory; `kinds` has the pictures' caches."""
-    stages = pipeline.stages
     return {
         "format": FORMAT,
         "version": version("scalekv"),
         "model": {"name": choices.preset.name, "chosen_by": choices.model.origin},
-        "device": str(pipeline.device),
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
-        "machine": engine.machine(pipeline),
+        "device": measured.device,
+        "dtype": measured.dtype,
+        "machine": measured.machine,
         "kinds": kinds.to_list(),
         **memory_report(
             kinds.main,
-            pipeline.weights_bytes,
-            stages.peaks(),
-            stages.weights(),
-            stages.sources,
+            measured.weights_bytes,
+            measured.peaks,
+            measured.present,
+            measured.sources,
             choices.sparsity,
-            pipeline.graphs.to_dict() if pipeline.graphs.possible else None,
+            measured.graphs,
         ),
     }
 
@@ -311,9 +311,9 @@ def sidecar_of(picture: Picture, choices: Choices) -> dict[str, Any]:
     }
 
 
-def common_settings(picture: Picture) -> dict[str, Any]:
+def common_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a picture's settings have that is not its own."""
-    return {k: v for k, v in picture.settings.items() if k not in ("prompt", "seed")}
+    return {k: v for k, v in settings.items() if k not in ("prompt", "seed")}
 
 
 def entry_of(picture: Picture, image: Path, sidecar: Path) -> dict[str, Any]:
@@ -356,10 +356,10 @@ def tell_of_idle_budget(settled: Settled, display: Display) -> None:
         )
 
 
-def tell_of_batches(settled: Settled, pipeline: Pipeline, display: Display) -> None:
-    """Says so where a batch size was asked for that is not used."""
+def tell_of_batches(settled: Settled, device: str, display: Display) -> None:
+    """Says so where a batch size was asked for that is not used on a type of device."""
     asked = settled.request.batch_size
-    if isinstance(asked, int) and asked > 1 and settled.one_at_a_time_on(pipeline.device.type):
+    if isinstance(asked, int) and asked > 1 and settled.one_at_a_time_on(device):
         why = (
             "--reproducible"
             if settled.request.reproducible

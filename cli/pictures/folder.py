@@ -46,6 +46,7 @@ class OutputFolder:
                 was left of them by a kill.
         """
         self.path = path
+        self.owner = owner
         self._hidden = f".scalekv-{owner}{'-' if owner else ''}"
         self._made: list[Path] = []
         self._report: Path | None = None
@@ -133,6 +134,17 @@ class OutputFolder:
         """Removes hidden files of this owner's that a kill left behind."""
         for hidden in self.path.glob(f"{self._hidden}*.part"):
             hidden.unlink(missing_ok=True)
+
+    def leave_sign(self) -> Path:
+        """Writes a hidden file of a name that no other folder has, to know this one by elsewhere.
+
+        Raises:
+            UserError, CannotWrite: the folder cannot be written to.
+        """
+        try:
+            return self._write(b"")
+        except OSError as error:
+            self._refuse(error)
 
     def save_report(self, report: Mapping[str, Any]) -> Path:
         """Writes report.json, or report-2.json where there is one already, and so on; from the

@@ -138,8 +138,13 @@ def _parts(
 
 
 def print_table(report: Mapping[str, Any], console: Console) -> None:
-    """All figures of `memory_report`."""
+    """All figures of `memory_report`, and who drew, where that were several."""
     _print_rows(table_rows(report), console)
+    if workers := worker_rows(report):
+        columns = [
+            Column(heading, rank=rank, right=number) for heading, rank, number in WORKER_COLUMNS
+        ]
+        print_parts(console, ResultTable(columns, workers))
 
 
 def print_summary(report: Mapping[str, Any], console: Console, more: str = "") -> None:
@@ -174,6 +179,48 @@ def _print_rows(rows: Sequence[tuple[str, int, str]], console: Console) -> None:
         Column("", rank=1, right=False, style="dim", wraps=True),
     )
     print_parts(console, ResultTable(columns, [(a, human_bytes(count), b) for a, count, b in rows]))
+
+
+WORKER_COLUMNS = (
+    ("worker", 0, False),
+    ("device", 3, False),
+    ("pictures", 0, True),
+    ("s a picture", 1, True),
+    ("peak", 2, True),
+    ("", 0, False),
+)
+"""Headings of `worker_rows`; how soon each goes where there is no room; whether it has numbers."""
+
+WORKER_HEADS = tuple(heading for heading, _, _ in WORKER_COLUMNS)
+
+
+def worker_rows(report: Mapping[str, Any]) -> list[list[str]]:
+    """A row for every worker of a cluster, under `WORKER_HEADS`, and one for all of them together;
+    [] where a batch was drawn by one process."""
+    workers = report.get("workers", [])
+    rows = [
+        [
+            worker["name"],
+            worker["device_name"] or worker["device"],
+            str(worker["pictures"]),
+            _seconds_each(worker["seconds"]["drawing"], worker["pictures"]),
+            human_bytes(worker["peak_bytes"]),
+            f"lost: {worker['lost']}" if worker["lost"] else "",
+        ]
+        for worker in workers
+    ]
+    if len(workers) > 1:
+        pictures = sum(worker["pictures"] for worker in workers)
+        drawing = sum(worker["seconds"]["drawing"] for worker in workers)
+        # those that were lost had ended before others began
+        peak = sum(worker["peak_bytes"] for worker in workers if not worker["lost"])
+        each = _seconds_each(drawing, pictures)
+        rows.append(["all", "", str(pictures), each, human_bytes(peak), ""])
+    return rows
+
+
+def _seconds_each(seconds: float, pictures: int) -> str:
+    return f"{seconds / pictures:.2f}" if pictures else ""
 
 
 def table_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
