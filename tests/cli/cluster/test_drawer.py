@@ -69,8 +69,8 @@ def test_pictures_go_to_the_driver(choices: Choices, jobs: list[Job]) -> None:
     said = told(loaded(choices, jobs), jobs)
     assert list(said) == [0, 1]
     first = said[0]
-    assert first.png.startswith(b"\x89PNG")
-    assert first.size == len(first.png)
+    assert first.data.startswith(b"\x89PNG")
+    assert first.size == len(first.data)
     assert first.sidecar["job"] == jobs[0].mark
     # the driver has the files that a request names, a node may not
     assert first.sidecar["settings"]["recorded"] == RECORDED
@@ -93,7 +93,7 @@ def test_workers_write(choices: Choices, jobs: list[Job], shared: Shared) -> Non
     said = told(loaded(choices, jobs, shared), jobs)
     for job in jobs:
         data = Path(f"out/{job.name}.png").read_bytes()
-        assert (said[job.index].png, said[job.index].size) == (None, len(data))
+        assert (said[job.index].data, said[job.index].size) == (None, len(data))
         assert json.loads(Path(f"out/{job.name}.json").read_text())["job"] == job.mark
 
 
