@@ -126,4 +126,4 @@ def _print(finding: Finding) -> None:
     lines = [line]
     if finding.fix:
         lines.append(Text("        fix: ").append(finding.fix, style="green"))
-    show(*lines, soft_wrap=True)
+    show(*lines)

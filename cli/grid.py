@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated, TypeAlias
 import typer
 
 from scalekv.cli import options as given
+from scalekv.cli.pictures.formats import FORMATS_BY_SUFFIX, format_of
 from scalekv.configs.option import OUTPUT
 
 if TYPE_CHECKING:
@@ -32,7 +33,6 @@ Examples:
 
   scalekv grid night --per-page 40 --out sheets --json
 """
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp")
 
 
 class Label(StrEnum):
@@ -109,7 +109,7 @@ def grid(
         raise UserError(
             f"there are no pictures in {folder}",
             where="FOLDER",
-            rule="files ending in " + ", ".join(SUFFIXES),
+            rule="files ending in " + ", ".join(FORMATS_BY_SUFFIX),
             fix="name the folder that --out of an earlier run named",
         )
     if json:
@@ -121,7 +121,7 @@ def _pictures(folder: Path) -> list[Path]:
     from scalekv.kv.errors import UserError
 
     try:
-        names = [p for p in folder.iterdir() if p.suffix.lower() in SUFFIXES and p.is_file()]
+        names = [p for p in folder.iterdir() if format_of(p) is not None and p.is_file()]
     except OSError as error:
         raise UserError(
             f"cannot read the folder {folder}: {error.strerror}", where="FOLDER"
@@ -158,8 +158,8 @@ def _pages(files: list[Path], size: int, skipped: list[str]) -> Iterator[list[Pi
 
 def _sheet(page: list[Picture], across: int, side: int, label: Label) -> bytes:
     from scalekv.cli.console.stdout import to_json
-    from scalekv.cli.pictures.folder import FORMAT
     from scalekv.cli.pictures.sheet import PictureGroup, contact_sheet, sheet_bytes
+    from scalekv.cli.pictures.writing import FORMAT
 
     groups = [
         PictureGroup((found.image,), _words(path, found, label), tells=_tells(path, found, label))

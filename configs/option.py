@@ -28,6 +28,14 @@ CACHE, SAMPLING, MACHINE, OUTPUT = "Cache", "Sampling", "Model and machine", "Ou
 PANELS = (CACHE, SAMPLING, MACHINE, OUTPUT)
 """Panels of the help, in their order; a command's own come before them."""
 
+# Who takes what; compare, bench, calibrate and plan leave out what they have no use for.
+MAKE = ("generate", "batch")
+DRAW = (*MAKE, "compare")
+SAMPLED = (*DRAW, "serve")
+PLANNED = (*MAKE, "plan", "serve")
+LOADING = (*DRAW, "bench", "calibrate", "serve")
+ALL = (*LOADING, "plan")
+
 
 class Scope(Enum):
     """For what an option can be said.

@@ -9,25 +9,39 @@ from __future__ import annotations
 from functools import partial
 
 from scalekv.configs import values
-from scalekv.configs.option import CACHE, MACHINE, OUTPUT, SAMPLING, Option, Owner, Scope
-from scalekv.configs.spec import DTYPES, PIXELS
-from scalekv.configs.values import AUTO, MOST_SEED, Kind, one_of, pattern, whole
+from scalekv.configs.option import (
+    ALL,
+    CACHE,
+    DRAW,
+    LOADING,
+    MACHINE,
+    MAKE,
+    PLANNED,
+    SAMPLED,
+    SAMPLING,
+    Option,
+    Owner,
+    Scope,
+)
+from scalekv.configs.output_options import OUTPUT_OPTIONS
+from scalekv.configs.spec import DTYPES, PIXELS, PIXELS_IN_WORDS
+from scalekv.configs.values import AUTO, Kind, one_of, pattern, seeds, whole
 from scalekv.kv.policies.registry import check_policy_name, policy_names
 from scalekv.kv.precision import KV_DTYPES
 
-REPORT_FORMS = ("json", "html", "table")
 
-
-def _models() -> list[str]:
+def _models(_model: str) -> list[str]:
     from scalekv.configs.models import list_models
 
     return list_models()
 
 
-def _budgets() -> list[str]:
+def _budgets(model: str) -> list[str]:
     from scalekv.configs.budget_files import list_budgets
+    from scalekv.configs.models import model_named
 
-    return list(dict.fromkeys(["10%", "20%", "full", *(spec.name for spec in list_budgets())]))
+    named = (spec.name for spec in list_budgets(model_named(model).name))
+    return ["20%", "10%", "5%", *(name for name in named if name != "default"), "full"]
 
 
 def _check_budget(value: str) -> None:
@@ -38,13 +52,14 @@ def _check_budget(value: str) -> None:
 
 _TEXT, _FOLDER = Kind(values.text, "TEXT"), Kind(values.path, "DIR")
 _FLAG = Kind(values.flag, shell=bool)
-_NUMBERS, _LAYERS = Kind(values.numbers, "X[,X...]"), Kind(values.layers, "N[,N...]")
+_NUMBERS = Kind(values.numbers, "X[,X...]", several=True)
+_LAYERS = Kind(values.layers, "N[,N...]", several=True)
 _DEVICE = pattern(
     r"auto|cpu|mps|cuda(:\d+)?",
     "NAME",
     "auto, cpu, mps, cuda, or cuda:1 and so on",
     "leave it out to use the best device there is",
-    known=lambda: (AUTO, "cpu", "cuda", "mps"),
+    known=lambda _: (AUTO, "cpu", "cuda", "mps"),
 )
 _RATIO = pattern(
     r"\s*\d+\s*:\s*\d+\s*",
@@ -56,19 +71,10 @@ _SIZE = pattern(
     r"\s*\d{1,6}\s*[xX×]\s*\d{1,6}\s*", "WxH", "width x height in pixels", "1024x1024, for instance"
 )
 
-# Who takes what; compare, bench, calibrate and plan leave out what they have no use for.
-_MAKE = ("generate", "batch")
-_DRAW = (*_MAKE, "compare")
-_SAMPLED = (*_DRAW, "serve")
-_PLANNED = (*_MAKE, "plan", "serve")
-_LOADING = (*_DRAW, "bench", "calibrate", "serve")
-_ALL = (*_LOADING, "plan")
-
 _cache = partial(Option, panel=CACHE, owner=Owner.REQUEST, scope=Scope.PICTURE)
 _sampling = partial(Option, panel=SAMPLING, owner=Owner.REQUEST, scope=Scope.PICTURE)
 _machine = partial(Option, panel=MACHINE, owner=Owner.RUN, scope=Scope.RUN)
 _placement = partial(Option, panel=MACHINE, owner=Owner.PLACEMENT, scope=Scope.RUN)
-_output = partial(Option, panel=OUTPUT, owner=Owner.RUN, scope=Scope.RUN)
 
 OPTIONS: tuple[Option, ...] = (
     _cache(
@@ -76,14 +82,14 @@ OPTIONS: tuple[Option, ...] = (
         Kind(values.text_or_count, "BUDGET", known=_budgets, check=_check_budget),
         "What the cache may hold: 10% of the history, 650 tokens per layer, 1.5GiB, a named "
         "budget, a .yaml file, or full.",
-        (*_PLANNED, "bench"),
+        (*PLANNED, "bench"),
         default="10%",
     ),
     _cache(
         "policy",
-        Kind(values.text, "NAME", known=policy_names, check=check_policy_name),
+        Kind(values.text, "NAME", known=lambda _: policy_names(), check=check_policy_name),
         "What chooses the tokens to keep: " + ", ".join(policy_names()) + ".",
-        (*_PLANNED, "bench"),
+        (*PLANNED, "bench"),
         default="scalekv",
     ),
     _cache(
@@ -91,7 +97,7 @@ OPTIONS: tuple[Option, ...] = (
         one_of(*KV_DTYPES),
         "How held tokens are stored: " + ", ".join(KV_DTYPES) + ". int8 and int4 are quantised "
         "once, when a token comes in; auto is as attention computes.",
-        _PLANNED,
+        PLANNED,
         default=AUTO,
     ),
     _cache(
@@ -99,22 +105,43 @@ OPTIONS: tuple[Option, ...] = (
         one_of(AUTO, "cpu"),
         "Where held tokens are: auto (where attention computes), or cpu (in the host's memory, "
         "brought to the GPU a layer ahead).",
-        _PLANNED,
+        PLANNED,
         scope=Scope.RUN,
         default=AUTO,
     ),
     _sampling(
         "seed",
-        whole(0, MOST_SEED),
-        "Seed of the first picture; each further one has the next.",
-        (*_DRAW, "bench", "calibrate"),
+        seeds(at_random=True),
+        "Seed of the first picture, each further one has the next; or random; or several, of which "
+        "every prompt gets all.",
+        (*DRAW, "bench", "calibrate"),
         default="0",
+        names=("--seed", "-s"),
+    ),
+    _sampling(
+        "same_seed",
+        _FLAG,
+        "Every prompt begins with --seed again, instead of going on where the one before ended.",
+        DRAW,
+        owner=Owner.NOBODY,
+        scope=Scope.RUN,
+        default="false",
+    ),
+    _sampling(
+        "wildcards",
+        Kind(values.text, "on|DIR", known=lambda _: ("on", "off")),
+        "Draw a word of {red|blue} in prompts, and with DIR a line of DIR/NAME.txt for __NAME__; "
+        "which one follows from the picture's seed.",
+        DRAW,
+        owner=Owner.RUN,
+        scope=Scope.RUN,
+        default="off",
     ),
     _sampling(
         "num_images",
         whole(1),
         "Pictures of each prompt.",
-        _DRAW,
+        DRAW,
         default="1",
         names=("--num-images", "-n"),
     ),
@@ -122,7 +149,7 @@ OPTIONS: tuple[Option, ...] = (
         "cfg",
         _NUMBERS,
         "Guidance: how closely to follow the prompt; one number, or one per scale.",
-        (*_DRAW, "bench", "plan", "serve"),
+        (*DRAW, "bench", "plan", "serve"),
         preset=lambda preset: preset.sampling.cfg,
     ),
     _sampling(
@@ -130,62 +157,62 @@ OPTIONS: tuple[Option, ...] = (
         _LAYERS,
         "Where guidance mixes: 0 in the logits, -1 in the hidden states after the last block, -2 "
         "after the one before it, and so on.",
-        _SAMPLED,
+        SAMPLED,
         preset=lambda preset: preset.sampling.cfg_layer,
     ),
     _sampling(
         "tau",
         _NUMBERS,
         "Temperature: lower is tidier, higher more varied; one number, or one per scale.",
-        _SAMPLED,
+        SAMPLED,
         preset=lambda preset: preset.sampling.tau,
     ),
     _sampling(
         "top_p",
         Kind(values.share, "X", shell=float, least=0.0, most=1.0),
         "Nucleus: unlikely bits outside this share are not drawn; 0 is off.",
-        _SAMPLED,
+        SAMPLED,
         preset=lambda preset: preset.sampling.top_p,
     ),
     _sampling(
         "negative",
         _TEXT,
         "What to keep away from.",
-        _SAMPLED,
+        SAMPLED,
     ),
     _sampling(
         "positive_prompt",
         _FLAG,
         "Add words for better faces to prompts that mention people.",
-        _SAMPLED,
+        SAMPLED,
         default="false",
     ),
     _sampling(
         "truncate",
         _FLAG,
         "Cut prompts beyond 512 tokens instead of refusing them; says what was cut.",
-        (*_SAMPLED, "calibrate"),
+        (*SAMPLED, "calibrate"),
         default="false",
     ),
     _sampling(
         "ratio",
         _RATIO,
         "Width to height.",
-        _ALL,
+        ALL,
         default="1:1",
     ),
     _sampling(
         "pixels",
-        one_of(*PIXELS, metavar="CLASS"),
-        "Size: 0.06M, 0.25M, 0.60M or 1M pixels at stride 16.",
-        _ALL,
+        one_of(*PIXELS, metavar="CLASS", words=PIXELS_IN_WORDS),
+        "Size, beside --ratio: " + PIXELS_IN_WORDS + ".",
+        ALL,
         preset=lambda preset: preset.pixels,
     ),
     _sampling(
         "size",
         _SIZE,
         "Width and height in pixels, instead of --ratio and --pixels.",
-        (*_SAMPLED, "plan"),
+        (*SAMPLED, "plan"),
         owner=Owner.NOBODY,
     ),
     _sampling(
@@ -193,7 +220,7 @@ OPTIONS: tuple[Option, ...] = (
         _FLAG,
         "One picture at a time, so that a seed gives the same bits alone and among others "
         "whatever --batch-size says.",
-        (*_MAKE, "serve"),
+        (*MAKE, "serve"),
         scope=Scope.RUN,
         otherwise="on a CPU",
     ),
@@ -202,7 +229,7 @@ OPTIONS: tuple[Option, ...] = (
         whole(1, auto=True),
         "Pictures that go through the model together; auto is what free GPU memory takes, and 1 "
         "on a CPU. Halved where memory runs out.",
-        (*_MAKE, "serve"),
+        (*MAKE, "serve"),
         owner=Owner.REQUEST,
         default=AUTO,
         names=("--batch-size", "--batch"),
@@ -211,23 +238,24 @@ OPTIONS: tuple[Option, ...] = (
         "model",
         Kind(values.text, "NAME", known=_models),
         "Which model.",
-        _ALL,
+        ALL,
         owner=Owner.NOBODY,
         default="emoji",
+        names=("--model", "-m"),
         repeats=True,
     ),
     _machine(
         "weights_dir",
         _FOLDER,
         "Folder with the model's files instead of the usual place.",
-        _LOADING,
+        LOADING,
         repeats=True,
     ),
     _machine(
         "device",
         _DEVICE,
         "auto, cpu, cuda, cuda:1 or mps.",
-        _ALL,
+        ALL,
         default=AUTO,
         repeats=True,
     ),
@@ -235,14 +263,14 @@ OPTIONS: tuple[Option, ...] = (
         "dtype",
         one_of(*DTYPES),
         "Precision: auto, fp32, bf16 or fp16.",
-        _ALL,
+        ALL,
         default=AUTO,
     ),
     _placement(
         "threads",
         whole(1, auto=True),
         "CPU threads to compute with; auto is one per physical core that this process may use.",
-        _LOADING,
+        LOADING,
         default=AUTO,
         repeats=True,
     ),
@@ -251,7 +279,7 @@ OPTIONS: tuple[Option, ...] = (
         one_of(AUTO, "on", "off"),
         "Record the scales of pictures as CUDA graphs and replay them: auto when pictures of one "
         "shape come a second time, on the first time, off. Pictures are the same.",
-        _ALL,
+        ALL,
         default=AUTO,
         repeats=True,
     ),
@@ -260,7 +288,7 @@ OPTIONS: tuple[Option, ...] = (
         _FLAG,
         "Keep the transformer's blocks in host memory and send them to the device one after "
         "another: slower, for cards that the model does not fit.",
-        _ALL,
+        ALL,
         default="false",
         repeats=True,
     ),
@@ -268,7 +296,7 @@ OPTIONS: tuple[Option, ...] = (
         "text_device",
         _DEVICE,
         "Where prompts are encoded: auto is --device's, or cpu, cuda.",
-        _ALL,
+        ALL,
         default=AUTO,
         repeats=True,
     ),
@@ -277,7 +305,7 @@ OPTIONS: tuple[Option, ...] = (
         one_of(*DTYPES),
         "Precision of the text encoder: fp32, bf16 or fp16; auto is fp16 on CUDA, as published, "
         "and fp32 elsewhere.",
-        _ALL,
+        ALL,
         default=AUTO,
     ),
     _placement(
@@ -285,7 +313,7 @@ OPTIONS: tuple[Option, ...] = (
         _FLAG,
         "Keep the text encoder in memory while pictures are made, or free it and read it again "
         "when more prompts come.",
-        (*_DRAW, "bench", "calibrate", "plan"),
+        (*DRAW, "bench", "calibrate", "plan"),
         otherwise="free where all prompts are known",
         names=("--keep-text-encoder/--free-text-encoder",),
         repeats=True,
@@ -294,54 +322,12 @@ OPTIONS: tuple[Option, ...] = (
         "force",
         _FLAG,
         "Try also what is planned not to fit into memory; see scalekv plan.",
-        _LOADING,
+        LOADING,
         scope=Scope.CALL,
         default="false",
         repeats=True,
     ),
-    _output(
-        "out",
-        _FOLDER,
-        "Folder for pictures and report; nothing in it is overwritten.",
-        _DRAW,
-        default="out",
-        repeats=True,
-    ),
-    _output(
-        "memory_report",
-        values.some_of(*REPORT_FORMS, metavar="FORM"),
-        "Forms of the memory report: json (report.json), html (a page of its own), table.",
-        _MAKE,
-        default="json,table",
-        repeats=True,
-    ),
-    _output(
-        "json",
-        _FLAG,
-        "One JSON object on stdout instead of lines; an error is one on stderr.",
-        (),
-        owner=Owner.NOBODY,
-        scope=Scope.CALL,
-        default="false",
-    ),
-    _output(
-        "quiet",
-        _FLAG,
-        "Nothing on stderr but errors.",
-        (*_DRAW, "bench", "calibrate"),
-        default="false",
-        names=("--quiet/--no-quiet", "-q"),
-        repeats=True,
-    ),
-    _output(
-        "verbose",
-        _FLAG,
-        "Show where a failure happened, as SCALEKV_DEBUG=1 does.",
-        _LOADING,
-        owner=Owner.NOBODY,
-        scope=Scope.CALL,
-        default="false",
-    ),
+    *OUTPUT_OPTIONS,
 )
 
 BY_NAME = {option.name: option for option in OPTIONS}

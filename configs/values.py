@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -18,6 +18,8 @@ AUTO = "auto"
 """Left to the program, which looks at the machine."""
 
 MOST_SEED = 2**63 - 1
+RANDOM = "random"
+"""Another seed every time."""
 
 _FLAGS = {"true": True, "yes": True, "on": True, "1": True}
 _FLAGS |= {"false": False, "no": False, "off": False, "0": False}
@@ -33,7 +35,7 @@ class Unreadable(ValueError):
         self.fix = fix
 
 
-def _nothing() -> Sequence[str]:
+def _nothing(_model: str) -> Sequence[str]:
     return ()
 
 
@@ -46,7 +48,8 @@ class Kind:
         metavar: what stands for a value in the help; "" for flags.
         shell: what the command line reads it as: str, int, float or bool.
         least, most: bounds that the command line itself enforces.
-        known: values to complete; not all there are.
+        known: values to complete, for the model of a name; not all there are.
+        several: whether there may be several, with commas between; of JSON a list is one value.
         check: refuses, with a `UserError`, what can be read and cannot be meant. Called for
             settings; what is typed or stands in a row is checked where it is used.
     """
@@ -56,7 +59,8 @@ class Kind:
     shell: type = str
     least: float | None = None
     most: float | None = None
-    known: Callable[[], Iterable[str]] = _nothing
+    known: Callable[[str], Iterable[str]] = _nothing
+    several: bool = False
     check: Callable[[str], object] | None = None
 
 
@@ -115,8 +119,26 @@ def whole(least: int, most: int | None = None, *, auto: bool = False) -> Kind:
         return number
 
     if auto:
-        return Kind(read, "N", known=lambda: (AUTO,))
-    return Kind(read, "N", shell=int, least=least)
+        return Kind(read, "N", known=lambda _: (AUTO,))
+    return Kind(read, "N", shell=int, least=least, most=most)
+
+
+def seeds(*, at_random: bool) -> Kind:
+    """One seed, or several: of JSON a list, of text with commas between; with `at_random` also that
+    word. An int, a tuple of several, or `RANDOM`."""
+    rule = f"a whole number from 0 to {MOST_SEED}, or several with commas between"
+    rule += f", or {RANDOM}" if at_random else ""
+
+    def one(value: object) -> int | None:
+        number = whole_number(value)
+        return None if number is None or not 0 <= number <= MOST_SEED else number
+
+    def read(value: object) -> int | tuple[int, ...] | str:
+        if at_random and value == RANDOM:
+            return RANDOM
+        return _listed(value, one, rule, "7, or 1,7,9")
+
+    return Kind(read, "N[,N...]", known=(lambda _: (RANDOM,)) if at_random else _nothing)
 
 
 def share(value: object) -> float:
@@ -168,33 +190,51 @@ def _listed(
     return read[0] if len(read) == 1 else read
 
 
-def one_of(*names: str, metavar: str = "NAME") -> Kind:
-    """One of some names."""
+def one_of(*names: str, metavar: str = "NAME", words: str = "") -> Kind:
+    """One of some names; `words` list them with what they mean."""
 
     def read(value: object) -> str:
         if value not in names:
-            raise Unreadable("one of " + ", ".join(names), close_matches(str(value), names))
+            raise Unreadable(
+                "one of " + (words or ", ".join(names)), close_matches(str(value), names)
+            )
         return str(value)
 
-    return Kind(read, metavar, known=lambda: names)
+    return Kind(read, metavar, known=lambda _: names)
 
 
-def some_of(*names: str, metavar: str = "NAME") -> Kind:
-    """One or several of some names, with commas between, each once; a tuple."""
-    rule = "one or several, with commas between, of " + ", ".join(names)
+def one_of_also(also: Mapping[str, str], *names: str, metavar: str = "NAME") -> Kind:
+    """One of some names, which may be called otherwise too."""
+    named = one_of(*names, metavar=metavar)
+
+    def read(value: object) -> str:
+        return str(named.read(also.get(str(value), value)))
+
+    return Kind(read, metavar, known=lambda _: names)
+
+
+def some_of(*names: str, metavar: str = "NAME", alone: str) -> Kind:
+    """One or several of some names, with commas between, each once; a tuple. `alone` is one more
+    name, which goes with no other."""
+    rule = "one or several, with commas between, of " + ", ".join(names) + f"; or {alone} alone"
 
     def read(value: object) -> tuple[str, ...]:
         words = dict.fromkeys(word.strip() for word in str(value).split(","))
         for word in words:
-            if word not in names:
+            if word not in names and list(words) != [alone]:
                 raise Unreadable(rule, close_matches(word, names))
         return tuple(words)
 
-    return Kind(read, f"{metavar}[,{metavar}...]", known=lambda: names)
+    known = (*names, alone)
+    return Kind(read, f"{metavar}[,{metavar}...]", known=lambda _: known, several=True)
 
 
 def pattern(
-    form: str, metavar: str, rule: str, fix: str, known: Callable[[], Iterable[str]] = _nothing
+    form: str,
+    metavar: str,
+    rule: str,
+    fix: str,
+    known: Callable[[str], Iterable[str]] = _nothing,
 ) -> Kind:
     """Text that a regular expression matches whole."""
 

@@ -28,8 +28,9 @@ from PIL import Image
 
 from scalekv.cli import engine
 from scalekv.cli.main import main as program
-from scalekv.cli.pictures.folder import png_bytes
+from scalekv.cli.pictures.writing import Writing
 from scalekv.configs import list_models
+from scalekv.configs.output_options import PICTURE_FORMATS
 from scalekv.kv.errors import UserError
 
 SECONDS = 2
@@ -80,10 +81,15 @@ PIECES = (
 
 CONFIG = b"model: emoji\nbudget: 20%\nseed: 7\nout: pictures\nquiet: true\ncfg: 1,2,3,3,3,3,3\n"
 TEXT = 'an owl\n# no more\na fox\n--prompt "a red apple" --seed 3\nçà et là\n'.encode()
+DRAWN = b"a {red|{3::blue|}} owl\nan \\{owl\\}\na {fox|owl\\|s} __here\n"
 CSV = (
-    b'prompt,seed,budget,cfg,name\n"an owl, at night",7,20%,3,one\n"a ""b""",1,,"1,2,3,3,3,3,3",c\n'
+    b'prompt,seed,budget,cfg,name,id\n"an owl, at night",7,20%|5%,3,one,1\n'
+    b'"a ""b""",1,,"1,2,3,3,3,3,3",c,\n'
 )
-LINES = b'{"prompt": "an owl", "seed": 7, "cfg": 2.5}\n{"prompt": "a fox", "budget": "10%"}\n'
+LINES = (
+    b'{"prompt": "an owl", "seed": 7, "cfg": 2.5}\n'
+    b'{"prompt": "a fox", "budget": ["10%", "5%"], "id": 1}\n'
+)
 
 
 @dataclass(frozen=True)
@@ -107,7 +113,8 @@ def kinds() -> dict[str, Sort]:
     settings = {"prompt": "an owl", "seed": 7, "model": "emoji", "policy": "scalekv", "cfg": [1.0]}
     settings |= {"recorded": {"request": {}, "files": {}, "objects": []}, "weights": {}}
     settings |= {"machine": {}, "versions": {}, "device": "cpu", "dtype": "float32"}
-    png = png_bytes(picture, "an owl", settings)
+    pictures = {f: Writing(f).file(picture, "an owl", settings) for f in PICTURE_FORMATS}
+    looked_at = (lambda p: ["inspect", p], lambda p: ["generate", "--from", p])
     report = json.dumps({"format": 1, "pictures": [], "cache": {}}).encode()
     dry = ("batch", "--dry-run")
     return {
@@ -117,7 +124,11 @@ def kinds() -> dict[str, Sort]:
         "text": Sort(TEXT, ".txt", (lambda p: [*dry, p],)),
         "csv": Sort(CSV, ".csv", (lambda p: [*dry, p],)),
         "jsonl": Sort(LINES, ".jsonl", (lambda p: [*dry, p, "--json"],)),
-        "png": Sort(png, ".png", (lambda p: ["inspect", p], lambda p: ["generate", "--from", p])),
+        "json": Sort(
+            b"[" + LINES.replace(b"}\n{", b"},\n{") + b"]", ".json", (lambda p: [*dry, p],)
+        ),
+        "wildcards": Sort(DRAWN, ".txt", (lambda p: [*dry, p, "--wildcards", "on"],)),
+        **{name: Sort(data, f".{name}", looked_at) for name, data in pictures.items()},
         "report": Sort(report, ".json", (lambda p: ["report", p, "--json"],)),
     }
 

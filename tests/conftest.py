@@ -36,10 +36,13 @@ SLOW = frozenset(
         "builtin/gpu/test_run",
         "cli/batch/test_command",
         "cli/batch/test_kill",
+        "cli/batch/test_rows",
         "cli/calibrate/test_command",
+        "cli/cluster/test_process",
         "cli/console/test_interrupts",
         "cli/console/test_streams",
         "cli/generate/test_command",
+        "cli/generate/test_files",
         "cli/generate/test_once",
         "cli/generate/test_repeat",
         "cli/plan/test_check",
@@ -76,6 +79,7 @@ SLOW = frozenset(
         "test_packaging",
         "test_recipes",
         "test_soak",
+        "test_tour",
     )
 )
 """Files whose tests take seconds together: `scripts/test --quick` leaves them out."""

@@ -14,7 +14,7 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = ["cli", "infinity_patch", "configs", "kv"]
-RUNTIME_EXTRAS = ("metrics", "plots", "serve")
+RUNTIME_EXTRAS = ("metrics", "plots", "ray", "serve")
 WITH_TORCH = ("triton",)  # comes with its CUDA builds; looked for before it is imported
 # where the two names differ
 DISTRIBUTIONS = {

@@ -10,29 +10,21 @@ import time
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from rich.console import Console
 
-from scalekv.cli.batch.file import shown
+from scalekv.cli.batch.drawing import PictureSource
 from scalekv.cli.batch.jobs import Job, as_row
 from scalekv.cli.batch.manifest import STEM, Manifest
+from scalekv.cli.batch.rows import shown
 from scalekv.cli.batch.tally import Tally, human_rate, human_time
 from scalekv.cli.choices import Choices
 from scalekv.cli.console.errors import Unsuccessful
 from scalekv.cli.console.stdout import say_json
-from scalekv.cli.generate.run import (
-    figures,
-    show_report,
-    with_names,
-    write_report,
-)
+from scalekv.cli.generate.run import show_report, with_names, write_report
 from scalekv.cli.pictures.folder import CannotWrite, OutputFolder
 from scalekv.cli.report.kinds import Kinds
-
-if TYPE_CHECKING:
-    from scalekv.infinity_patch import Pipeline
-
 
 MOST_LISTED = 20  # failures on the terminal; the report has all
 
@@ -46,7 +38,7 @@ class Account:
         json: one object on stdout at the end instead of a path for every picture.
         pictures: made by this run, as the report lists them; failures: with the reason.
         kinds: of caches, by policy and budget; settings: what all pictures have in common.
-        cannot_write: why nothing could be written any more, if so.
+        stopped: why no more could be drawn or written, if so.
         load_seconds: that loading took; started: when, by `time.perf_counter`; clock: as a date.
     """
 
@@ -59,26 +51,26 @@ class Account:
     failures: list[tuple[Job, str]] = field(default_factory=list)
     kinds: Kinds = field(default_factory=Kinds)
     settings: dict[str, Any] = field(default_factory=dict)
-    cannot_write: CannotWrite | None = None
+    stopped: Unsuccessful | None = None
     load_seconds: float = 0.0
     started: float = field(default_factory=time.perf_counter)
     clock: str = field(default_factory=lambda: datetime.now(UTC).isoformat(timespec="seconds"))
 
     def report(
-        self, pipeline: Pipeline | None, folder: OutputFolder, manifest: Manifest, outcome: str
+        self, source: PictureSource | None, folder: OutputFolder, manifest: Manifest, outcome: str
     ) -> None:
         """Writes and tells what became of it; a full disk costs the report alone."""
         choices = self.choices
         report = None
         written: list[Path] = []
         retry = None
-        if pipeline is not None and (self.tally.made or self.failures):
-            report = self.figures(pipeline, manifest, outcome)
+        if source is not None and (self.tally.made or self.failures):
+            report = self.figures(source, manifest, outcome)
             try:
                 retry = self._save_retry(folder, manifest)
                 written = write_report(report, folder, choices)
             except CannotWrite as error:  # costs the report alone
-                self.cannot_write = self.cannot_write or error
+                self.stopped = self.stopped or error
                 self.console.print(f"no report: {error}", markup=False, soft_wrap=True)
             if not choices.quiet:
                 show_report(report, written, choices, self.console)
@@ -97,11 +89,11 @@ class Account:
                 }
             )
 
-    def figures(self, pipeline: Pipeline, manifest: Manifest, outcome: str) -> dict[str, Any]:
+    def figures(self, source: PictureSource, manifest: Manifest, outcome: str) -> dict[str, Any]:
         """The report of what there is so far."""
         tally = self.tally
         return {
-            **figures(pipeline, self.choices, self.kinds),
+            **source.measured(self.choices, self.kinds),
             "outcome": outcome,
             "started": self.clock,
             "settings": self.settings,
@@ -132,7 +124,7 @@ class Account:
             if tally.done < tally.wanted:
                 lines.append("the same command with --resume makes the rest")
         for job, error in self.failures[:MOST_LISTED]:
-            lines.append(f"failed: line {job.line}, seed {job.seed}, {shown(job.prompt)}: {error}")
+            lines.append(f"failed: {job.place}, seed {job.seed}, {shown(job.prompt)}: {error}")
         if len(self.failures) > MOST_LISTED:
             lines.append(f"failed: {len(self.failures) - MOST_LISTED} more, see the report")
         if retry is not None:
@@ -152,12 +144,12 @@ class Account:
         """Ends well or not.
 
         Raises:
-            Unsuccessful: a picture failed, or could not be written.
+            Unsuccessful: a picture failed, or no more could be drawn or written.
         """
         wanted = self.tally.wanted
-        if self.cannot_write is not None:
+        if self.stopped is not None:
             raise Unsuccessful(
-                f"{self.cannot_write}; {self.tally.done} of {wanted} pictures are there, "
+                f"{self.stopped}; {self.tally.done} of {wanted} pictures are there, "
                 "the same command with --resume makes the rest",
                 "failed",
             )

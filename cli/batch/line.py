@@ -10,7 +10,7 @@ from itertools import zip_longest
 
 from scalekv.kv.errors import close_matches
 
-_ALSO_CALLED = {
+ALSO_CALLED = {
     "n": "num_images",
     "negative_prompt": "negative",
     "cfg_scale": "cfg",
@@ -42,7 +42,7 @@ def options_of(line: str, columns: Sequence[str]) -> dict[str, str]:
     values: dict[str, str] = {}
     for option, value in zip_longest(words[::2], words[1::2]):
         name = option.lstrip("-").replace("-", "_")
-        name = _ALSO_CALLED.get(name, name)
+        name = ALSO_CALLED.get(name, name)
         if not option.startswith("-"):
             raise BadLine(
                 f"{option!r} stands where an option is expected",

@@ -15,11 +15,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from scalekv.cli.batch.file import shown
 from scalekv.cli.batch.jobs import Job
 from scalekv.cli.batch.manifest import ManifestEntry, read_manifests
-from scalekv.cli.batch.names import SUFFIX
-from scalekv.cli.pictures.folder import JOB_CHUNK
+from scalekv.cli.batch.rows import shown
+from scalekv.cli.pictures.writing import JOB_CHUNK, embedded_texts
 from scalekv.kv.errors import UserError
 
 MOST_NAMED = 5  # names in a refusal
@@ -50,11 +49,12 @@ class Standing:
 
 
 def standing(
-    folder: Path, jobs: Sequence[Job], resume: bool, marks: Collection[str] = ()
+    folder: Path, jobs: Sequence[Job], suffix: str, resume: bool, marks: Collection[str] = ()
 ) -> Standing:
     """Compares; changes nothing.
 
     Args:
+        suffix: of the pictures.
         marks: of all pictures of the file, those of other shards too.
 
     Raises:
@@ -65,11 +65,11 @@ def standing(
     entries = read_manifests(folder) if resume else {}
     now = Standing()
     taken: list[tuple[Job, str]] = []
-    elsewhere = _elsewhere(jobs, entries, sizes)
+    elsewhere = _elsewhere(jobs, suffix, entries, sizes)
     known = {job.mark for job in jobs}.union(marks)
     now.strangers = sum(mark not in known for mark in elsewhere)
     for job in jobs:
-        picture, sidecar = job.name + SUFFIX, job.name + ".json"
+        picture, sidecar = job.name + suffix, job.name + ".json"
         own = entries.get(picture)
         if elsewhere.get(job.mark, 0) and (own is None or own.job != job.mark):
             elsewhere[job.mark] -= 1
@@ -81,7 +81,7 @@ def standing(
             taken.append((job, picture if picture in sizes else sidecar))
         elif picture not in sizes or (sizes[picture] == 0 and picture not in entries):
             # Whoever was killed had got as far as the sidecar, or as a name without content.
-            if sizes.get(sidecar, 0) == 0 or _names_job(folder / sidecar, job):
+            if sizes.get(sidecar, 0) == 0 or names_job(folder / sidecar, job):
                 now.orphans += [folder / name for name in (picture, sidecar) if name in sizes]
                 now.todo.append(job)
             else:
@@ -94,11 +94,11 @@ def standing(
 
 
 def _elsewhere(
-    jobs: Sequence[Job], entries: Mapping[str, ManifestEntry], sizes: Mapping[str, int]
+    jobs: Sequence[Job], suffix: str, entries: Mapping[str, ManifestEntry], sizes: Mapping[str, int]
 ) -> Counter[str]:
     """How many pictures there are of each mark under names that no job of that mark has: a row that
     was put in, taken out or moved gives the rows after it other names."""
-    names = {job.name + SUFFIX: job.mark for job in jobs}
+    names = {job.name + suffix: job.mark for job in jobs}
     return Counter(
         entry.job
         for entry in entries.values()
@@ -124,7 +124,7 @@ def _place(
         now.done.append(job)
         if entry.size != size:
             now.changed.append(path.name)
-    elif entry is None and _shows_job(path, job):
+    elif entry is None and shows_job(path, job):
         now.unlisted.append(job)
     else:
         taken.append((job, path.name))
@@ -145,17 +145,22 @@ def _sizes(folder: Path) -> dict[str, int]:
         ) from None
 
 
-def _shows_job(path: Path, job: Job) -> bool:
-    """Whether a file is the whole picture of a job."""
+def shows_job(path: Path, job: Job) -> bool:
+    """Whether a file is the whole picture of a job: it says so itself, or where nothing was written
+    into it the sidecar does, of exactly these bytes."""
     try:
         with Image.open(path) as image:
             image.load()
-            return image.info.get(JOB_CHUNK) == job.mark
+        texts = embedded_texts(image)
+        if JOB_CHUNK in texts:
+            return texts[JOB_CHUNK] == job.mark
+        sidecar = json.loads(path.with_suffix(".json").read_bytes())
+        return bool(sidecar["job"] == job.mark and sidecar["sha256"] == digest(path.read_bytes()))
     except Exception:  # Pillow raises anything for what is no picture
         return False
 
 
-def _names_job(path: Path, job: Job) -> bool:
+def names_job(path: Path, job: Job) -> bool:
     """Whether a file is the sidecar of a job."""
     try:
         content = json.loads(path.read_bytes())
@@ -165,7 +170,7 @@ def _names_job(path: Path, job: Job) -> bool:
 
 
 def _refusal(folder: Path, taken: Sequence[tuple[Job, str]], resume: bool) -> UserError:
-    names = ", ".join(f"{shown(name)} (line {job.line})" for job, name in taken[:MOST_NAMED])
+    names = ", ".join(f"{shown(name)} ({job.place})" for job, name in taken[:MOST_NAMED])
     more = len(taken) - MOST_NAMED
     count = "1 name is" if len(taken) == 1 else f"{len(taken)} names are"
     what = "other pictures or other settings" if resume else "files that are there"

@@ -7,8 +7,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from contextlib import ExitStack, closing, suppress
+from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,35 +17,33 @@ from rich.console import Console
 
 from scalekv.cli import engine
 from scalekv.cli.batch.account import Account
+from scalekv.cli.batch.drawing import Drawing, Failed, Finished, Outcome, PictureSource
 from scalekv.cli.batch.jobs import Job, groups
 from scalekv.cli.batch.manifest import Manifest, manifest_name
-from scalekv.cli.batch.names import SUFFIX
 from scalekv.cli.batch.resume import Standing, digest, standing
 from scalekv.cli.batch.tally import Tally
 from scalekv.cli.choices import Choices
-from scalekv.cli.console.errors import Interrupted, debugging, one_line, show_trace
+from scalekv.cli.console.errors import Interrupted, Unsuccessful, debugging
 from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
+from scalekv.cli.generate.destination import writing_of
 from scalekv.cli.generate.run import (
-    common_settings,
-    entry_of,
-    sidecar_of,
     tell_of_batches,
     tell_of_idle_budget,
+    tell_of_templates,
+    tell_of_viewer,
 )
-from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder, png_bytes
+from scalekv.cli.pictures.folder import CannotWrite, OutputFolder
+from scalekv.cli.pictures.writing import FORMAT
 from scalekv.cli.plan.room import Target, check_room
 from scalekv.cli.report.running import Running
 from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
-    from scalekv.infinity_patch import Picture, Pipeline, Progress
+    from scalekv.cli.cluster.asked import ClusterAsked
+    from scalekv.infinity_patch import Progress
     from scalekv.infinity_patch.asked.settled import Settled
-
-STRETCH = 256
-"""Pictures that are asked for in one go, so that a text encoder that is freed after encoding is
-read once for all of them."""
 
 
 class _FailedFast(Exception):
@@ -64,6 +63,7 @@ class BatchRun:
         fail_fast: stop at the first picture that fails.
         shard: (i, n); has a manifest of its own.
         marks: of all pictures of the file, whatever part of it is this run's.
+        cluster: whose workers draw; None: this process does.
     """
 
     choices: Choices
@@ -76,16 +76,20 @@ class BatchRun:
     fail_fast: bool = False
     shard: tuple[int, int] | None = None
     marks: frozenset[str] = frozenset()
+    cluster: ClusterAsked | None = None
     _running: Running | None = None
-    _smaller: dict[Any, int] = field(default_factory=dict)
-    _together: int = 0
     _account: Account = field(init=False)
     _display: Display = field(init=False)
+    _suffix: str = field(init=False)
 
     def __post_init__(self) -> None:
         tally = Tally(len(self.jobs))
         self._account = Account(self.choices, self.source, self.console, tally, self.json)
         self._display = Display(self.console, quiet=self.choices.quiet, elapsed=False)
+        self._suffix = writing_of(self.choices).suffix
+
+    def _standing(self, folder: Path) -> Standing:
+        return standing(folder, self.jobs, self._suffix, self.resume, self.marks)
 
     def preview(self) -> None:
         """Says what would be made, and touches nothing.
@@ -93,13 +97,14 @@ class BatchRun:
         Raises:
             UserError: it could not be made.
         """
-        now = standing(self.choices.out, self.jobs, self.resume, self.marks)
-        files = [str(self.choices.out / (job.name + SUFFIX)) for job in now.todo]
+        now = self._standing(self.choices.out)
+        files = [str(self.choices.out / (job.name + self._suffix)) for job in now.todo]
         before = len(now.done) + len(now.unlisted)
         if not self.choices.quiet:
             count = len(groups(now.todo))
             summary = f"{len(files)} pictures to make in {count} groups, {before} are there"
             self.console.print(summary, style="dim", soft_wrap=True)
+            self._tell_of_rows()
             self._tell_standing(now)
         if self.json:
             say_json({"paths": files, "there_before": before})
@@ -116,7 +121,7 @@ class BatchRun:
         """
         out = self.choices.out
         name = manifest_name(self.shard)
-        if not self.choices.force:
+        if not self.choices.force and self.cluster is None:  # workers look at home
             for kind in self._kinds():
                 check_room(
                     kind,
@@ -135,6 +140,8 @@ class BatchRun:
             raise Interrupted(self._account.tally.made, str(out)) from None
         finally:
             folder.discard_if_empty()
+        if self.choices.open:
+            tell_of_viewer(out, self.console)
         self._account.check()
 
     def _kinds(self) -> list[Settled]:
@@ -160,13 +167,13 @@ class BatchRun:
             self._display.note(
                 "this file system has no locks: see to it that no other run writes here"
             )
-        now = standing(folder.path, self.jobs, self.resume, self.marks)
+        now = self._standing(folder.path)
         folder.remove_leftovers()
         for orphan in now.orphans:
             orphan.unlink(missing_ok=True)
         for job in now.unlisted:
-            data = (folder.path / (job.name + SUFFIX)).read_bytes()
-            manifest.append(_entry(job, data, None, None))
+            data = (folder.path / (job.name + self._suffix)).read_bytes()
+            manifest.append(_entry(job, self._suffix, len(data), digest(data)))
         self._account.tally.before = len(now.done) + len(now.unlisted)
         self._tell_standing(now)
         return now.todo
@@ -189,155 +196,149 @@ class BatchRun:
                 "made again"
             )
 
+    def _tell_of_rows(self) -> None:
+        notes = list(dict.fromkeys(name for job in self.jobs for name in job.notes))
+        if notes:
+            self._display.note(f"kept as notes, not as settings: {', '.join(notes)}")
+        tell_of_templates(self.choices, (job.prompt for job in self.jobs), self._display)
+
     def _make_all(self, todo: Sequence[Job], folder: OutputFolder, manifest: Manifest) -> None:
+        with ExitStack() as opened:
+            self._make_with(opened, todo, folder, manifest)
+
+    def _make_with(
+        self, opened: ExitStack, todo: Sequence[Job], folder: OutputFolder, manifest: Manifest
+    ) -> None:
         outcome = "failed"
-        pipeline: Pipeline | None = None
+        source: PictureSource | None = None
         try:
             if todo:
-                pipeline = self._load()
+                source = self._source(len(todo), folder, opened)
                 self._running = Running(folder)
-            for group in groups(todo):
-                for first in range(0, len(group), STRETCH):
-                    self._make(pipeline, group[first : first + STRETCH], folder, manifest)
+                self._account.tally.start()
+                with closing(source.draw(todo)) as drawn:
+                    for job, what_came in drawn:
+                        with interrupts_wait():
+                            self._keep(job, what_came, folder, manifest)
+                            self._update(source, manifest)
             outcome = "failed" if self._account.failures else "complete"
         except KeyboardInterrupt:
             outcome = "interrupted"
             raise
         except _FailedFast:
             pass
-        except CannotWrite as error:
-            self._account.cannot_write = error
+        except Unsuccessful as error:
+            self._account.stopped = error
         finally:
             with interrupts_wait():
                 self._display.clear()
-                if pipeline is not None or not todo:  # otherwise loading failed
-                    self._account.report(pipeline, folder, manifest, outcome)
+                if source is not None or not todo:  # otherwise loading failed
+                    self._account.report(source, folder, manifest, outcome)
 
-    def _load(self) -> Pipeline:
+    def _source(self, count: int, folder: OutputFolder, opened: ExitStack) -> PictureSource:
+        """What draws `count` pictures, the model loaded; `opened` is to close it."""
         choices = self.choices
         shard = "" if self.shard is None else f", shard {self.shard[0]}/{self.shard[1]}"
         self._display.note(
             f"{len(self.jobs)} pictures of {self.source}{shard}, model {choices.preset.name} "
             f"({choices.model.origin}), policy {choices.request.policy}"
+            + (f", seed {choices.seeds.first}" if choices.seeds.random else "")
         )
-        self._display.stage(f"loading {choices.preset.name}")
+        self._tell_of_rows()
         told: dict[tuple[object, ...], Settled] = {}
         for kind in self._kinds():
             request = kind.request
             told.setdefault((request.policy, request.budget, request.ratio, request.pixels), kind)
         for kind in told.values():
             tell_of_idle_budget(kind, self._display)
+        source = self._here() if self.cluster is None else self._there(count, folder, opened)
+        self._account.load_seconds = time.perf_counter() - self._account.started
+        return source
+
+    def _here(self) -> PictureSource:
+        """The model in this process."""
+        choices = self.choices
+        self._display.stage(f"loading {choices.preset.name}")
         pipeline = engine.load(
             choices.preset, choices.device, choices.dtype, choices.weights_dir, choices.placement
         )
-        tell_of_batches(self.jobs[0].settled, pipeline, self._display)
-        self._account.load_seconds = time.perf_counter() - self._account.started
-        return pipeline
+        tell_of_batches(self.jobs[0].settled, pipeline.device.type, self._display)
+        finish = partial(Finished.of, choices=choices)
+        return Drawing(pipeline, finish, self._scale_done, self._display.smaller_batch)
 
-    def _make(
-        self, pipeline: Any, jobs: Sequence[Job], folder: OutputFolder, manifest: Manifest
-    ) -> None:
-        """Makes jobs of equal settings; what fails in a batch is tried again alone."""
-        left = list(jobs)
-        singly = left[0].settled.one_at_a_time_on(pipeline.device.type)
-        alone = 0  # pictures that are to be tried one by one
-        while left:
-            batch = left[:1] if alone else left
-            self._together = 0
-            finished, error = self._make_some(pipeline, batch, folder, manifest)
-            left = left[finished:]
-            alone = max(alone - finished, 0)
-            if error is None:
-                continue
-            if len(batch) == 1 or (singly and self._together):
-                self._fail(left.pop(0), error)
-                alone = 0
-            elif finished == 0:
-                alone = self._together or len(left)
+    def _there(self, count: int, folder: OutputFolder, opened: ExitStack) -> PictureSource:
+        """Workers of a cluster."""
+        from scalekv.cli.cluster.pool import pool_for
 
-    def _make_some(
-        self, pipeline: Any, jobs: Sequence[Job], folder: OutputFolder, manifest: Manifest
-    ) -> tuple[int, Exception | None]:
-        """Returns how many of the jobs it has made, and what went wrong with the next, or None."""
-        settings = jobs[0].settings
-
-        def smaller(fitting: int) -> None:
-            self._smaller[settings] = fitting
-            self._display.smaller_batch(fitting)
-
-        request = replace(
-            settings,
-            prompts=tuple(job.prompt for job in jobs),
-            seeds=tuple(job.seed for job in jobs),
-            batch_size=self._smaller.get(settings, settings.batch_size),
+        assert self.cluster is not None
+        pool = opened.enter_context(
+            pool_for(
+                self.cluster, self.choices, self._kinds(), folder, self._display, self._progressed
+            )
         )
-        self._account.tally.start()
-        try:
-            settled = jobs[0].settled.of(request)
-            pictures = engine.generate(pipeline, settled, self._scale_done, smaller)
-        except Exception as error:
-            return 0, error
-        try:
-            for finished, job in enumerate(jobs):
-                try:
-                    picture = next(pictures)
-                except Exception as error:
-                    return finished, error
-                with interrupts_wait():
-                    self._keep(job, picture, folder, manifest)
-                    self._update(pipeline, manifest)
-        finally:
-            engine.release(pictures)
-        return len(jobs), None
+        tell_of_batches(self.jobs[0].settled, pool.device, self._display)
+        pool.start(count)
+        return pool
 
-    def _keep(self, job: Job, picture: Picture, folder: OutputFolder, manifest: Manifest) -> None:
+    def _keep(self, job: Job, outcome: Outcome, folder: OutputFolder, manifest: Manifest) -> None:
         """Saves a picture, tells where it is, and writes its line."""
-        sidecar = {**sidecar_of(picture, self.choices), "job": job.mark, "index": job.index}
-        data = png_bytes(picture.image, picture.prompt, picture.settings, job.mark)
-        if not folder.place(job.name, data, sidecar):
-            self._fail(job, FileExistsError(f"{job.name + SUFFIX} came into the folder meanwhile"))
+        if isinstance(outcome, Failed):
+            self._fail(job, outcome)
             return
-        self._account.kinds.add(picture.cache)
-        self._account.settings = common_settings(picture)
-        path, beside = folder.path / (job.name + SUFFIX), folder.path / (job.name + ".json")
-        self._account.pictures.append(entry_of(picture, path, beside))
+        drawn, name = outcome(), job.name + self._suffix
+        if drawn.data is not None and not folder.place(
+            job.name, drawn.data, drawn.sidecar, self._suffix
+        ):
+            taken = FileExistsError(f"{name} came into the folder meanwhile")
+            self._fail(job, Failed.by(taken))
+            return
+        self._account.kinds.add(drawn.cache)
+        self._account.settings = drawn.common
+        self._account.pictures.append(drawn.listed)
         if not self.json:
             self._display.clear()
-            say(f"{path}\n")
-        manifest.append(_entry(job, data, picture.seconds, picture.together))
+            say(f"{folder.path / name}\n")
+        manifest.append(_entry(job, self._suffix, drawn.size, drawn.sha256, drawn))
         self._account.tally.picture_made()
-        if picture.truncated:
-            self._display.note(f"line {job.line} was too long; not used: {picture.truncated}")
+        if drawn.truncated:
+            self._display.note(f"{job.place} was too long; not used: {drawn.truncated}")
 
-    def _update(self, pipeline: Pipeline, manifest: Manifest) -> None:
+    def _update(self, source: PictureSource, manifest: Manifest) -> None:
         """Leaves a report of what there is, in case this run is killed."""
         if self._running is not None and "json" in self.choices.memory_report:
             with suppress(CannotWrite):  # said at the end, or of the next picture
                 self._running.update(
                     len(self._account.pictures),
-                    lambda: self._account.figures(pipeline, manifest, "running"),
+                    lambda: self._account.figures(source, manifest, "running"),
                 )
 
-    def _fail(self, job: Job, error: Exception) -> None:
-        self._account.failures.append((job, one_line(error)))
+    def _fail(self, job: Job, failed: Failed) -> None:
+        self._account.failures.append((job, failed.reason))
         self._account.tally.failed += 1
-        self._display.note(f"line {job.line}, seed {job.seed} failed: {one_line(error)}")
+        self._display.note(f"{job.place}, seed {job.seed} failed: {failed.reason}")
         if debugging():
             self._display.clear()
-            show_trace(error, self.console)
+            self.console.print(failed.trace, markup=False, soft_wrap=True)
         if self.fail_fast:
             raise _FailedFast
+
+    def _progressed(self, held_bytes: int, workers: int) -> None:
+        tally = self._account.tally
+        tally.held_bytes = held_bytes
+        count = "1 worker" if workers == 1 else f"{workers} workers"
+        self._display.status(f"{tally}  {count}", tally.done + tally.failed, tally.wanted)
 
     def _scale_done(self, progress: Progress) -> None:
         tally = self._account.tally
         tally.held_bytes = progress.held_bytes
-        self._together = progress.together
         share = progress.together * (progress.scale + 1) / progress.scales
         self._display.status(str(tally), tally.done + tally.failed + share, tally.wanted)
 
 
-def _entry(job: Job, data: bytes, seconds: float | None, together: int | None) -> dict[str, Any]:
-    """A picture's line in the manifest; None: not known, it was found without one."""
+def _entry(
+    job: Job, suffix: str, size: int, sha256: str, drawn: Finished | None = None
+) -> dict[str, Any]:
+    """A picture's line in the manifest; without `drawn` it was found, and more is not known."""
     return {
         "format": FORMAT,
         "index": job.index,
@@ -345,10 +346,12 @@ def _entry(job: Job, data: bytes, seconds: float | None, together: int | None) -
         "image": job.image,
         "prompt": job.prompt,
         "seed": job.seed,
-        "file": job.name + SUFFIX,
+        "file": job.name + suffix,
         "job": job.mark,
-        "bytes": len(data),
-        "sha256": digest(data),
-        "seconds": None if seconds is None else round(seconds, 3),
-        "batch": together,
+        "bytes": size,
+        "sha256": sha256,
+        "seconds": None if drawn is None else round(drawn.seconds, 3),
+        "batch": None if drawn is None else drawn.together,
+        **({} if drawn is None or drawn.worker is None else {"worker": drawn.worker}),
+        **job.said,
     }

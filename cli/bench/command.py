@@ -7,12 +7,13 @@ from typing import Annotated
 import typer
 
 from scalekv.cli import options as given
-from scalekv.cli.options import DEFAULTS_NOTE
-from scalekv.configs.option import OUTPUT
+from scalekv.cli.options import DEFAULTS_NOTE, default_note
+from scalekv.configs.option import CACHE, OUTPUT
+from scalekv.kv.precision import KV_DTYPES
 
 HELP = (
-    "Measure the full cache against a compressed one on this machine.\n\n"
-    "Both in one process and one load, in turns, from the first scale to the decoded picture (the "
+    "Measure the full cache against compressed ones on this machine.\n\n"
+    "All in one process and one load, in turns, from the first scale to the decoded picture (the "
     "prompt is encoded once); the first rounds warm up and do not count. Medians, their ratio, "
     "pictures a second, peak memory."
 )
@@ -24,6 +25,8 @@ Examples:
 
   scalekv bench --model infinity-2b --device cuda --batch-size 1,2,4,8 --fail-on-busy
 
+  scalekv bench --budget 20%,10% --kv-dtype auto,int8
+
   scalekv bench --budget 20% --rounds 9 --json --quiet >> bench.jsonl
 
 """
@@ -34,6 +37,29 @@ MEASURE = "Measurement"
 
 @given.takes_options("bench")
 def bench(
+    budget: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="BUDGET[,...]",
+            help="Budgets to measure, with commas between or given again."
+            + default_note("the one set"),
+            autocompletion=given.completes("budget", several=True),
+            rich_help_panel=CACHE,
+        ),
+    ] = None,
+    kv_dtype: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kv-dtype",
+            metavar="NAME[,...]",
+            help="How held tokens are stored, each with every budget: "
+            + ", ".join(KV_DTYPES)
+            + "."
+            + default_note("the one set"),
+            autocompletion=given.completes("kv_dtype", several=True),
+            rich_help_panel=CACHE,
+        ),
+    ] = None,
     batch_size: Annotated[
         str,
         typer.Option(
@@ -88,10 +114,13 @@ def bench(
     from scalekv.cli.bench.run import Benchmark, sizes
     from scalekv.cli.choices import Options
     from scalekv.cli.console.errors import stderr
+    from scalekv.cli.prompts.wildcards import OFF
 
     Benchmark.of(
-        Options((prompt,), typed),
+        Options((prompt,), {**typed, "wildcards": OFF}),
         stderr(),
+        budgets=budget or (),
+        kv_dtypes=kv_dtype or (),
         sizes=sizes(batch_size),
         rounds=rounds,
         warmup=warmup,

@@ -8,24 +8,27 @@ from __future__ import annotations
 import json as json_module
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
+from itertools import product
 from statistics import median
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, Options, choose
+from scalekv.cli.compare.run import labels, listed
 from scalekv.cli.console.errors import Interrupted, kind_of
 from scalekv.cli.console.interrupts import interruptible
+from scalekv.cli.console.layout import Column, Paragraph, ResultTable, print_parts
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, show
 from scalekv.cli.plan.room import Target, check_room, fits, target_of
-from scalekv.cli.report.figures import NARROW, peak_of
+from scalekv.cli.report.figures import peak_of
+from scalekv.configs.values import AUTO
+from scalekv.infinity_patch.schedules import size_of
 from scalekv.kv.errors import BudgetTooSmall, UserError
 from scalekv.kv.sizes import human_bytes
 
@@ -83,12 +86,13 @@ class Side:
 class Benchmark:
     """What a benchmark has so far.
 
-    full, compressed: the two sides, their requests for a single picture; sizes: batch sizes.
+    full, compressed, others: the sides, their requests for a single picture; sizes: batch sizes.
     """
 
     full: Choices
     compressed: Choices
     console: Console
+    others: tuple[Choices, ...] = ()
     sizes: tuple[int, ...] = (1,)
     rounds: int = 5
     warmup: int = 1
@@ -96,22 +100,42 @@ class Benchmark:
     json: bool = False
 
     @classmethod
-    def of(cls, options: Options, console: Console, **how: Any) -> Self:
-        """Settles both sides; those are all of `options`, one of them with the full cache.
+    def of(
+        cls,
+        options: Options,
+        console: Console,
+        *,
+        budgets: Sequence[str] = (),
+        kv_dtypes: Sequence[str] = (),
+        **how: Any,
+    ) -> Self:
+        """Settles all sides; those are all of `options`, one of them with the full cache.
+
+        Args:
+            budgets, kv_dtypes: as typed, several in one with commas between; none: the one set.
 
         Raises:
-            UserError: as `choose` does, or no compressed side.
+            UserError: as `choose` does, several seeds, or a side that is the full cache again.
         """
-        compressed = choose(options)
-        if compressed.request.policy == FULL:
+        seed = choose(options).seeds.one("bench")
+        options = options.changed(seed=seed)
+        compressed = {
+            (c.request.budget, c.request.kv_dtype): c
+            for c in (
+                choose(options.changed(budget=budget, kv_dtype=kv_dtype))
+                for budget, kv_dtype in product(listed(budgets), listed(kv_dtypes))
+            )
+        }
+        if any(c.request.policy == FULL for c in compressed.values()):
             raise UserError(
                 "the full cache would be measured against itself",
                 where="--policy and --budget",
                 rule="one side is always the full cache, the other a compressed one",
                 fix="--budget 10%",
             )
-        full = choose(options.changed(policy=FULL, budget=None))
-        return cls(full, compressed, console, **how)
+        full = choose(options.changed(policy=FULL, budget=None, kv_dtype=AUTO))
+        first, *others = compressed.values()
+        return cls(full, first, console, tuple(others), **how)
 
     def execute(self) -> None:
         """Does it all.
@@ -143,7 +167,7 @@ class Benchmark:
                             display.note(
                                 f"{size} at once  {side.label}: planned not to fit, not tried"
                             )
-                    self._measure(pipeline, *sides, size, display)
+                    self._measure(pipeline, sides, size, display)
                 display.clear()
         except KeyboardInterrupt:
             raise Interrupted from None
@@ -151,22 +175,23 @@ class Benchmark:
         if self.json:
             say(json_module.dumps(facts) + "\n")
             if not quiet:
-                for part in self._table(facts, self.console.width):
-                    self.console.print(part)
+                print_parts(self.console, *self._table(facts))
         else:
-            show(*self._table(facts, Console().width))
+            show(*self._table(facts))
 
-    def _planned(self, target: Target) -> dict[int, tuple[Side, Side]]:
-        """Both sides at every batch size, and whether they are planned to fit.
+    def _planned(self, target: Target) -> dict[int, list[Side]]:
+        """All sides at every batch size, the full cache first, and whether they are planned to fit.
 
         Raises:
             UserError: something in the request is wrong, or nothing of it fits.
         """
         c = self.compressed
-        full, compressed = (
+        full, *compressed = (
             engine.check(one.request, one.preset, one.weights_dir, one.dtype, target.device)
-            for one in (self.full, c)
+            for one in (self.full, c, *self.others)
         )
+        kinds = [(c.policy_name, c.request.budget, c.request.kv_dtype) for c in compressed]
+        named = list(zip((FULL, *labels(kinds)), (full, *compressed), strict=True))
 
         def side(label: str, settled: Settled, size: int) -> Side:
             try:
@@ -175,23 +200,19 @@ class Benchmark:
                 return Side(label, settled, fits=False)
             return Side(label, many, fits=c.force or fits(many, target, c.placement, c.weights_dir))
 
-        label = str(compressed.request.budget)
-        planned = {
-            size: (side(FULL, full, size), side(label, compressed, size)) for size in self.sizes
-        }
+        planned = {size: [side(*one, size) for one in named] for size in self.sizes}
         if not any(one.fits for sides in planned.values() for one in sides):
-            least = _at_once(compressed, min(self.sizes))
+            least = _at_once(compressed[0], min(self.sizes))
             check_room(least, target, c.placement, c.weights_dir)
         return planned
 
     def _measure(
-        self, pipeline: Pipeline, full: Side, compressed: Side, size: int, display: Display
+        self, pipeline: Pipeline, sides: Sequence[Side], size: int, display: Display
     ) -> None:
-        """Both sides in turns, each round beginning with the other one."""
+        """All sides in turns, every other round in the opposite order."""
         for number in range(-self.warmup, self.rounds):
             which = f"round {number + 1}/{self.rounds}" if number >= 0 else "warm-up"
-            pair = (full, compressed) if number % 2 == 0 else (compressed, full)
-            for side in pair:
+            for side in sides if number % 2 == 0 else reversed(sides):
                 if side.fits:
                     display.stage(f"{size} at once  {which}  {side.label}")
                     self._once(pipeline, side, counts=number >= 0)
@@ -223,7 +244,7 @@ class Benchmark:
     def _facts(
         self,
         pipeline: Pipeline,
-        measured: Mapping[int, tuple[Side, Side]],
+        measured: Mapping[int, Sequence[Side]],
         disturbing: list[str],
     ) -> dict[str, Any]:
         request = self.compressed.request
@@ -232,7 +253,8 @@ class Benchmark:
             "torch": version("torch"),
             "model": self.compressed.preset.name,
             "policy": request.policy,
-            "budget": request.budget,
+            "budget": self._joined("budget"),
+            "kv_dtype": self._joined("kv_dtype"),
             "ratio": request.ratio,
             "pixels": request.pixels or self.compressed.preset.pixels,
             "device": str(pipeline.device),
@@ -244,39 +266,50 @@ class Benchmark:
             "batches": [
                 {
                     "size": size,
+                    "budget": compressed.settled.request.budget,
+                    "kv_dtype": compressed.settled.request.kv_dtype,
                     "full": full.facts(),
                     "compressed": compressed.facts(),
                     **_speedup(full, compressed),
                 }
-                for size, (full, compressed) in measured.items()
+                for size, (full, *others) in measured.items()
+                for compressed in others
             ],
         }
 
-    def _table(self, facts: dict[str, Any], width: int) -> tuple[Text, Table]:
-        """What was measured, on what, for a terminal of `width` columns."""
+    def _joined(self, name: str) -> str:
+        """What the compressed sides were asked for, each once."""
+        sides = (self.compressed, *self.others)
+        return ",".join(dict.fromkeys(str(getattr(c.request, name)) for c in sides))
+
+    def _table(self, facts: dict[str, Any]) -> tuple[Paragraph, ResultTable]:
+        """What was measured, on what."""
         machine = facts["machine"]
+        width, height = size_of(self.compressed.preset, facts["ratio"], facts["pixels"])
         what = machine.get("device_name") or f"{machine['processor']}, {machine['cores']} cores"
         title = (
-            f"{facts['model']} on {what}, {facts['dtype']}; {facts['policy']} {facts['budget']}; "
-            f"medians of {facts['rounds']} rounds"
+            f"{facts['model']} on {what}, {facts['dtype']}; {width}x{height} pixels; "
+            f"{facts['policy']} {facts['budget']}; medians of {facts['rounds']} rounds"
         )
-        table = Table(box=None, padding=(0, 1), pad_edge=False)
-        headings = ["at once", "cache", "s a picture", "pictures/s", "speed", "held", "peak"]
-        narrow = width < NARROW
-        if narrow:
-            headings.remove("pictures/s")
-        for heading in headings:
-            table.add_column(
-                heading, justify="left" if heading == "cache" else "right", no_wrap=True
-            )
+        columns = (
+            Column("at once"),
+            Column("cache", right=False),
+            Column("s a picture"),
+            Column("pictures/s", rank=3),
+            Column("speed"),
+            Column("held", rank=1),
+            Column("peak", rank=2),
+        )
+        rows = []
+        told: set[int] = set()
         for row in facts["batches"]:
             speed = f"{row['speedup']['of_medians']:.2f}x" if "speedup" in row else ""
             for name, size, times in (("full", str(row["size"]), ""), ("compressed", "", speed)):
-                cells = [size, *_cells(row[name], row["size"], times)]
-                if narrow:
-                    del cells[3]
-                table.add_row(*cells)
-        return Text(title), table
+                if name == "full" and row["size"] in told:
+                    continue
+                told.add(row["size"])
+                rows.append([size, *_cells(row[name], row["size"], times)])
+        return Paragraph(title), ResultTable(columns, rows)
 
 
 def _at_once(settled: Settled, size: int) -> Settled:

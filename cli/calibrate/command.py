@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from scalekv.cli import options as given
-from scalekv.cli.options import default_note
+from scalekv.cli.options import completes_words, default_note
 from scalekv.configs.option import OUTPUT
 
 CALIBRATION = "Calibration"
@@ -34,6 +35,12 @@ Examples:
   scalekv generate "an owl" --policy coded:emoji-coded.safetensors --budget 5%
 
 """
+
+
+def _indices() -> tuple[str, ...]:
+    from scalekv.infinity_patch.calibration.plan import INDICES
+
+    return INDICES
 
 
 @given.takes_options("calibrate")
@@ -79,6 +86,7 @@ def calibrate(
             metavar="NAME",
             help="paper: the published index. share: those weights as a share of the attention on "
             "earlier scales, see docs/calibration.md.",
+            autocompletion=completes_words(_indices),
             rich_help_panel=CALIBRATION,
         ),
     ] = "paper",
@@ -131,16 +139,20 @@ def calibrate(
     from scalekv.cli.calibrate.run import CalibrationRun
     from scalekv.cli.choices import FULL, Options, choose
     from scalekv.cli.console.errors import stderr
+    from scalekv.cli.prompts.wildcards import OFF
     from scalekv.configs.models import calibration_prompts, model_named
     from scalekv.configs.settings import Settings
     from scalekv.infinity_patch.calibration.plan import CalibrationRequest
 
     chosen = Settings().get("model", typed["model"])
     path = prompts or calibration_prompts(model_named(chosen.value, chosen.origin).name)
-    own = {"policy": FULL, "budget": FULL, "num_images": 1}
+    own = {"policy": FULL, "budget": FULL, "wildcards": OFF}
     options = Options(prompts_alone(path), {**typed, **own})
     choices = choose(options)
-    request = CalibrationRequest(choices.request, budget, drafters, top, index, both_halves, coded)
+    pictures = replace(
+        choices.request, seed=choices.seeds.one("calibrate"), seeds=None, num_images=1
+    )
+    request = CalibrationRequest(pictures, budget, drafters, top, index, both_halves, coded)
     CalibrationRun(
         choices,
         request,

@@ -9,6 +9,7 @@ import typer
 from scalekv.cli import options as given
 from scalekv.cli.options import DEFAULTS_NOTE, default_note
 from scalekv.configs.option import CACHE, OUTPUT
+from scalekv.kv.precision import KV_DTYPES
 
 HELP = (
     "Draw the same seeds under several budgets and policies, side by side.\n\n"
@@ -22,6 +23,8 @@ Examples:
   scalekv compare "a red apple" --budget 20%,10%,5%
 
   scalekv compare "an owl" "a fox" -n 4 --policy scalekv,snapkv,streaming-llm
+
+  scalekv compare @prompts.txt --budget 20%,full --kv-dtype auto,int8,int4
 
   scalekv compare "a pizza" --budget 10% --budget mine.yaml --json | jq '.variants'
 
@@ -41,6 +44,7 @@ def compare(
             metavar="BUDGET[,...]",
             help="Budgets to compare, with commas between or given again."
             + default_note("the one set"),
+            autocompletion=given.completes("budget", several=True),
             rich_help_panel=CACHE,
         ),
     ] = None,
@@ -49,6 +53,20 @@ def compare(
         typer.Option(
             metavar="NAME[,...]",
             help="Policies to compare, each under every budget." + default_note("the one set"),
+            autocompletion=given.completes("policy", several=True),
+            rich_help_panel=CACHE,
+        ),
+    ] = None,
+    kv_dtype: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--kv-dtype",
+            metavar="NAME[,...]",
+            help="How held tokens are stored, each with every policy and budget: "
+            + ", ".join(KV_DTYPES)
+            + "."
+            + default_note("the one set"),
+            autocompletion=given.completes("kv_dtype", several=True),
             rich_help_panel=CACHE,
         ),
     ] = None,
@@ -86,11 +104,13 @@ def compare(
     from scalekv.cli.choices import Options
     from scalekv.cli.compare.run import Comparison, variants
     from scalekv.cli.console.errors import stderr
+    from scalekv.cli.prompts.arguments import prompts_of
 
     # Each picture as it is alone, so that --from and generate repeat it.
-    options = Options(tuple(prompts), {**typed, "reproducible": True})
+    words = prompts_of(prompts, quiet=bool(typed.get("quiet")))
+    options = Options(words, {**typed, "reproducible": True})
     Comparison(
-        variants(options, policy or (), budget or ()),
+        variants(options, policy or (), budget or (), kv_dtype or ()),
         stderr(),
         side=side,
         across=across,

@@ -5,7 +5,7 @@ cache. Knows the order of the steps; likeness is measured and sheets are drawn e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -15,17 +15,20 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, Options, choose
 from scalekv.cli.console.errors import Interrupted
 from scalekv.cli.console.interrupts import interruptible, interrupts_wait
+from scalekv.cli.console.layout import Column, Paragraph, ResultTable, print_parts
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json, to_json
-from scalekv.cli.pictures.folder import FORMAT, OutputFolder, slug
+from scalekv.cli.generate.destination import refuse_file
+from scalekv.cli.pictures.folder import OutputFolder
+from scalekv.cli.pictures.names import slug
+from scalekv.cli.pictures.writing import FORMAT
 from scalekv.cli.plan.room import check_room, target_of
-from scalekv.cli.report.figures import NARROW
+from scalekv.configs.values import AUTO
 from scalekv.kv.errors import UserError
 from scalekv.kv.extras import needs
 from scalekv.kv.sizes import human_bytes
@@ -35,6 +38,14 @@ if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline, Progress
     from scalekv.infinity_patch.asked.settled import Settled
     from scalekv.infinity_patch.likeness import Likeness
+
+COLUMNS_EXPLAINED = (
+    "PSNR (dB, the median) and SSIM (1 is the same, the mean) say how like the full cache's "
+    "pictures the others are: higher is closer; least is the picture that is furthest off, equal "
+    "counts those that are the same bit for bit. Held is the most a cache held, of full its share "
+    "of the full cache."
+)
+"""What the table says, for who sees it the first time."""
 
 
 @dataclass(frozen=True)
@@ -53,24 +64,43 @@ class ComparisonRow:
     scores: tuple[Likeness, ...]
 
 
-def variants(options: Options, policies: Sequence[str], budgets: Sequence[str]) -> list[Variant]:
-    """The full cache, then every policy under every budget, each once.
+def variants(
+    options: Options,
+    policies: Sequence[str],
+    budgets: Sequence[str],
+    kv_dtypes: Sequence[str] = (),
+) -> list[Variant]:
+    """The full cache, then every policy under every budget with every dtype, each once.
 
     Args:
         options: all other options.
-        policies, budgets: as typed, several in one with commas between; none: the one set.
+        policies, budgets, kv_dtypes: as typed, several in one with commas between; none: the one
+            set.
 
     Raises:
         UserError: nothing is left to compare the full cache with, or as `choose` does.
     """
-    reference = choose(options.changed(policy=FULL))
-    chosen = [
-        choose(options.changed(policy=policy, budget=budget))
-        for policy, budget in product(_listed(policies), _listed(budgets))
-        if FULL not in (policy, budget)
-    ]
-    requests = {(c.request.policy, c.request.budget): c for c in chosen}
-    requests.pop((FULL, FULL), None)
+    reference = choose(options.changed(policy=FULL, kv_dtype=AUTO))
+    refuse_file(reference.out, "compare")
+    requests: dict[tuple[Any, ...], Choices] = {}
+    several = product(*map(listed, (policies, budgets, kv_dtypes)))
+    for policy, budget, kv_dtype in several:
+        full = FULL in (policy, budget)
+        if full and kv_dtype in (None, AUTO):
+            continue
+        if full:
+            policy, budget = FULL, None
+        c = choose(options.changed(policy=policy, budget=budget, kv_dtype=kv_dtype))
+        # Prompts and seeds are drawn once, for all.
+        asked = replace(
+            reference.request,
+            policy=c.request.policy,
+            budget=c.request.budget,
+            kv_dtype=c.request.kv_dtype,
+        )
+        key = (asked.policy, asked.budget, asked.kv_dtype)
+        requests.setdefault(key, replace(c, request=asked))
+    requests.pop((FULL, FULL, AUTO), None)
     if not requests:
         raise UserError(
             "the full cache would be compared with itself",
@@ -78,13 +108,26 @@ def variants(options: Options, policies: Sequence[str], budgets: Sequence[str]) 
             rule="the full cache is always drawn; something else is needed beside it",
             fix="--budget 20%,10%",
         )
-    several = len({policy for policy, _ in requests}) > 1
-    labels = [f"{policy} {budget}" if several else str(budget) for policy, budget in requests]
-    others = [Variant(label, c) for label, c in zip(labels, requests.values(), strict=True)]
+    others = [
+        Variant(label, c) for label, c in zip(labels(requests), requests.values(), strict=True)
+    ]
     return [Variant(FULL, reference), *others]
 
 
-def _listed(words: Sequence[str]) -> list[str | None]:
+def labels(kinds: Iterable[tuple[Any, ...]]) -> list[str]:
+    """What tells caches of (policy, budget, kv_dtype) apart, in words: the budget, and the others
+    where they differ."""
+    kinds = list(kinds)
+    policies = {policy for policy, budget, _ in kinds if FULL not in (policy, budget)}
+    dtypes = {dtype for _, _, dtype in kinds}
+    found = []
+    for policy, budget, dtype in kinds:
+        words = [str(policy)] * (len(policies) > 1 and policy != budget) + [str(budget)]
+        found.append(" ".join(words + [str(dtype)] * (len(dtypes) > 1 or FULL in (policy, budget))))
+    return found
+
+
+def listed(words: Sequence[str]) -> list[str | None]:
     """The words of options that may hold several, each once; [None] where there is none."""
     parts = [part.strip() for word in words for part in word.split(",")]
     return list(dict.fromkeys(part for part in parts if part)) or [None]
@@ -173,7 +216,7 @@ class Comparison:
         from scalekv.infinity_patch.likeness import likeness
 
         many = len(self.variants)
-        wanted = len(self.choices.request.prompts) * self.choices.request.num_images
+        wanted = self._rows_wanted
         with ExitStack() as stack:
             drawn = []
             for number, one in enumerate(settled):
@@ -191,7 +234,9 @@ class Comparison:
                 scores = tuple(likeness(picture, first) for picture in others)
                 yield ComparisonRow(pictures_of_row, scores)
                 seconds = sum(picture.seconds for picture in pictures_of_row)
-                display.picture_done(number, wanted, seconds, pictures_of_row[0].prompt)
+                display.picture_done(
+                    number * many, wanted * many, seconds, pictures_of_row[0].prompt, many
+                )
 
     def _keep(self, row: ComparisonRow) -> None:
         pairs = zip(self.variants, row.pictures, strict=True)
@@ -236,6 +281,8 @@ class Comparison:
             "label": variant.label,
             "policy": variant.choices.request.policy,
             "budget": variant.choices.request.budget,
+            "kv_dtype": largest["kv_dtype"],
+            "seconds": {"median": round(median(r.pictures[number].seconds for r in self.rows), 3)},
             "held_peak_bytes": largest["held_peak_bytes"],
             "ratio_history": largest["ratio_history"],
             "ratio_all": largest["ratio_all"],
@@ -263,7 +310,11 @@ class Comparison:
             }
             for variant, score in zip(self.variants[1:], row.scores, strict=True)
         }
-        return {"prompt": first.prompt, "seed": first.seed, "scores": scores}
+        seconds = {
+            variant.label: round(picture.seconds, 3)
+            for variant, picture in zip(self.variants, row.pictures, strict=True)
+        }
+        return {"prompt": first.prompt, "seed": first.seed, "scores": scores, "seconds": seconds}
 
     def _sheet(self, facts: dict[str, Any]) -> bytes:
         from scalekv.cli.pictures.sheet import contact_sheet, sheet_bytes
@@ -293,31 +344,51 @@ class Comparison:
         )
 
     def _print_table(self, figures: list[dict[str, Any]]) -> None:
-        pictures = len(self.rows)
-        title = f"Against the full cache, {pictures} picture{'s' if pictures > 1 else ''} each"
-        table = Table(title=title, title_justify="left", title_style="bold", box=None)
-        table.add_column("", no_wrap=True)
-        columns: dict[str, Callable[[dict[str, Any]], str]] = {
-            "PSNR dB": lambda facts: _number(facts.get("psnr_db", {}).get("median"), ".1f"),
-            "least": lambda facts: _number(facts.get("psnr_db", {}).get("min"), ".1f"),
-            "SSIM": lambda facts: _number(facts.get("ssim", {}).get("mean"), ".3f"),
-            "least ": lambda facts: _number(facts.get("ssim", {}).get("min"), ".3f"),
-            "equal": lambda facts: str(facts.get("identical", "")),
-            "cache held": lambda facts: human_bytes(facts["held_peak_bytes"]),
-            "of history": lambda facts: f"{facts['ratio_history']:.1%}",
-        }
-        if self.console.width < NARROW:
-            for name in ("least", "least ", "equal"):
-                del columns[name]
-        for heading in columns:
-            table.add_column(heading.strip(), justify="right", no_wrap=True)
-        for facts in figures:
-            table.add_row(facts["label"], *(cell(facts) for cell in columns.values()))
-        self.console.print(table)
+        columns = (
+            Column("cache", right=False),
+            Column("PSNR", rank=1),
+            Column("least", rank=5),
+            Column("SSIM", rank=2),
+            Column("least", rank=6),
+            Column("equal", rank=7),
+            Column("held"),
+            Column("of full", rank=3),
+            Column("seconds", rank=4),
+        )
+        rows = [
+            (
+                facts["label"],
+                _number(facts.get("psnr_db", {}).get("median"), ".1f"),
+                _number(facts.get("psnr_db", {}).get("min"), ".1f"),
+                _number(facts.get("ssim", {}).get("mean"), ".3f"),
+                _number(facts.get("ssim", {}).get("min"), ".3f"),
+                str(facts.get("identical", "")),
+                human_bytes(facts["held_peak_bytes"]),
+                f"{facts['ratio_history']:.1%}",
+                f"{facts['seconds']['median']:.2f}",
+            )
+            for facts in figures
+        ]
+        count = "1 picture" if len(self.rows) == 1 else f"{len(self.rows)} pictures"
+        print_parts(
+            self.console,
+            Paragraph(f"Against the full cache, {count} each", "bold"),
+            ResultTable(columns, rows),
+            Paragraph(COLUMNS_EXPLAINED, "dim"),
+        )
 
     def _headline(self) -> str:
         labels = ", ".join(variant.label for variant in self.variants)
-        return f"model {self.choices.preset.name} ({self.choices.model.origin}): {labels}"
+        pictures = len(self.variants) * self._rows_wanted
+        return (
+            f"model {self.choices.preset.name} ({self.choices.model.origin}), {pictures} pictures: "
+            f"{self._rows_wanted} with each of {labels}"
+        )
+
+    @property
+    def _rows_wanted(self) -> int:
+        request = self.choices.request
+        return len(request.prompts) * request.num_images
 
 
 def _number(value: float | None, form: str) -> str:

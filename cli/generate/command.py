@@ -13,7 +13,8 @@ from scalekv.cli.options import DEFAULTS_NOTE
 
 HELP = (
     "Draw pictures of PROMPT... with a compressed cache.\n\n"
-    "Each quoted PROMPT is a picture of its own. Paths go to stdout, progress and the memory "
+    "Each quoted PROMPT is a picture of its own; - reads prompts from stdin and @FILE from a file, "
+    "one a line. Paths go to stdout, progress and the memory "
     "report to stderr; every picture has a JSON file with all its settings beside it."
 )
 # Paragraphs are single lines: the help's renderer keeps every line break it is given.
@@ -26,6 +27,14 @@ Examples:
   scalekv generate "an owl" "a fox" -n 4 --budget 20% --out pictures
 
   scalekv generate "an owl" --policy full --seed 7
+
+  scalekv generate "an owl" "a fox" --seed 1,7,9 --format webp --name '{slug}-{seed}'
+
+  scalekv generate "a {red|blue} car" -n 4 --wildcards on --seed random
+
+  shuf -n 3 prompts.txt | scalekv generate - -o sketches
+
+  scalekv generate "a red apple" -o apple.jpg --open
 
   scalekv generate --from out/7-an-owl.png --out again
 
@@ -40,7 +49,9 @@ Examples:
 def generate(
     prompts: Annotated[
         list[str] | None,
-        typer.Argument(metavar="PROMPT", help="What to draw.", show_default=False),
+        typer.Argument(
+            metavar="PROMPT", help="What to draw; - or @FILE to read it.", show_default=False
+        ),
     ] = None,
     repeat: Annotated[
         Path | None,
@@ -70,8 +81,11 @@ def generate(
     from scalekv.cli.choices import Options, choose
     from scalekv.cli.console.errors import stderr
     from scalekv.cli.generate.run import Run
+    from scalekv.cli.prompts.arguments import prompts_of
     from scalekv.kv.errors import UserError
 
+    if repeat is None:
+        prompts = list(prompts_of(prompts or (), quiet=bool(typed.get("quiet"))))
     options = Options(tuple(prompts or ()), typed)
     if server is not None:
         from scalekv.cli.generate.remote import RemoteRun

@@ -21,6 +21,7 @@ from scalekv.cli.console.progress import Display
 from scalekv.cli.generate.run import Run
 from scalekv.cli.pictures.folder import OutputFolder
 from scalekv.cli.pictures.settings import read_picture
+from scalekv.cli.pictures.writing import IMAGE_HASH, image_hash
 from scalekv.configs.options import BY_NAME, COLUMNS, SETTINGS
 from scalekv.configs.settings import option_name
 from scalekv.configs.values import Unreadable
@@ -57,6 +58,11 @@ class Original:
     path: Path
     image: Image.Image
     settings: dict[str, Any]
+
+    @property
+    def image_hash(self) -> str:
+        """Of its pixels: as they are, or where the format lost some as they were before."""
+        return str(self.settings.get(IMAGE_HASH) or image_hash(self.image))
 
     @property
     def threads(self) -> int | None:
@@ -195,6 +201,9 @@ def _choices(original: Original, options: Options) -> Choices:
             dtype=SHORT_NAMES[settings["dtype"]],
             text_device=typed.get("text_device") or settings["text_device"],
             text_dtype=SHORT_NAMES[settings["text_dtype"]],
+            wildcards="off",
+            seed="0",
+            num_images=1,
             policy="full",  # what is asked for comes from the picture, below
         )
     )
@@ -284,10 +293,7 @@ class Repetition(Run):
 
     def _keep(self, picture: Picture, folder: OutputFolder, display: Display) -> None:
         super()._keep(picture, folder, display)
-        other = self._original.image
-        self.same = picture.image.size == other.size and (
-            picture.image.tobytes() == other.convert(picture.image.mode).tobytes()
-        )
+        self.same = image_hash(picture.image) == self._original.image_hash
         if self.same:
             display.note(f"equal bit for bit to {self._original.path}")
 

@@ -6,7 +6,7 @@ Knows the order of the steps and what is reported; each step is done elsewhere.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib.metadata import version
@@ -21,12 +21,19 @@ from scalekv.cli.console.errors import Interrupted, Unsuccessful
 from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
-from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder
+from scalekv.cli.generate.destination import Destination
+from scalekv.cli.pictures.folder import CannotWrite, OutputFolder
+from scalekv.cli.pictures.viewer import open_with_viewer
+from scalekv.cli.pictures.writing import FORMAT
 from scalekv.cli.plan.room import check_room, target_of
-from scalekv.cli.report.figures import memory_report, print_table
+from scalekv.cli.prompts.wildcards import looks_like_template
+from scalekv.cli.report.figures import memory_report, print_summary, print_table
 from scalekv.cli.report.kinds import Kinds
+from scalekv.cli.report.measured import ProcessFigures
 from scalekv.cli.report.running import Running
 from scalekv.configs.budget_files import alternative_for
+from scalekv.configs.output_options import NO_REPORT
+from scalekv.infinity_patch.schedules import size_of
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
@@ -53,6 +60,15 @@ class Run:
     _settings: dict[str, Any] = field(default_factory=dict)
     _cannot_write: CannotWrite | None = None
     _pipeline: Pipeline | None = None
+    _to: Destination = field(init=False)
+
+    def __post_init__(self) -> None:
+        """Settles where the pictures go.
+
+        Raises:
+            UserError: not there, see `Destination.of`.
+        """
+        self._to = Destination.of(self.choices)
 
     def execute(self) -> None:
         """Does it all.
@@ -67,19 +83,22 @@ class Run:
             settled = self._settled()
         except KeyboardInterrupt:
             raise Interrupted(0, "") from None
-        folder = OutputFolder(choices.out)
+        folder = OutputFolder(self._to.folder)
         try:
             with interruptible(), Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
                 tell_of_idle_budget(settled, display)
+                tell_of_templates(choices, choices.request.prompts, display)
                 pictures = self._drawn(settled, display)
                 self.load_seconds = time.perf_counter() - self._started
                 self._keep_all(pictures, folder, display)
         except KeyboardInterrupt:
-            raise Interrupted(len(self.pictures), str(choices.out)) from None
+            raise Interrupted(len(self.pictures), str(self._to.folder)) from None
         finally:
             folder.discard_if_empty()
+        if choices.open and self.pictures:
+            self._open()
         if self._cannot_write is not None:
             raise Unsuccessful(
                 f"{self._cannot_write}; {len(self.pictures)} of {self._wanted} pictures are there",
@@ -105,7 +124,7 @@ class Run:
     def _drawn(self, settled: Settled, display: Display) -> Iterator[Picture]:
         """The pictures, from a model that is loaded first."""
         self._pipeline = pipeline = self._load(display)
-        tell_of_batches(settled, pipeline, display)
+        tell_of_batches(settled, pipeline.device.type, display)
         return engine.generate(pipeline, settled, display.scale_done, display.smaller_batch)
 
     def _load(self, display: Display) -> Pipeline:
@@ -125,7 +144,7 @@ class Run:
     def _measured(self) -> dict[str, Any]:
         """What the report says of model, machine and memory."""
         assert self._pipeline is not None
-        return figures(self._pipeline, self.choices, self.kinds)
+        return figures(ProcessFigures.of(self._pipeline), self.choices, self.kinds)
 
     def _keep_all(
         self, pictures: Iterator[Picture], folder: OutputFolder, display: Display
@@ -151,10 +170,17 @@ class Run:
     def _keep(self, picture: Picture, folder: OutputFolder, display: Display) -> None:
         """Saves a picture and tells where it is."""
         sidecar = sidecar_of(picture, self.choices)
+        if self.choices.templates:
+            sidecar["template"] = self.choices.templates[picture.index]
+        name = self._to.name(picture.index)
         image_path, sidecar_path = folder.save_picture(
-            picture.image, picture.prompt, picture.seed, picture.settings, sidecar
+            *(picture.image, picture.prompt, picture.seed, picture.settings, sidecar),
+            writing=self._to.writing,
+            name=name,
         )
-        self._settings = common_settings(picture)
+        if name not in (None, image_path.stem):
+            display.note(f"{name} was taken meanwhile: {image_path}")
+        self._settings = common_settings(picture.settings)
         self.kinds.add(picture.cache)
         self.pictures.append(entry_of(picture, image_path, sidecar_path))
         display.picture_done(picture.index, self._wanted, picture.seconds, picture.prompt)
@@ -165,6 +191,11 @@ class Run:
             self._running.update(len(self.pictures), lambda: self._figures("running"))
         if picture.truncated:
             display.note(f"the prompt was too long; not used: {picture.truncated}")
+
+    def _open(self) -> None:
+        """Shows the one picture, or the folder of several."""
+        file = self.pictures[0]["file"]
+        tell_of_viewer(Path(file) if len(self.pictures) == 1 else self._to.folder, self.console)
 
     def _report(self, folder: OutputFolder, outcome: str) -> None:
         """Says how the run ended, in every form asked for."""
@@ -208,31 +239,31 @@ class Run:
         choices = self.choices
         request = choices.request
         budget = "" if request.policy == "full" else f", budget {request.budget}"
+        width, height = size_of(choices.preset, request.ratio, request.pixels)
         return (
-            f"model {choices.preset.name} ({choices.model.origin}), "
+            f"model {choices.preset.name} ({choices.model.origin}), {width}x{height} pixels, "
             f"policy {request.policy}{budget}, seed {request.seed}"
         )
 
 
-def figures(pipeline: Pipeline, choices: Choices, kinds: Kinds) -> dict[str, Any]:
+def figures(measured: ProcessFigures, choices: Choices, kinds: Kinds) -> dict[str, Any]:
     """What a report says of model, machine and memory; `kinds` has the pictures' caches."""
-    stages = pipeline.stages
     return {
         "format": FORMAT,
         "version": version("scalekv"),
         "model": {"name": choices.preset.name, "chosen_by": choices.model.origin},
-        "device": str(pipeline.device),
-        "dtype": str(pipeline.dtype).removeprefix("torch."),
-        "machine": engine.machine(pipeline),
+        "device": measured.device,
+        "dtype": measured.dtype,
+        "machine": measured.machine,
         "kinds": kinds.to_list(),
         **memory_report(
             kinds.main,
-            pipeline.weights_bytes,
-            stages.peaks(),
-            stages.weights(),
-            stages.sources,
+            measured.weights_bytes,
+            measured.peaks,
+            measured.present,
+            measured.sources,
             choices.sparsity,
-            pipeline.graphs.to_dict() if pipeline.graphs.possible else None,
+            measured.graphs,
             alternative_for(choices.preset.name),
         ),
     }
@@ -257,9 +288,16 @@ def write_report(report: Mapping[str, Any], folder: OutputFolder, choices: Choic
 def show_report(
     report: Mapping[str, Any], written: Sequence[Path], choices: Choices, console: Console
 ) -> None:
-    """The figures for people, where asked for, and where the files are."""
+    """The figures for people, and where the files with all of them are."""
+    if NO_REPORT in choices.memory_report:
+        return
     if "table" in choices.memory_report:
         print_table(report, console)
+    else:
+        # What was not asked for is named in passing.
+        plain = [path for path in written if path.suffix == ".json"]
+        print_summary(report, console, *map(str, plain[:1]))
+        written = [path for path in written if path not in plain]
     for path in written:
         console.print(f"report: {path}", markup=False, soft_wrap=True, style="dim")
 
@@ -275,9 +313,9 @@ def sidecar_of(picture: Picture, choices: Choices) -> dict[str, Any]:
     }
 
 
-def common_settings(picture: Picture) -> dict[str, Any]:
+def common_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
     """What a picture's settings have that is not its own."""
-    return {k: v for k, v in picture.settings.items() if k not in ("prompt", "seed")}
+    return {k: v for k, v in settings.items() if k not in ("prompt", "seed")}
 
 
 def entry_of(picture: Picture, image: Path, sidecar: Path) -> dict[str, Any]:
@@ -297,6 +335,19 @@ def with_names(entry: Mapping[str, Any]) -> dict[str, Any]:
     return {**entry, **{key: Path(entry[key]).name for key in ("file", "sidecar")}}
 
 
+def tell_of_viewer(path: Path, console: Console) -> None:
+    """Opens a picture or a folder, and says so where nothing can."""
+    if why := open_with_viewer(path):
+        console.print(f"not opened: {why}; it is {path}", markup=False, soft_wrap=True)
+
+
+def tell_of_templates(choices: Choices, prompts: Iterable[str], display: Display) -> None:
+    """Says so where a prompt looks as if something were to be drawn in it, and nothing is."""
+    like = () if choices.wildcards else [p for p in prompts if looks_like_template(p)]
+    if like:
+        display.note(f"drawn as it stands: {like[0]!r}; --wildcards draws one of {{a|b}}")
+
+
 def tell_of_idle_budget(settled: Settled, display: Display) -> None:
     """Says so where the budget holds everything although it was not asked to."""
     if settled.idle:
@@ -307,10 +358,10 @@ def tell_of_idle_budget(settled: Settled, display: Display) -> None:
         )
 
 
-def tell_of_batches(settled: Settled, pipeline: Pipeline, display: Display) -> None:
-    """Says so where a batch size was asked for that is not used."""
+def tell_of_batches(settled: Settled, device: str, display: Display) -> None:
+    """Says so where a batch size was asked for that is not used on a type of device."""
     asked = settled.request.batch_size
-    if isinstance(asked, int) and asked > 1 and settled.one_at_a_time_on(pipeline.device.type):
+    if isinstance(asked, int) and asked > 1 and settled.one_at_a_time_on(device):
         why = (
             "--reproducible"
             if settled.request.reproducible

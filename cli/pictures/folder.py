@@ -5,97 +5,20 @@ Knows files and names; nothing of models or of what is printed.
 
 from __future__ import annotations
 
-import io
-import json
 import os
-import re
-import unicodedata
-from collections.abc import Iterator, Mapping
-from itertools import count
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
-from PIL.PngImagePlugin import PngInfo
-
 from scalekv.cli.console.errors import Unsuccessful
 from scalekv.cli.console.stdout import to_json
+from scalekv.cli.pictures.names import numbered, slug
+from scalekv.cli.pictures.writing import FORMAT, USUAL, Writing
 from scalekv.configs.whole_files import give_name, write_hidden
 from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
-
-FORMAT = 1
-"""Version of the JSON in sidecars, pictures and reports; raised when a key changes its meaning."""
-
-CHUNK = "scalekv"
-"""Keyword of the PNG text chunk that holds the settings as JSON."""
-
-PROMPT_CHUNK = "Description"
-"""Keyword of the chunk with the prompt, one of those the PNG standard names; "prompt" is what
-ComfyUI reads its graph from."""
-
-JOB_CHUNK = "scalekv-job"
-"""Keyword of the chunk by which a batch recognises its own picture."""
-
-SLUG_LENGTH = 40  # characters; at four bytes each a name stays far below the usual 255 bytes
-
-
-def slug(text: str) -> str:
-    """A short file name part that reminds of the text: letters with their marks, digits and
-    hyphens."""
-    letters = _letters(text.casefold())
-    if not letters.isascii():
-        letters = "".join(filter(_can_be_in_a_name, letters))
-    words = re.sub("-+", "-", letters).strip("-")
-    if len(words) > SLUG_LENGTH:
-        whole_words = words[: SLUG_LENGTH + 1].rpartition("-")[0]
-        long_enough = len(whole_words) >= SLUG_LENGTH // 2
-        words = whole_words if long_enough else words[:SLUG_LENGTH].strip("-")
-    return words or "picture"
-
-
-def _can_be_in_a_name(character: str) -> bool:
-    """False where file names are in an encoding that lacks it, as in the POSIX locale."""
-    try:
-        os.fsencode(character)
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def _letters(text: str) -> str:
-    """The text with hyphens for what is no part of a word. Vowel signs, of Hindi and Arabic, are
-    marks (M) and belong to the letter before; joiners (Cf) have no width and mean nothing here."""
-    if text.isascii():
-        return re.sub(r"[\W_]", "-", text)
-    out: list[str] = []
-    for character in unicodedata.normalize("NFC", text):
-        kind = unicodedata.category(character)
-        if kind[0] in "LN" or (kind[0] == "M" and out and out[-1] != "-"):
-            out.append(character)
-        elif kind != "Cf":
-            out.append("-")
-    return "".join(out)
-
-
-def png_bytes(
-    image: Image.Image, prompt: str, settings: Mapping[str, Any], job: str | None = None
-) -> bytes:
-    """A picture as a file, with its settings inside.
-
-    Args:
-        settings: enough to make the picture again.
-        job: what a batch knows the picture by.
-    """
-    texts = PngInfo()
-    texts.add_text(CHUNK, json.dumps({"format": FORMAT, **settings}))
-    texts.add_text(PROMPT_CHUNK, prompt)
-    if job is not None:
-        texts.add_text(JOB_CHUNK, job)
-    buffer = io.BytesIO()
-    image.save(buffer, format="PNG", pnginfo=texts)
-    return buffer.getvalue()
 
 
 class CannotWrite(Unsuccessful):
@@ -123,6 +46,7 @@ class OutputFolder:
                 was left of them by a kill.
         """
         self.path = path
+        self.owner = owner
         self._hidden = f".scalekv-{owner}{'-' if owner else ''}"
         self._made: list[Path] = []
         self._report: Path | None = None
@@ -162,12 +86,16 @@ class OutputFolder:
         seed: int,
         settings: Mapping[str, Any],
         sidecar: Mapping[str, Any],
+        writing: Writing = USUAL,
+        name: str | None = None,
     ) -> tuple[Path, Path]:
         """Writes a picture and its sidecar.
 
         Args:
             settings: embedded in the picture, enough to make it again.
             sidecar: what the JSON file beside it says, besides the picture's file name.
+            writing: the format, and what goes into the picture.
+            name: without the suffix; None: its seed and its prompt.
 
         Returns:
             The paths of picture and sidecar, which differ in the suffix alone.
@@ -175,19 +103,19 @@ class OutputFolder:
         Raises:
             UserError, CannotWrite: the folder cannot be written to; then neither file exists.
         """
-        png = png_bytes(image, prompt, settings)
-        for name in _numbered(f"{seed}-{slug(prompt)}"):
-            if self.place(name, png, sidecar):
-                return self.path / f"{name}.png", self.path / f"{name}.json"
+        data = writing.file(image, prompt, settings)
+        for free in numbered(name or f"{seed}-{slug(prompt)}"):
+            if self.place(free, data, sidecar, writing.suffix):
+                return self.path / f"{free}{writing.suffix}", self.path / f"{free}.json"
         raise AssertionError("unreachable: names do not run out")
 
-    def place(self, name: str, png: bytes, sidecar: Mapping[str, Any]) -> bool:
+    def place(self, name: str, data: bytes, sidecar: Mapping[str, Any], suffix: str) -> bool:
         """Gives a picture and its sidecar a name; False: it is taken, and nothing was done.
 
         Raises:
             UserError, CannotWrite: the folder cannot be written to; then neither file exists.
         """
-        picture_path, sidecar_path = self.path / f"{name}.png", self.path / f"{name}.json"
+        picture_path, sidecar_path = self.path / f"{name}{suffix}", self.path / f"{name}.json"
         if picture_path.exists() or sidecar_path.exists():
             return False
         content = {"format": FORMAT, "file": picture_path.name, **sidecar}
@@ -196,7 +124,7 @@ class OutputFolder:
             return False
         placed = False
         try:
-            placed = self._put(picture_path, png)
+            placed = self._put(picture_path, data)
         finally:
             if not placed:
                 sidecar_path.unlink(missing_ok=True)
@@ -206,6 +134,17 @@ class OutputFolder:
         """Removes hidden files of this owner's that a kill left behind."""
         for hidden in self.path.glob(f"{self._hidden}*.part"):
             hidden.unlink(missing_ok=True)
+
+    def leave_sign(self) -> Path:
+        """Writes a hidden file of a name that no other folder has, to know this one by elsewhere.
+
+        Raises:
+            UserError, CannotWrite: the folder cannot be written to.
+        """
+        try:
+            return self._write(b"")
+        except OSError as error:
+            self._refuse(error)
 
     def save_report(self, report: Mapping[str, Any]) -> Path:
         """Writes report.json, or report-2.json where there is one already, and so on; from the
@@ -272,7 +211,7 @@ class OutputFolder:
         Raises:
             UserError, CannotWrite: the folder cannot be written to.
         """
-        for name in _numbered(stem):
+        for name in numbered(stem):
             path = self.path / f"{name}{suffix}"
             if not path.exists() and self._put(path, content):
                 return path
@@ -332,8 +271,3 @@ class OutputFolder:
             rule="a folder that exists or can be made, writable and with space left",
             fix="name another folder with --out DIR",
         ) from error
-
-
-def _numbered(stem: str) -> Iterator[str]:
-    yield stem
-    yield from (f"{stem}-{number}" for number in count(2))

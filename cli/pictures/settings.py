@@ -1,5 +1,5 @@
-"""What a picture's file says about itself: the settings that made it. Knows PNG chunks; nothing of
-what settings mean."""
+"""What a picture's file says about itself: the settings that made it. Knows where they are; nothing
+of what they mean."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from scalekv.cli.pictures.folder import CHUNK, FORMAT
 from scalekv.cli.pictures.sheet import SHEET
+from scalekv.cli.pictures.writing import CHUNK, FORMAT, embedded_texts
 from scalekv.kv.errors import UserError
 
 
@@ -42,7 +42,7 @@ def read_picture(path: Path) -> Embedded:
         raise UserError(
             f"cannot read {path}: {reason}", where=str(path), rule="a whole picture file"
         ) from None
-    texts = getattr(image, "text", {})
+    texts = embedded_texts(image)
     if CHUNK not in texts:
         return Embedded(image, {}, SHEET in texts)
     try:

@@ -1,8 +1,7 @@
-"""The command `scalekv plan`: its options, and what of a plan is shown."""
+"""The command `scalekv plan`: its options, and the figures of a plan; `shown` shows them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
@@ -13,8 +12,6 @@ from scalekv.cli import options as given
 from scalekv.configs.option import MACHINE
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from scalekv.cli.plan.room import Target
     from scalekv.infinity_patch.planning.footprint import Footprint, Work
     from scalekv.infinity_patch.planning.planner import Planner
@@ -43,6 +40,8 @@ Examples:
 
   scalekv plan --model infinity-8b --batch-size 4 --gpu-memory 40GB --fit budget --json
 
+  scalekv plan --cards
+
 """
 
 
@@ -62,6 +61,7 @@ def plan(
             metavar="N",
             help="Pictures that go through the model together; auto plans for 1."
             + given.default_note("auto"),
+            autocompletion=given.completes("batch_size"),
             show_default=False,
         ),
     ] = None,
@@ -87,6 +87,18 @@ def plan(
             "--check", help="Exit with 2 where the plan does not fit, having shown it; else with 0."
         ),
     ] = False,
+    cards: Annotated[
+        bool,
+        typer.Option(
+            "--cards",
+            help="Say instead which models fit on cards of 8 to 80 GB, and how much of the cache.",
+            rich_help_panel=MACHINE,
+        ),
+    ] = False,
+    bound: Annotated[
+        bool,
+        typer.Option("--bound", help="Say too what theory knows of how little a cache can hold."),
+    ] = False,
     json: given.Json = False,
     *,
     typed: given.Typed,
@@ -94,12 +106,27 @@ def plan(
     """The command; its help is `HELP`."""
     from scalekv.cli.choices import Options, choose
     from scalekv.cli.console.stdout import say_json
+    from scalekv.cli.plan.cards import cards_figures, plans_of_models, show_cards
     from scalekv.cli.plan.room import memory_given, planner_of
     from scalekv.configs.values import AUTO
     from scalekv.infinity_patch.asked.settled import settle
     from scalekv.kv.errors import UserError
 
     choices = choose(Options(("a plan",), {**typed, "batch_size": batch_size}))
+    if cards:
+        if gpu_memory is not None or fit is not None or check:
+            raise UserError(
+                "--cards plans for cards of its own",
+                where="--cards, with --gpu-memory, --fit or --check",
+                rule="these are about one device",
+                fix="leave one of them out",
+            )
+        plans = plans_of_models(choices, text_tokens)
+        if json:
+            say_json(cards_figures(plans))
+        else:
+            show_cards(cards_figures(plans))
+        return
     target = memory_given(gpu_memory, choices.device)
     settled = settle(choices.request, choices.preset, target.device, choices.dtype)
     planner = planner_of(
@@ -133,9 +160,9 @@ def plan(
     if json:
         say_json(figures)
     else:
-        from rich.console import Console
+        from scalekv.cli.plan.shown import show_plan
 
-        _show(figures, Console(highlight=False))
+        show_plan(figures, bound=bound)
     if check and not figures["fits"]:
         _refuse(figures)
 
@@ -169,10 +196,13 @@ def _figures(
         asked: tokens per layer that were found to fit, in place of the budget asked for.
     """
     from scalekv.infinity_patch.planning.planner import fullest
+    from scalekv.infinity_patch.schedules import size_of
     from scalekv.kv.memory.denominators import LowerBound, uncompressed
 
     work, cache, policy = footprint.work, footprint.cache, planner.settled.policy
     shape, budget = work.shape, work.budget
+    request = planner.settled.request
+    width, height = size_of(work.preset, request.ratio, request.pixels)
     places = shape.layers * shape.sequences * shape.heads
     return {
         "format": FORMAT,
@@ -186,6 +216,7 @@ def _figures(
         "pictures": work.pictures,
         "sequences": work.sequences,
         "text_tokens": work.text_tokens,
+        "size": {"width": width, "height": height},
         "schedule": str(work.schedule),
         "history_tokens": work.schedule.history,
         "device": {"type": target.device, "name": target.name, "memory_bytes": target.memory},
@@ -273,124 +304,3 @@ def _budgets(
             }
         )
     return sorted(rows, key=lambda row: -int(row["tokens"]))
-
-
-def _show(figures: dict[str, Any], console: Console) -> None:
-    from rich.text import Text
-
-    from scalekv.kv.sizes import human_bytes
-
-    device = figures["device"]
-    budget = figures["budget"]
-    coded = figures.get("coded")
-    kept = "" if budget is None else f", budget {budget['label']} ({budget['mean']} tokens a layer)"
-    if coded is not None:
-        kept = f", budget {budget['label']} ({human_bytes(coded['budget_bytes'])}, every token)"
-    count = figures["pictures"]
-    together = "1 picture" if count == 1 else f"{count} pictures at once"
-    lines = [
-        f"{figures['model']}, {figures['dtype']} on {device['name']}",
-        f"{together}, policy {figures['policy']}{kept}, cache {figures['kv_dtype']}, at most "
-        f"{human_bytes(figures['cache']['held_peak_bytes'])} held at any moment",
-    ]
-    if coded is not None:
-        constants = coded["constants_bytes"]
-        full = figures["full_caches"][0]["bytes"]
-        share = (figures["cache"]["held_peak_bytes"] + constants) / max(full, 1)
-        lines.append(
-            f"constants {human_bytes(constants)}, once for any batch; held and constants are "
-            f"{share:.1%} of the full cache"
-        )
-    elif figures.get("alternative"):
-        lines.append("--policy coded keeps every token in as many bytes: docs/coded.md")
-    elif "calibrating_coded" in figures:
-        takes = figures["calibrating_coded"]
-        lines.append(
-            "--policy coded would keep every token in as many bytes (docs/coded.md), once "
-            "calibrate --coded has measured the model: that takes "
-            f"{human_bytes(takes['device_bytes'])} beside a full cache, and "
-            f"{human_bytes(takes['host_bytes'])} in the host's memory"
-        )
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
-    console.print()
-    _show_parts(figures, console)
-    console.print()
-    needed = f"needed: {human_bytes(figures['needed_bytes'])}"
-    memory = device["memory_bytes"]
-    if memory is not None:
-        left = memory - figures["needed_bytes"]
-        verdict = f"fits, {human_bytes(left)} left" if left >= 0 else "does not fit"
-        needed += f" of {human_bytes(memory)}: {verdict}"
-    console.print(Text(needed, style="bold"), soft_wrap=True)
-    console.print(
-        Text(
-            "the fullest stage and what the process takes besides"
-            + (", and 4 % that the allocator cannot use" if device["type"] == "cuda" else ""),
-            style="dim",
-        ),
-        soft_wrap=True,
-    )
-    console.print()
-    _show_budgets(figures, console)
-    console.print()
-    bound = figures["lower_bound"]
-    console.print(
-        f"held: {figures['full_caches'][0]['ratio']:.1%} of the full cache (history, same dtype); "
-        f"{bound['held_bits_per_unit']:.3g} bits per bit of n² d = {bound['unit_bits']} "
-        f"(n {bound['n']:.4g}, d {bound['d']}) in each head and layer",
-        soft_wrap=True,
-    )
-    console.print(Text(bound["meaning"], style="dim"))
-    if "sparsity" in figures:
-        console.print(Text(figures["sparsity"]["meaning"], style="dim"))
-
-
-def _show_parts(figures: dict[str, Any], console: Console) -> None:
-    from scalekv.cli.report.figures import PARTS
-    from scalekv.kv.sizes import human_bytes
-
-    stages: dict[str, dict[str, int]] = figures["stages"]
-    names = {**PARTS, "everything_else": "activations"}
-    rows = [
-        [label, *(human_bytes(parts[name]) if parts[name] else "" for parts in stages.values())]
-        for name, label in names.items()
-        if any(parts[name] for parts in stages.values())
-    ]
-    rows.append(["all", *(human_bytes(count) for count in figures["totals"].values())])
-    _table(["", *stages], rows, console)
-
-
-def _show_budgets(figures: dict[str, Any], console: Console) -> None:
-    from scalekv.kv.sizes import human_bytes
-
-    known = figures["fits"] is not None
-    head = ["budget", "tokens", "cache held", "needed", *(["fits", "largest batch"] * known)]
-    rows = [
-        [
-            ("> " if row["asked"] else "  ") + row["budget"],
-            str(row["tokens"]),
-            human_bytes(row["held_peak_bytes"]),
-            human_bytes(row["needed_bytes"]),
-            *(["yes" if row["fits"] else "no", _batch(row["largest_batch"])] if known else []),
-        ]
-        for row in figures["budgets"]
-    ]
-    _table(head, rows, console)
-
-
-def _batch(largest: int) -> str:
-    from scalekv.infinity_patch.planning.planner import MOST_PICTURES
-
-    return f"{largest} or more" if largest == MOST_PICTURES else str(largest or "none")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for place, name in enumerate(head):
-        table.add_column(name, justify="left" if place == 0 else "right", no_wrap=place == 0)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)

@@ -19,7 +19,13 @@ from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
-from scalekv.cli.report.figures import STAGES, peak_of, pictures_of_kind
+from scalekv.cli.report.figures import (
+    STAGES,
+    WORKER_HEADS,
+    peak_of,
+    pictures_of_kind,
+    worker_rows,
+)
 from scalekv.cli.report.kinds import drawn_kind, drawn_with
 from scalekv.cli.report.memory_charts import Table, charts_of, maps_of
 from scalekv.cli.report.sidecars import Drawn, drawn_as, twins
@@ -178,7 +184,7 @@ def _shown(drawn: Drawn, place: Path) -> Shown:
     with Image.open(drawn.path) as image:
         width, height = image.size
         if max(width, height) <= LARGEST_AS_IS:
-            kind, content = "png", drawn.path.read_bytes()
+            kind, content = str(image.format).lower(), drawn.path.read_bytes()
         else:
             image.thumbnail((SHOWN_SIDE, SHOWN_SIDE), Image.Resampling.LANCZOS)
             buffer = io.BytesIO()
@@ -209,9 +215,11 @@ def _settings(report: Mapping[str, Any]) -> list[Table]:
     for key in [key for key in machine if key.endswith("_bytes")]:
         machine[key.removesuffix("_bytes")] = human_bytes(machine.pop(key))
     machine["peaks read from"] = "; ".join(report["read_from"])
+    workers = worker_rows(report)
     return [
         Table("Settings", ["setting", "value"], _pairs({**run, **settings})),
         Table("Machine", ["what", "value"], _pairs(machine)),
+        *([Table("Workers", WORKER_HEADS, workers)] if workers else []),
     ]
 
 

@@ -10,7 +10,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from scalekv.cli.pictures.folder import FORMAT
+from scalekv.cli.pictures.writing import FORMAT
 from scalekv.cli.report.figures import denominators
 from scalekv.cli.report.kinds import Kinds
 from scalekv.cli.report.sidecars import picture_entry, pictures_in

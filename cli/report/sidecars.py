@@ -11,7 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from scalekv.cli.pictures.folder import FORMAT
+from scalekv.cli.pictures.formats import format_of
+from scalekv.cli.pictures.writing import FORMAT
 
 OF_THE_CACHE = ("policy", "budget", "budget_tokens", "budget_origin", "kv_dtype")
 """Settings that say how much is kept, in which a picture differs from its full twin."""
@@ -44,7 +45,8 @@ class Drawn:
 
 def pictures_in(folder: Path) -> list[Drawn]:
     """Pictures of a folder that have a readable sidecar beside them."""
-    found = (drawn_as(path) for path in sorted(folder.glob("*.png")))
+    pictures = (path for path in sorted(folder.iterdir()) if format_of(path) is not None)
+    found = (drawn_as(path) for path in pictures)
     return [one for one in found if one is not None]
 
 
@@ -56,6 +58,8 @@ def drawn_as(path: Path) -> Drawn | None:
         return None
     if not path.is_file() or not isinstance(sidecar, dict):
         return None
+    if sidecar.get("file") not in (None, path.name):
+        return None  # of a picture of that name in another format
     if sidecar.get("format") != FORMAT or not {"settings", "cache", "seconds"} <= sidecar.keys():
         return None
     return Drawn(path, sidecar)

@@ -32,6 +32,7 @@ def whole_batch(folder: Path, reports: Sequence[Mapping[str, Any]]) -> dict[str,
     wanted = max(sum(int(r.get("pictures_wanted", 0)) for r in last.values()), len(drawn), 1)
     cache = _with_scales(kinds.main, reports)
     stages = _highest(reports)
+    workers = [worker for report in reports for worker in report.get("workers", ())]
     return {
         **reports[-1],
         "outcome": _outcome([str(r["outcome"]) for r in last.values()], len(drawn), wanted),
@@ -49,6 +50,7 @@ def whole_batch(folder: Path, reports: Sequence[Mapping[str, Any]]) -> dict[str,
         **{name: cache[name] for name in ("ratio_history", "ratio_all") if name in cache},
         **denominators(cache),
         "stages": stages,
+        **({"workers": workers} if workers else {}),
         "memory": _most([r["memory"] for r in reports]),
     }
 

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any
 from scalekv.cli import engine
 from scalekv.cli.console.errors import kind_of
 from scalekv.cli.generate.run import figures
-from scalekv.cli.pictures.folder import png_bytes
+from scalekv.cli.pictures.writing import USUAL
 from scalekv.cli.report.figures import peak_of
 from scalekv.cli.report.kinds import Kinds
+from scalekv.cli.report.measured import ProcessFigures
 from scalekv.cli.serve.metrics import Metrics
 
 if TYPE_CHECKING:
@@ -87,7 +88,7 @@ class Ticket:
         if self.gone:
             return
         try:
-            png = png_bytes(picture.image, picture.prompt, picture.settings)
+            png = USUAL.file(picture.image, picture.prompt, picture.settings)
         except Exception as error:
             self.fail(error)
             return
@@ -269,7 +270,8 @@ class Worker:
             self._metrics.pictures.inc()
             self._metrics.picture_seconds.observe(picture.seconds)
             self._metrics.held.set(picture.cache["held_peak_bytes"])
-            report = figures(pipeline, self._choices, Kinds.of([picture.cache]))
+            kinds = Kinds.of([picture.cache])
+            report = figures(ProcessFigures.of(pipeline), self._choices, kinds)
             self._unwritten.append(self._writer.submit(job.add, picture, report))
             self._write_all_but(MOST_UNWRITTEN)
 

@@ -20,7 +20,7 @@ from PIL import Image
 
 from scalekv.cli.batch.file import prompts_alone
 from scalekv.cli.calibrate.heat_maps import index_map, mass_maps
-from scalekv.cli.pictures.folder import FORMAT
+from scalekv.cli.pictures.writing import FORMAT
 from scalekv.configs.budget_files import budget_text
 from scalekv.configs.models import calibration_prompts
 from scalekv.configs.sparsity import SHIPPED

@@ -146,7 +146,8 @@ def test_a_bug_is_one_line(
     ("arguments", "code", "kind"),
     [
         (["generate", "x", "--nothing", "--json"], 2, "usage"),
-        (["generate", "x", "--seed", "-1", "--json"], 2, "usage"),
+        (["generate", "x", "-n", "0", "--json"], 2, "usage"),
+        (["generate", "x", "--seed", "-1", "--json"], 2, "refused"),
         (["no-such-command", "--json"], 2, "usage"),
         (["generate", "x", "--budget", "150%", "--json"], 2, "refused"),
         (["generate", "x", "--model", "infinity-2b", "--json"], 2, "weights-missing"),

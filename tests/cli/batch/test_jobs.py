@@ -11,8 +11,8 @@ import pytest
 from scalekv.cli.batch.command import shard_of
 from scalekv.cli.batch.file import read_prompts
 from scalekv.cli.batch.jobs import Job, as_row, groups, jobs_of, selected
-from scalekv.cli.batch.names import TEMPLATE, NameTemplate
 from scalekv.cli.choices import Options, choose
+from scalekv.cli.pictures.names import BATCH_TEMPLATE, NameTemplate
 from scalekv.infinity_patch.asked import check as check_module
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.kv.errors import UserError
@@ -20,7 +20,7 @@ from scalekv.kv.errors import UserError
 pytestmark = pytest.mark.usefixtures("stand_in")
 
 
-def jobs(rows: list[dict[str, Any]], template: str = TEMPLATE, **options: Any) -> list[Job]:
+def jobs(rows: list[dict[str, Any]], template: str = BATCH_TEMPLATE, **options: Any) -> list[Job]:
     Path("p.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     choices = choose(Options((), options), {})
     return jobs_of(read_prompts("p.jsonl"), choices, NameTemplate(template), "cpu")

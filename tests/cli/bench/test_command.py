@@ -42,7 +42,8 @@ def test_sides_take_turns(scalekv: Program, measured: StandIn) -> None:
     assert sides[:8] == [other, full, full, other, other, full, full, other]
     assert {side[1:] for side in sides[8:]} == {(4, 4)}
     assert [r.reproducible for r in measured.requests] == [True] * 8 + [False] * 8
-    assert done.out.startswith("emoji on P, 2 cores, float32; scalekv 20%; medians of 3 rounds\n")
+    title = "emoji on P, 2 cores, float32; 128x128 pixels; scalekv 20%; medians of 3 rounds\n"
+    assert done.out.startswith(title)
     rows = [line.split() for line in done.out.splitlines()[2:]]
     assert [row[0] for row in rows] == ["1", "20%", "4", "20%"]
 
@@ -62,6 +63,26 @@ def test_one_line_of_json(scalekv: Program, measured: StandIn) -> None:
     assert row["speedup"]["of_medians"] == pytest.approx(expected, rel=0.01)
     assert row["speedup"]["least"] <= row["speedup"]["most"]
     assert "at once" in scalekv("bench", "--json").err
+
+
+def test_several_budgets_and_dtypes(scalekv: Program, measured: StandIn) -> None:
+    wanted = ("bench", "--budget", "20%,10%", "--kv-dtype", "auto", "--kv-dtype", "int8")
+    done = scalekv(*wanted, "--rounds", "2", "--warmup", "0", "--json", "--batch", "1,2")
+    assert done.code == 0, done.err
+    facts = json.loads(done.out)
+    kinds = [("20%", "auto"), ("20%", "int8"), ("10%", "auto"), ("10%", "int8")]
+    assert (facts["budget"], facts["kv_dtype"]) == ("20%,10%", "auto,int8")
+    assert [(b["size"], b["budget"], b["kv_dtype"]) for b in facts["batches"]] == [
+        *((1, *kind) for kind in kinds),
+        *((2, *kind) for kind in kinds),
+    ]
+    assert all(b["speedup"]["of_medians"] > 0 for b in facts["batches"])
+    assert facts["batches"][1]["compressed"]["label"] == "20% int8"
+    sides = [(r.budget, r.kv_dtype) for r in measured.requests[:10]]
+    assert sides[:5] == [("full", "auto"), *kinds]
+    assert sides[5:] == sides[4::-1], "the next round goes the other way"
+    rows = [line.split() for line in done.err.splitlines()]
+    assert [row[:2] for row in rows if row[:2] == ["1", "full"]] == [["1", "full"]]
 
 
 def test_a_side_that_does_not_fit(
@@ -88,6 +109,9 @@ def test_a_side_that_does_not_fit(
     ("arguments", "words"),
     [
         (["--budget", "full"], ["against itself", "--budget 10%"]),
+        (["--budget", "10%,full"], ["against itself"]),
+        (["--kv-dtype", "fp8"], ["fp8", "int8"]),
+        (["--seed", "1,2"], ["draws from one seed", "--seed 1"]),
         (["--batch", "0"], ["--batch-size 1,2,4,8"]),
         (["--batch", "1,x"], ["'1,x'"]),
         (["--rounds", "0"], ["--rounds"]),

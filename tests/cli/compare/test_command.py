@@ -51,6 +51,42 @@ def test_every_policy_under_every_budget(scalekv: Program, stand_in: StandIn) ->
     assert "Against the full cache, 4 pictures each" in done.err
 
 
+def test_every_dtype_and_what_each_takes(scalekv: Program, stand_in: StandIn) -> None:
+    wanted = ("compare", "an owl", "--budget", "10%,full", "--kv-dtype", "auto,int8")
+    done = scalekv(*wanted)
+    assert done.code == 0, done.err
+    assert [
+        (*pair, r.kv_dtype) for pair, r in zip(asked(stand_in), stand_in.requests, strict=True)
+    ] == [
+        ("full", "full", "auto"),
+        ("scalekv", "10%", "auto"),
+        ("scalekv", "10%", "int8"),
+        ("full", "full", "int8"),
+    ]
+    facts = json.loads(Path("out/compare.json").read_text())
+    labels = ["full", "10% auto", "10% int8", "full int8"]
+    assert [v["label"] for v in facts["variants"]] == labels
+    assert all(v["seconds"] == {"median": 0.5} for v in facts["variants"])
+    assert facts["pictures"][0]["seconds"] == dict.fromkeys(labels, 0.5)
+    assert "seconds" in done.err
+    refused = scalekv("compare", "x", "--kv-dtype", "fp8")
+    assert refused.code == 2
+    assert "fp8" in refused.err
+
+
+def test_prompts_are_drawn_once_for_all(
+    scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    Path("p.txt").write_text("a {red|blue|green} owl\n")
+    wanted = ("compare", "@p.txt", "--seed", "random", "-n", "4", "--wildcards", "on")
+    assert scalekv(*wanted, "--budget", "20%,10%").code == 0
+    assert len({(r.prompts, r.seed, r.seeds) for r in stand_in.requests}) == 1
+    monkeypatch.setenv("SCALEKV_OUT", "fox.png")
+    done = scalekv("compare", "x")
+    assert done.code == 2
+    assert "compare fills a folder" in done.err
+
+
 def test_defaults_and_duplicates(scalekv: Program, stand_in: StandIn) -> None:
     assert scalekv("compare", "x").code == 0
     assert asked(stand_in) == [("full", "full"), ("scalekv", "10%")]

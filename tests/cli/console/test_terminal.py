@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from scalekv.cli.console.terminal import Terminal, harmless
-from scalekv.cli.pictures.folder import png_bytes
+from scalekv.cli.pictures.writing import Writing
 from tests.cli.conftest import Outcome, StandIn
 from tests.cli.test_main import PROGRAM
 
@@ -61,7 +61,7 @@ def test_prompts_on_a_terminal_that_is_stdout(tmp_path: Path) -> None:
     """`inspect` shows the prompt of a picture that came from anywhere."""
     picture = tmp_path / "p.png"
     settings = {"prompt": EVIL, "seed": 1}
-    picture.write_bytes(png_bytes(Image.new("RGB", (4, 4)), EVIL, settings))
+    picture.write_bytes(Writing().file(Image.new("RGB", (4, 4)), EVIL, settings))
     outer, inner = pty.openpty()
     done = subprocess.run([*PROGRAM, "inspect", str(picture)], stdout=inner, check=False)
     os.close(inner)

@@ -48,6 +48,20 @@ def test_the_same_files_as_alone(scalekv: Program, serve: Start) -> None:
         assert mine[name] == theirs[name], name
 
 
+def test_what_is_done_with_pictures_is_done_here(scalekv: Program, serve: Start) -> None:
+    wanted = (
+        *("generate", "a {red|blue} owl", "a fox", "--seed", "3,8", "--wildcards", "on"),
+        *("--format", "webp", "--quality", "70", "--name", "{line}-{seed}-{slug}"),
+    )
+    alone = scalekv(*wanted, "--out", "alone")
+    asked = scalekv(*wanted, "--out", "asked", "--server", serve().address)
+    assert (alone.code, asked.code) == (0, 0), asked.err
+    pictures = sorted(path.name for path in Path("alone").glob("*.webp"))
+    assert len(pictures) == 4
+    for name in pictures:
+        assert Path("alone", name).read_bytes() == Path("asked", name).read_bytes()
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [

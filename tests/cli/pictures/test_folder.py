@@ -14,7 +14,9 @@ import pytest
 from PIL import Image
 
 from scalekv.cli.pictures import folder as output
-from scalekv.cli.pictures.folder import CHUNK, JOB_CHUNK, OutputFolder, png_bytes, slug
+from scalekv.cli.pictures.folder import OutputFolder
+from scalekv.cli.pictures.names import slug
+from scalekv.cli.pictures.writing import CHUNK, JOB_CHUNK, Writing
 from scalekv.configs.whole_files import give_name
 from scalekv.kv.errors import UserError
 
@@ -223,8 +225,8 @@ def test_no_room_for_the_second_of_two_files(
 
 @pytest.mark.parametrize("prompt", ["a red apple", "ein Löwe, \N{EURO SIGN}"])
 def test_what_a_file_says_of_itself_is_under_keys_of_its_own(prompt: str) -> None:
-    """What is under "prompt" and "workflow" is read as JSON by ComfyUI, "parameters" by others."""
-    data = png_bytes(Image.new("RGB", (8, 8)), prompt, {"prompt": prompt}, "mark")
+    """What is under "prompt" and "workflow" is read as JSON by ComfyUI."""
+    data = Writing().file(Image.new("RGB", (8, 8)), prompt, {"prompt": prompt}, "mark")
     with Image.open(io.BytesIO(data)) as image:
-        assert image.info.keys() == {CHUNK, "Description", JOB_CHUNK}
+        assert image.info.keys() == {CHUNK, "Description", "parameters", JOB_CHUNK}
         assert image.info["Description"] == prompt

@@ -46,7 +46,8 @@ def test_the_schema_is_one_and_refuses_what_is_wrong(scalekv: Program, stand_in:
         assert not VALIDATOR.is_valid({**fine, key: value}), key
     for key in SCHEMA["required"]:
         assert not VALIDATOR.is_valid({name: fine[name] for name in fine if name != key}), key
-    known = SCHEMA["properties"].keys() - {"graphs"}  # which a CPU has none of
+    # which a CPU has none of, and a cluster alone
+    known = SCHEMA["properties"].keys() - {"graphs", "workers"}
     assert fine.keys() == known, "every key is described, every described key is written"
 
 
@@ -96,9 +97,16 @@ def test_forms_of_the_report(scalekv: Program, stand_in: StandIn) -> None:
     done = scalekv("generate", "a", "--memory-report", "table", "--out", "other")
     assert sorted(p.name for p in Path("other").iterdir()) == ["0-a.json", "0-a.png"]
     assert "cache held" in done.err
-    refused = scalekv("generate", "a", "--memory-report", "html,tabel")
-    assert refused.code == 2
-    assert "table" in refused.err
+    done = scalekv("generate", "a", "--memory-report", "none", "--out", "bare")
+    assert sorted(p.name for p in Path("bare").iterdir()) == ["0-a.json", "0-a.png"]
+    assert "held" not in done.err
+    done = scalekv("generate", "a", "--out", "plain")
+    assert [line.split()[0] for line in done.err.splitlines()[-3:]] == ["held", "of", "peak"]
+    assert done.err.endswith("more in plain/report.json\n")
+    for wrong in ("html,tabel", "json,none"):
+        refused = scalekv("generate", "a", "--memory-report", wrong)
+        assert refused.code == 2
+        assert "table; or none alone" in refused.err
 
 
 def test_of_a_run_that_was_killed_there_is_what_it_had(
@@ -136,6 +144,16 @@ def test_without_a_report_the_sidecars_are_read(scalekv: Program, stand_in: Stan
     page = Path("out/report.html").read_text()
     assert "left no report" in page
     assert 'id="layers"' not in page
+
+
+@pytest.mark.parametrize("form", ["jpg", "webp"])
+def test_pictures_of_other_formats_are_shown(
+    scalekv: Program, stand_in: StandIn, form: str
+) -> None:
+    scalekv("generate", "an owl", "--format", form, "--memory-report", "table")
+    assert scalekv("report", "out").code == 0
+    page = Path("out/report.html").read_text(encoding="utf-8")
+    assert f"data:image/{form.replace('jpg', 'jpeg')};base64," in page
 
 
 def test_what_cannot_be_reported_is_refused(scalekv: Program, stand_in: StandIn) -> None:

@@ -11,7 +11,8 @@ from typing import Any
 import pytest
 
 from scalekv.cli import engine
-from scalekv.cli.pictures.folder import FORMAT, OutputFolder
+from scalekv.cli.pictures.folder import OutputFolder
+from scalekv.cli.pictures.writing import FORMAT
 from scalekv.cli.report import running
 from scalekv.cli.report.figures import table_rows
 from scalekv.cli.report.page import render

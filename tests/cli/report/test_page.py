@@ -12,7 +12,8 @@ import pytest
 from PIL import Image
 from selenium.webdriver.common.keys import Keys
 
-from scalekv.cli.pictures.folder import FORMAT, OutputFolder
+from scalekv.cli.pictures.folder import OutputFolder
+from scalekv.cli.pictures.writing import FORMAT
 from scalekv.cli.report.charts import Series, heat_map, stacked_bars
 from scalekv.cli.report.figures import memory_report
 from scalekv.cli.report.page import render

@@ -14,14 +14,15 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import openai
 import pytest
 from PIL import Image
 
-from scalekv.cli.pictures.folder import png_bytes
 from scalekv.cli.pictures.settings import read_picture
+from scalekv.cli.pictures.writing import USUAL
 from scalekv.cli.serve import guard, run
 from tests.cli.conftest import StandIn
 from tests.cli.serve.conftest import Start
@@ -266,10 +267,10 @@ def test_a_file_is_made_beside_the_next_picture(
 
     def made(*arguments: Any) -> bytes:
         assert next_one.wait(30)
-        return png_bytes(*arguments)
+        return USUAL.file(*arguments)
 
     monkeypatch.setattr(stand_in, "_picture", drawn)
-    monkeypatch.setattr("scalekv.cli.serve.worker.png_bytes", made)
+    monkeypatch.setattr("scalekv.cli.serve.worker.USUAL", SimpleNamespace(file=made))
     address = serve().address
     with ThreadPoolExecutor() as pool:
         answers = [pool.submit(send, address, b'{"prompt": "x"}') for _ in range(2)]

@@ -6,24 +6,30 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from scalekv.cli.batch.names import TEMPLATE, NameTemplate, broken_rule, same_file
-from scalekv.cli.pictures.folder import slug
+from scalekv.cli.pictures.names import (
+    BATCH_TEMPLATE,
+    NameTemplate,
+    broken_rule,
+    same_file,
+    slug,
+)
 from scalekv.kv.errors import UserError
 
-PICTURE = {"index": 5, "seed": 17, "line": 9, "image": 1, "slug": "a-red-apple"}
+PICTURE = {"index": 5, "seed": 17, "line": 9, "image": 1, "policy": "scalekv", "budget": "10%"}
 
 
 @pytest.mark.parametrize(
     ("template", "name"),
     [
-        (TEMPLATE, "00005-17-a-red-apple"),
-        (TEMPLATE + ".png", "00005-17-a-red-apple"),
+        (BATCH_TEMPLATE, "00005-17-a-red-apple"),
+        (BATCH_TEMPLATE + ".png", "00005-17-a-red-apple"),
         ("{slug:.5}_{line}_{image:d}", "a-red_9_1"),
         ("{{x}} {seed:3}", "{x}  17"),
+        ("{slug}-{policy}-{budget}", "a-red-apple-scalekv-10%"),
     ],
 )
 def test_templates(template: str, name: str) -> None:
-    assert NameTemplate(template).name(**PICTURE) == name  # type: ignore[arg-type]
+    assert NameTemplate(template).name("a-red-apple", **PICTURE) == name  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize(
@@ -45,6 +51,7 @@ def test_templates(template: str, name: str) -> None:
         "",
         ".png",
         "report",
+        "{index}.jpg",
         "{index}\n",
     ],
 )
@@ -56,8 +63,10 @@ def test_templates_that_are_refused(template: str) -> None:
 
 @given(st.text(), st.integers(0, 2**63 - 1), st.integers(0, 10**9))
 def test_whatever_the_prompt_the_name_is_a_plain_one(prompt: str, seed: int, index: int) -> None:
-    template = NameTemplate(TEMPLATE)
-    name = template.name(index=index, seed=seed, line=1, image=0, slug=slug(prompt))
+    template = NameTemplate(BATCH_TEMPLATE)
+    name = template.name(
+        slug(prompt), index=index, seed=seed, line=1, image=0, policy="x:../a.pt", budget=prompt
+    )
     assert broken_rule(name) == ""
 
 

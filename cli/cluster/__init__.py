@@ -1,0 +1,1 @@
+"""A batch that several processes draw, on one machine or many, with Ray."""
