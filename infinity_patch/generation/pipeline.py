@@ -124,6 +124,7 @@ def generate(
     *,
     on_progress: Callable[[Progress], None] | None = None,
     on_smaller_batch: Callable[[int], None] | None = None,
+    on_caches: Callable[[int, Caches], None] | None = None,
 ) -> Iterator[Picture]:
     """Generate pictures one batch after another, each picture with a random stream of its own.
 
@@ -160,7 +161,7 @@ def generate(
             rule="inside a `with patched(...)` block pictures use the caches of that block",
             fix="leave policy, budget and drafters out of the request, or leave the block",
         )
-    return _pictures(pipeline, settled, outer, on_progress, on_smaller_batch)
+    return _pictures(pipeline, settled, outer, on_progress, on_smaller_batch, on_caches)
 
 
 def settled_on(pipeline: Pipeline, request: Request | Settled | str) -> Settled:
@@ -186,13 +187,14 @@ def _pictures(
     outer: Caches | None,
     on_progress: Callable[[Progress], None] | None,
     on_smaller_batch: Callable[[int], None] | None,
+    on_caches: Callable[[int, Caches], None] | None,
 ) -> Iterator[Picture]:
     # 1. what all pictures have in common
     request, schedule = settled.request, settled.schedule
     # 2. text, some pictures ahead; how many go together is seen when the encoder takes its rest
     texts = _Texts(pipeline, request)
     negative = None
-    with _computing(pipeline, outer):
+    with computing(pipeline, outer):
         settings = settings_of(settled, pipeline)
         if request.negative is not None:
             with pipeline.stages.stage("encode"):
@@ -212,10 +214,12 @@ def _pictures(
 
         # 3. scales, with the caches patched in for this batch alone
         try:
-            with _computing(pipeline, outer):
+            with computing(pipeline, outer):
                 features = texts.of(batch)
                 pipeline.text.rest()
-                codes, cache, sound = _codes(pipeline, settled, batch, features, negative, report)
+                codes, cache, sound = _codes(
+                    pipeline, settled, batch, features, negative, report, on_caches
+                )
         except Exception as error:
             if len(batch) == 1 or not out_of_memory(error):
                 raise
@@ -230,7 +234,7 @@ def _pictures(
         for wanted, code, drawn in zip(batch, codes.split(1), sound, strict=True):
             start = time.perf_counter()
             with (
-                _computing(pipeline, outer),
+                computing(pipeline, outer),
                 torch.inference_mode(),
                 without_autocast(code),
                 pipeline.stages.stage("decode"),
@@ -265,7 +269,7 @@ def _wanted(request: Request, index: int) -> _Wanted:
 
 
 @contextmanager
-def _computing(pipeline: Pipeline, outer: Caches | None) -> Iterator[None]:
+def computing(pipeline: Pipeline, outer: Caches | None) -> Iterator[None]:
     """This thread's turn with the pipeline, on as many threads as it was loaded for.
 
     Raises:
@@ -290,7 +294,7 @@ def _computing(pipeline: Pipeline, outer: Caches | None) -> Iterator[None]:
                 torch.set_num_threads(before)
 
 
-def _caches(pipeline: Pipeline, settled: Settled) -> AbstractContextManager[Caches]:
+def caches_for(pipeline: Pipeline, settled: Settled) -> AbstractContextManager[Caches]:
     """The caches to generate with: those the caller has patched in, or the request's own."""
     outer = caches_of(pipeline.model)
     return patched_as_settled(pipeline.model, settled) if outer is None else nullcontext(outer)
@@ -303,6 +307,7 @@ def _codes(
     texts: Sequence[Tensor],
     negative: Tensor | None,
     report: Callable[[int, int], None],
+    on_caches: Callable[[int, Caches], None] | None,
 ) -> tuple[Tensor, dict[str, Any], Tensor]:
     """The summed codes (B, b, H, W) of a batch of pictures, the ledger of its caches, and (B,)
     whether each was drawn from finite logits."""
@@ -314,8 +319,10 @@ def _codes(
     with (
         torch.inference_mode(),
         pipeline.stages.stage("scales"),
-        _caches(pipeline, settled) as caches,
+        caches_for(pipeline, settled) as caches,
     ):
+        if on_caches is not None:
+            on_caches(batch[0].index, caches)
         codes = generate_codes(
             pipeline.model,
             conditions(pipeline.model, texts, negative, guidance),
