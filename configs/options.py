@@ -10,6 +10,7 @@ from functools import partial
 
 from scalekv.configs import values
 from scalekv.configs.option import CACHE, MACHINE, OUTPUT, SAMPLING, Option, Owner, Scope
+from scalekv.configs.recorded import FORM, attention_choice
 from scalekv.configs.spec import DTYPES, PIXELS
 from scalekv.configs.values import AUTO, MOST_SEED, Kind, one_of, pattern, whole
 from scalekv.kv.policies.registry import check_policy_name, policy_names
@@ -304,6 +305,14 @@ OPTIONS: tuple[Option, ...] = (
         "Forms of the memory report: json (report.json), html (a page of its own), table.",
         _MAKE,
         default="json,table",
+        repeats=True,
+    ),
+    _output(
+        "record",
+        Kind(attention_choice, FORM),
+        "Write queries, keys, values and attention of some layers (from 0) and scales (from 1) "
+        "beside each picture, as safetensors; one picture at a time.",
+        ("generate",),
         repeats=True,
     ),
     _output(

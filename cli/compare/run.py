@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from scalekv.cli.pictures.sheet import PictureGroup
     from scalekv.infinity_patch import Picture, Pipeline, Progress
     from scalekv.infinity_patch.asked.settled import Settled
+    from scalekv.infinity_patch.generation.forced import ForcedPicture
     from scalekv.infinity_patch.likeness import Likeness
 
 
@@ -47,10 +48,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One prompt and seed under every variant, and how alike the others are to the first."""
+    """One prompt and seed under every variant, and how alike the others are to the first; forced:
+    every variant under the first one's bits, where that was asked for."""
 
     pictures: tuple[Picture, ...]
     scores: tuple[Likeness, ...]
+    forced: tuple[ForcedPicture, ...] = ()
 
 
 def variants(options: Options, policies: Sequence[str], budgets: Sequence[str]) -> list[Variant]:
@@ -94,14 +97,15 @@ def _listed(words: Sequence[str]) -> list[str | None]:
 class Comparison:
     """What a comparison has so far.
 
-    side: pixels of a picture on the sheet; across: prompts side by side; keep: keep all pictures;
-    json: one object on stdout instead of paths.
+    side: pixels of a picture on the sheet; across: prompts side by side; agreement: force the full
+    cache's bits on every variant too; keep: keep all pictures; json: one object on stdout instead of paths.
     """
 
     variants: list[Variant]
     console: Console
     side: int = 256
     across: int = 1
+    agreement: bool = False
     keep: bool = False
     json: bool = False
     rows: list[ComparisonRow] = field(default_factory=list)
@@ -189,9 +193,19 @@ class Comparison:
                 pictures_of_row = tuple(next(pictures) for pictures in drawn)
                 first, *others = (picture.image for picture in pictures_of_row)
                 scores = tuple(likeness(picture, first) for picture in others)
-                yield ComparisonRow(pictures_of_row, scores)
+                yield ComparisonRow(
+                    pictures_of_row, scores, self._forced(pipeline, settled, pictures_of_row[0])
+                )
                 seconds = sum(picture.seconds for picture in pictures_of_row)
                 display.picture_done(number, wanted, seconds, pictures_of_row[0].prompt)
+
+    def _forced(
+        self, pipeline: Pipeline, settled: Sequence[Settled], first: Picture
+    ) -> tuple[ForcedPicture, ...]:
+        if not self.agreement:
+            return ()
+        full, *others = settled
+        return tuple(engine.forced_on_all(pipeline, full, others, first.prompt, first.seed))
 
     def _keep(self, row: ComparisonRow) -> None:
         pairs = zip(self.variants, row.pictures, strict=True)
@@ -240,6 +254,10 @@ class Comparison:
             "ratio_history": largest["ratio_history"],
             "ratio_all": largest["ratio_all"],
         }
+        if self.agreement:
+            from scalekv.infinity_patch.generation.forced import scale_means
+
+            facts["bits"] = scale_means([row.forced[number] for row in self.rows])
         if number == 0:
             return facts
         scores = [row.scores[number - 1] for row in self.rows]
@@ -303,6 +321,7 @@ class Comparison:
             "SSIM": lambda facts: _number(facts.get("ssim", {}).get("mean"), ".3f"),
             "least ": lambda facts: _number(facts.get("ssim", {}).get("min"), ".3f"),
             "equal": lambda facts: str(facts.get("identical", "")),
+            **({"bits": lambda facts: f"{facts['bits']['agreement']:.1%}"} if self.agreement else {}),
             "cache held": lambda facts: human_bytes(facts["held_peak_bytes"]),
             "of history": lambda facts: f"{facts['ratio_history']:.1%}",
         }

@@ -55,8 +55,9 @@ ON_THE_SERVER = (
     "text_dtype",
     "keep_text_encoder",
     "force",
+    "record",
 )
-"""Options that say how a model is loaded and run: a server has its own."""
+"""Options that say how a model is loaded, run and watched: a server has its own."""
 
 
 @dataclass(frozen=True)

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -21,7 +21,7 @@ from scalekv.cli.console.errors import Interrupted, Unsuccessful
 from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
-from scalekv.cli.pictures.folder import FORMAT, CannotWrite, OutputFolder
+from scalekv.cli.pictures.folder import FORMAT, Attached, CannotWrite, OutputFolder
 from scalekv.cli.plan.room import check_room, target_of
 from scalekv.cli.report.figures import memory_report, print_table
 from scalekv.cli.report.kinds import Kinds
@@ -30,6 +30,7 @@ from scalekv.cli.report.running import Running
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
     from scalekv.infinity_patch.asked.settled import Settled
+    from scalekv.infinity_patch.generation.attention_record import AttentionRecorder
 
 
 @dataclass
@@ -52,6 +53,7 @@ class Run:
     _settings: dict[str, Any] = field(default_factory=dict)
     _cannot_write: CannotWrite | None = None
     _pipeline: Pipeline | None = None
+    _recorder: AttentionRecorder | None = None
 
     def execute(self) -> None:
         """Does it all.
@@ -72,6 +74,8 @@ class Run:
                 folder.prepare()
                 display.note(self._headline())
                 tell_of_idle_budget(settled, display)
+                if choices.record is not None:
+                    self._recorder = engine.recorder(choices.record, settled, folder.path)
                 pictures = self._drawn(settled, display)
                 self.load_seconds = time.perf_counter() - self._started
                 self._keep_all(pictures, folder, display)
@@ -93,8 +97,11 @@ class Run:
         """
         choices = self.choices
         target = target_of(choices.device)
+        request = choices.request
+        if choices.record is not None:  # a file has one picture's attention
+            request = replace(request, reproducible=True)
         settled = engine.check(
-            choices.request, choices.preset, choices.weights_dir, choices.dtype, target.device
+            request, choices.preset, choices.weights_dir, choices.dtype, target.device
         )
         if not choices.force:
             placement = choices.placement.for_known_prompts()
@@ -105,7 +112,10 @@ class Run:
         """The pictures, from a model that is loaded first."""
         self._pipeline = pipeline = self._load(display)
         tell_of_batches(settled, pipeline, display)
-        return engine.generate(pipeline, settled, display.scale_done, display.smaller_batch)
+        recording = {} if self._recorder is None else {"recorder": self._recorder}
+        return engine.generate(
+            pipeline, settled, display.scale_done, display.smaller_batch, **recording
+        )
 
     def _load(self, display: Display) -> Pipeline:
         choices = self.choices
@@ -143,6 +153,8 @@ class Run:
         finally:
             with interrupts_wait():
                 engine.release(pictures)
+                if self._recorder is not None:
+                    self._recorder.discard()
                 display.clear()
                 if outcome == "complete" or self.pictures:
                     self._report(folder, outcome)
@@ -150,8 +162,12 @@ class Run:
     def _keep(self, picture: Picture, folder: OutputFolder, display: Display) -> None:
         """Saves a picture and tells where it is."""
         sidecar = sidecar_of(picture, self.choices)
+        attached = None
+        if self._recorder is not None:
+            hidden, facts = self._recorder.finish()
+            attached = Attached("attention", hidden, engine.RECORDED, facts)
         image_path, sidecar_path = folder.save_picture(
-            picture.image, picture.prompt, picture.seed, picture.settings, sidecar
+            picture.image, picture.prompt, picture.seed, picture.settings, sidecar, attached
         )
         self._settings = common_settings(picture)
         self.kinds.add(picture.cache)

@@ -11,6 +11,7 @@ import os
 import re
 import unicodedata
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
@@ -98,6 +99,23 @@ def png_bytes(
     return buffer.getvalue()
 
 
+@dataclass(frozen=True)
+class Attached:
+    """A file that belongs to a picture, under a hidden name of the same folder so far.
+
+    Attributes:
+        what: the sidecar's key for it.
+        hidden: where it is.
+        suffix: what its name ends in, after the picture's.
+        facts: what the sidecar says of it besides its name.
+    """
+
+    what: str
+    hidden: Path
+    suffix: str
+    facts: Mapping[str, Any]
+
+
 class CannotWrite(Unsuccessful):
     """What could be written to no longer can: no space is left, or it is gone."""
 
@@ -162,12 +180,14 @@ class OutputFolder:
         seed: int,
         settings: Mapping[str, Any],
         sidecar: Mapping[str, Any],
+        attached: Attached | None = None,
     ) -> tuple[Path, Path]:
         """Writes a picture and its sidecar.
 
         Args:
             settings: embedded in the picture, enough to make it again.
             sidecar: what the JSON file beside it says, besides the picture's file name.
+            attached: a file that is named with them; it is removed where that fails.
 
         Returns:
             The paths of picture and sidecar, which differ in the suffix alone.
@@ -176,12 +196,22 @@ class OutputFolder:
             UserError, CannotWrite: the folder cannot be written to; then neither file exists.
         """
         png = png_bytes(image, prompt, settings)
-        for name in _numbered(f"{seed}-{slug(prompt)}"):
-            if self.place(name, png, sidecar):
-                return self.path / f"{name}.png", self.path / f"{name}.json"
+        try:
+            for name in _numbered(f"{seed}-{slug(prompt)}"):
+                if self.place(name, png, sidecar, attached):
+                    return self.path / f"{name}.png", self.path / f"{name}.json"
+        finally:
+            if attached is not None:
+                attached.hidden.unlink(missing_ok=True)
         raise AssertionError("unreachable: names do not run out")
 
-    def place(self, name: str, png: bytes, sidecar: Mapping[str, Any]) -> bool:
+    def place(
+        self,
+        name: str,
+        png: bytes,
+        sidecar: Mapping[str, Any],
+        attached: Attached | None = None,
+    ) -> bool:
         """Gives a picture and its sidecar a name; False: it is taken, and nothing was done.
 
         Raises:
@@ -191,16 +221,30 @@ class OutputFolder:
         if picture_path.exists() or sidecar_path.exists():
             return False
         content = {"format": FORMAT, "file": picture_path.name, **sidecar}
+        before = [sidecar_path]
+        if attached is not None:
+            before.append(self.path / f"{name}{attached.suffix}")
+            content[attached.what] = {"file": before[1].name, **attached.facts}
         # The sidecar first: whoever sees the picture finds it described.
         if not self._put(sidecar_path, to_json(content).encode()):
             return False
         placed = False
         try:
-            placed = self._put(picture_path, png)
+            if attached is None or self._name(attached.hidden, before[1]):
+                placed = self._put(picture_path, png)
+            else:
+                before.pop()  # somebody else's
         finally:
             if not placed:
-                sidecar_path.unlink(missing_ok=True)
+                for path in before:
+                    path.unlink(missing_ok=True)
         return placed
+
+    def _name(self, hidden: Path, path: Path) -> bool:
+        try:
+            return give_name(hidden, path)
+        except OSError as error:
+            self._refuse(error)
 
     def remove_leftovers(self) -> None:
         """Removes hidden files of this owner's that a kill left behind."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from statistics import fmean
 from typing import Any
 
 import torch
@@ -143,3 +144,31 @@ def force_bits(
         for part, row in zip(used, rows, strict=True)
     )
     return ForcedPicture(tuple(part.cpu() for part in used), total, scales, ledger)
+
+
+def forced_on_all(
+    pipeline: Pipeline, full: Settled, others: Sequence[Settled], prompt: str, seed: int
+) -> list[ForcedPicture]:
+    """The bits that one request draws of a prompt, forced on others of the same size.
+
+    Args:
+        full: whose bits they are; the full cache's, where policies are told apart.
+        others: each with what else it is drawn with.
+
+    Returns:
+        The first one's own, and then each of the others'.
+    """
+    own = force_bits(pipeline, full, prompt, seed)
+    return [own, *(force_bits(pipeline, one, prompt, seed, own.bits) for one in others)]
+
+
+def scale_means(pictures: Sequence[ForcedPicture]) -> dict[str, Any]:
+    """Agreement and surprise in the mean over pictures of one schedule, as JSON values: of all bits
+    and of each scale's."""
+    by_scale = list(zip(*(picture.scales for picture in pictures), strict=True))
+    return {
+        "agreement": round(fmean(picture.agreement for picture in pictures), 6),
+        "surprise": round(fmean(picture.surprise for picture in pictures), 6),
+        "agreement_by_scale": [round(fmean(s.agreement for s in row), 6) for row in by_scale],
+        "surprise_by_scale": [round(fmean(s.surprise for s in row), 6) for row in by_scale],
+    }

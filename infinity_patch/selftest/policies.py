@@ -12,7 +12,12 @@ import torch
 from PIL import Image
 
 from scalekv.infinity_patch.asked.settled import Settled
-from scalekv.infinity_patch.generation.forced import ForcedPicture, force_bits
+from scalekv.infinity_patch.generation.forced import (
+    ForcedPicture,
+    force_bits,
+    forced_on_all,
+    scale_means,
+)
 from scalekv.infinity_patch.generation.pipeline import Progress, generate
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.infinity_patch.loading.placement import Placement
@@ -112,10 +117,10 @@ def force_all(
     request = full.settled.request
     for index, prompt in enumerate(request.prompts):
         seed = request.seed_of(index)
-        own = force_bits(pipeline, full.settled, prompt, seed)
-        full.forced.append(own)
-        for run in others:
-            run.forced.append(force_bits(pipeline, run.settled, prompt, seed, own.bits))
+        settled = [run.settled for run in others]
+        found = forced_on_all(pipeline, full.settled, settled, prompt, seed)
+        for run, forced in zip(runs, found, strict=True):
+            run.forced.append(forced)
         on_picture(index)
 
 
@@ -199,7 +204,6 @@ def _middle(values: Sequence[float]) -> str:
 
 def figures_of(run: PolicyRun, full: PolicyRun) -> dict[str, Any]:
     """A policy's figures as JSON values; of pictures in the prompts' order, of scales from 1."""
-    scales = range(len(run.settled.schedule))
     return {
         "label": run.label,
         "seconds": [round(seconds, 3) for seconds in run.seconds],
@@ -207,12 +211,7 @@ def figures_of(run: PolicyRun, full: PolicyRun) -> dict[str, Any]:
         "peak_bytes": run.peaks,
         "planned_bytes": run.planned,
         "psnr_db": None if run is full else [rounded(x) for x in psnr_of(run, full)],
-        "agreement": [rounded(forced.agreement) for forced in run.forced],
-        "surprise": [rounded(forced.surprise) for forced in run.forced],
-        "agreement_by_scale": [
-            rounded(fmean(forced.scales[k].agreement for forced in run.forced)) for k in scales
-        ],
-        "surprise_by_scale": [
-            rounded(fmean(forced.scales[k].surprise for forced in run.forced)) for k in scales
-        ],
+        "agreement_by_picture": [rounded(forced.agreement) for forced in run.forced],
+        "surprise_by_picture": [rounded(forced.surprise) for forced in run.forced],
+        **scale_means(run.forced),
     }
