@@ -22,6 +22,7 @@ from scalekv.cli.console.streams import usable_streams
 from scalekv.cli.generate import command as generate
 from scalekv.cli.plan import command as plan
 from scalekv.cli.report import command as report_command
+from scalekv.cli.selftest import command as selftest
 from scalekv.cli.serve import command as serve
 from scalekv.kv.errors import UserError
 
@@ -97,6 +98,7 @@ _add(MACHINE, bench.bench, bench, bare=True)
 _add(MACHINE, plan.plan, plan, bare=True)
 _add(MACHINE, report_command.report, report_command)
 _add(MACHINE, doctor.doctor, doctor, bare=True)
+_add(MACHINE, selftest.selftest, selftest, bare=True)
 _add(MACHINE, config.config, config, bare=True)
 
 

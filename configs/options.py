@@ -62,7 +62,7 @@ _MAKE = ("generate", "batch")
 _DRAW = (*_MAKE, "compare")
 _SAMPLED = (*_DRAW, "serve")
 _PLANNED = (*_MAKE, "plan", "serve")
-_LOADING = (*_DRAW, "bench", "calibrate", "serve")
+_LOADING = (*_DRAW, "bench", "calibrate", "serve", "selftest")
 _ALL = (*_LOADING, "plan")
 
 _cache = partial(Option, panel=CACHE, owner=Owner.REQUEST, scope=Scope.PICTURE)
@@ -108,7 +108,7 @@ OPTIONS: tuple[Option, ...] = (
         "seed",
         whole(0, MOST_SEED),
         "Seed of the first picture; each further one has the next.",
-        (*_DRAW, "bench", "calibrate"),
+        (*_DRAW, "bench", "calibrate", "selftest"),
         default="0",
     ),
     _sampling(
@@ -295,7 +295,7 @@ OPTIONS: tuple[Option, ...] = (
         "out",
         _FOLDER,
         "Folder for pictures and report; nothing in it is overwritten.",
-        _DRAW,
+        (*_DRAW, "selftest"),
         default="out",
         repeats=True,
     ),
@@ -328,7 +328,7 @@ OPTIONS: tuple[Option, ...] = (
         "quiet",
         _FLAG,
         "Nothing on stderr but errors.",
-        (*_DRAW, "bench", "calibrate"),
+        (*_DRAW, "bench", "calibrate", "selftest"),
         default="false",
         names=("--quiet/--no-quiet", "-q"),
         repeats=True,

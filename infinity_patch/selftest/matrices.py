@@ -174,6 +174,12 @@ def _alike(a: Tensor, b: Tensor) -> float:
     return float((a @ b) / (a.norm() * b.norm()).clamp_min(1e-20))
 
 
+def look_trained(matrices: list[MatrixStatistics]) -> bool:
+    """Whether square matrices have patterns in common, which chance numbers do not have."""
+    square = [one for one in matrices if one.straight is not None]
+    return not square or sum(one.patterned for one in square) >= FEW * len(square)
+
+
 def examine_matrices(part: str, matrices: list[MatrixStatistics]) -> Iterator[Finding]:
     """What is wrong with a part's matrices, each one named; or that nothing is.
 
@@ -184,7 +190,7 @@ def examine_matrices(part: str, matrices: list[MatrixStatistics]) -> Iterator[Fi
     yield from problems
     square = [one for one in matrices if one.straight is not None]
     patterned = sum(one.patterned for one in square)
-    if square and patterned < FEW * len(square):
+    if not look_trained(matrices):
         yield Finding(
             part,
             Level.NOTE,
@@ -193,7 +199,7 @@ def examine_matrices(part: str, matrices: list[MatrixStatistics]) -> Iterator[Fi
             "weights that were trained; those filled by a script draw noise",
         )
     if not problems:
-        clear = f", {patterned} of {len(square)} square ones lie as their siblings" * bool(square)
+        clear = f", {patterned} of {len(square)} square ones lie as their siblings" if square else ""
         found = f"{len(matrices)} matrices, none out of range or out of scale{clear}"
         yield Finding(part, Level.FINE, found)
 

@@ -47,12 +47,13 @@ _TYPES = {"infinity_125m": "infinity_layer12", "infinity_8b_512": "infinity_8b"}
 
 @dataclass(frozen=True)
 class _Ours:
-    """What our model says: text features, guided logits of every prompt and scale."""
+    """What our model says: text features, guided logits of every prompt and scale; and its files as
+    the published options name them."""
 
     text: list[Tensor]
     logits: list[list[Tensor]]
     settled: Settled
-    model: str
+    files: dict[str, str]
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,11 @@ def compare_with_official(
     with TemporaryDirectory(prefix="scalekv-selftest-") as folder:
         for dtype, words in PRECISIONS.items():
             on_stage(f"our model in {dtype}")
-            ours[dtype] = _ours(load(dtype), request, bits)
+            pipeline = load(dtype)
+            device = pipeline.device
+            ours[dtype] = _ours(pipeline, request, bits)
+            del pipeline
+            free_memory(device)
             on_stage(f"the published code, {words}")
             try:
                 theirs[dtype] = _theirs(checkout, Path(folder), dtype, ours[dtype], bits)
@@ -127,12 +132,12 @@ def _ours(
         force_bits(pipeline, settled, prompt, request.seed_of(index), bits[index], keep)
         everything.append(logits)
     text = [features.cpu() for features in pipeline.text.encode(list(request.prompts))]
-    path = str(model_files(pipeline.preset, pipeline.weights_dir).transformer.absolute())
-    vae = str(model_files(pipeline.preset, pipeline.weights_dir).vae.absolute())
-    device = pipeline.device
-    del pipeline
-    free_memory(device)
-    return _Ours(text, everything, settled, json.dumps({"model_path": path, "vae_path": vae}))
+    paths = model_files(pipeline.preset, pipeline.weights_dir)
+    files = {
+        "model_path": str(paths.transformer.absolute()),
+        "vae_path": str(paths.vae.absolute()),
+    }
+    return _Ours(text, everything, settled, files)
 
 
 def _theirs(
@@ -148,7 +153,7 @@ def _theirs(
             mapped = tokens_to_map(part.unflatten(1, settled.schedule.scales[k]), patchify)
             inputs[f"bits.{i}.{k}"] = mapped.permute(0, 2, 3, 1)[:, None].contiguous()
     save_file(inputs, given)
-    arguments = _arguments(settled.preset, settled.request, dtype) | json.loads(ours.model)
+    arguments = _arguments(settled.preset, settled.request, dtype) | ours.files
     facts = {
         "arguments": arguments,
         "schedule": [(1, h, w) for h, w in settled.schedule.scales],
