@@ -98,7 +98,8 @@ class Comparison:
     """What a comparison has so far.
 
     side: pixels of a picture on the sheet; across: prompts side by side; agreement: force the full
-    cache's bits on every variant too; keep: keep all pictures; json: one object on stdout instead of paths.
+    cache's bits on every variant too; keep: keep all pictures; json: one object on stdout instead
+    of paths.
     """
 
     variants: list[Variant]
@@ -321,13 +322,19 @@ class Comparison:
             "SSIM": lambda facts: _number(facts.get("ssim", {}).get("mean"), ".3f"),
             "least ": lambda facts: _number(facts.get("ssim", {}).get("min"), ".3f"),
             "equal": lambda facts: str(facts.get("identical", "")),
-            **({"bits": lambda facts: f"{facts['bits']['agreement']:.1%}"} if self.agreement else {}),
+            **(
+                {"bits": lambda facts: f"{facts['bits']['agreement']:.1%}"}
+                if self.agreement
+                else {}
+            ),
             "cache held": lambda facts: human_bytes(facts["held_peak_bytes"]),
             "of history": lambda facts: f"{facts['ratio_history']:.1%}",
         }
+        if self.agreement:
+            del columns["least "]  # room for the share of bits
         if self.console.width < NARROW:
             for name in ("least", "least ", "equal"):
-                del columns[name]
+                columns.pop(name, None)
         for heading in columns:
             table.add_column(heading.strip(), justify="right", no_wrap=True)
         for facts in figures:

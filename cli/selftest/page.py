@@ -37,7 +37,11 @@ def contact_page(runs: Sequence[PolicyRun], result: Mapping[str, Any]) -> bytes 
         pictures = tuple(run.pictures[number] for run in runs)
         values = [run["psnr_db"] for run in result["policies"]]
         remarks = [
-            "" if listed is None else "equal" if listed[number] is None else f"{listed[number]:.1f} dB"
+            ""
+            if listed is None
+            else "equal"
+            if listed[number] is None
+            else f"{listed[number]:.1f} dB"
             for listed in values
         ]
         groups.append(PictureGroup(pictures, result["prompts"][number], tuple(remarks)))
@@ -133,7 +137,16 @@ def _tables(result: Mapping[str, Any]) -> list[Table]:
         for stage in run["peak_bytes"]
     ]
     odd = [
-        (abs(one["octaves"]), [part, one["name"], f"{one['octaves']:+.2f}", _or_none(one["straight"]), _or_none(one["crossed"])])
+        (
+            abs(one["octaves"]),
+            [
+                part,
+                one["name"],
+                f"{one['octaves']:+.2f}",
+                _or_none(one["straight"]),
+                _or_none(one["crossed"]),
+            ],
+        )
         for part, listed in result["matrices"].items()
         for one in listed
         if one["octaves"] is not None

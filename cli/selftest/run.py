@@ -1,5 +1,5 @@
-"""One run of `selftest`: the checks in their order, and the result in its forms. Knows the order and
-what is told; each check is made elsewhere."""
+"""One run of `selftest`: the checks in their order, and the result in its forms. Knows the order
+and what is told; each check is made elsewhere."""
 
 from __future__ import annotations
 
@@ -248,9 +248,7 @@ class SelfTest:
         self._tell([policies.examine_unpatched(pipeline, runs[0])], display)
         self._tell(policies.examine_policies(pipeline, runs), display)
 
-    def _compare(
-        self, checkout: Path, settled: Settled, bits: list[Any], display: Display
-    ) -> None:
+    def _compare(self, checkout: Path, settled: Settled, bits: list[Any], display: Display) -> None:
         from scalekv.infinity_patch.selftest.official import compare_with_official
 
         facts, findings = compare_with_official(

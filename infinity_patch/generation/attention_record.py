@@ -34,9 +34,9 @@ from scalekv.kv.kernels.mass import attention_mass
 from scalekv.kv.schedule import Schedule
 
 ENTRY_BYTES = 160
-"""Of the file's header for one tensor, at most: its name, dtype, five numbers of up to 16 digits."""
+"""Of the file's header for one tensor, at most: name, dtype, and six numbers of up to 13 digits."""
 LOGITS = 1 << 24
-"""Numbers that the weights of attention may take at a time, which bounds the queries at a time."""
+"""Weights of attention that are computed at a time, which bounds the queries at a time."""
 KINDS = ("q", "k", "v", "attention", "positions")
 
 
@@ -96,7 +96,8 @@ class AttentionRecorder:
     def finish(self) -> tuple[Path, dict[str, Any]]:
         """The picture's file, whole and on the disk under its hidden name, and what to say of it
         beside the picture."""
-        assert self._file is not None and self._path is not None, "no picture was begun"
+        assert self._file is not None, "no picture was begun"
+        assert self._path is not None, "it has a name"
         text = json.dumps(self._header, separators=(",", ":")).encode()
         assert len(text) <= self._room - 8, (len(text), self._room)
         self._file.seek(0)
@@ -136,7 +137,9 @@ class AttentionRecorder:
         prefix = f"scale{scale + 1}.layer{layer}"
         with torch.no_grad():
             for kind, tensor in zip(
-                KINDS, (q, k, v, _attention(q, k), self._positions(layer, schedule, q, k)), strict=True
+                KINDS,
+                (q, k, v, _attention(q, k), self._positions(layer, schedule, q, k)),
+                strict=True,
             ):
                 self._write(f"{prefix}.{kind}", tensor)
 

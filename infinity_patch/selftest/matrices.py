@@ -1,9 +1,10 @@
 """Statistics of a checkpoint's matrices, and which of them do not look like their siblings.
 
-A matrix of block 7 has a sibling of the same name in every other block. What lies along the residual
-stream, the rows of a matrix that writes to it and the columns of one that reads from it, is strong
-in the same channels in all of them; a matrix that was transposed shows that pattern along its other
-axis, and one in another scale has another deviation. Knows names and numbers; runs no model.
+A matrix of block 7 has a sibling of the same name in every other block. What lies along the
+residual stream, the rows of a matrix that writes to it and the columns of one that reads from it,
+is strong in the same channels in all of them; a matrix that was transposed shows that pattern along
+its other axis, and one in another scale has another deviation. Knows names and numbers; runs no
+model.
 """
 
 from __future__ import annotations
@@ -30,11 +31,11 @@ OCTAVES, DEVIATIONS = 2.5, 8.0
 """How far a logarithm of base 2 of a deviation may be from its siblings': at least the first, or
 the second times the usual distance, where blocks differ more."""
 GAINS = (2.0**-7, 2.0**6)
-"""Between which the deviation times the root of the inputs is, of weights that were trained: a start
-is at 0.1 to 1.5, and training changes it a few times over."""
+"""Between which the deviation times the root of the inputs is, of weights that were trained: a
+start is at 0.1 to 1.5, and training changes it a few times over."""
 CLEAR, ALIGNED = 0.15, 4.0
-"""By how much a pattern has to be clearer along one axis than along the other, as a correlation, and
-how many times clearer than that of chance numbers, whose deviation is one over the root of the
+"""By how much a pattern has to be clearer along one axis than along the other, as a correlation,
+and how many times clearer than that of chance numbers, whose deviation is one over the root of the
 channels."""
 FEW = 0.2
 """Of the square matrices with a pattern along any axis: below it they are taken for chance."""
@@ -199,7 +200,9 @@ def examine_matrices(part: str, matrices: list[MatrixStatistics]) -> Iterator[Fi
             "weights that were trained; those filled by a script draw noise",
         )
     if not problems:
-        clear = f", {patterned} of {len(square)} square ones lie as their siblings" if square else ""
+        clear = (
+            f", {patterned} of {len(square)} square ones lie as their siblings" if square else ""
+        )
         found = f"{len(matrices)} matrices, none out of range or out of scale{clear}"
         yield Finding(part, Level.FINE, found)
 

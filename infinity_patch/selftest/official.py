@@ -118,9 +118,7 @@ class _ChildFailed(Exception):
     """The process of the published code ended with an error; its last words."""
 
 
-def _ours(
-    pipeline: Pipeline, request: Request, bits: Sequence[Sequence[Tensor]]
-) -> _Ours:
+def _ours(pipeline: Pipeline, request: Request, bits: Sequence[Sequence[Tensor]]) -> _Ours:
     settled = settled_on(pipeline, request)
     everything: list[list[Tensor]] = []
     for index, prompt in enumerate(request.prompts):
@@ -164,7 +162,13 @@ def _theirs(
         "prompts": len(bits),
     }
     asked.write_text(json.dumps(facts), encoding="utf-8")
-    command = [sys.executable, "-m", CHILD, str(checkout.absolute()), *map(str, (asked, given, told))]
+    command = [
+        sys.executable,
+        "-m",
+        CHILD,
+        str(checkout.absolute()),
+        *map(str, (asked, given, told)),
+    ]
     done = subprocess.run(command, capture_output=True, text=True, errors="replace", check=False)
     if done.returncode:
         lines = done.stderr.strip().splitlines() or [f"exit code {done.returncode}"]

@@ -29,8 +29,17 @@ def test_nothing() -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["kv", "qkv:", "qkv:heads=1", "qkv:scales=0", "qkv:layers=3-1", "qkv:layers=", "qkv:layers=a",
-     "qkv:layers=1:layers=2", 3],
+    [
+        "kv",
+        "qkv:",
+        "qkv:heads=1",
+        "qkv:scales=0",
+        "qkv:layers=3-1",
+        "qkv:layers=",
+        "qkv:layers=a",
+        "qkv:layers=1:layers=2",
+        3,
+    ],
 )
 def test_what_cannot(text: object) -> None:
     with pytest.raises(Unreadable, match="layers from 0, scales from 1"):

@@ -51,7 +51,7 @@ def test_the_built_in_model_holds(scalekv: Program, monkeypatch: pytest.MonkeyPa
     assert "Everything holds." in page
     assert "Share of the full cache" in page
     assert not personal(text + page)
-    assert "src=\"http" not in page
+    assert 'src="http' not in page
     with Image.open(third) as sheet:
         assert sheet.width > 3 * 128
 
@@ -88,9 +88,7 @@ def test_planted_faults_are_named(
     assert name in error["what"]
 
 
-def test_weights_of_another_architecture_are_a_finding(
-    scalekv: Program, tmp_path: Path
-) -> None:
+def test_weights_of_another_architecture_are_a_finding(scalekv: Program, tmp_path: Path) -> None:
     folder = tmp_path / "weights"
     shutil.copytree(BUILT_IN / "emoji", folder)
     vae = load_file(folder / "vae.safetensors")
@@ -98,7 +96,9 @@ def test_weights_of_another_architecture_are_a_finding(
     save_file(vae, folder / "vae.safetensors")
     done = scalekv("selftest", *PLAIN, "--weights-dir", str(folder), "--quick")
     assert done.code == 1
-    assert "problem loading: encoder.conv_out.conv.bias has shape (32,), emoji needs (16,)" in done.out
+    assert (
+        "problem loading: encoder.conv_out.conv.bias has shape (32,), emoji needs (16,)" in done.out
+    )
     assert json.loads(Path("out/selftest.json").read_text())["policies"] == []
 
 

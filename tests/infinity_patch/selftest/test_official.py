@@ -45,7 +45,9 @@ def checkout(folder: Path, fault: str = "") -> Path:
     return folder
 
 
-def compared(folder: Path, pipeline: Pipeline, settled: Settled) -> tuple[dict[str, object], list[Finding]]:
+def compared(
+    folder: Path, pipeline: Pipeline, settled: Settled
+) -> tuple[dict[str, object], list[Finding]]:
     prompt = settled.request.prompts[0]
     bits = [force_bits(pipeline, settled, prompt, 0).bits]
 

@@ -1,4 +1,4 @@
-"""VAE, transformer, text encoder and tokenizer: each planted fault is named, and which part it is."""
+"""VAE, transformer, text encoder, tokenizer: each planted fault is named, and whose it is."""
 
 from __future__ import annotations
 
@@ -87,7 +87,7 @@ def test_a_tokenizer_of_another_vocabulary(pipeline: Pipeline) -> None:
     content = json.loads(pipeline.text.counter.to_str())
     pieces = content["model"]["vocab"]
     special = 3
-    content["model"]["vocab"] = pieces[:special] + pieces[:special - 1 : -1]
+    content["model"]["vocab"] = pieces[:special] + pieces[: special - 1 : -1]
     other = Tokenizer.from_str(json.dumps(content))
     stand_in: Any = SimpleNamespace(preset=pipeline.preset, text=SimpleNamespace(counter=other))
     (finding,) = examine_tokens(stand_in)
@@ -99,7 +99,9 @@ def test_a_tokenizer_of_another_vocabulary(pipeline: Pipeline) -> None:
 def test_a_text_encoder_that_says_nothing(
     pipeline: Pipeline, settled: Settled, known: KnownPicture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pipeline.text, "encode", lambda prompts: [torch.ones(4, 256)] * len(prompts))
+    monkeypatch.setattr(
+        pipeline.text, "encode", lambda prompts: [torch.ones(4, 256)] * len(prompts)
+    )
     _, findings = examine_pair(pipeline, settled, known, trained=True)
     assert findings[-1].level is Level.PROBLEM
     assert findings[-1].name in ("transformer and text", "transformer and VAE")
