@@ -275,6 +275,7 @@ class SelfTest:
             "prompts": list(self.choices.request.prompts),
             "seed": self.choices.request.seed,
             **self.figures,
+            "sampling": self._sampling(),
             "schedule": str(self.runs[0].settled.schedule) if self.runs else None,
             "policies": [figures_of(run, self.runs[0]) for run in self.runs],
             "matrices": {
@@ -284,6 +285,12 @@ class SelfTest:
         }
         folders = [self.choices.out.absolute(), self.choices.weights_dir, self.official]
         return dict(anonymous(facts, tuple(f.absolute() for f in folders if f is not None)))
+
+    def _sampling(self) -> dict[str, Any] | None:
+        if not self.runs:
+            return None
+        settled = self.runs[0].settled
+        return {name: getattr(settled, name) for name in ("cfg", "tau", "top_p", "cfg_layers")}
 
     def _write(self, folder: OutputFolder, outcome: str) -> None:
         from scalekv.cli.selftest.page import contact_page, render_selftest

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from PIL import Image
 
-from scalekv.infinity_patch.asked.settled import Settled
+from scalekv.infinity_patch.asked.settled import Settled, settle
 from scalekv.infinity_patch.generation.forced import (
     ForcedPicture,
     force_bits,
@@ -32,6 +32,8 @@ from scalekv.kv.sizes import human_bytes
 PAPER, SHARE = "paper-10", "10%"
 MOST_OVER_PLAN = 1.1
 """Times the plan that a stage may take: beyond it the plan is wrong for this model."""
+HOST_SLACK = 256 << 20
+"""Bytes over the plan that a process may have besides: what the tests before it left."""
 DRAWN = ("encode", "scales", "decode")
 
 
@@ -45,6 +47,7 @@ class PolicyRun:
         pictures, seconds, held: of each prompt; bytes of keys and values at their peak.
         forced: of each prompt under the full cache's bits.
         peaks, planned: bytes of each stage.
+        planned_held: bytes of keys and values at their peak, by arithmetic.
     """
 
     label: str
@@ -55,6 +58,7 @@ class PolicyRun:
     forced: list[ForcedPicture] = field(default_factory=list)
     peaks: dict[str, int] = field(default_factory=dict)
     planned: dict[str, int] = field(default_factory=dict)
+    planned_held: int = 0
 
 
 def policies_for(full: Settled) -> Iterator[PolicyRun]:
@@ -62,9 +66,11 @@ def policies_for(full: Settled) -> Iterator[PolicyRun]:
     the history elsewhere, and the coded cache where there are constants for the model and size."""
     yield PolicyRun("full", full)
     try:
-        yield _run(full, "scalekv", PAPER)
+        paper = _run(full, "scalekv", PAPER)
     except UserError:
-        yield _run(full, "scalekv", SHARE)
+        paper = None
+    # at small sizes so many tokens are all there are
+    yield _run(full, "scalekv", SHARE) if paper is None or paper.settled.idle else paper
     try:
         yield _run(full, "coded", SHARE)
     except UserError:  # no constants for this model, or not for this size
@@ -72,8 +78,6 @@ def policies_for(full: Settled) -> Iterator[PolicyRun]:
 
 
 def _run(full: Settled, policy: str, budget: str) -> PolicyRun:
-    from scalekv.infinity_patch.asked.settled import settle
-
     request = replace(full.request, policy=policy, budget=budget)
     settled = settle(request, full.preset, full.device, full.dtype)
     return PolicyRun(f"{policy} {budget}", settled)
@@ -102,6 +106,7 @@ def draw_all(
     longest = max(len(pipeline.text.counter.encode(p).ids) for p in run.settled.request.prompts)
     text = text_spec_of(pipeline.preset, pipeline.weights_dir)
     plan = Planner(run.settled, placement, longest, text).footprint()
+    run.planned_held = plan.cache.held_peak_bytes
     runtime = 0 if on_device else plan.stages["load"]["runtime"]
     for stage in DRAWN:
         run.peaks[stage] = peaks[stage][kind]
@@ -143,24 +148,21 @@ def examine_unpatched(pipeline: Pipeline, full: PolicyRun) -> Finding:
 
 def examine_policies(pipeline: Pipeline, runs: Sequence[PolicyRun]) -> Iterator[Finding]:
     """What holds of every policy, and what does not."""
-    from scalekv.infinity_patch.planning.planner import work_of
-
     full = runs[0]
     on_device = pipeline.device.type == "cuda"
     for run in runs:
-        planned = Planner(run.settled).footprint().cache.held_peak_bytes
         held, name = max(run.held), f"policy {run.label}"
-        assert work_of(run.settled, Placement()).pictures == 1, "one at a time"
-        if held != planned:
+        if held != run.planned_held:
             yield Finding(
                 name,
                 Level.PROBLEM,
-                f"held {human_bytes(held)}, and {human_bytes(planned)} by arithmetic",
+                f"held {human_bytes(held)}, and {human_bytes(run.planned_held)} by arithmetic",
                 "send this result back",
             )
         worst = max(DRAWN, key=lambda stage: run.peaks[stage] / run.planned[stage])
         over = run.peaks[worst] / run.planned[worst]
-        if over > MOST_OVER_PLAN:
+        slack = 0 if on_device else HOST_SLACK
+        if over > MOST_OVER_PLAN and run.peaks[worst] > run.planned[worst] + slack:
             level = Level.PROBLEM if on_device else Level.NOTE
             kind = "" if on_device else ", of the whole process"
             found = (
