@@ -41,6 +41,7 @@ SLOW = frozenset(
         "cli/console/test_streams",
         "cli/generate/test_command",
         "cli/generate/test_once",
+        "cli/generate/test_record",
         "cli/generate/test_repeat",
         "cli/plan/test_check",
         "cli/plan/test_command",

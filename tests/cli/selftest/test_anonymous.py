@@ -6,15 +6,14 @@ from pathlib import Path
 
 import pytest
 
-from scalekv.cli.selftest import anonymous as module
 from scalekv.cli.selftest.anonymous import anonymous
 
 
 @pytest.fixture(autouse=True)
 def somebody(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module.getpass, "getuser", lambda: "janedoe")
-    monkeypatch.setattr(module.socket, "gethostname", lambda: "box7.lab.example.org")
-    monkeypatch.setattr(module.Path, "home", lambda: Path("/home/Jane Doe"))
+    monkeypatch.setattr("getpass.getuser", lambda: "janedoe")
+    monkeypatch.setattr("socket.gethostname", lambda: "box7.lab.example.org")
+    monkeypatch.setattr(Path, "home", lambda: Path("/home/Jane Doe"))
 
 
 @pytest.mark.parametrize(
