@@ -56,7 +56,10 @@ def load(
     Raises:
         UserError: missing, damaged or foreign weights, or no such device.
     """
+    from scalekv.infinity_patch.files.read_ahead import read_ahead
+
     limit_spinning()
+    read_ahead(preset, weights_dir)
     # Nothing is ever fetched while generating, and libraries keep quiet on our stderr.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")

@@ -248,6 +248,15 @@ OPTIONS: tuple[Option, ...] = (
         repeats=True,
     ),
     _placement(
+        "graphs",
+        one_of(AUTO, "on", "off"),
+        "Record the scales of pictures as CUDA graphs and replay them: auto when pictures of one "
+        "shape come a second time, on the first time, off. Pictures are the same.",
+        _ALL,
+        default=AUTO,
+        repeats=True,
+    ),
+    _placement(
         "offload",
         _FLAG,
         "Keep the transformer's blocks in host memory and send them to the device one after "

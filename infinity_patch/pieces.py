@@ -10,3 +10,15 @@ LARGE = 1 << 24
 
 STRIP = {"cpu": 1 << 22, "cuda": 1 << 27}
 """Numbers in a strip: on a CPU a few megabytes, which stay in cache; enough to fill a GPU."""
+
+TEXT_ROWS = 16
+"""Rows of text of the shortest prompts on a device; longer ones take a power of two, so that few
+lengths are to be told apart, each a multiple of what attention kernels want."""
+
+
+def padded_text(tokens: int, most: int) -> int:
+    """Rows that a text of `tokens` takes on a device, at most `most` where that holds it."""
+    rows = TEXT_ROWS
+    while rows < tokens:
+        rows *= 2
+    return max(min(rows, most), tokens)

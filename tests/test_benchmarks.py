@@ -10,6 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from scripts.bench import generate as bench_generate
 from scripts.bench import sides as benchmarking
 from scripts.bench import transformer as bench_transformer
 from scripts.bench.sides import Clock, PeakMemory, seconds_of, table
@@ -98,3 +99,15 @@ def test_a_budget_in_bytes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "argv", command.split())
     with pytest.raises(SystemExit, match="not bytes"):
         bench_transformer.main()
+
+
+def test_the_benchmark_of_whole_pictures(wall_clock: None) -> None:
+    threads = torch.get_num_threads()
+    try:
+        side, dtype, *rest = bench_generate.warm("emoji", "fp32", "scalekv:10%", 1, 1)
+    finally:
+        torch.set_num_threads(threads)
+    assert (side, dtype) == ("scalekv:10%", "fp32")
+    shares = [float(cell.rstrip("%")) for cell in rest[3:]]
+    assert all(share > 0 for share in shares)
+    assert sum(shares) == pytest.approx(100, abs=0.5)

@@ -50,6 +50,7 @@ ON_THE_SERVER = (
     "device",
     "dtype",
     "threads",
+    "graphs",
     "offload",
     "text_device",
     "text_dtype",

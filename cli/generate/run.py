@@ -247,6 +247,7 @@ def figures(pipeline: Pipeline, choices: Choices, kinds: Kinds) -> dict[str, Any
             stages.weights(),
             stages.sources,
             choices.sparsity,
+            pipeline.graphs.to_dict() if pipeline.graphs.possible else None,
         ),
     }
 

@@ -37,6 +37,7 @@ BLUE, ORANGE, GREEN, SKY, RED, PINK, YELLOW = (
     "#f0e442",
 )
 GREY = "#8a8f98"
+VIOLET = "#7a5cc4"  # a ninth, for lack of one of theirs
 COLOUR_MAP = "viridis"
 
 _SVG, _XLINK = "http://www.w3.org/2000/svg", "http://www.w3.org/1999/xlink"
@@ -243,4 +244,6 @@ def _rename(element: ElementTree.Element, name: str) -> None:
 
 def legend_colours(names: Mapping[str, str]) -> dict[str, str]:
     """A colour for each part that memory is used for, always the same."""
-    return dict(zip(names, (BLUE, SKY, PINK, RED, GREEN, ORANGE, YELLOW, GREY), strict=True))
+    return dict(
+        zip(names, (BLUE, SKY, PINK, RED, GREEN, ORANGE, YELLOW, VIOLET, GREY), strict=True)
+    )

@@ -28,11 +28,18 @@ PARTS = {
     "cache_index": "cache index",
     "cache_transient": "cache transient",
     "cache_constants": "cache constants",
+    "recorded": "CUDA graphs",
     "everything_else": "everything else",
 }
 """What memory is used for, and the words for it."""
 
-STAGES = {"load": "load", "encode": "encode", "scales": "scales", "decode": "decode"}
+STAGES = {
+    "load": "load",
+    "encode": "encode",
+    "scales": "scales",
+    "record": "record",
+    "decode": "decode",
+}
 
 NARROW = 70  # columns; below that a table's remarks would be a word wide
 
@@ -61,6 +68,7 @@ def memory_report(
     present: Mapping[str, Mapping[str, int]],
     read_from: Sequence[str],
     sparsity: Sparsity | None = None,
+    graphs: Mapping[str, Any] | None = None,
 ) -> dict[str, Any]:
     """The figures of a run.
 
@@ -71,7 +79,9 @@ def memory_report(
         present: bytes of the weights by part that were there in each stage.
         read_from: what the peaks were read from, in words.
         sparsity: of the model's attention, where it was measured.
+        graphs: what was recorded and replayed; None: the device has no graphs.
     """
+    kept = 0 if graphs is None else int(graphs["held_bytes"])
     ratios = {name: cache[name] for name in ("ratio_history", "ratio_all") if name in cache}
     totals = {
         total: max(peaks.get(kind, 0) for peaks in stages.values())
@@ -85,11 +95,12 @@ def memory_report(
         "weights_bytes": {**weights, "all": sum(weights.values())},
         "memory": totals,
         "stages": {
-            name: {**peaks, "parts": _parts(name, peaks, present.get(name, {}), cache)}
+            name: {**peaks, "parts": _parts(name, peaks, present.get(name, {}), cache, kept)}
             for name, peaks in stages.items()
         },
         "read_from": list(read_from),
         **({} if sparsity is None else {"sparsity": sparsity.to_dict()}),
+        **({} if graphs is None else {"graphs": dict(graphs)}),
     }
 
 
@@ -112,14 +123,20 @@ def peak_of(peaks: Mapping[str, Any]) -> int:
 
 
 def _parts(
-    stage: str, peaks: Mapping[str, int], weights: Mapping[str, int], cache: Mapping[str, Any]
+    stage: str,
+    peaks: Mapping[str, int],
+    weights: Mapping[str, int],
+    cache: Mapping[str, Any],
+    recorded: int,
 ) -> dict[str, int]:
-    """What a stage's peak consists of. Of the cache, each part's own peak is taken."""
+    """What a stage's peak consists of. Of the cache, each part's own peak is taken; while scales
+    are replayed it lies in what is recorded."""
     parts = {name: int(weights.get(name, 0)) for name in _WEIGHTS}
     for name, peak in _CACHE.items():
         parts[name] = int(cache.get(peak, 0)) if stage == "scales" else 0
     constants = cache.get("coded", {}).get("constants_bytes", 0)
     parts["cache_constants"] = int(constants) if stage in ("scales", "decode") else 0
+    parts["recorded"] = recorded if stage in ("encode", "decode") else 0
     parts["everything_else"] = max(peak_of(peaks) - sum(parts.values()), 0)
     return parts
 
@@ -155,6 +172,12 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
         if "reserved_peak_bytes" in peaks:
             remark += f"; reserved {human_bytes(peaks['reserved_peak_bytes'])}"
         rows.append((f"peak, {STAGES.get(stage, stage)}", peak_of(peaks), remark))
+    graphs = report.get("graphs", {})
+    if graphs.get("recorded") or graphs.get("eager"):
+        reasons = "; ".join(f"not recorded: {reason}" for reason in graphs["eager"])
+        remark = f"{graphs['replayed']} batches replayed" if graphs["recorded"] else ""
+        remark = "; ".join(filter(None, (remark, reasons)))
+        rows.append(("CUDA graphs", graphs["held_bytes"], remark))
     memory = report["memory"]
     if "device_peak_bytes" in memory:
         rows.append(("device, peak allocated", memory["device_peak_bytes"], "everything on it"))

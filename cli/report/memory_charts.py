@@ -147,9 +147,11 @@ def _stage_chart(report: Mapping[str, Any]) -> Figure:
     size, unit = _unit(highest)
     colours = legend_colours(PARTS)
     series = [
-        Series(label, colours[part], [peaks["parts"][part] / size for peaks in stages.values()])
+        Series(
+            label, colours[part], [peaks["parts"].get(part, 0) / size for peaks in stages.values()]
+        )
         for part, label in PARTS.items()
-        if any(peaks["parts"][part] for peaks in stages.values())
+        if any(peaks["parts"].get(part, 0) for peaks in stages.values())
     ]
     title = f"Peak of each stage by use, {unit}"
     names = [STAGES.get(stage, stage) for stage in stages]
@@ -169,7 +171,7 @@ def _stage_chart(report: Mapping[str, Any]) -> Figure:
         [
             name,
             *(human_bytes(peaks[kind]) if kind in peaks else "" for kind in present),
-            *(human_bytes(peaks["parts"][part]) for part in PARTS),
+            *(human_bytes(peaks["parts"].get(part, 0)) for part in PARTS),
         ]
         for name, peaks in zip(names, stages.values(), strict=True)
     ]

@@ -7,6 +7,7 @@ import asyncio
 import threading
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
@@ -25,6 +26,9 @@ if TYPE_CHECKING:
 
 MOST_TOGETHER = 64
 """Pictures that are drawn together at the most, where the device draws several at once."""
+
+MOST_UNWRITTEN = 8
+"""Drawn pictures that wait to become files; the model waits for one when there are more."""
 
 
 class QueueFull(Exception):
@@ -78,9 +82,18 @@ class Ticket:
         """Pictures that are not begun."""
         return 0 if self.gone else self.request.pictures - self.begun
 
-    def succeed(self) -> None:
-        """Hands the pictures over."""
-        self._tell(lambda: self.done.set_result(self.drawn))
+    def add(self, picture: Picture, figures: dict[str, Any]) -> None:
+        """Makes a picture's file, and hands all over when it is the last."""
+        if self.gone:
+            return
+        try:
+            png = png_bytes(picture.image, picture.prompt, picture.settings)
+        except Exception as error:
+            self.fail(error)
+            return
+        self.drawn.append(Delivery(png, picture, figures))
+        if len(self.drawn) == self.request.pictures:
+            self._tell(lambda: self.done.set_result(self.drawn))
 
     def fail(self, error: Exception) -> None:
         """Hands an error over."""
@@ -115,6 +128,8 @@ class Worker:
         self._together = MOST_TOGETHER
         self._seconds = 1.0
         self._thread: threading.Thread | None = None
+        self._writer = ThreadPoolExecutor(1, "scalekv-files")
+        self._unwritten: deque[Future[None]] = deque()
 
     def start(self, on_end: Callable[[], None]) -> None:
         """Begins to load the model.
@@ -129,6 +144,7 @@ class Worker:
             except Exception as error:
                 self.failure = error
             finally:
+                self._writer.shutdown()
                 on_end()
 
         self._thread = threading.Thread(target=run, name="scalekv-model", daemon=True)
@@ -234,6 +250,7 @@ class Worker:
         except NobodyWaits:
             self._metrics.dropped.inc(len(batch))
         except Exception as error:
+            self._write_all_but(0)  # what was drawn before it is not lost
             for job in {id(job): job for job, _ in batch}.values():
                 self.drop(job)
                 job.fail(error)
@@ -252,14 +269,14 @@ class Worker:
             self._metrics.pictures.inc()
             self._metrics.picture_seconds.observe(picture.seconds)
             self._metrics.held.set(picture.cache["held_peak_bytes"])
-            if job.gone:
-                continue
-            png = png_bytes(picture.image, picture.prompt, picture.settings)
-            job.drawn.append(
-                Delivery(png, picture, figures(pipeline, self._choices, Kinds.of([picture.cache])))
-            )
-            if len(job.drawn) == job.request.pictures:
-                job.succeed()
+            report = figures(pipeline, self._choices, Kinds.of([picture.cache]))
+            self._unwritten.append(self._writer.submit(job.add, picture, report))
+            self._write_all_but(MOST_UNWRITTEN)
+
+    def _write_all_but(self, most: int) -> None:
+        """Waits until no more than so many drawn pictures are to become files."""
+        while len(self._unwritten) > most:
+            self._unwritten.popleft().result()
 
     def _smaller(self, pictures: int) -> None:
         """Memory ran out with more: from now on as many together."""

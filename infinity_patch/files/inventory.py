@@ -87,12 +87,13 @@ def _own_files(preset: ModelPreset, cache: Path) -> Stored:
         paths = model_files(preset, cache=cache)
     except WeightsMissing:
         return Stored(State.INCOMPLETE, 0, (), ())
-    files = _files_of(paths)
+    files = every_file(paths)
     state = State.BUILT_IN if preset.built_in else State.LOCAL
     return Stored(state, _size(files), files, ())
 
 
-def _files_of(paths: ModelPaths) -> tuple[Path, ...]:
+def every_file(paths: ModelPaths) -> tuple[Path, ...]:
+    """Every file of a model's parts."""
     found: list[Path] = []
     for path in (paths.transformer, paths.vae, paths.text_encoder):
         found += sorted(path.rglob("*")) if path.is_dir() else [path]
@@ -134,7 +135,7 @@ def verify(
         known = read_sums(BUILT_IN / preset.name)
         sums = {root / n: c for n, c in known.items() if _is(root / n, c)}
     verdicts = []
-    files = stored(preset, cache).files if weights_dir is None else _files_of(paths)
+    files = stored(preset, cache).files if weights_dir is None else every_file(paths)
     for path in (*files, *(listed for listed in sums if listed not in files)):
         if on_file is not None:
             on_file(path)

@@ -17,10 +17,11 @@ from torch import Tensor
 
 from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.generation.patch import caches_of
-from scalekv.infinity_patch.generation.pipeline import caches_for, computing
+from scalekv.infinity_patch.generation.pipeline import own_turn
+from scalekv.infinity_patch.generation.scales import caches_for, guidance_of, rows_for
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.infinity_patch.model.sampling import BitSampler
-from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
+from scalekv.infinity_patch.model.scale_loop import computing, generate_codes
 from scalekv.kv.errors import UserError
 
 
@@ -104,7 +105,6 @@ def force_bits(
             rule=f"{len(shapes)} scales, the last of shape {shapes[-1]}",
         )
     sampler = BitSampler([seed], settled.top_p)
-    guidance = Guidance(settled.cfg, settled.tau, settled.cfg_layers)
     used: list[Tensor] = []
     found: list[Tensor] = []
 
@@ -120,20 +120,23 @@ def force_bits(
 
     outer = caches_of(pipeline.model)
     request = settled.request
-    with computing(pipeline, outer), torch.inference_mode():
+    with own_turn(pipeline, outer), torch.inference_mode():
         text = pipeline.text.encode([request.text_of(prompt)])[0]
         negative = None
         if request.negative is not None:
             negative = pipeline.text.encode([request.negative])[0]
         pipeline.text.rest()
-        inside = nullcontext() if unpatched else caches_for(pipeline, settled)
+        rows = rows_for(pipeline, settled, [text], negative)
+        inside = nullcontext() if unpatched else caches_for(pipeline.model, settled)
         with pipeline.stages.stage("scales"), inside as caches:
+            with computing(pipeline.model):
+                condition = pipeline.model.condition_rows(rows)
             total = generate_codes(
                 pipeline.model,
-                conditions(pipeline.model, [text], negative, guidance),
+                condition,
                 schedule,
                 pipeline.preset.tokenizer.patchify,
-                guidance,
+                guidance_of(settled),
                 choose,
             )
             ledger = {} if caches is None or caches.ledger is None else caches.ledger.to_dict()

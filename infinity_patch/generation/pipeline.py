@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -24,12 +25,12 @@ from scalekv.infinity_patch.generation.batching import (
     free_memory,
     out_of_memory,
 )
-from scalekv.infinity_patch.generation.patch import caches_of, patched_as_settled
+from scalekv.infinity_patch.generation.patch import caches_of
 from scalekv.infinity_patch.generation.record import record
+from scalekv.infinity_patch.generation.scales import DrawnScales, scales_of
 from scalekv.infinity_patch.generation.turns import refuse_while_held, turn
 from scalekv.infinity_patch.loading.loader import Pipeline
-from scalekv.infinity_patch.model.sampling import BitSampler
-from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes, to_uint8
+from scalekv.infinity_patch.model.scale_loop import to_uint8
 from scalekv.infinity_patch.model.tokens import cut_prompt
 from scalekv.kv.autocast import without_autocast
 from scalekv.kv.caches.caches import Caches
@@ -194,7 +195,7 @@ def _pictures(
     # 2. text, some pictures ahead; how many go together is seen when the encoder takes its rest
     texts = _Texts(pipeline, request)
     negative = None
-    with computing(pipeline, outer):
+    with own_turn(pipeline, outer):
         settings = settings_of(settled, pipeline)
         if request.negative is not None:
             with pipeline.stages.stage("encode"):
@@ -213,28 +214,35 @@ def _pictures(
                 on_progress(Progress(first, request.pictures, scale, scales, held, together))
 
         # 3. scales, with the caches patched in for this batch alone
+        drawn: DrawnScales | None
         try:
-            with computing(pipeline, outer):
+            with own_turn(pipeline, outer):
                 features = texts.of(batch)
                 pipeline.text.rest()
-                codes, cache, sound = _codes(
-                    pipeline, settled, batch, features, negative, report, on_caches
-                )
+                seeds = [wanted.seed for wanted in batch]
+                told = None if on_caches is None else partial(on_caches, done)
+                drawn = scales_of(pipeline, settled, seeds, features, negative, report, told)
         except Exception as error:
-            if len(batch) == 1 or not out_of_memory(error):
+            if not out_of_memory(error):
                 raise
-            size = len(batch) // 2
-        if size < len(batch):  # told here, where nothing refers to what the batch had allocated
+            again = pipeline.graphs.clear()  # what recordings hold goes before pictures do
+            if len(batch) == 1 and not again:
+                raise
+            size = len(batch) if again else len(batch) // 2
+            drawn = None
+        if drawn is None:  # told here, where nothing refers to what the batch had allocated
             free_memory(pipeline.device)
+            if size == len(batch):
+                continue
             if on_smaller_batch is not None:
                 on_smaller_batch(size)
             continue
         # 4. decoding, one by one, when the caches are gone
         share = (time.perf_counter() - start) / len(batch)
-        for wanted, code, drawn in zip(batch, codes.split(1), sound, strict=True):
+        for wanted, code, finite in zip(batch, drawn.codes.split(1), drawn.finite, strict=True):
             start = time.perf_counter()
             with (
-                computing(pipeline, outer),
+                own_turn(pipeline, outer),
                 torch.inference_mode(),
                 without_autocast(code),
                 pipeline.stages.stage("decode"),
@@ -242,7 +250,7 @@ def _pictures(
                 decoded = pipeline.vae.decode(code)
                 pixels = to_uint8(decoded)[0].cpu().numpy()
             # asked only now that the picture is there, so that no device was waited for
-            if not drawn:
+            if not finite:
                 raise NotFinite("logits", wanted.prompt)
             if not decoded.isfinite().all():
                 raise NotFinite("pixels", wanted.prompt)
@@ -254,8 +262,8 @@ def _pictures(
                 prompt=wanted.prompt,
                 seed=wanted.seed,
                 index=wanted.index,
-                settings={**of_picture, **_cache_settings(cache), **settings},
-                cache=cache,
+                settings={**of_picture, **_cache_settings(drawn.ledger), **settings},
+                cache=drawn.ledger,
                 truncated=cut or None,
                 seconds=share + time.perf_counter() - start,
                 together=len(batch),
@@ -269,7 +277,7 @@ def _wanted(request: Request, index: int) -> _Wanted:
 
 
 @contextmanager
-def computing(pipeline: Pipeline, outer: Caches | None) -> Iterator[None]:
+def own_turn(pipeline: Pipeline, outer: Caches | None) -> Iterator[None]:
     """This thread's turn with the pipeline, on as many threads as it was loaded for.
 
     Raises:
@@ -292,49 +300,6 @@ def computing(pipeline: Pipeline, outer: Caches | None) -> Iterator[None]:
         finally:
             if pipeline.threads is not None:
                 torch.set_num_threads(before)
-
-
-def caches_for(pipeline: Pipeline, settled: Settled) -> AbstractContextManager[Caches]:
-    """The caches to generate with: those the caller has patched in, or the request's own."""
-    outer = caches_of(pipeline.model)
-    return patched_as_settled(pipeline.model, settled) if outer is None else nullcontext(outer)
-
-
-def _codes(
-    pipeline: Pipeline,
-    settled: Settled,
-    batch: Sequence[_Wanted],
-    texts: Sequence[Tensor],
-    negative: Tensor | None,
-    report: Callable[[int, int], None],
-    on_caches: Callable[[int, Caches], None] | None,
-) -> tuple[Tensor, dict[str, Any], Tensor]:
-    """The summed codes (B, b, H, W) of a batch of pictures, the ledger of its caches, and (B,)
-    whether each was drawn from finite logits."""
-    sampler = BitSampler([wanted.seed for wanted in batch], settled.top_p)
-    guidance = Guidance(settled.cfg, settled.tau, settled.cfg_layers)
-    if pipeline.device.type == "cuda":
-        bits = pipeline.preset.tokenizer.token_bits
-        sampler.draw_ahead(settled.schedule, bits, pipeline.device)
-    with (
-        torch.inference_mode(),
-        pipeline.stages.stage("scales"),
-        caches_for(pipeline, settled) as caches,
-    ):
-        if on_caches is not None:
-            on_caches(batch[0].index, caches)
-        codes = generate_codes(
-            pipeline.model,
-            conditions(pipeline.model, texts, negative, guidance),
-            settled.schedule,
-            pipeline.preset.tokenizer.patchify,
-            guidance,
-            sampler,
-            after_scale=lambda scale: report(scale, caches.nbytes),
-        )
-        assert caches.ledger is not None
-        assert sampler.finite is not None
-        return codes, caches.ledger.to_dict(), sampler.finite
 
 
 def _cache_settings(cache: dict[str, Any]) -> dict[str, Any]:

@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from scalekv.configs.models import ModelPreset, model_named
+from scalekv.infinity_patch.compute.graphs import CudaTapes, Graphs
 from scalekv.infinity_patch.compute.offload import BlockStream
 from scalekv.infinity_patch.compute.processor import fast_bf16
 from scalekv.infinity_patch.files.hub import model_files
@@ -44,7 +45,7 @@ class Pipeline:
 
     `weights_bytes` maps each part to the bytes of its tensors; `stages` has the peaks of loading,
     and of everything that is generated with it; `threads` is how many a CPU computes with while
-    pictures are made, None as many as torch is set to.
+    pictures are made, None as many as torch is set to; `graphs` has what was recorded of it.
     """
 
     preset: ModelPreset
@@ -57,6 +58,7 @@ class Pipeline:
     weights_bytes: dict[str, int]
     stages: Stages
     threads: int | None = None
+    graphs: Graphs = field(default_factory=lambda: Graphs(None))
 
     def weights_there(self) -> dict[str, int]:
         """Bytes of each part's tensors that are on the device now."""
@@ -109,6 +111,13 @@ def load(
             rule="the blocks stay in host memory and are sent to a device with its own",
             fix="leave --offload out, or name a device: --device cuda",
         )
+    if choice.graphs == "on" and place.type != "cuda":
+        raise UserError(
+            f"{place.type} has no graphs",
+            where="--graphs",
+            rule="what is recorded and replayed are CUDA graphs",
+            fix="leave --graphs out, or name a device: --device cuda",
+        )
     folder = None if weights_dir is None else Path(weights_dir)
     paths = model_files(preset, folder)
     # 1. what the files should hold, without a byte of it
@@ -160,7 +169,9 @@ def load(
             },
             stages=stages,
             threads=choice.threads,
+            graphs=Graphs(CudaTapes(place) if place.type == "cuda" else None, choice.graphs),
         )
+        stages.recorded = lambda: pipeline.graphs.nbytes
         stages.inventory = pipeline.weights_there
     return pipeline
 

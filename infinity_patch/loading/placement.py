@@ -19,7 +19,9 @@ class Placement:
     text_device: "auto" is the model's. text_dtype: "auto" is fp16 on CUDA, as published, and fp32
     elsewhere. keep_text_encoder: keep it after the prompts are encoded; freed it is read again if
     more come. None: kept, unless it is known that no more come. threads: that a CPU computes with
-    while pictures are made; None leaves torch's number.
+    while pictures are made; None leaves torch's number. graphs: whether a CUDA device records the
+    scales of pictures of one shape and replays them: "auto" when a shape comes a second time, "on"
+    the first time, "off".
     """
 
     offload: bool = False
@@ -27,6 +29,7 @@ class Placement:
     text_dtype: str = "auto"
     keep_text_encoder: bool | None = None
     threads: int | None = None
+    graphs: str = "auto"
 
     def for_known_prompts(self) -> Placement:
         """The same where all prompts are known at the start: the text encoder is freed."""

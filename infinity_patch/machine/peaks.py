@@ -15,7 +15,7 @@ from typing import Protocol
 
 import torch
 
-STAGES = ("load", "encode", "scales", "decode")
+STAGES = ("load", "encode", "scales", "record", "decode")
 
 Peaks = dict[str, int]
 """Peaks in bytes by what they are peaks of: resident, or allocated and reserved."""
@@ -47,13 +47,15 @@ class Stages:
         device: where the model is.
         inventory: says what the weights there take now, by part; asked when a stage begins and when
             it ends.
+        recorded: says what memory recorded work holds, which PyTorch does not count as allocated.
         sources: what was read for the figures, in words.
     """
 
     def __init__(self, device: torch.device) -> None:
         self.device = device
-        self._counters = _counters(device)
+        self._counters = _counters(device, lambda: self.recorded())
         self.inventory: Callable[[], Peaks] = dict
+        self.recorded: Callable[[], int] = int
         self.sources = [counter.source for counter in self._counters]
         self._peaks: dict[str, Peaks] = {}
         self._weights: dict[str, Peaks] = {}
@@ -114,10 +116,10 @@ def _raise_to(peaks: Peaks, other: Peaks) -> None:
         peaks[name] = max(peaks.get(name, 0), count)
 
 
-def _counters(device: torch.device) -> list[Counter]:
+def _counters(device: torch.device, recorded: Callable[[], int]) -> list[Counter]:
     counters: list[Counter] = [_process_counter()]
     if device.type == "cuda":
-        counters.append(_CudaPeaks(device))
+        counters.append(_CudaPeaks(device, recorded))
     return counters
 
 
@@ -133,18 +135,21 @@ def _process_counter() -> Counter:
 
 
 class _CudaPeaks:
-    """PyTorch's own counters of what its tensors take and of what it holds for them."""
+    """PyTorch's own counters of what its tensors take and of what it holds for them. What is
+    recorded lies in memory of no tensor: it is added as it was at the start."""
 
-    def __init__(self, device: torch.device) -> None:
+    def __init__(self, device: torch.device, recorded: Callable[[], int]) -> None:
         self.source = "device: torch.cuda's allocated and reserved peaks"
         self._device = device
+        self._recorded, self._beside = recorded, 0
 
     def start(self) -> None:
+        self._beside = self._recorded()
         torch.cuda.reset_peak_memory_stats(self._device)
 
     def peaks(self) -> Peaks:
         return {
-            "allocated_peak_bytes": torch.cuda.max_memory_allocated(self._device),
+            "allocated_peak_bytes": torch.cuda.max_memory_allocated(self._device) + self._beside,
             "reserved_peak_bytes": torch.cuda.max_memory_reserved(self._device),
         }
 

@@ -31,6 +31,17 @@ def probabilities(logits: Tensor, top_p: float) -> Tensor:
     return logits.softmax(-1)
 
 
+def bits_drawn(logits: Tensor, top_p: float, noise: Tensor) -> Tensor:
+    """Bits (…) uint8 of logits and Exponential(1) noise, both (…, 2)."""
+    p = probabilities(logits.float(), top_p)
+    return (p / noise.to(p.device, non_blocking=True)).argmax(-1).to(torch.uint8)
+
+
+def all_finite(logits: Tensor) -> Tensor:
+    """(B,) bool: whether a picture's logits (B, …) all are."""
+    return logits.isfinite().flatten(1).all(1)
+
+
 class BitSampler:
     """Draws the bits of pictures, each from its own stream."""
 
@@ -45,18 +56,22 @@ class BitSampler:
     def __call__(self, scale: int, logits: Tensor) -> Tensor:
         """Logits (B, L, d, 2), one picture per seed, to bits (B, L, d) uint8."""
         assert len(logits) == len(self.generators), (len(logits), len(self.generators))
-        finite = logits.isfinite().flatten(1).all(1)
+        finite = all_finite(logits)
         self.finite = finite if self.finite is None else self.finite & finite
-        p = probabilities(logits.float(), self.top_p)
-        noise = self._ahead.popleft() if self._ahead else self._drawn(p.shape)
-        return (p / noise.to(p.device, non_blocking=True)).argmax(-1).to(torch.uint8)
+        noise = self._ahead.popleft() if self._ahead else self._drawn(logits.shape)
+        return bits_drawn(logits, self.top_p, noise)
 
-    def draw_ahead(self, schedule: Schedule, bits: int, device: torch.device) -> None:
+    def draw_ahead(self, schedule: Schedule, bits: int, device: torch.device) -> list[Tensor]:
         """Draws at once what all scales of a schedule will need, `bits` a token. For a CUDA device
-        into pinned memory, so that neither it nor the host waits. The streams are the same."""
+        into pinned memory, so that neither it nor the host waits. The streams are the same.
+
+        Returns:
+            Each scale's, (B, L, bits, 2).
+        """
         batch = len(self.generators)
         shapes = ((batch, tokens, bits, 2) for tokens in schedule.tokens)
         self._ahead.extend(self._drawn(shape, device.type == "cuda") for shape in shapes)
+        return list(self._ahead)
 
     def _drawn(self, shape: Sequence[int], pin_memory: bool = False) -> Tensor:
         noise = torch.empty(tuple(shape), dtype=torch.float32, device="cpu", pin_memory=pin_memory)

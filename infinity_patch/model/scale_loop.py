@@ -23,6 +23,7 @@ from scalekv.infinity_patch.model.quantiser import (
     vae_sizes,
 )
 from scalekv.infinity_patch.model.rotary import rotary_tables
+from scalekv.infinity_patch.model.text_rows import TextRows
 from scalekv.infinity_patch.model.transformer import Condition, Infinity, mix_halves
 from scalekv.infinity_patch.schedules import grid_of
 from scalekv.kv.autocast import without_autocast
@@ -56,7 +57,66 @@ class Guidance:
         return max((k + 1 for k, value in enumerate(self.cfg) if value != 1), default=0)
 
 
-@exact_float32()
+class ScaleLoop:
+    """The scales of a batch of pictures, one after another. To be used inside `computing(model)`.
+
+    Attributes:
+        codes: what has been drawn so far, summed up at the last scale's size, (B, b, H, W) float32;
+            None before the first scale.
+    """
+
+    def __init__(
+        self,
+        model: Infinity,
+        condition: Condition,
+        schedule: Schedule,
+        patchify: bool,
+        guidance: Guidance,
+        choose: Chooser,
+    ) -> None:
+        """`condition` holds 2 B sequences, conditional first, or B where no guidance is needed."""
+        assert len(guidance.cfg) == len(guidance.tau) == len(schedule), "one value per scale"
+        self.codes: Tensor | None = None
+        self._model, self._condition, self._schedule = model, condition, schedule
+        self._patchify, self._guidance, self._choose = patchify, guidance, choose
+        self._halves = 2 if guidance.needed else 1
+        self._scales = [(1, h, w) for h, w in schedule.scales]
+        self._tables = rotary_tables(
+            schedule.scales, grid_of(schedule), model.spec.head_dim, condition.start.device
+        )
+        self._sizes = vae_sizes(schedule.scales, patchify)
+        self._x = model.embed_start(condition)
+
+    def step(self, k: int) -> None:
+        """Scale k: its bits, and what the next one begins with.
+
+        From the scale on from which cfg stays 1 the unconditional half is left out, and what was
+        cached of it is freed.
+        """
+        model, guidance, x = self._model, self._guidance, self._x
+        if self._halves == 2 and k == guidance.guided:
+            self._halves, x = 1, x.chunk(2)[0].contiguous()
+            self._condition = self._condition.first(len(x))
+            for block in model.blocks:
+                block.sa.keep_sequences(len(x))
+        condition, mix = self._condition, None
+        if min(guidance.layers) < 0 and self._halves == 2:
+            mix = {model.spec.depth + layer: guidance.cfg[k] for layer in guidance.layers}
+        x = model.forward_scale(x, k, condition, self._scales, self._tables, mix)
+        logits = model.logits(x, condition).mul(1 / guidance.tau[k])
+        if self._halves == 2:
+            logits = logits.chunk(2)[0] if mix else mix_halves(logits, guidance.cfg[k])
+        bits = self._choose(k, logits)
+        if x.device.type == "cpu" and x.nbytes >= heap.WORTHWHILE:
+            heap.give_back()
+        code = codes(tokens_to_map(bits.unflatten(1, self._schedule.scales[k]), self._patchify))
+        grown = resize(code, self._sizes[-1])
+        self.codes = grown if self.codes is None else self.codes + grown
+        if k + 1 < len(self._schedule):
+            tokens = map_to_tokens(resize(self.codes, self._sizes[k + 1]), self._patchify)
+            self._x = model.embed_tokens(tokens).repeat(self._halves, 1, 1)
+
+
 def generate_codes(
     model: Infinity,
     condition: Condition,
@@ -66,49 +126,26 @@ def generate_codes(
     choose: Chooser,
     after_scale: Callable[[int], None] | None = None,
 ) -> Tensor:
-    """Summed codes (B, b, H, W) float32 of B pictures.
+    """Summed codes (B, b, H, W) float32 of B pictures, as `ScaleLoop` makes them.
 
-    `condition` holds 2 B sequences, conditional first, or B where no guidance is needed. From the
-    scale on from which cfg stays 1 the unconditional half is left out, and what was cached of it is
-    freed.
     `after_scale(k)` is called when scale k is done.
     """
-    assert len(guidance.cfg) == len(guidance.tau) == len(schedule), "one value per scale"
-    halves = 2 if guidance.needed else 1
-    device = condition.start.device
-    scales = [(1, h, w) for h, w in schedule.scales]
-    tables = rotary_tables(schedule.scales, grid_of(schedule), model.spec.head_dim, device)
-    sizes = vae_sizes(schedule.scales, patchify)
-    # the model names its dtypes itself: the caller's autocast is not for it
-    with without_autocast(condition.start), _caching(model):
-        x = model.embed_start(condition)
-        total: Tensor | None = None
-        for k, (h, w) in enumerate(schedule.scales):
-            if halves == 2 and k == guidance.guided:
-                halves, x = 1, x.chunk(2)[0].contiguous()
-                condition = condition.first(len(x))
-                for block in model.blocks:
-                    block.sa.keep_sequences(len(x))
-            mix = None
-            if min(guidance.layers) < 0 and halves == 2:
-                mix = {model.spec.depth + layer: guidance.cfg[k] for layer in guidance.layers}
-            x = model.forward_scale(x, k, condition, scales, tables, mix)
-            logits = model.logits(x, condition).mul(1 / guidance.tau[k])
-            if halves == 2:
-                logits = logits.chunk(2)[0] if mix else mix_halves(logits, guidance.cfg[k])
-            bits = choose(k, logits)
-            if x.device.type == "cpu" and x.nbytes >= heap.WORTHWHILE:
-                heap.give_back()
-            code = codes(tokens_to_map(bits.unflatten(1, (h, w)), patchify))
-            grown = resize(code, sizes[-1])
-            total = grown if total is None else total + grown
-            if k + 1 < len(schedule):
-                tokens = map_to_tokens(resize(total, sizes[k + 1]), patchify)
-                x = model.embed_tokens(tokens).repeat(halves, 1, 1)
+    with computing(model):
+        loop = ScaleLoop(model, condition, schedule, patchify, guidance, choose)
+        for k in range(len(schedule)):
+            loop.step(k)
             if after_scale is not None:
                 after_scale(k)
-        assert total is not None
-        return total
+    assert loop.codes is not None
+    return loop.codes
+
+
+@contextmanager
+def computing(model: Infinity) -> Iterator[None]:
+    """A block in which scales are computed: float32 is exact, the model names its dtypes itself,
+    whatever autocast the caller is in, and keeps keys and values for one batch of pictures."""
+    with exact_float32(), without_autocast(model.pos_start), _caching(model):
+        yield
 
 
 @contextmanager
@@ -125,10 +162,15 @@ def _caching(model: Infinity) -> Iterator[None]:
 
 
 @exact_float32()
-def conditions(
-    model: Infinity, texts: Sequence[Tensor], negative: Tensor | None, guidance: Guidance
-) -> Condition:
-    """The condition of pictures with encoder features `texts`, (len, Ct) each.
+def text_rows(
+    model: Infinity,
+    texts: Sequence[Tensor],
+    negative: Tensor | None,
+    guidance: Guidance,
+    length: int | None = None,
+) -> TextRows:
+    """Rows of pictures with encoder features `texts`, (len, Ct) each, padded to `length`, or as
+    far as needed.
 
     The unconditional half is the learned rows of the same length, or `negative` for all.
     """
@@ -136,7 +178,21 @@ def conditions(
     if guidance.needed:
         sequences += [model.unconditional(len(t)) if negative is None else negative for t in texts]
     with without_autocast(model.pos_start):
-        return model.condition([s.to(torch.float32) for s in sequences])
+        return model.text_rows([s.to(torch.float32) for s in sequences], length)
+
+
+@exact_float32()
+def conditions(
+    model: Infinity,
+    texts: Sequence[Tensor],
+    negative: Tensor | None,
+    guidance: Guidance,
+    length: int | None = None,
+) -> Condition:
+    """The condition of pictures, from their `text_rows`."""
+    rows = text_rows(model, texts, negative, guidance, length)
+    with without_autocast(model.pos_start):
+        return model.condition_rows(rows)
 
 
 def to_uint8(images: Tensor) -> Tensor:

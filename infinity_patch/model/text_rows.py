@@ -37,15 +37,23 @@ class TextRows:
     mask: Tensor | None
 
     @classmethod
-    def pad(cls, sequences: Sequence[Tensor]) -> TextRows:
-        """Stack (len, C) matrices; the mask is left out where all have the same length."""
+    def pad(cls, sequences: Sequence[Tensor], length: int | None = None) -> TextRows:
+        """Stack (len, C) matrices, each padded to `length`, or to the longest; the mask is left out
+        where no length is given and all have the same."""
         lengths = [len(s) for s in sequences]
         rows = nn.utils.rnn.pad_sequence(list(sequences), batch_first=True)
-        if len(set(lengths)) == 1:
+        if length is not None:
+            rows = F.pad(rows, (0, 0, 0, length - rows.shape[1]))
+        elif len(set(lengths)) == 1:
             return cls(rows, None)
-        places = torch.arange(max(lengths), device=rows.device)
+        places = torch.arange(rows.shape[1], device=rows.device)
         real = places[None] < whole_numbers(tuple(lengths), rows.device)[:, None]
         return cls(rows, real[:, None, None])
+
+
+def additive(mask: Tensor, dtype: torch.dtype) -> Tensor:
+    """What attention makes of a bool mask, made once: 0 where it is true, else minus infinity."""
+    return torch.zeros_like(mask, dtype=dtype).masked_fill_(mask.logical_not(), -torch.inf)
 
 
 class TextKeysValues(nn.Module):

@@ -25,7 +25,13 @@ from scalekv.infinity_patch.compute.products import apply, is_plain, weights_dty
 from scalekv.infinity_patch.model.attention import attend, project, queries_keys_values
 from scalekv.infinity_patch.model.parameters import LEVELS, mlp_width
 from scalekv.infinity_patch.model.rotary import Scales3
-from scalekv.infinity_patch.model.text_rows import TextKeysValues, TextNorm, TextPool, TextRows
+from scalekv.infinity_patch.model.text_rows import (
+    TextKeysValues,
+    TextNorm,
+    TextPool,
+    TextRows,
+    additive,
+)
 
 
 class CrossAttention(TextKeysValues):
@@ -106,8 +112,8 @@ class Condition:
 
     start: (G, C) float32, the start-of-sequence vector; modulation: per block its gains, factors
     and shifts, see `Block.modulation`; head: (factor, shift), each (G, 1, C); memory: per block the
-    cross-attention keys and values, each (G, H, T, D); mask: (G, 1, 1, T) bool, or None where
-    nothing is padded.
+    cross-attention keys and values, each (G, H, T, D); mask: (G, 1, 1, T), added to attention's
+    logits, or None where nothing is padded.
     """
 
     start: Tensor
@@ -300,12 +306,13 @@ class Infinity(nn.Module):
         """The learned rows that stand for no text, (length, Ct)."""
         return self.cfg_uncond[:length]
 
-    def condition(self, sequences: Sequence[Tensor]) -> Condition:
-        """Everything the text determines, from unpadded encoder features (len, Ct) a sequence."""
-        return self.condition_rows(TextRows.pad([self.text_norm(s) for s in sequences]))
+    def text_rows(self, sequences: Sequence[Tensor], length: int | None = None) -> TextRows:
+        """Normalised rows of unpadded encoder features (len, Ct) a sequence, as `TextRows.pad` lays
+        them."""
+        return TextRows.pad([self.text_norm(s) for s in sequences], length)
 
     def condition_rows(self, text: TextRows) -> Condition:
-        """The same from normalised text rows, padded."""
+        """Everything the text determines, from its normalised rows."""
         dtype = self.compute_dtype
         pool = self.text_proj_for_sos.ca
         start = pool(text).float()
@@ -319,7 +326,8 @@ class Infinity(nn.Module):
         for block in self.in_turn():
             modulation.append(block.modulation(shared))
             memory.append(block.ca.keys_values(rows, self.spec.heads))
-        return Condition(start, modulation, (1 + scale, shift), memory, text.mask)
+        mask = None if text.mask is None else additive(text.mask, dtype)
+        return Condition(start, modulation, (1 + scale, shift), memory, mask)
 
     def embed_start(self, condition: Condition) -> Tensor:
         """Input of the first scale, (G, 1, C) float32."""

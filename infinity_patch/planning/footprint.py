@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.model import parameters
-from scalekv.infinity_patch.pieces import LARGE, ROWS, STRIP
+from scalekv.infinity_patch.pieces import LARGE, ROWS, STRIP, padded_text
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CachePrediction, CacheShape, predicted
@@ -60,6 +60,7 @@ class Work:
         constants: of a policy that stores tokens by them, whose budget is one of bytes; None: of
             any other.
         text_tokens: of the longest prompt.
+        again: whether pictures of this shape come more than once, as far as is known.
     """
 
     preset: ModelPreset
@@ -75,6 +76,20 @@ class Work:
     note_bytes: int = 0
     constants: Constants | None = None
     text_tokens: int = TEXT_TOKENS
+    again: bool = False
+
+    @property
+    def recorded(self) -> bool:
+        """Whether the scales are recorded, so that their memory is kept for the next picture."""
+        able = self.device == "cuda" and not self.placement.offload and not self.kv_on_host
+        return able and {"on": True, "off": False}.get(self.placement.graphs, self.again)
+
+    @property
+    def text_rows(self) -> int:
+        """Rows that a text takes; on a device they come in few lengths."""
+        if self.device != "cuda":
+            return self.text_tokens
+        return padded_text(self.text_tokens, self.preset.transformer.text_max)
 
     @property
     def sequences(self) -> int:
@@ -161,7 +176,10 @@ def footprint(work: Work) -> Footprint:
         "scales": weights | on_device | {"everything_else": moment},
         "decode": weights | {"everything_else": _between(work) + _decoding(work) + _kept(work)},
     }
-    names = (*weights, *on_device, "everything_else")
+    if work.recorded:  # tensors of the scales stay where they are recorded; a picture is decoded
+        kept = sum(on_device.values()) + moment - _between(work) - _kept(work)
+        stages["decode"] |= {"recorded": kept - on_device["cache_constants"]}
+    names = (*weights, *on_device, "recorded", "everything_else")
     return Footprint(
         work,
         cache,
@@ -242,7 +260,7 @@ def _fullest_scale(work: Work, cache: CachePrediction) -> tuple[int, int]:
     spec, schedule = work.preset.transformer, work.schedule
     element, width = ELEMENT_BYTES[work.dtype], spec.width
     # of the text: every block's keys and values, and its modulation, float32
-    text = 2 * spec.depth * work.sequences * work.text_tokens * width * element
+    text = 2 * spec.depth * work.sequences * work.text_rows * width * element
     modulation = 6 * spec.depth * work.sequences * width * 4
     always = _between(work) + text + modulation + _kept(work)
     moments = []

@@ -143,6 +143,7 @@ def work_of(
         kv_on_host=settled.request.kv_device == "cpu" and settled.device != "cpu",
         placement=placement,
         text_tokens=text_tokens,
+        again=settled.request.pictures > settled.together,
     )
 
 

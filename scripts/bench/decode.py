@@ -2,8 +2,10 @@
 
     python -m scripts.bench.decode --dtype fp32 bf16
 
-Every way runs in a process of its own. Differences are those of the eight-bit values against the
-first row's: of the first dtype, on whole maps.
+Every way runs in a process of its own. Whole maps lie as the official decoder has them, a channel
+after the other, which is also where PyTorch's group norm is exact: of maps whose channels lie
+together it adds up a million places one by one in float32. Differences are those of the eight-bit
+values against the first row's: of the first dtype, on whole maps.
 """
 
 from __future__ import annotations
@@ -61,8 +63,13 @@ def decoded(name: str, dtype: str, pixels: str, whole: bool, threads: int) -> De
     resident = memory.now()
     memory.forget()
     start, busy = time.perf_counter(), time.process_time()
+    latent = signs / spec.bits**0.5
     with torch.inference_mode():
-        picture = to_uint8(vae.decode(signs / spec.bits**0.5))
+        if whole:
+            image = vae.decoder(latent.to(TORCH_DTYPES[dtype])).float().clamp(-1, 1)
+        else:
+            image = vae.decode(latent)
+    picture = to_uint8(image)
     seconds, busy = time.perf_counter() - start, time.process_time() - busy
     return Decoded(seconds, busy, memory.peak() - resident, picture)
 
@@ -97,7 +104,7 @@ def main() -> None:
                     f"{run.peak / 1e9:.2f}",
                     str(int(away.max())),
                     f"{float(away.float().mean()):.3f}",
-                    f"{float((away == 0).float().mean()):.1%}",
+                    f"{float((away == 0).float().mean()):.2%}",
                 ]
             )
     columns = ["dtype", "maps", "seconds", "CPU seconds", "peak GB", "largest difference"]

@@ -28,7 +28,7 @@ from scalekv.infinity_patch.compute import products
 from scalekv.infinity_patch.generation import patch
 from scalekv.infinity_patch.generation.patch import patched
 from scalekv.infinity_patch.loading.placement import Placement
-from scalekv.infinity_patch.model import attention, transformer
+from scalekv.infinity_patch.model import transformer
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
@@ -54,7 +54,7 @@ def warm(model: str, dtype: str, side: str, threads: int, pictures: int) -> list
     next(generate(pipeline, asked))
     clock, taken = Clock(), []
     watched = [
-        *((module, "linear", "linear") for module in (products, attention, transformer)),
+        (products, "linear", "linear"),
         *((module, "attend", "self-attention") for module in (patch, transformer)),
         (F, "scaled_dot_product_attention", "cross-attention"),
         (Autoencoder, "decode", "decode"),

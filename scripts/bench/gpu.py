@@ -4,9 +4,10 @@
 
 Recorded runs of the official code, the tests that need a device, every kernel against its plain
 formula; then the scales of a picture of 2B and 8B with random weights, the full cache against
-ScaleKV, alone and in batches, with peaks beside the plan, kernels, the time the device was busy,
-and the bound by structure. Nothing has to be installed but torch: what is missing is named and what
-needs it left out. Progress goes to stderr, the table comes last, everything is in the JSON.
+ScaleKV, alone and in batches, computed and replayed, with peaks beside the plan, kernels, the time
+the device was busy, and the bound by structure. Nothing has to be installed but torch: what is
+missing is named and what needs it left out. Progress goes to stderr, the table comes last,
+everything is in the JSON.
 """
 
 from __future__ import annotations
@@ -148,16 +149,67 @@ def row(model: Any, preset: Any, side: str, pixels: str, batch: int, device: str
     return found
 
 
-def planned(preset: Any, side: str, pixels: str, batch: int, element: int) -> int:
-    """Bytes the plan has for the scales, weights apart."""
+def replayed(
+    model: Any, preset: Any, side: str, pixels: str, batch: int, device: str
+) -> dict[str, Any]:
+    """The same recorded as CUDA graphs: seconds of a replay, whether it draws what was computed,
+    and bytes of the device's memory that the recording holds."""
+    import torch
+
+    from scalekv.infinity_patch.compute.graphs import CudaTapes
+    from scalekv.infinity_patch.generation import scales
+    from scalekv.infinity_patch.model.sampling import BitSampler
+    from scalekv.infinity_patch.model.scale_loop import text_rows
+    from scalekv.infinity_patch.pieces import padded_text
+    from scripts.bench.bound import seconds
+    from scripts.bench.transformer import PROMPT_TOKENS
+
+    place, spec, tokenizer = torch.device(device), preset.transformer, preset.tokenizer
+    settled = asked(preset, side, pixels, model.compute_dtype.itemsize).allotted(batch)
+    texts = [torch.randn(PROMPT_TOKENS, spec.text_width, device=place)] * batch
+    with torch.inference_mode():
+        rows = text_rows(
+            model,
+            texts,
+            None,
+            scales.guidance_of(settled),
+            padded_text(PROMPT_TOKENS, spec.text_max),
+        )
+        sampler = BitSampler(list(range(batch)), settled.top_p)
+        noise = sampler.draw_ahead(settled.schedule, tokenizer.token_bits, place)
+        drawn = scales.computed(
+            model, tokenizer.patchify, settled, rows, sampler, lambda scale, held: None
+        )
+        tapes = CudaTapes(place)
+        recording = scales.Recording(model, tokenizer.patchify, settled, rows, noise, tapes.begin())
+        tapes.end()
+
+        def run() -> Any:
+            return recording.replayed(rows, noise, lambda scale, held: None)
+
+        same = torch.equal(run().codes, drawn.codes)
+        return {"replayed": seconds(run, place, 3), "same": same, "recorded": tapes.nbytes}
+
+
+def asked(preset: Any, side: str, pixels: str, element: int) -> Any:
+    """One side's pictures as a request that is settled for a device."""
     from scalekv.infinity_patch import Request
     from scalekv.infinity_patch.asked.settled import settle
-    from scalekv.infinity_patch.planning.planner import Planner
 
     policy, _, budget = side.partition(":")
     request = Request(("a",), policy=policy, budget=budget or "full", pixels=pixels)
-    settled = settle(request, preset, "cuda", "bf16" if element == 2 else "fp32")
-    stage = Planner(settled, text_tokens=20).footprint(batch).stages["scales"]
+    return settle(request, preset, "cuda", "bf16" if element == 2 else "fp32")
+
+
+def planned(preset: Any, side: str, pixels: str, batch: int, element: int) -> int:
+    """Bytes the plan has for the scales, weights apart."""
+    from scalekv.infinity_patch.planning.planner import Planner
+
+    stage = (
+        Planner(asked(preset, side, pixels, element), text_tokens=20)
+        .footprint(batch)
+        .stages["scales"]
+    )
     apart = ("transformer", "vae", "text_encoder", "runtime")
     return sum(count for part, count in stage.items() if part not in apart)
 
@@ -193,6 +245,8 @@ def rows_of(name: str, options: argparse.Namespace, run: GpuRun) -> Any:
                 return rows
             try:
                 rows.append(row(model, preset, side, options.pixels, batch, options.device))
+                if device.type == "cuda":
+                    rows[-1] |= replayed(model, preset, side, options.pixels, batch, options.device)
             except torch.OutOfMemoryError:
                 rows.append({"side": side, "batch": batch, "failed": "out of memory"})
             said(json.dumps(rows[-1]))
@@ -230,6 +284,7 @@ def short_table(found: dict[str, Any], models: Sequence[str]) -> str:
         "side",
         "batch",
         "seconds",
+        "replayed",
         "bound",
         "busy",
         "kernels",
@@ -242,6 +297,9 @@ def short_table(found: dict[str, Any], models: Sequence[str]) -> str:
         for one in rows if isinstance(rows, list) else []:
             bound = bounds.get(one["side"], {}) if one["batch"] == 1 else {}
             cells = [name, one["side"], str(one["batch"]), _cell(one, "seconds", "{:.3f}")]
+            cells += [
+                _cell(one, "replayed", "{:.3f}") + ("" if one.get("same", True) else ", other")
+            ]
             least = min(bound.values(), default=None)
             cells += ["-" if least is None else f"{least:.3f}", _cell(one, "busy", "{:.3f}")]
             cells += [_cell(one, "kernels", "{}")]

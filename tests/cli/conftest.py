@@ -85,6 +85,7 @@ class StandIn:
                 },
                 sources=["process: a stand-in"],
             ),
+            graphs=SimpleNamespace(possible=False),
         )
 
     def generate(

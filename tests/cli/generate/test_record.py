@@ -16,8 +16,8 @@ Program = Callable[..., Outcome]
 
 def test_a_file_beside_every_picture(scalekv: Program) -> None:
     done = scalekv(
-        *("generate", "a fox", "-n", "2", "--device", "cpu", "--dtype", "fp32", "--batch-size", "2"),
-        *("--no-reproducible", "--record", "qkv:layers=0,2:scales=7", "--quiet"),
+        *("generate", "a fox", "-n", "2", "--device", "cpu", "--dtype", "fp32", "--quiet"),
+        *("--batch-size", "2", "--no-reproducible", "--record", "qkv:layers=0,2:scales=7"),
     )
     assert done.code == 0, done.err
     assert done.out == "out/0-a-fox.png\nout/1-a-fox.png\n"

@@ -10,7 +10,7 @@ import pytest
 from rich.console import Console
 
 from scalekv.cli.console.progress import Display
-from scalekv.cli.report.figures import largest_cache, memory_report, print_table
+from scalekv.cli.report.figures import largest_cache, memory_report, print_table, table_rows
 from scalekv.infinity_patch import Progress
 from scalekv.kv.budgets.asked import capacities_for
 from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
@@ -147,3 +147,18 @@ def test_quiet_is_quiet() -> None:
         display.scale_done(scale(0))
         display.picture_done(0, 2, 1.5, "x")
     assert file.getvalue() == ""
+
+
+def test_graphs_are_a_part_of_what_a_device_holds() -> None:
+    graphs = {"mode": "auto", "recorded": 1, "replayed": 3, "held_bytes": 2 << 20, "eager": {}}
+    stages = {name: {"allocated_peak_bytes": 6 << 20} for name in ("scales", "decode")}
+    weights = {name: {"transformer": 1 << 20} for name in stages}
+    report = memory_report(ledger().to_dict(), {}, stages, weights, [], graphs=graphs)
+    assert report["graphs"] == graphs
+    parts = report["stages"]["decode"]["parts"]
+    assert (parts["recorded"], parts["everything_else"]) == (2 << 20, 3 << 20)
+    assert report["stages"]["scales"]["parts"]["recorded"] == 0
+    assert ("CUDA graphs", 2 << 20, "3 batches replayed") in table_rows(report)
+    graphs |= {"recorded": 0, "held_bytes": 0, "eager": {"a policy of one's own": 1}}
+    rows = table_rows(memory_report(ledger().to_dict(), {}, stages, weights, [], graphs=graphs))
+    assert ("CUDA graphs", 0, "not recorded: a policy of one's own") in rows

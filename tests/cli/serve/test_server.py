@@ -20,6 +20,7 @@ import openai
 import pytest
 from PIL import Image
 
+from scalekv.cli.pictures.folder import png_bytes
 from scalekv.cli.pictures.settings import read_picture
 from scalekv.cli.serve import guard, run
 from tests.cli.conftest import StandIn
@@ -248,6 +249,31 @@ def test_fifty_clients_at_once(serve: Start, client: Client) -> None:
     with ThreadPoolExecutor(50) as pool:
         assert list(pool.map(ask, range(50))) == list(range(50))
     assert b"scalekv_pictures_total 50.0" in metrics(running.address)
+
+
+def test_a_file_is_made_beside_the_next_picture(
+    serve: Start, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = stand_in._picture
+    begun: list[Any] = []
+    next_one = threading.Event()
+
+    def drawn(*arguments: Any) -> Any:
+        begun.append(arguments)
+        if len(begun) == 2:
+            next_one.set()
+        return draw(*arguments)
+
+    def made(*arguments: Any) -> bytes:
+        assert next_one.wait(30)
+        return png_bytes(*arguments)
+
+    monkeypatch.setattr(stand_in, "_picture", drawn)
+    monkeypatch.setattr("scalekv.cli.serve.worker.png_bytes", made)
+    address = serve().address
+    with ThreadPoolExecutor() as pool:
+        answers = [pool.submit(send, address, b'{"prompt": "x"}') for _ in range(2)]
+        assert [answer.result()[0] for answer in answers] == [200, 200]
 
 
 def test_nothing_is_drawn_for_who_has_gone(

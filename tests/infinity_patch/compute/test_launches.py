@@ -21,6 +21,7 @@ from scalekv.infinity_patch.generation.patch import patched
 from scalekv.infinity_patch.model import attention, rotary, transformer
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
 from scalekv.infinity_patch.model.transformer import Infinity
+from scalekv.infinity_patch.pieces import padded_text
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.kv import to_device
 from scalekv.kv.kernels import pooling
@@ -187,7 +188,7 @@ def launches(policy: str, budget: str) -> tuple[list[list[int]], list[list[bool]
             block.register_forward_pre_hook(begin)
             block.register_forward_hook(end)
         text = torch.empty((20, spec.text_width), device="cuda")
-        condition = conditions(model, [text], None, guidance)
+        condition = conditions(model, [text], None, guidance, padded_text(20, spec.text_max))
         for _ in range(2):  # what is made once is there for the second picture
             for lists in (counts, chosen):
                 for row in lists:

@@ -109,7 +109,8 @@ def test_a_process_that_may_not_write_to_proc_is_sampled(
 def test_a_generation_goes_through_every_stage() -> None:
     pipeline = load("emoji", device="cpu")
     next(generate(pipeline, "a red apple"))
-    assert list(pipeline.stages.peaks()) == list(stages.STAGES)
+    gone_through = [stage for stage in stages.STAGES if stage != "record"]  # that is a device's
+    assert list(pipeline.stages.peaks()) == gone_through
     weights = pipeline.stages.weights()
     assert weights["load"] == pipeline.weights_bytes
     assert weights["encode"] == pipeline.weights_bytes

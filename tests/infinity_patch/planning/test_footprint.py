@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from scalekv.configs.models import model_named
-from scalekv.infinity_patch import generate, load, pieces
+from scalekv.infinity_patch import Placement, generate, load, pieces
 from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.asked.settled import settle
 from scalekv.infinity_patch.generation.patch import patched
@@ -19,7 +19,7 @@ from scalekv.infinity_patch.loading.fitting import skeletons
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
 from scalekv.infinity_patch.model.transformer import Infinity
-from scalekv.infinity_patch.planning.footprint import LIBRARIES
+from scalekv.infinity_patch.planning.footprint import LIBRARIES, Parts
 from scalekv.infinity_patch.planning.planner import Planner
 from scalekv.kv.caches.caches import Caches
 from scalekv.kv.policies.coded import CodedPolicy
@@ -187,6 +187,23 @@ def test_decoding_a_coded_history_is_planned_for(monkeypatch: pytest.MonkeyPatch
     planned = sum(stages["scales"][part] for part in SHARES) - LIBRARIES
     assert scales <= planned + stages["scales"]["cache_constants"]
     assert planned < 1.3 * scales
+
+
+def test_what_is_recorded_stays_while_a_picture_is_decoded() -> None:
+    def parts(graphs: str = "auto", device: str = "cuda", **asked: Any) -> dict[str, Parts]:
+        settled = settle(Request(("a",), **asked), model_named("infinity-2b"), device)
+        return Planner(settled, Placement(graphs=graphs)).footprint().stages
+
+    once, again = parts(), parts(num_images=2)
+    assert once["decode"]["recorded"] == 0
+    scales = sum(n for part, n in again["scales"].items() if part in SHARES)
+    recorded = again["decode"]["recorded"]
+    assert 0.8 * scales < recorded < scales  # without what stays anyway
+    assert again["scales"] == once["scales"]
+    assert parts("on")["decode"]["recorded"] == recorded
+    assert parts("off", num_images=2)["decode"]["recorded"] == 0
+    assert parts("auto", "cpu", num_images=2)["decode"]["recorded"] == 0
+    assert parts(num_images=2, kv_device="cpu")["decode"]["recorded"] == 0
 
 
 @pytest.mark.gpu
