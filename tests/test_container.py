@@ -98,3 +98,23 @@ def test_the_job_of_kubernetes(tmp_path: Path) -> None:
         check=True,
     )
     assert done.stdout == "batch prompts.txt --out out --shard 8/8 --resume\n"
+
+
+def test_a_slurm_task_in_an_image(tmp_path: Path) -> None:
+    fake = tmp_path / "apptainer"
+    fake.write_text('#!/bin/sh\necho "$@"\n')
+    fake.chmod(0o755)
+    done = subprocess.run(
+        [ROOT / "scripts" / "recipes" / "slurm-array.sh", "p.txt", "out"],
+        env={
+            "PATH": f"{tmp_path}:{os.environ['PATH']}",
+            "SLURM_ARRAY_TASK_ID": "2",
+            "IMAGE": "scalekv.sif",
+            "MODELS": "/shared",
+        },
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    run = "exec --nv --bind /shared:/models scalekv.sif scalekv"
+    assert done.stdout == f"{run} batch p.txt --out out --shard 1/1 --resume\n"
