@@ -40,8 +40,8 @@ LEAST_AGREEMENT = 0.999
 """Share of bits that are drawn alike in fp32; where one is not, its draw was near a draw."""
 MOST_APART = 1e-3
 """Root mean square of the difference in fp32, over that of the logits. flash-attn takes no float32,
-so that the published attention on the text is in bf16 even then: where that shows, ours may be as far
-from the published logits in fp32 as the published ones in bf16 are."""
+so that the published attention on the text is in bf16 even then: where that shows, ours may be as
+far from the published logits in fp32 as the published ones in bf16 are."""
 TIMES_ROUNDING = 2.0
 """How much farther from the published logits in fp32 ours in bf16 may be than theirs in bf16."""
 _TYPES = {"infinity_125m": "infinity_layer12", "infinity_8b_512": "infinity_8b"}
