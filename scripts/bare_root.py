@@ -24,7 +24,7 @@ from pathlib import Path
 
 TOP = Path(__file__).parents[1]
 FILE = TOP / "Containerfile"
-NETWORK = ("/etc/resolv.conf", "/etc/ssl/certs/ca-certificates.crt")
+NAMES = Path("/etc/resolv.conf")
 """What a container engine gives every container."""
 
 
@@ -124,11 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--arg", action="append", default=[], metavar="NAME=VALUE")
     parser.add_argument("--replace", nargs=2, action="append", default=[], metavar=("OLD", "NEW"))
     given = parser.parse_args(arguments)
-    for path in NETWORK:
-        if Path(path).exists():
-            inside = given.root / path.lstrip("/")
-            inside.parent.mkdir(parents=True, exist_ok=True)
-            shutil.copy(path, inside)
+    if NAMES.exists():
+        shutil.copy(NAMES, given.root / "etc")
     build = Build(
         given.root.absolute(),
         dict(word.split("=", 1) for word in given.arg),
