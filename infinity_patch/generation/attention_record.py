@@ -160,7 +160,7 @@ class AttentionRecorder:
             "data_offsets": [start, self._end],
         }
         flat = tensor.detach().cpu().contiguous().view(-1).view(torch.uint8)
-        view = memoryview(flat.numpy())
+        view = memoryview(flat.numpy().data)
         while view:
             view = view[self._file.write(view) :]
 

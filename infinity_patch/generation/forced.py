@@ -140,11 +140,11 @@ def force_bits(
                 choose,
             )
             ledger = {} if caches is None or caches.ledger is None else caches.ledger.to_dict()
-    rows = torch.stack(found).double().cpu()
-    rows[:, 1] /= torch.tensor(2.0).log()
+    told = torch.stack(found).double().cpu()
+    told[:, 1] /= torch.tensor(2.0).log()
     scales = tuple(
         ForcedScale(part.numel(), float(row[0]), float(row[1]))
-        for part, row in zip(used, rows, strict=True)
+        for part, row in zip(used, told, strict=True)
     )
     return ForcedPicture(tuple(part.cpu() for part in used), total, scales, ledger)
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from math import log2
+from math import log2, sqrt
 from pathlib import Path
 from statistics import median
 
@@ -66,12 +66,12 @@ class MatrixStatistics:
     @property
     def gain(self) -> float:
         """Deviation of an output where inputs are independent with deviation 1."""
-        return self.std * float(self.shape[1]) ** 0.5
+        return self.std * sqrt(self.shape[1])
 
     @property
     def noise(self) -> float:
         """What a correlation comes to by chance."""
-        return float(self.shape[0]) ** -0.5
+        return 1 / sqrt(self.shape[0])
 
     @property
     def transposed(self) -> bool:

@@ -13,9 +13,9 @@ from torch import Tensor
 from scalekv.configs.recorded import AttentionChoice
 from scalekv.infinity_patch import Pipeline, Request, generate, load
 from scalekv.infinity_patch.files import disk
-from scalekv.infinity_patch.generation import patch
 from scalekv.infinity_patch.generation.attention_record import AttentionRecorder, recorded_bytes
 from scalekv.infinity_patch.generation.pipeline import settled_on
+from scalekv.infinity_patch.model.attention import attend as attend_all
 from scalekv.kv.errors import UserError
 
 LAYERS, SCALES = (0, 5), (4, 6)
@@ -36,13 +36,13 @@ def recorded(
     choice = AttentionChoice(LAYERS, SCALES)
     recorder = AttentionRecorder(choice, settled, folder)
     answers: list[Tensor] = []
-    inner = patch.attend
+    inner = attend_all
 
     def attend(q: Tensor, k: Tensor, v: Tensor) -> Tensor:
         answers.append(inner(q, k, v))
         return answers[-1].clone()
 
-    monkeypatch.setattr(patch, "attend", attend)
+    monkeypatch.setattr("scalekv.infinity_patch.generation.patch.attend", attend)
     list(generate(pipeline, settled, on_caches=recorder.begin))
     path, facts = recorder.finish()
     depth = pipeline.preset.transformer.depth

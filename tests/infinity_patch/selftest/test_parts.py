@@ -72,7 +72,7 @@ def test_a_vae_that_works_and_is_another_one(pipeline: Pipeline, settled: Settle
 
 
 def test_a_vae_that_does_not_work(pipeline: Pipeline, settled: Settled) -> None:
-    weight: Any = pipeline.vae.decoder.mid.block_1.conv1.conv.weight  # type: ignore[union-attr]
+    weight: Any = pipeline.vae.decoder.mid.block_1.conv1.conv.weight
     first: Any = pipeline.vae.decoder.conv_in.conv.weight
     with changed(weight, first), torch.no_grad():
         first.mul_(-1)
