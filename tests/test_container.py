@@ -117,4 +117,4 @@ def test_a_slurm_task_in_an_image(tmp_path: Path) -> None:
         check=True,
     )
     run = "exec --nv --bind /shared:/models scalekv.sif scalekv"
-    assert done.stdout == f"{run} batch p.txt --out out --shard 1/1 --resume\n"
+    assert done.stdout == f"{run} batch p.txt --out out --shard 2/2 --resume\n"
