@@ -56,7 +56,7 @@ class Choices:
     weights_dir: Path | None
     placement: Placement
     quiet: bool = False
-    memory_report: tuple[str, ...] = ("json", "table")
+    memory_report: tuple[str, ...] = ("json",)
     record: AttentionChoice | None = None
     force: bool = False
     sparsity: Sparsity | None = None

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 from scalekv.cli import options as given
+
+if TYPE_CHECKING:
+    from scalekv.configs.models import ModelPreset
 
 HELP = (
     "Show every default with its value and where it comes from.\n\n"
@@ -52,9 +57,16 @@ def config(json: given.Json = False) -> None:
         }
         say_json(facts)
         return
+    rows = [(n, _in_pixels(preset, v) if n == "pixels" else v, origin) for n, v, origin in rows]
     names, values = (max(len(row[column]) for row in rows) for column in (0, 1))
     for name, value, origin in rows:
         say(f"{name:{names}}  {value or '-':{values}}  {origin}\n")
     say(f"\nconfig file: {settings.path}{'' if settings.path.is_file() else ' (there is none)'}\n")
     if settings.unused:
         say(f"not settings: {', '.join(settings.unused)}\n")
+
+
+def _in_pixels(preset: ModelPreset, name: str) -> str:
+    from scalekv.infinity_patch.schedules import class_in_pixels
+
+    return class_in_pixels(preset, name)

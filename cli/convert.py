@@ -28,15 +28,30 @@ Examples:
 """
 
 
+def _precisions() -> tuple[str, ...]:
+    from scalekv.configs.spec import DTYPES
+    from scalekv.configs.values import AUTO
+
+    return tuple(name for name in DTYPES if name != AUTO)
+
+
 def convert(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="A model of `scalekv models`, or own.yaml.", show_default=False
+            metavar="NAME",
+            help="A model of `scalekv models`, or own.yaml.",
+            show_default=False,
+            autocompletion=given.completes_models(lambda preset: preset.released),
         ),
     ],
     dtype: Annotated[
-        str, typer.Option(metavar="NAME", help="Precision of the blocks: bf16, fp16 or fp32.")
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Precision of the blocks: bf16, fp16 or fp32.",
+            autocompletion=given.completes_words(_precisions),
+        ),
     ] = "bf16",
     out: Annotated[
         str | None,
@@ -55,6 +70,7 @@ def convert(
             metavar="NAME",
             help="Copy the text encoder too, without the decoder, in this precision; without it "
             "the copy goes on using the model's own.",
+            autocompletion=given.completes_words(_precisions),
         ),
     ] = None,
     shard_size: Annotated[

@@ -35,7 +35,10 @@ def download(
     name: Annotated[
         str,
         typer.Argument(
-            metavar="NAME", help="A model of `scalekv models`, or own.yaml.", show_default=False
+            metavar="NAME",
+            help="A model of `scalekv models`, or own.yaml.",
+            show_default=False,
+            autocompletion=given.completes_models(lambda preset: preset.downloadable),
         ),
     ],
     dry_run: Annotated[

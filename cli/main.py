@@ -5,7 +5,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable, Sequence
 from types import ModuleType
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -17,8 +17,10 @@ from scalekv.cli.budgets import command as budgets
 from scalekv.cli.calibrate import command as calibrate
 from scalekv.cli.compare import command as compare
 from scalekv.cli.console import errors
+from scalekv.cli.console.commands import Command, CommandGroup
 from scalekv.cli.console.interrupts import received
 from scalekv.cli.console.streams import usable_streams
+from scalekv.cli.console.usage import USAGE, not_understood
 from scalekv.cli.generate import command as generate
 from scalekv.cli.plan import command as plan
 from scalekv.cli.report import command as report_command
@@ -26,9 +28,7 @@ from scalekv.cli.selftest import command as selftest
 from scalekv.cli.serve import command as serve
 from scalekv.kv.errors import UserError
 
-_USAGE: Any = typer.BadParameter.__base__
-"""What typer raises for options and arguments it does not know."""
-
+NAME = "scalekv"
 PROGRAM_HELP = """Text-to-image generation with Infinity and a compressed key-value cache.
 
 Exit codes: 0 done; 1 something broke; 2 refused, with the reason; 130 Ctrl-C; 143 SIGTERM."""
@@ -46,11 +46,11 @@ Examples:
 PICTURES, MODELS, MACHINE = "Pictures", "Models and budgets", "Measuring, and this machine"
 
 app = typer.Typer(
-    name="scalekv",
+    name=NAME,
     help=PROGRAM_HELP,
     epilog=PROGRAM_EPILOG,
-    no_args_is_help=True,
-    rich_markup_mode="rich",
+    cls=CommandGroup,
+    rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings={"help_option_names": ["-h", "--help"]},
 )
@@ -76,11 +76,9 @@ def _program(
     pass
 
 
-def _add(panel: str, command: Callable[..., None], home: ModuleType, *, bare: bool = False) -> None:
-    """Adds a command of the module `home`; `bare`: it does something without arguments."""
-    app.command(
-        help=home.HELP, epilog=home.EPILOG, rich_help_panel=panel, no_args_is_help=not bare
-    )(command)
+def _add(panel: str, command: Callable[..., None], home: ModuleType) -> None:
+    """Adds a command of the module `home`."""
+    app.command(cls=Command, help=home.HELP, epilog=home.EPILOG, rich_help_panel=panel)(command)
 
 
 _add(PICTURES, generate.generate, generate)
@@ -88,18 +86,18 @@ _add(PICTURES, compare.compare, compare)
 _add(PICTURES, grid.grid, grid)
 _add(PICTURES, batch.batch, batch)
 _add(PICTURES, inspect.inspect, inspect)
-_add(PICTURES, serve.serve, serve, bare=True)
+_add(PICTURES, serve.serve, serve)
 _add(MODELS, download.download, download)
 _add(MODELS, convert.convert, convert)
 app.add_typer(models.models, rich_help_panel=MODELS)
 app.add_typer(budgets.budgets, rich_help_panel=MODELS)
-_add(MODELS, calibrate.calibrate, calibrate, bare=True)
-_add(MACHINE, bench.bench, bench, bare=True)
-_add(MACHINE, plan.plan, plan, bare=True)
+_add(MODELS, calibrate.calibrate, calibrate)
+_add(MACHINE, bench.bench, bench)
+_add(MACHINE, plan.plan, plan)
 _add(MACHINE, report_command.report, report_command)
-_add(MACHINE, doctor.doctor, doctor, bare=True)
-_add(MACHINE, selftest.selftest, selftest, bare=True)
-_add(MACHINE, config.config, config, bare=True)
+_add(MACHINE, doctor.doctor, doctor)
+_add(MACHINE, selftest.selftest, selftest)
+_add(MACHINE, config.config, config)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -123,11 +121,17 @@ def _run(arguments: Sequence[str]) -> int:
     for_programs = errors.json_wanted(arguments)
     console = errors.stderr()
     try:
-        # For programs typer hands its own refusals on instead of printing them.
-        ended = app(args=list(arguments), prog_name="scalekv", standalone_mode=not for_programs)
+        # typer hands its refusals on: everything that is refused is said in one way.
+        ended = app(args=list(arguments) or ["--help"], prog_name=NAME, standalone_mode=False)
         code = ended if isinstance(ended, int) else errors.OK
-    except SystemExit as exit_:  # typer's own way to end, having said what it had to say
+        if not arguments:  # nothing was asked for, which is no command
+            code = errors.REFUSED
+    except SystemExit as exit_:  # completion's way to end
         code = exit_.code if isinstance(exit_.code, int) else errors.OK
+    except typer.Abort:  # Ctrl-C or Ctrl-D where a question was asked
+        code = errors.INTERRUPTED
+    except USAGE as error:
+        return _show(not_understood(error, arguments), console, for_programs)
     except Exception as error:
         return _show(error, console, for_programs)
     if code == errors.INTERRUPTED:
@@ -145,9 +149,6 @@ def _show(error: Exception, console: Console, for_programs: bool) -> int:
                 errors.show_for_programs(kind, errors.REFUSED, error.what, **details)
             else:
                 errors.show_refusal(error, console)
-            return errors.REFUSED
-        case _USAGE():
-            errors.show_for_programs("usage", errors.REFUSED, error.format_message())
             return errors.REFUSED
         case errors.Interrupted() | errors.Unsuccessful():
             stopped = isinstance(error, errors.Interrupted)

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from scalekv.cli import options as given
+from scalekv.cli.console.commands import Command, CommandGroup
 
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
@@ -18,11 +20,25 @@ HELP = (
     "Without a command it lists; show, verify, remove and default are about one of them."
 )
 
-models = typer.Typer(name="models", help=HELP, invoke_without_command=True, rich_markup_mode="rich")
+models = typer.Typer(name="models", help=HELP, cls=CommandGroup, invoke_without_command=True)
 
-Name = Annotated[
-    str, typer.Argument(metavar="NAME", help="A model, or own.yaml.", show_default=False)
-]
+
+def _name(which: Callable[[ModelPreset], object] = bool) -> Any:
+    return typer.Argument(
+        metavar="NAME",
+        help="A model, or own.yaml.",
+        show_default=False,
+        autocompletion=given.completes_models(which),
+    )
+
+
+def _removable(preset: ModelPreset) -> object:
+    from scalekv.infinity_patch.files.inventory import removable
+
+    return removable(preset)
+
+
+Name = Annotated[str, _name()]
 
 
 @models.callback()
@@ -40,13 +56,14 @@ def list_command(context: typer.Context, json: given.Json = False) -> None:
         _print_list(facts)
 
 
-@models.command("show", help="Show everything about the model NAME.")
+@models.command("show", cls=Command, help="Show everything about the model NAME.")
 def show(name: Name, json: given.Json = False) -> None:
     """All facts of one model."""
     from dataclasses import asdict
 
     from scalekv.cli.console.stdout import say_json
     from scalekv.configs.models import model_named
+    from scalekv.infinity_patch.schedules import class_in_pixels
     from scalekv.kv.sizes import human_bytes
 
     preset = model_named(name, "NAME")
@@ -70,7 +87,7 @@ def show(name: Name, json: given.Json = False) -> None:
         "full cache": f"{human_bytes(facts['full_cache_bytes'])} for one picture with guidance, "
         "bf16, all scales but the last",
         "sampling": f"cfg {sampling.cfg:g}, tau {sampling.tau:g}, top-p {sampling.top_p:g}",
-        "pixels": ", ".join(preset.pixel_classes),
+        "pixels": ", ".join(class_in_pixels(preset, name) for name in preset.pixel_classes),
         "ratios": ", ".join(preset.ratios) or "all",
         "default": "yes" if facts["default"] else "no",
     }
@@ -79,7 +96,9 @@ def show(name: Name, json: given.Json = False) -> None:
         print(f"  {label:13} {text}")
 
 
-@models.command("verify", help="Read the files of NAME and compare them with their hashes.")
+@models.command(
+    "verify", cls=Command, help="Read the files of NAME and compare them with their hashes."
+)
 def verify(name: Name, json: given.Json = False) -> None:
     """Refused, with exit code 2, where a file is damaged."""
     from scalekv.cli.console.errors import stderr
@@ -118,9 +137,11 @@ def verify(name: Name, json: given.Json = False) -> None:
         )
 
 
-@models.command("remove", help="Delete the downloaded files of NAME that no other model uses.")
+@models.command(
+    "remove", cls=Command, help="Delete the downloaded files of NAME that no other model uses."
+)
 def remove(
-    name: Name,
+    name: Annotated[str, _name(_removable)],
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask.")] = False,
 ) -> None:
     """Asks first."""
@@ -159,7 +180,7 @@ def remove(
         print(f"{name} is still the default model; scalekv models default emoji changes that")
 
 
-@models.command("default", help="Make NAME the model that is used when none is named.")
+@models.command("default", cls=Command, help="Make NAME the model that is used when none is named.")
 def default(name: Name) -> None:
     """Writes the config file."""
     from scalekv.configs.models import model_named
@@ -187,8 +208,10 @@ def default(name: Name) -> None:
 def _facts(preset: ModelPreset) -> dict[str, Any]:
     from scalekv.configs.settings import Settings
     from scalekv.infinity_patch.files.inventory import full_cache, stored
+    from scalekv.infinity_patch.schedules import size_of
 
     here = stored(preset)
+    width, height = size_of(preset, preset.ratio, preset.pixels)
     return {
         "name": preset.name,
         "summary": preset.summary,
@@ -197,36 +220,42 @@ def _facts(preset: ModelPreset) -> dict[str, Any]:
         "disk_bytes": here.nbytes,
         "download_bytes": preset.sizes.total if preset.sizes else 0,
         "full_cache_bytes": full_cache(preset),
+        "picture": {"width": width, "height": height},
         "default": Settings().get("model").value == preset.name,
     }
 
 
 def _print_list(facts: list[dict[str, Any]]) -> None:
-    from rich.table import Table
-    from rich.text import Text
-
+    from scalekv.cli.console.layout import Column, Paragraph, ResultTable
     from scalekv.cli.console.stdout import show
     from scalekv.kv.sizes import human_bytes
 
-    table = Table(box=None, padding=(0, 1), pad_edge=False)
-    table.add_column("model", no_wrap=True)
-    table.add_column("weights", no_wrap=True)
-    table.add_column("on disk", justify="right", no_wrap=True)
-    table.add_column("full cache", justify="right", no_wrap=True)
-    table.add_column("licence", style="dim")
+    columns = (
+        Column("model", right=False),
+        Column("weights", right=False),
+        Column("picture", rank=3),
+        Column("on disk", rank=1),
+        Column("full cache", rank=2),
+        Column("licence", rank=4, right=False, style="dim"),
+    )
+    rows = []
     for row in facts:
         on_disk = human_bytes(row["disk_bytes"]) if row["disk_bytes"] else ""
         if not on_disk and row["download_bytes"]:
             on_disk = f"({human_bytes(row['download_bytes'])})"
-        table.add_row(
-            row["name"] + (" *" if row["default"] else ""),
-            row["state"],
-            on_disk,
-            human_bytes(row["full_cache_bytes"]),
-            row["licence"],
+        rows.append(
+            (
+                row["name"] + (" *" if row["default"] else ""),
+                row["state"],
+                "{width}x{height}".format(**row["picture"]),
+                on_disk,
+                human_bytes(row["full_cache_bytes"]),
+                row["licence"],
+            )
         )
-    note = (
-        "* the default. Sizes in brackets are to be downloaded, as far as known. Full cache: one "
-        "picture at the model's own size with guidance, in bf16. The text encoder is shared."
+    notes = (
+        "* the default. Picture: pixels of a square one. On disk: in brackets what is to be "
+        "downloaded, as far as known. Full cache: one picture with guidance, in bf16. The text "
+        "encoder is shared."
     )
-    show(table, Text(note, style="dim"))
+    show(ResultTable(columns, rows), Paragraph(notes, "dim"))

@@ -3,16 +3,19 @@ Knows how commands are declared; what options come to is settled in `choices`.""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from inspect import Parameter, signature
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TypeAlias
 
 import typer
-from rich.markup import escape
 
 from scalekv.configs.option import PANELS, Option, Scope
 from scalekv.configs.options import BY_NAME, OPTIONS
+from scalekv.kv.errors import UserError
+
+if TYPE_CHECKING:
+    from scalekv.configs.models import ModelPreset
 
 DEFAULTS_NOTE = (
     "Every default can be set as SCALEKV_MODEL, SCALEKV_NUM_IMAGES and so on, or in a config file "
@@ -26,7 +29,7 @@ Typed = Mapping[str, Any]
 
 def default_note(words: str) -> str:
     """What holds by default, as it stands at the end of a help text."""
-    return f" [dim]{escape(f'[default: {words}]')}[/dim]"
+    return f" [default: {words}]"
 
 
 def takes_options(command: str) -> Callable[[Callable[..., None]], Callable[..., None]]:
@@ -92,16 +95,83 @@ def _declared(option: Option) -> Any:
         min=kind.least,
         max=kind.most,
         metavar=kind.metavar or None,
-        help=escape(option.help) + (default_note(words) if words else ""),
+        help=option.help + (default_note(words) if words else ""),
         show_default=False,
-        autocompletion=_completion(kind.known),
+        autocompletion=completes(option.name),
         rich_help_panel=option.panel,
     )
 
 
-def _completion(known: Callable[[], Any]) -> Callable[[str], list[str]]:
-    def complete(incomplete: str) -> list[str]:
-        return [name for name in known() if name.startswith(incomplete)]
+Completion: TypeAlias = Callable[[typer.Context, str], list[str]]
+"""What a shell is offered for a word that is not whole yet."""
+
+
+def completes(name: str, *, several: bool = False) -> Completion:
+    """Offers what is known of the option of the table with that name, for the model that is typed
+    or set.
+
+    Args:
+        several: there may be several with commas between, whatever the table says.
+    """
+
+    def words(context: typer.Context) -> Iterable[str]:
+        from scalekv.configs.settings import Settings
+
+        return values_known(name, context.params.get("model") or Settings().get("model").value)
+
+    return _offers(words, several=several or BY_NAME[name].kind.several)
+
+
+def completes_words(words: Callable[[], Iterable[str]]) -> Completion:
+    """Offers these words, which are asked for when they are needed."""
+    return _offers(lambda _: words())
+
+
+def completes_models(which: Callable[[ModelPreset], object]) -> Completion:
+    """Offers the models that `which` holds for."""
+
+    def words(_: typer.Context) -> Iterable[str]:
+        from scalekv.configs.models import list_models, model_named
+
+        return (name for name in list_models() if which(model_named(name)))
+
+    return _offers(words)
+
+
+def values_known(name: str, model: str) -> Iterable[str]:
+    """Values of the option of that name to choose from, for a model; not always all there are.
+
+    Raises:
+        UserError: no such model.
+    """
+    if name not in _FROM_SIZES:
+        return BY_NAME[name].kind.known(model)
+    from scalekv.configs.models import model_named
+    from scalekv.infinity_patch.schedules import sizes_of
+
+    return dict.fromkeys(
+        _FROM_SIZES[name](size, *how) for size, how in sizes_of(model_named(model)).items()
+    )
+
+
+_FROM_SIZES: Mapping[str, Callable[[tuple[int, int], str, str], str]] = {
+    "size": lambda size, _ratio, _pixels: f"{size[0]}x{size[1]}",
+    "ratio": lambda _size, ratio, _pixels: ratio,
+    "pixels": lambda _size, _ratio, pixels: pixels,
+}
+"""Options whose values follow from the sizes that a model draws."""
+
+
+def _offers(
+    words: Callable[[typer.Context], Iterable[str]], *, several: bool = False
+) -> Completion:
+    def complete(ctx: typer.Context, incomplete: str) -> list[str]:
+        before, comma, begun = incomplete.rpartition(",") if several else ("", "", incomplete)
+        try:
+            known = [word for word in words(ctx) if word not in before.split(",")]
+        except UserError:  # a model or a setting that is not right: the command itself says so
+            return []
+        return [before + comma + word for word in known if word.startswith(begun)]
 
     return complete
 

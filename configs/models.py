@@ -101,6 +101,11 @@ class ModelPreset:
         return (self.pixels, *self.pixels_too)
 
     @property
+    def ratio(self) -> str:
+        """The ratio it is shown at where none is asked for, width:height."""
+        return self.ratios[0] if self.ratios else "1:1"
+
+    @property
     def built_in(self) -> bool:
         """Whether the weights are installed with the package."""
         return not self.files.repo and not Path(self.files.transformer).is_absolute()

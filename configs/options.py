@@ -11,24 +11,26 @@ from functools import partial
 from scalekv.configs import values
 from scalekv.configs.option import CACHE, MACHINE, OUTPUT, SAMPLING, Option, Owner, Scope
 from scalekv.configs.recorded import FORM, attention_choice
-from scalekv.configs.spec import DTYPES, PIXELS
+from scalekv.configs.spec import DTYPES, PIXELS, PIXELS_IN_WORDS
 from scalekv.configs.values import AUTO, MOST_SEED, Kind, one_of, pattern, whole
 from scalekv.kv.policies.registry import check_policy_name, policy_names
 from scalekv.kv.precision import KV_DTYPES
 
-REPORT_FORMS = ("json", "html", "table")
+REPORT_FORMS, NO_REPORT = ("json", "html", "table"), "none"
 
 
-def _models() -> list[str]:
+def _models(_model: str) -> list[str]:
     from scalekv.configs.models import list_models
 
     return list_models()
 
 
-def _budgets() -> list[str]:
+def _budgets(model: str) -> list[str]:
     from scalekv.configs.budget_files import list_budgets
+    from scalekv.configs.models import model_named
 
-    return list(dict.fromkeys(["10%", "20%", "full", *(spec.name for spec in list_budgets())]))
+    named = (spec.name for spec in list_budgets(model_named(model).name))
+    return ["20%", "10%", "5%", *(name for name in named if name != "default"), "full"]
 
 
 def _check_budget(value: str) -> None:
@@ -45,7 +47,7 @@ _DEVICE = pattern(
     "NAME",
     "auto, cpu, mps, cuda, or cuda:1 and so on",
     "leave it out to use the best device there is",
-    known=lambda: (AUTO, "cpu", "cuda", "mps"),
+    known=lambda _: (AUTO, "cpu", "cuda", "mps"),
 )
 _RATIO = pattern(
     r"\s*\d+\s*:\s*\d+\s*",
@@ -82,7 +84,7 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _cache(
         "policy",
-        Kind(values.text, "NAME", known=policy_names, check=check_policy_name),
+        Kind(values.text, "NAME", known=lambda _: policy_names(), check=check_policy_name),
         "What chooses the tokens to keep: " + ", ".join(policy_names()) + ".",
         (*_PLANNED, "bench"),
         default="scalekv",
@@ -177,8 +179,8 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _sampling(
         "pixels",
-        one_of(*PIXELS, metavar="CLASS"),
-        "Size: 0.06M, 0.25M, 0.60M or 1M pixels at stride 16.",
+        one_of(*PIXELS, metavar="CLASS", words=PIXELS_IN_WORDS),
+        "Size, beside --ratio: " + PIXELS_IN_WORDS + ".",
         _ALL,
         preset=lambda preset: preset.pixels,
     ),
@@ -310,10 +312,11 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _output(
         "memory_report",
-        values.some_of(*REPORT_FORMS, metavar="FORM"),
-        "Forms of the memory report: json (report.json), html (a page of its own), table.",
+        values.some_of(*REPORT_FORMS, metavar="FORM", alone=NO_REPORT),
+        "Forms of the memory report: json (report.json), html (a page of its own), table (every "
+        "figure, on stderr in place of three lines), or none.",
         _MAKE,
-        default="json,table",
+        default="json",
         repeats=True,
     ),
     _output(

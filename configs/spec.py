@@ -9,6 +9,10 @@ DTYPES = ("auto", "fp32", "bf16", "fp16")
 
 PIXELS = ("0.06M", "0.25M", "0.60M", "1M")
 """Pixel classes, by people and presets alike."""
+PIXELS_IN_WORDS = (
+    "0.06M (256x256), 0.25M (512x512), 0.60M (768x768) or 1M (1024x1024), in brackets the pixels "
+    "of a square picture of the published models; emoji's are half as wide"
+)
 
 
 @dataclass(frozen=True)

@@ -33,7 +33,7 @@ class Unreadable(ValueError):
         self.fix = fix
 
 
-def _nothing() -> Sequence[str]:
+def _nothing(_model: str) -> Sequence[str]:
     return ()
 
 
@@ -46,7 +46,8 @@ class Kind:
         metavar: what stands for a value in the help; "" for flags.
         shell: what the command line reads it as: str, int, float or bool.
         least, most: bounds that the command line itself enforces.
-        known: values to complete; not all there are.
+        known: values to complete, for the model of a name; not all there are.
+        several: whether there may be several, with commas between.
         check: refuses, with a `UserError`, what can be read and cannot be meant. Called for
             settings; what is typed or stands in a row is checked where it is used.
     """
@@ -56,7 +57,8 @@ class Kind:
     shell: type = str
     least: float | None = None
     most: float | None = None
-    known: Callable[[], Iterable[str]] = _nothing
+    known: Callable[[str], Iterable[str]] = _nothing
+    several: bool = False
     check: Callable[[str], object] | None = None
 
 
@@ -115,7 +117,7 @@ def whole(least: int, most: int | None = None, *, auto: bool = False) -> Kind:
         return number
 
     if auto:
-        return Kind(read, "N", known=lambda: (AUTO,))
+        return Kind(read, "N", known=lambda _: (AUTO,))
     return Kind(read, "N", shell=int, least=least)
 
 
@@ -168,33 +170,41 @@ def _listed(
     return read[0] if len(read) == 1 else read
 
 
-def one_of(*names: str, metavar: str = "NAME") -> Kind:
-    """One of some names."""
+def one_of(*names: str, metavar: str = "NAME", words: str = "") -> Kind:
+    """One of some names; `words` list them with what they mean."""
 
     def read(value: object) -> str:
         if value not in names:
-            raise Unreadable("one of " + ", ".join(names), close_matches(str(value), names))
+            raise Unreadable(
+                "one of " + (words or ", ".join(names)), close_matches(str(value), names)
+            )
         return str(value)
 
-    return Kind(read, metavar, known=lambda: names)
+    return Kind(read, metavar, known=lambda _: names)
 
 
-def some_of(*names: str, metavar: str = "NAME") -> Kind:
-    """One or several of some names, with commas between, each once; a tuple."""
-    rule = "one or several, with commas between, of " + ", ".join(names)
+def some_of(*names: str, metavar: str = "NAME", alone: str) -> Kind:
+    """One or several of some names, with commas between, each once; a tuple. `alone` is one more
+    name, which goes with no other."""
+    rule = "one or several, with commas between, of " + ", ".join(names) + f"; or {alone} alone"
 
     def read(value: object) -> tuple[str, ...]:
         words = dict.fromkeys(word.strip() for word in str(value).split(","))
         for word in words:
-            if word not in names:
+            if word not in names and list(words) != [alone]:
                 raise Unreadable(rule, close_matches(word, names))
         return tuple(words)
 
-    return Kind(read, f"{metavar}[,{metavar}...]", known=lambda: names)
+    known = (*names, alone)
+    return Kind(read, f"{metavar}[,{metavar}...]", known=lambda _: known, several=True)
 
 
 def pattern(
-    form: str, metavar: str, rule: str, fix: str, known: Callable[[], Iterable[str]] = _nothing
+    form: str,
+    metavar: str,
+    rule: str,
+    fix: str,
+    known: Callable[[str], Iterable[str]] = _nothing,
 ) -> Kind:
     """Text that a regular expression matches whole."""
 

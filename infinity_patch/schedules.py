@@ -90,12 +90,18 @@ def grid_of(schedule: Schedule) -> tuple[int, int]:
 NEAREST = 3
 
 
-def size_of(preset: ModelPreset, ratio: str, pixels: str) -> tuple[int, int]:
-    """(width, height) in pixels of what a model draws at a ratio and pixel class."""
+def size_of(preset: ModelPreset, ratio: str, pixels: str | None) -> tuple[int, int]:
+    """(width, height) in pixels of what a model draws at a ratio and pixel class; None: its own."""
     tokenizer = preset.tokenizer
     side = tokenizer.stride * (2 if tokenizer.patchify else 1)  # pixels of a token
-    height, width = schedule_for(ratio, pixels).scales[-1]
+    height, width = schedule_for(ratio, pixels or preset.pixels).scales[-1]
     return width * side, height * side
+
+
+def class_in_pixels(preset: ModelPreset, pixels: str) -> str:
+    """A pixel class, and what it is in pixels for a model at its usual ratio: "1M (1024x1024)"."""
+    width, height = size_of(preset, preset.ratio, pixels)
+    return f"{pixels} ({width}x{height})"
 
 
 def sizes_of(preset: ModelPreset) -> dict[tuple[int, int], tuple[str, str]]:

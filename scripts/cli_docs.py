@@ -8,13 +8,22 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
+from inspect import cleandoc
 from pathlib import Path
 from typing import Any
 
 import typer
-from rich.text import Text
 
 from scalekv.cli.console import errors
+from scalekv.cli.console.help import (
+    examples_of,
+    is_argument,
+    panels_of,
+    placeholder,
+    summary_of,
+    usage_of,
+    words_of,
+)
 from scalekv.cli.main import app
 from scalekv.configs.option import Option
 from scalekv.configs.options import SETTINGS
@@ -30,8 +39,9 @@ TOP = """\
 Results go to stdout: a path a line, a table, or with `--json` one JSON object. Everything else goes
 to stderr: progress, notes, errors. On a terminal progress moves; elsewhere it is plain lines, and
 nothing is ever asked. `--quiet` leaves only errors on stderr, `--verbose` (or `SCALEKV_DEBUG=1`)
-adds where a failure happened. `NO_COLOR`, `TERM=dumb` and `COLUMNS` are heeded. Nothing is
-overwritten, and a file appears whole or not at all.
+adds where a failure happened. `NO_COLOR`, `TERM=dumb` and `COLUMNS` are heeded; a table in
+a pipe has a row a line, however long. Nothing is overwritten, and a file appears whole or not at
+all.
 
 A reader of stdout or stderr that leaves (`| head -1`, `2> >(head -1)`), or either closed from the
 start (`>&-`), costs nothing: the work is done, and the exit code is the work's. A disk that is full
@@ -58,6 +68,10 @@ other variables that begin with `SCALEKV_` are left alone, and `scalekv config` 
 """
 
 COMPLETION = """\
+Every option and argument with a list completes: models, the budgets, ratios, pixel classes and
+sizes of the model that is typed or set, policies, dtypes, devices, formats, and the parts of a list
+with commas.
+
 `scalekv --install-completion` installs completion for the shell it is called from (bash, zsh or
 fish), `scalekv --show-completion` prints it. Where the shell is not that of the terminal, in an
 image or a dotfile repository, ask for a shell by name:
@@ -113,62 +127,30 @@ def _commands(group: Any, name: str) -> Iterator[tuple[str, Any]]:
 def _contents(program: Any) -> Iterator[str]:
     for path, command in _commands(program, "scalekv"):
         anchor = path.replace(" ", "-")
-        first = _plain(command.help).partition("\n")[0]
-        yield f"- [`{path}`](#{anchor}): {first}"
+        yield f"- [`{path}`](#{anchor}): {summary_of(command)}"
 
 
 def _command(path: str, command: Any) -> Iterator[str]:
-    yield _plain(command.help)
-    arguments = [p for p in command.params if _is_argument(p)]
-    words = [path, "[OPTIONS]", *(_in_usage(p) for p in arguments)]
-    if hasattr(command, "commands"):
-        words.append("[COMMAND]")
-    yield f"```text\n{' '.join(words)}\n```"
-    rows = [(f"`{p.metavar or p.name}`", _help(p)) for p in arguments]
+    yield cleandoc(command.help)
+    yield f"```text\n{usage_of(path, command)}\n```"
+    rows = [(f"`{placeholder(p)}`", words_of(p)) for p in command.params if is_argument(p)]
     if rows:
         yield _table(("argument", ""), rows)
-    panels: dict[str, list[tuple[str, str]]] = {}
-    for option in command.params:
-        if not _is_argument(option) and not option.hidden and option.name != "help":
-            panel = option.rich_help_panel or "Options"
-            panels.setdefault(panel, []).append((_names(option), _help(option)))
-    for panel, options in panels.items():
-        yield _table((panel, ""), options)
-    examples = [line.strip() for line in (command.epilog or "").splitlines() if line[:2] == "  "]
+    for panel, options in panels_of(command).items():
+        yield _table((panel, ""), ((_names(option), words_of(option)) for option in options))
+    examples = examples_of(command)
     if examples:
         yield "```sh\n" + "\n".join(examples) + "\n```"
 
 
-def _is_argument(parameter: Any) -> bool:
-    return not any(name.startswith("-") for name in parameter.opts)
-
-
-def _in_usage(argument: Any) -> str:
-    name = argument.metavar or argument.name.upper()
-    many = "..." if argument.nargs == -1 else ""
-    return f"{name}{many}" if argument.required else f"[{name}]{many}"
-
-
 def _names(option: Any) -> str:
     names = ", ".join(f"`{name}`" for name in (*option.opts, *option.secondary_opts))
-    return names if option.is_flag else f"{names} `{option.metavar}`"
-
-
-def _help(parameter: Any) -> str:
-    words = _plain(parameter.help or "")
-    shown = parameter.show_default and not getattr(parameter, "is_flag", False)
-    if shown and parameter.default is not None and not parameter.required:
-        words += f" [default: {parameter.default}]"
-    return words
+    value = placeholder(option)
+    return f"{names} `{value}`" if value else names
 
 
 def _default(option: Option) -> str:
     return f"`{option.default}`" if option.default else option.shown_default
-
-
-def _plain(text: str) -> str:
-    """Help without the marks for colours, lines joined within paragraphs."""
-    return Text.from_markup(text).plain.strip()
 
 
 def _table(head: tuple[str, ...], rows: Any) -> str:

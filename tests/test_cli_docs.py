@@ -80,6 +80,6 @@ def test_completion_completes() -> None:
     found = words("scalekv generate --policy scale", "3")
     assert found == ["scalekv", "scalekv-anchored", "scalekv-released"]
     assert words("scalekv generate --model em", "3") == ["emoji"]
-    assert "paper-10" in words("scalekv generate --budget paper", "3")
+    assert words("scalekv generate --model infinity-2b --budget paper-1", "5") == ["paper-10"]
     assert words("scalekv budgets s", "2") == ["show"]
     assert "--fail-on-busy" in words("scalekv bench --f", "2")

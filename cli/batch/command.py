@@ -10,7 +10,7 @@ from typing import Annotated
 import typer
 
 from scalekv.cli import options as given
-from scalekv.cli.batch.file import COLUMNS
+from scalekv.cli.batch.file import COLUMNS, FORMATS
 from scalekv.cli.batch.names import TEMPLATE
 from scalekv.cli.options import DEFAULTS_NOTE
 from scalekv.configs.option import OUTPUT
@@ -63,6 +63,7 @@ def batch(
         typer.Option(
             metavar="NAME",
             help="Read FILE as txt, csv or jsonl, whatever its suffix.",
+            autocompletion=given.completes_words(lambda: FORMATS),
             rich_help_panel=FILE,
         ),
     ] = None,

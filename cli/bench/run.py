@@ -15,17 +15,17 @@ from statistics import median
 from typing import TYPE_CHECKING, Any, Self
 
 from rich.console import Console
-from rich.table import Table
-from rich.text import Text
 
 from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, Options, choose
 from scalekv.cli.console.errors import Interrupted, kind_of
 from scalekv.cli.console.interrupts import interruptible
+from scalekv.cli.console.layout import Column, Paragraph, ResultTable, print_parts
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, show
 from scalekv.cli.plan.room import Target, check_room, fits, target_of
-from scalekv.cli.report.figures import NARROW, peak_of
+from scalekv.cli.report.figures import peak_of
+from scalekv.infinity_patch.schedules import size_of
 from scalekv.kv.errors import BudgetTooSmall, UserError
 from scalekv.kv.sizes import human_bytes
 
@@ -151,10 +151,9 @@ class Benchmark:
         if self.json:
             say(json_module.dumps(facts) + "\n")
             if not quiet:
-                for part in self._table(facts, self.console.width):
-                    self.console.print(part)
+                print_parts(self.console, *self._table(facts))
         else:
-            show(*self._table(facts, Console().width))
+            show(*self._table(facts))
 
     def _planned(self, target: Target) -> dict[int, tuple[Side, Side]]:
         """Both sides at every batch size, and whether they are planned to fit.
@@ -252,31 +251,30 @@ class Benchmark:
             ],
         }
 
-    def _table(self, facts: dict[str, Any], width: int) -> tuple[Text, Table]:
-        """What was measured, on what, for a terminal of `width` columns."""
+    def _table(self, facts: dict[str, Any]) -> tuple[Paragraph, ResultTable]:
+        """What was measured, on what."""
         machine = facts["machine"]
+        width, height = size_of(self.compressed.preset, facts["ratio"], facts["pixels"])
         what = machine.get("device_name") or f"{machine['processor']}, {machine['cores']} cores"
         title = (
-            f"{facts['model']} on {what}, {facts['dtype']}; {facts['policy']} {facts['budget']}; "
-            f"medians of {facts['rounds']} rounds"
+            f"{facts['model']} on {what}, {facts['dtype']}; {width}x{height} pixels; "
+            f"{facts['policy']} {facts['budget']}; medians of {facts['rounds']} rounds"
         )
-        table = Table(box=None, padding=(0, 1), pad_edge=False)
-        headings = ["at once", "cache", "s a picture", "pictures/s", "speed", "held", "peak"]
-        narrow = width < NARROW
-        if narrow:
-            headings.remove("pictures/s")
-        for heading in headings:
-            table.add_column(
-                heading, justify="left" if heading == "cache" else "right", no_wrap=True
-            )
+        columns = (
+            Column("at once"),
+            Column("cache", right=False),
+            Column("s a picture"),
+            Column("pictures/s", rank=3),
+            Column("speed"),
+            Column("held", rank=1),
+            Column("peak", rank=2),
+        )
+        rows = []
         for row in facts["batches"]:
             speed = f"{row['speedup']['of_medians']:.2f}x" if "speedup" in row else ""
             for name, size, times in (("full", str(row["size"]), ""), ("compressed", "", speed)):
-                cells = [size, *_cells(row[name], row["size"], times)]
-                if narrow:
-                    del cells[3]
-                table.add_row(*cells)
-        return Text(title), table
+                rows.append([size, *_cells(row[name], row["size"], times)])
+        return Paragraph(title), ResultTable(columns, rows)
 
 
 def _at_once(settled: Settled, size: int) -> Settled:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from scalekv.cli import options as given
+from scalekv.cli.console.commands import Command, CommandGroup
 
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
@@ -49,7 +50,7 @@ budgets = typer.Typer(
     help=HELP,
     epilog=EPILOG,
     invoke_without_command=True,
-    rich_markup_mode="rich",
+    cls=CommandGroup,
 )
 
 
@@ -74,10 +75,16 @@ def list_command(
     say("\nBesides these, --budget takes a percentage, tokens per layer, a .yaml file, or full.\n")
 
 
-@budgets.command("show", help=SHOW_HELP)
+@budgets.command("show", cls=Command, help=SHOW_HELP)
 def show(
     budget: Annotated[
-        str, typer.Argument(metavar="BUDGET", help="What --budget takes.", show_default=False)
+        str,
+        typer.Argument(
+            metavar="BUDGET",
+            help="What --budget takes.",
+            show_default=False,
+            autocompletion=given.completes("budget"),
+        ),
     ],
     ratio: given.Ratio = None,
     pixels: given.Pixels = None,
@@ -121,7 +128,7 @@ def show(
     _print_heat(resolved)
 
 
-@budgets.command("new", help=NEW_HELP, epilog=EPILOG)
+@budgets.command("new", cls=Command, help=NEW_HELP, epilog=EPILOG)
 def new(
     file: Annotated[
         str, typer.Argument(metavar="FILE", help="A name ending in .yaml.", show_default=False)
@@ -192,8 +199,7 @@ def new(
         window=WINDOW if window is None else window,
         provenance=note or origin,
     )
-    ratio = preset.ratios[0] if preset.ratios else "1:1"
-    resolve(spec, schedule_for(ratio, preset.pixels), spec.layers)
+    resolve(spec, schedule_for(preset.ratio, preset.pixels), spec.layers)
     folder = OutputFolder(path.parent)
     folder.prepare()
     say(f"{folder.create(path.name, budget_text(spec).encode())}\n")
@@ -247,7 +253,7 @@ def _print_heat(budget: Budget) -> None:
     from scalekv.cli.console.stdout import show
 
     console = Console()
-    show(*heat(budget, console.width, encoding=console.encoding), soft_wrap=True)
+    show(*heat(budget, console.width, encoding=console.encoding))
 
 
 def _facts(spec: BudgetSpec) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scalekv.cli import options as given
-from scalekv.cli.options import default_note
+from scalekv.cli.options import completes_words, default_note
 from scalekv.configs.option import OUTPUT
 
 CALIBRATION = "Calibration"
@@ -34,6 +34,12 @@ Examples:
   scalekv generate "an owl" --policy coded:emoji-coded.safetensors --budget 5%
 
 """
+
+
+def _indices() -> tuple[str, ...]:
+    from scalekv.infinity_patch.calibration.plan import INDICES
+
+    return INDICES
 
 
 @given.takes_options("calibrate")
@@ -79,6 +85,7 @@ def calibrate(
             metavar="NAME",
             help="paper: the published index. share: those weights as a share of the attention on "
             "earlier scales, see docs/calibration.md.",
+            autocompletion=completes_words(_indices),
             rich_help_panel=CALIBRATION,
         ),
     ] = "paper",

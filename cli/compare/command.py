@@ -43,6 +43,7 @@ def compare(
             metavar="BUDGET[,...]",
             help="Budgets to compare, with commas between or given again."
             + default_note("the one set"),
+            autocompletion=given.completes("budget", several=True),
             rich_help_panel=CACHE,
         ),
     ] = None,
@@ -51,6 +52,7 @@ def compare(
         typer.Option(
             metavar="NAME[,...]",
             help="Policies to compare, each under every budget." + default_note("the one set"),
+            autocompletion=given.completes("policy", several=True),
             rich_help_panel=CACHE,
         ),
     ] = None,

@@ -5,7 +5,7 @@ cache. Knows the order of the steps; likeness is measured and sheets are drawn e
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
 from importlib.metadata import version
@@ -15,17 +15,16 @@ from statistics import fmean, median
 from typing import TYPE_CHECKING, Any
 
 from rich.console import Console
-from rich.table import Table
 
 from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, Options, choose
 from scalekv.cli.console.errors import Interrupted
 from scalekv.cli.console.interrupts import interruptible, interrupts_wait
+from scalekv.cli.console.layout import Column, Paragraph, ResultTable, print_parts
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json, to_json
 from scalekv.cli.pictures.folder import FORMAT, OutputFolder, slug
 from scalekv.cli.plan.room import check_room, target_of
-from scalekv.cli.report.figures import NARROW
 from scalekv.kv.errors import UserError
 from scalekv.kv.extras import needs
 from scalekv.kv.sizes import human_bytes
@@ -36,6 +35,17 @@ if TYPE_CHECKING:
     from scalekv.infinity_patch.asked.settled import Settled
     from scalekv.infinity_patch.generation.forced import ForcedPicture
     from scalekv.infinity_patch.likeness import Likeness
+
+COLUMNS_EXPLAINED = (
+    "PSNR (dB, the median) and SSIM (1 is the same, the mean) say how like the full cache's "
+    "pictures the others are: higher is closer; least is the picture that is furthest off, equal "
+    "counts those that are the same bit for bit. Held is the most a cache held, of full its share "
+    "of the full cache."
+)
+"""What the table says, for who sees it the first time."""
+BITS_EXPLAINED = (
+    " Bits is the share of the full cache's that it would have drawn, had it seen them."
+)
 
 
 @dataclass(frozen=True)
@@ -178,7 +188,7 @@ class Comparison:
         from scalekv.infinity_patch.likeness import likeness
 
         many = len(self.variants)
-        wanted = len(self.choices.request.prompts) * self.choices.request.num_images
+        wanted = self._rows_wanted
         with ExitStack() as stack:
             drawn = []
             for number, one in enumerate(settled):
@@ -198,7 +208,9 @@ class Comparison:
                     pictures_of_row, scores, self._forced(pipeline, settled, pictures_of_row[0])
                 )
                 seconds = sum(picture.seconds for picture in pictures_of_row)
-                display.picture_done(number, wanted, seconds, pictures_of_row[0].prompt)
+                display.picture_done(
+                    number * many, wanted * many, seconds, pictures_of_row[0].prompt, many
+                )
 
     def _forced(
         self, pipeline: Pipeline, settled: Sequence[Settled], first: Picture
@@ -312,38 +324,51 @@ class Comparison:
         )
 
     def _print_table(self, figures: list[dict[str, Any]]) -> None:
-        pictures = len(self.rows)
-        title = f"Against the full cache, {pictures} picture{'s' if pictures > 1 else ''} each"
-        table = Table(title=title, title_justify="left", title_style="bold", box=None)
-        table.add_column("", no_wrap=True)
-        columns: dict[str, Callable[[dict[str, Any]], str]] = {
-            "PSNR dB": lambda facts: _number(facts.get("psnr_db", {}).get("median"), ".1f"),
-            "least": lambda facts: _number(facts.get("psnr_db", {}).get("min"), ".1f"),
-            "SSIM": lambda facts: _number(facts.get("ssim", {}).get("mean"), ".3f"),
-            "least ": lambda facts: _number(facts.get("ssim", {}).get("min"), ".3f"),
-            "equal": lambda facts: str(facts.get("identical", "")),
-            **(
-                {"bits": lambda facts: f"{facts['bits']['agreement']:.1%}"}
-                if self.agreement
-                else {}
-            ),
-            "cache held": lambda facts: human_bytes(facts["held_peak_bytes"]),
-            "of history": lambda facts: f"{facts['ratio_history']:.1%}",
-        }
-        if self.agreement:
-            del columns["least "]  # room for the share of bits
-        if self.console.width < NARROW:
-            for name in ("least", "least ", "equal"):
-                columns.pop(name, None)
-        for heading in columns:
-            table.add_column(heading.strip(), justify="right", no_wrap=True)
-        for facts in figures:
-            table.add_row(facts["label"], *(cell(facts) for cell in columns.values()))
-        self.console.print(table)
+        columns = (
+            Column("cache", right=False),
+            Column("PSNR", rank=1),
+            Column("least", rank=4),
+            Column("SSIM", rank=2),
+            Column("least", rank=5),
+            Column("equal", rank=6),
+            *([Column("bits", rank=2)] if self.agreement else []),
+            Column("held"),
+            Column("of full", rank=3),
+        )
+        rows = [
+            (
+                facts["label"],
+                _number(facts.get("psnr_db", {}).get("median"), ".1f"),
+                _number(facts.get("psnr_db", {}).get("min"), ".1f"),
+                _number(facts.get("ssim", {}).get("mean"), ".3f"),
+                _number(facts.get("ssim", {}).get("min"), ".3f"),
+                str(facts.get("identical", "")),
+                *([f"{facts['bits']['agreement']:.1%}"] if self.agreement else []),
+                human_bytes(facts["held_peak_bytes"]),
+                f"{facts['ratio_history']:.1%}",
+            )
+            for facts in figures
+        ]
+        count = "1 picture" if len(self.rows) == 1 else f"{len(self.rows)} pictures"
+        print_parts(
+            self.console,
+            Paragraph(f"Against the full cache, {count} each", "bold"),
+            ResultTable(columns, rows),
+            Paragraph(COLUMNS_EXPLAINED + (BITS_EXPLAINED if self.agreement else ""), "dim"),
+        )
 
     def _headline(self) -> str:
         labels = ", ".join(variant.label for variant in self.variants)
-        return f"model {self.choices.preset.name} ({self.choices.model.origin}): {labels}"
+        pictures = len(self.variants) * self._rows_wanted
+        return (
+            f"model {self.choices.preset.name} ({self.choices.model.origin}), {pictures} pictures: "
+            f"{self._rows_wanted} with each of {labels}"
+        )
+
+    @property
+    def _rows_wanted(self) -> int:
+        request = self.choices.request
+        return len(request.prompts) * request.num_images
 
 
 def _number(value: float | None, form: str) -> str:

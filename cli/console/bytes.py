@@ -14,6 +14,8 @@ from rich.progress import (
     TimeRemainingColumn,
 )
 
+from scalekv.cli.console.layout import Paragraph, print_parts
+
 SECONDS_BETWEEN_LINES = 5.0
 """Where stderr is no terminal."""
 
@@ -47,7 +49,7 @@ class ByteDisplay:
     def say(self, text: str) -> None:
         """A line that stays."""
         if not self.quiet:
-            self.console.print(text, markup=False, soft_wrap=True, style="dim")
+            print_parts(self.console, Paragraph(text, "dim"))
 
     def show(self, what: str, done: int, total: int) -> None:
         """How far it is; `what` is what is at hand, a file's name."""

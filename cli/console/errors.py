@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from rich.console import Console
 from rich.text import Text
 
+from scalekv.cli.console.layout import LEAST
 from scalekv.cli.console.terminal import Terminal
 from scalekv.configs.option import DEBUG_VARIABLE
 from scalekv.kv.errors import UserError
@@ -106,14 +107,26 @@ def stderr() -> Console:
 
 
 def show_refusal(error: UserError, console: Console) -> None:
-    """What, where, rule and fix, one under the other."""
+    """What, where, rule and fix, one under the other. A fix is in one piece, to be copied."""
     text = Text("error: ", style="bold red")
-    text.append(error.what, style="bold")
+    text.append(_below(error.what, len(text), console), style="bold")
     for label, detail in (("where", error.where), ("rule", error.rule), ("fix", error.fix)):
         if detail:
-            text.append(f"\n  {label + ':':6} ", style="dim")
-            text.append(detail, style="green" if label == "fix" else "")
+            start = f"  {label + ':':6} "
+            text.append(f"\n{start}", style="dim")
+            if label == "fix":
+                text.append(detail, style="green")
+            else:
+                text.append(_below(detail, len(start), console))
     console.print(text, soft_wrap=True)
+
+
+def _below(words: str, indent: int, console: Console) -> str:
+    """The words, on a terminal in lines that fit it: all but the first with an indent."""
+    if not console.is_terminal:
+        return words
+    lines = Text(words).wrap(console, max(console.width - indent, LEAST))
+    return f"\n{' ' * indent}".join(line.plain.rstrip() for line in lines)
 
 
 def show_failure(error: BaseException, console: Console) -> None:

@@ -21,4 +21,4 @@ def show_finding(finding: Finding) -> None:
     lines = [line]
     if finding.fix:
         lines.append(Text("        fix: ").append(finding.fix, style="green"))
-    show(*lines, soft_wrap=True)
+    show(*lines)

@@ -22,6 +22,7 @@ from rich.progress import (
 )
 from rich.progress import Progress as Bars
 
+from scalekv.cli.console.layout import Paragraph, print_parts
 from scalekv.kv.sizes import human_bytes
 
 if TYPE_CHECKING:
@@ -70,7 +71,7 @@ class Display:
     def note(self, text: str) -> None:
         """A line that stays."""
         if not self.quiet:
-            self.console.print(text, markup=False, soft_wrap=True, style="dim")
+            print_parts(self.console, Paragraph(text, "dim"))
             self._said = time.monotonic()
 
     def stage(self, text: str) -> None:
@@ -82,9 +83,7 @@ class Display:
 
     def scale_done(self, progress: Progress) -> None:
         """One more scale of a picture, or of several that are made together."""
-        first, last = progress.picture + 1, progress.picture + progress.together
-        which = f"picture {first}" if first == last else f"pictures {first}-{last}"
-        picture = f"{which}/{progress.pictures}"
+        picture = _which(progress.picture, progress.together, progress.pictures)
         done = progress.scale + 1
         scale = f"scale {done}/{progress.scales}"
         held = f"cache {human_bytes(progress.held_bytes)}"
@@ -100,11 +99,15 @@ class Display:
         elif time.monotonic() - self._said >= SECONDS_BETWEEN_LINES:
             self.note(text)
 
-    def picture_done(self, index: int, pictures: int, seconds: float, prompt: str) -> None:
-        """A finished picture; leaves the terminal free for its path."""
+    def picture_done(
+        self, index: int, pictures: int, seconds: float, prompt: str, together: int = 1
+    ) -> None:
+        """A finished picture, or `together` of them from `index` on; leaves the terminal free for
+        its path."""
         self.clear()
         short = prompt if len(prompt) <= 60 else prompt[:59] + "…"
-        self.note(f"picture {index + 1}/{pictures}  {seconds:.1f} s  {' '.join(short.split())}")
+        which = _which(index, together, pictures)
+        self.note(f"{which}  {seconds:.1f} s  {' '.join(short.split())}")
         self._said = time.monotonic()
 
     def smaller_batch(self, size: int) -> None:
@@ -133,6 +136,12 @@ class Display:
             columns += [BarColumn(bar_width=24), *([TimeElapsedColumn()] if elapsed else [])]
         # stdout is left alone: it may be a pipe, and paths must not come out on stderr.
         return Bars(*columns, console=self.console, transient=True, redirect_stdout=False)
+
+
+def _which(index: int, together: int, pictures: int) -> str:
+    first, last = index + 1, index + together
+    which = f"picture {first}" if first == last else f"pictures {first}-{last}"
+    return f"{which}/{pictures}"
 
 
 class _Notes(logging.Handler):

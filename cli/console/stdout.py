@@ -21,15 +21,15 @@ def say_json(value: object) -> None:
     say(json.dumps(value, indent=2) + "\n")
 
 
-def show(*renderables: object, soft_wrap: bool = False) -> None:
-    """Writes tables and coloured text as stdout shows them: without colour where it is no
-    terminal."""
+def show(*parts: object) -> None:
+    """Writes tables, paragraphs and coloured text as stdout shows them: without colour where it is
+    no terminal."""
+    from scalekv.cli.console.layout import print_parts
     from scalekv.cli.console.terminal import Terminal
 
     console = Terminal(highlight=False)
     with console.capture() as capture:
-        for renderable in renderables:
-            console.print(renderable, soft_wrap=soft_wrap, markup=False)
+        print_parts(console, *parts)
     _write(capture.get())
 
 

@@ -233,7 +233,7 @@ class RemoteRun(Run):
 def body_of(choices: Choices, index: int) -> dict[str, Any]:
     """The request for picture `index` of all, as the server's API has it."""
     request = choices.request
-    width, height = size_of(choices.preset, request.ratio, request.pixels or choices.preset.pixels)
+    width, height = size_of(choices.preset, request.ratio, request.pixels)
     optional = {
         "cfg": request.cfg,
         "cfg_layer": request.cfg_layer,

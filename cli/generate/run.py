@@ -23,9 +23,11 @@ from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
 from scalekv.cli.pictures.folder import FORMAT, Attached, CannotWrite, OutputFolder
 from scalekv.cli.plan.room import check_room, target_of
-from scalekv.cli.report.figures import memory_report, print_table
+from scalekv.cli.report.figures import memory_report, print_summary, print_table
 from scalekv.cli.report.kinds import Kinds
 from scalekv.cli.report.running import Running
+from scalekv.configs.options import NO_REPORT
+from scalekv.infinity_patch.schedules import size_of
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
@@ -223,8 +225,9 @@ class Run:
         choices = self.choices
         request = choices.request
         budget = "" if request.policy == "full" else f", budget {request.budget}"
+        width, height = size_of(choices.preset, request.ratio, request.pixels)
         return (
-            f"model {choices.preset.name} ({choices.model.origin}), "
+            f"model {choices.preset.name} ({choices.model.origin}), {width}x{height} pixels, "
             f"policy {request.policy}{budget}, seed {request.seed}"
         )
 
@@ -271,9 +274,16 @@ def write_report(report: Mapping[str, Any], folder: OutputFolder, choices: Choic
 def show_report(
     report: Mapping[str, Any], written: Sequence[Path], choices: Choices, console: Console
 ) -> None:
-    """The figures for people, where asked for, and where the files are."""
+    """The figures for people, and where the files with all of them are."""
+    if NO_REPORT in choices.memory_report:
+        return
     if "table" in choices.memory_report:
         print_table(report, console)
+    else:
+        # What was not asked for is named in passing.
+        plain = [path for path in written if path.suffix == ".json"]
+        print_summary(report, console, *map(str, plain[:1]))
+        written = [path for path in written if path not in plain]
     for path in written:
         console.print(f"report: {path}", markup=False, soft_wrap=True, style="dim")
 

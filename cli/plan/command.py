@@ -1,8 +1,7 @@
-"""The command `scalekv plan`: its options, and what of a plan is shown."""
+"""The command `scalekv plan`: its options, and the figures of a plan; `shown` shows them."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from enum import StrEnum
 from typing import TYPE_CHECKING, Annotated, Any, NoReturn
 
@@ -12,8 +11,6 @@ from scalekv.cli import options as given
 from scalekv.configs.option import MACHINE
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from scalekv.cli.plan.room import Target
     from scalekv.infinity_patch.planning.footprint import Footprint, Work
     from scalekv.infinity_patch.planning.planner import Planner
@@ -61,6 +58,7 @@ def plan(
             metavar="N",
             help="Pictures that go through the model together; auto plans for 1."
             + given.default_note("auto"),
+            autocompletion=given.completes("batch_size"),
             show_default=False,
         ),
     ] = None,
@@ -85,6 +83,10 @@ def plan(
         typer.Option(
             "--check", help="Exit with 2 where the plan does not fit, having shown it; else with 0."
         ),
+    ] = False,
+    bound: Annotated[
+        bool,
+        typer.Option("--bound", help="Say too what theory knows of how little a cache can hold."),
     ] = False,
     json: given.Json = False,
     *,
@@ -132,9 +134,9 @@ def plan(
     if json:
         say_json(figures)
     else:
-        from rich.console import Console
+        from scalekv.cli.plan.shown import show_plan
 
-        _show(figures, Console(highlight=False))
+        show_plan(figures, bound=bound)
     if check and not figures["fits"]:
         _refuse(figures)
 
@@ -168,10 +170,13 @@ def _figures(
         asked: tokens per layer that were found to fit, in place of the budget asked for.
     """
     from scalekv.infinity_patch.planning.planner import fullest
+    from scalekv.infinity_patch.schedules import size_of
     from scalekv.kv.memory.denominators import LowerBound, uncompressed
 
     work, cache, policy = footprint.work, footprint.cache, planner.settled.policy
     shape, budget = work.shape, work.budget
+    request = planner.settled.request
+    width, height = size_of(work.preset, request.ratio, request.pixels)
     places = shape.layers * shape.sequences * shape.heads
     return {
         "format": FORMAT,
@@ -185,6 +190,7 @@ def _figures(
         "pictures": work.pictures,
         "sequences": work.sequences,
         "text_tokens": work.text_tokens,
+        "size": {"width": width, "height": height},
         "schedule": str(work.schedule),
         "history_tokens": work.schedule.history,
         "device": {"type": target.device, "name": target.name, "memory_bytes": target.memory},
@@ -268,116 +274,3 @@ def _budgets(
             }
         )
     return sorted(rows, key=lambda row: -int(row["tokens"]))
-
-
-def _show(figures: dict[str, Any], console: Console) -> None:
-    from rich.text import Text
-
-    from scalekv.kv.sizes import human_bytes
-
-    device = figures["device"]
-    budget = figures["budget"]
-    coded = figures.get("coded")
-    kept = "" if budget is None else f", budget {budget['label']} ({budget['mean']} tokens a layer)"
-    if coded is not None:
-        kept = f", budget {budget['label']} ({human_bytes(coded['budget_bytes'])}, every token)"
-    count = figures["pictures"]
-    together = "1 picture" if count == 1 else f"{count} pictures at once"
-    lines = [
-        f"{figures['model']}, {figures['dtype']} on {device['name']}",
-        f"{together}, policy {figures['policy']}{kept}, cache {figures['kv_dtype']}, at most "
-        f"{human_bytes(figures['cache']['held_peak_bytes'])} held at any moment",
-    ]
-    if coded is not None:
-        constants = coded["constants_bytes"]
-        full = figures["full_caches"][0]["bytes"]
-        share = (figures["cache"]["held_peak_bytes"] + constants) / max(full, 1)
-        lines.append(
-            f"constants {human_bytes(constants)}, once for any batch; held and constants are "
-            f"{share:.1%} of the full cache"
-        )
-    elif figures.get("alternative"):
-        lines.append("--policy coded keeps every token in as many bytes: docs/coded.md")
-    for line in lines:
-        console.print(line, markup=False, soft_wrap=True)
-    console.print()
-    _show_parts(figures, console)
-    console.print()
-    needed = f"needed: {human_bytes(figures['needed_bytes'])}"
-    memory = device["memory_bytes"]
-    if memory is not None:
-        left = memory - figures["needed_bytes"]
-        verdict = f"fits, {human_bytes(left)} left" if left >= 0 else "does not fit"
-        needed += f" of {human_bytes(memory)}: {verdict}"
-    console.print(Text(needed, style="bold"), soft_wrap=True)
-    console.print(
-        Text(
-            "the fullest stage and what the process takes besides"
-            + (", and 4 % that the allocator cannot use" if device["type"] == "cuda" else ""),
-            style="dim",
-        ),
-        soft_wrap=True,
-    )
-    console.print()
-    _show_budgets(figures, console)
-    console.print()
-    bound = figures["lower_bound"]
-    console.print(
-        f"held: {figures['full_caches'][0]['ratio']:.1%} of the full cache (history, same dtype); "
-        f"{bound['held_bits_per_unit']:.3g} bits per bit of n² d = {bound['unit_bits']} "
-        f"(n {bound['n']:.4g}, d {bound['d']}) in each head and layer",
-        soft_wrap=True,
-    )
-    console.print(Text(bound["meaning"], style="dim"))
-    if "sparsity" in figures:
-        console.print(Text(figures["sparsity"]["meaning"], style="dim"))
-
-
-def _show_parts(figures: dict[str, Any], console: Console) -> None:
-    from scalekv.cli.report.figures import PARTS
-    from scalekv.kv.sizes import human_bytes
-
-    stages: dict[str, dict[str, int]] = figures["stages"]
-    names = {**PARTS, "everything_else": "activations"}
-    rows = [
-        [label, *(human_bytes(parts[name]) if parts[name] else "" for parts in stages.values())]
-        for name, label in names.items()
-        if any(parts[name] for parts in stages.values())
-    ]
-    rows.append(["all", *(human_bytes(count) for count in figures["totals"].values())])
-    _table(["", *stages], rows, console)
-
-
-def _show_budgets(figures: dict[str, Any], console: Console) -> None:
-    from scalekv.kv.sizes import human_bytes
-
-    known = figures["fits"] is not None
-    head = ["budget", "tokens", "cache held", "needed", *(["fits", "largest batch"] * known)]
-    rows = [
-        [
-            ("> " if row["asked"] else "  ") + row["budget"],
-            str(row["tokens"]),
-            human_bytes(row["held_peak_bytes"]),
-            human_bytes(row["needed_bytes"]),
-            *(["yes" if row["fits"] else "no", _batch(row["largest_batch"])] if known else []),
-        ]
-        for row in figures["budgets"]
-    ]
-    _table(head, rows, console)
-
-
-def _batch(largest: int) -> str:
-    from scalekv.infinity_patch.planning.planner import MOST_PICTURES
-
-    return f"{largest} or more" if largest == MOST_PICTURES else str(largest or "none")
-
-
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]], console: Console) -> None:
-    from rich.table import Table
-
-    table = Table(box=None, pad_edge=False)
-    for place, name in enumerate(head):
-        table.add_column(name, justify="left" if place == 0 else "right", no_wrap=place == 0)
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)

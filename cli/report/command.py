@@ -7,6 +7,8 @@ from typing import Annotated
 
 import typer
 
+from scalekv.cli.options import default_note
+
 HELP = (
     "Show the memory report of the run in RUN_DIR and write it as a page, report.html.\n\n"
     "Of a run that was killed it says what there is: its report is brought up to date with every "
@@ -44,8 +46,8 @@ def report(
         typer.Option(
             "--out",
             metavar="FILE",
-            help="Where to write the page, a name ending in .html. "
-            "[dim]\\[default: beside the report][/dim]",
+            help="Where to write the page, a name ending in .html."
+            + default_note("beside the report"),
             show_default=False,
         ),
     ] = None,

@@ -10,10 +10,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
-from rich.padding import Padding
-from rich.table import Table
-from rich.text import Text
 
+from scalekv.cli.console.layout import Column, ResultTable, print_parts
 from scalekv.configs.sparsity import Sparsity
 from scalekv.kv.memory.denominators import LowerBound, uncompressed
 from scalekv.kv.memory.predicted import CacheShape
@@ -40,8 +38,6 @@ STAGES = {
     "record": "record",
     "decode": "decode",
 }
-
-NARROW = 70  # columns; below that a table's remarks would be a word wide
 
 _WEIGHTS = ("transformer", "vae", "text_encoder")
 _CACHE = {
@@ -142,22 +138,42 @@ def _parts(
 
 
 def print_table(report: Mapping[str, Any], console: Console) -> None:
-    """The figures of `memory_report` as a table; where there is no room for one, as a list."""
-    rows = [(label, human_bytes(count), remark) for label, count, remark in table_rows(report)]
-    if console.width < NARROW:
-        console.print("Memory", style="bold")
-        for label, size, remark in rows:
-            console.print(f" {label}: {size}")
-            if remark:
-                console.print(Padding(Text(remark, style="dim"), (0, 0, 0, 3)))
-        return
-    table = Table(title="Memory", title_justify="left", title_style="bold", box=None)
-    table.add_column("")
-    table.add_column("bytes", justify="right", no_wrap=True)
-    table.add_column("", style="dim")
-    for row in rows:
-        table.add_row(*row)
-    console.print(table)
+    """All figures of `memory_report`."""
+    _print_rows(table_rows(report), console)
+
+
+def print_summary(report: Mapping[str, Any], console: Console, more: str = "") -> None:
+    """The figures that everybody asks for, in three lines.
+
+    Args:
+        more: where the others are.
+    """
+    rows = []
+    cache = report["cache"]
+    if cache:
+        full = report["full_caches"][0]
+        rows.append(
+            ("held", int(cache["held_peak_bytes"]), f"the most the cache held: {_kept(cache)}")
+        )
+        rows.append(
+            ("of", int(full["bytes"]), f"what a full cache holds; that is {full['ratio']:.1%}")
+        )
+    memory = report["memory"]
+    suffix = f"; more in {more}" if more else ""
+    for total, where in (("device_peak_bytes", "device"), ("process_peak_bytes", "process")):
+        if total in memory:
+            rows.append(("peak", memory[total], f"the most memory of the {where}{suffix}"))
+            break
+    _print_rows(rows, console)
+
+
+def _print_rows(rows: Sequence[tuple[str, int, str]], console: Console) -> None:
+    columns = (
+        Column("", right=False),
+        Column(""),
+        Column("", rank=1, right=False, style="dim", wraps=True),
+    )
+    print_parts(console, ResultTable(columns, [(a, human_bytes(count), b) for a, count, b in rows]))
 
 
 def table_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
@@ -226,19 +242,19 @@ def pictures_of_kind(kind: Mapping[str, Any]) -> str:
     return " (1 picture)" if kind["pictures"] == 1 else f" ({kind['pictures']} pictures)"
 
 
+def _kept(cache: Mapping[str, Any]) -> str:
+    budget = cache.get("budget")
+    return f"policy {cache['policy']}" + (f", budget {budget['label']}" if budget else "")
+
+
 def _held(cache: Mapping[str, Any]) -> str:
     budget = cache.get("budget")
+    kept = _kept(cache)
     if not budget:
-        return f"policy {cache['policy']}: nothing is dropped"
+        return f"{kept}: nothing is dropped"
     if "coded" in cache and cache["coded"]["first_coded_scale"] is not None:
         first = cache["coded"]["first_coded_scale"]
-        return (
-            f"policy {cache['policy']}, budget {budget['label']}: every token, in few bits from "
-            f"scale {first} on"
-        )
+        return f"{kept}: every token, in few bits from scale {first} on"
     if not budget["evicts"]:
-        return f"policy {cache['policy']}, budget {budget['label']}: nothing is dropped"
-    return (
-        f"policy {cache['policy']}, budget {budget['label']}: "
-        f"{budget['mean']} tokens per layer and head on average"
-    )
+        return f"{kept}: nothing is dropped"
+    return f"{kept}: {budget['mean']} tokens per layer and head on average"

@@ -45,7 +45,13 @@ def serve(
     ] = "127.0.0.1",
     port: Annotated[
         int,
-        typer.Option(min=0, max=65535, help="0 takes a free one.", rich_help_panel=SERVER),
+        typer.Option(
+            min=0,
+            max=65535,
+            metavar="N",
+            help="0 takes a free one.",
+            rich_help_panel=SERVER,
+        ),
     ] = 8000,
     queue: Annotated[
         int,

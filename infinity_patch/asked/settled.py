@@ -23,7 +23,7 @@ from scalekv.infinity_patch.asked.request import (
 )
 from scalekv.infinity_patch.loading.placement import check_device, check_dtype
 from scalekv.infinity_patch.machine.machine import BF16, device_memory, of_processor
-from scalekv.infinity_patch.schedules import schedule_for
+from scalekv.infinity_patch.schedules import class_in_pixels, schedule_for
 from scalekv.kv.budgets.asked import BudgetLike
 from scalekv.kv.budgets.budget import FULL, Budget
 from scalekv.kv.errors import UserError
@@ -290,7 +290,8 @@ def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
         raise UserError(
             f"{preset.name} was not made for the pixel class {asked}",
             where="--pixels",
-            rule="its pictures are " + " or ".join(preset.pixel_classes),
+            rule="its pictures are "
+            + " or ".join(class_in_pixels(preset, name) for name in preset.pixel_classes),
             fix="leave --pixels out, or take another model",
         )
     return schedule_for(request.ratio, asked)

@@ -104,8 +104,7 @@ def full_cache(preset: ModelPreset) -> int:
     """Bytes of the cache of one guided picture when nothing is dropped, at the preset's native
     size, in bf16, before the last scale."""
     spec = preset.transformer
-    ratio = preset.ratios[0] if preset.ratios else "1:1"
-    schedule = schedule_for(ratio, preset.pixels)
+    schedule = schedule_for(preset.ratio, preset.pixels)
     return full_cache_bytes(schedule, spec.depth, 2, spec.heads, spec.head_dim, 2)
 
 

@@ -157,7 +157,11 @@ class StandIn:
 @pytest.fixture
 def stand_in(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
     """The heavy half, replaced; requests are still checked for real, with a word a token."""
-    fake = StandIn()
+    return put_in(StandIn(), monkeypatch, tmp_path)
+
+
+def put_in(fake: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> StandIn:
+    """Puts a stand-in into the heavy half's place; `tmp_path` takes its tokenizer."""
     words = Tokenizer(WordLevel({"<unk>": 0}, unk_token="<unk>"))
     words.pre_tokenizer = WhitespaceSplit()
     words.save(str(tmp_path / "tokenizer.json"))

@@ -42,7 +42,8 @@ def test_sides_take_turns(scalekv: Program, measured: StandIn) -> None:
     assert sides[:8] == [other, full, full, other, other, full, full, other]
     assert {side[1:] for side in sides[8:]} == {(4, 4)}
     assert [r.reproducible for r in measured.requests] == [True] * 8 + [False] * 8
-    assert done.out.startswith("emoji on P, 2 cores, float32; scalekv 20%; medians of 3 rounds\n")
+    title = "emoji on P, 2 cores, float32; 128x128 pixels; scalekv 20%; medians of 3 rounds\n"
+    assert done.out.startswith(title)
     rows = [line.split() for line in done.out.splitlines()[2:]]
     assert [row[0] for row in rows] == ["1", "20%", "4", "20%"]
 

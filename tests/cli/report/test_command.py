@@ -96,9 +96,16 @@ def test_forms_of_the_report(scalekv: Program, stand_in: StandIn) -> None:
     done = scalekv("generate", "a", "--memory-report", "table", "--out", "other")
     assert sorted(p.name for p in Path("other").iterdir()) == ["0-a.json", "0-a.png"]
     assert "cache held" in done.err
-    refused = scalekv("generate", "a", "--memory-report", "html,tabel")
-    assert refused.code == 2
-    assert "table" in refused.err
+    done = scalekv("generate", "a", "--memory-report", "none", "--out", "bare")
+    assert sorted(p.name for p in Path("bare").iterdir()) == ["0-a.json", "0-a.png"]
+    assert "held" not in done.err
+    done = scalekv("generate", "a", "--out", "plain")
+    assert [line.split()[0] for line in done.err.splitlines()[-3:]] == ["held", "of", "peak"]
+    assert done.err.endswith("more in plain/report.json\n")
+    for wrong in ("html,tabel", "json,none"):
+        refused = scalekv("generate", "a", "--memory-report", wrong)
+        assert refused.code == 2
+        assert "table; or none alone" in refused.err
 
 
 def test_of_a_run_that_was_killed_there_is_what_it_had(

@@ -10,7 +10,13 @@ import pytest
 from rich.console import Console
 
 from scalekv.cli.console.progress import Display
-from scalekv.cli.report.figures import largest_cache, memory_report, print_table, table_rows
+from scalekv.cli.report.figures import (
+    largest_cache,
+    memory_report,
+    print_summary,
+    print_table,
+    table_rows,
+)
 from scalekv.infinity_patch import Progress
 from scalekv.kv.budgets.asked import capacities_for
 from scalekv.kv.memory.ledger import CacheLedger, LayerRecord
@@ -84,13 +90,32 @@ def test_the_table_names_every_figure() -> None:
         assert any(all(word in row for word in words) for row in found), (name, found)
 
 
-def test_a_narrow_terminal_gets_a_list() -> None:
-    to, file = console(40)
+def test_a_narrow_terminal_gets_no_remarks() -> None:
+    to, file = console(40, terminal=True)
     print_table(memory_report(ledger().to_dict(), {"vae": 200}, {}, {}, []), to)
     lines = file.getvalue().splitlines()
-    assert " cache held, peak: 4.0 KiB" in lines
-    assert " weights, VAE: 200 B" in lines
+    assert "cache held, peak         4.0 KiB" in lines
+    assert "weights, VAE               200 B" in lines
     assert all(len(line) <= 40 for line in lines)
+
+
+def test_three_lines() -> None:
+    stages = {"load": {"resident_peak_bytes": 5 << 20}}
+    to, file = console()
+    report = memory_report(ledger().to_dict(), {"vae": 200}, stages, {}, [])
+    print_summary(report, to, "out/report.json")
+    assert file.getvalue().splitlines() == [
+        "held   4.0 KiB  the most the cache held: policy scalekv, budget 20%",
+        "of    20.0 KiB  what a full cache holds; that is 20.0%",
+        "peak   5.0 MiB  the most memory of the process; more in out/report.json",
+    ]
+
+
+def test_without_pictures_the_peak_is_told() -> None:
+    to, file = console()
+    stages = {"load": {"allocated_peak_bytes": 6 << 20}}
+    print_summary(memory_report(largest_cache([]), {"vae": 1}, stages, {}, []), to)
+    assert file.getvalue() == "peak  6.0 MiB  the most memory of the device\n"
 
 
 def test_without_pictures_there_is_still_a_report() -> None:
@@ -124,7 +149,7 @@ def test_a_terminal_gets_a_moving_line_that_goes_away(width: int) -> None:
         display.scale_done(scale(0))
     shown = file.getvalue()
     assert "scale 7/7" in shown or width == 20
-    assert "a [red] apple with a leaf" in shown
+    assert ("a [red] apple with a" if width == 20 else "a [red] apple with a leaf") in shown
     assert len(shown) > after
     assert shown.endswith("\x1b[2K")  # the line is erased and the cursor left where it was
 

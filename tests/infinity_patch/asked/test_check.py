@@ -108,5 +108,5 @@ def test_a_model_draws_every_pixel_class_that_it_was_trained_for() -> None:
     for pixels in (None, "0.25M", "0.06M"):
         check(replace(GOOD, pixels=pixels), preset)
     assert set(sizes_of(preset)) == {(256, 256), (128, 128)}
-    with pytest.raises(UserError, match=r"0\.25M or 0\.06M"):
+    with pytest.raises(UserError, match=r"0\.25M \(256x256\) or 0\.06M \(128x128\)"):
         check(replace(GOOD, pixels="1M"), preset)
