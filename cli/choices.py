@@ -16,6 +16,7 @@ from scalekv.cli.prompts.wildcards import BadTemplate, Wildcards
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.configs.option import Owner
 from scalekv.configs.options import BY_NAME, SETTINGS
+from scalekv.configs.recorded import AttentionChoice
 from scalekv.configs.settings import Setting, Settings, Source
 from scalekv.configs.sparsity import Sparsity, measured_sparsity
 from scalekv.configs.values import AUTO
@@ -61,6 +62,7 @@ class Choices:
     placement: Placement
     quiet: bool = False
     memory_report: tuple[str, ...] = ("json",)
+    record: AttentionChoice | None = None
     force: bool = False
     sparsity: Sparsity | None = None
     seeds: Seeds = field(default_factory=Seeds)

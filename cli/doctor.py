@@ -46,6 +46,7 @@ def doctor(
 ) -> None:
     """The command; its help is `HELP`."""
     from scalekv.cli.console.errors import Unsuccessful
+    from scalekv.cli.console.findings import show_finding
     from scalekv.cli.console.stdout import say_json
     from scalekv.infinity_patch.planning.health import Level
 
@@ -53,7 +54,7 @@ def doctor(
     for finding in _findings(model, weights_dir, out, full):
         findings.append(finding)
         if not json:
-            _print(finding)
+            show_finding(finding)
     problems = sum(finding.level is Level.PROBLEM for finding in findings)
     if json:
         listed = [{**vars(f), "level": f.level.value} for f in findings]
@@ -112,18 +113,3 @@ def _room(model: str | None, weights_dir: str | None) -> Finding:
         return room(planner, target.memory, target.name, None if gpu is None else gpu.free_bytes)
     except UserError as error:
         return Finding("room", Level.PROBLEM, f"{error.what} ({error.where})", error.fix)
-
-
-def _print(finding: Finding) -> None:
-    from rich.text import Text
-
-    from scalekv.cli.console.stdout import show
-    from scalekv.infinity_patch.planning.health import Level
-
-    colour = {Level.FINE: "green", Level.NOTE: "yellow", Level.PROBLEM: "bold red"}
-    line = Text(f"{finding.level.value:8}", style=colour[finding.level])
-    line.append(f"{finding.name}: ", style="bold").append(finding.found, style="not bold")
-    lines = [line]
-    if finding.fix:
-        lines.append(Text("        fix: ").append(finding.fix, style="green"))
-    show(*lines)

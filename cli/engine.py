@@ -7,7 +7,7 @@ small stand-in behind the door.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,10 +17,13 @@ from scalekv.infinity_patch.machine.machine import limit_spinning
 
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
+    from scalekv.configs.recorded import AttentionChoice
     from scalekv.infinity_patch import Picture, Pipeline, Progress, Request
     from scalekv.infinity_patch.asked.settled import Settled
     from scalekv.infinity_patch.calibration.measure import Calibration
     from scalekv.infinity_patch.calibration.plan import CalibrationRequest
+    from scalekv.infinity_patch.generation.attention_record import AttentionRecorder
+    from scalekv.infinity_patch.generation.forced import ForcedPicture
     from scalekv.infinity_patch.loading.placement import Placement
 
 
@@ -78,15 +81,47 @@ def generate(
     settled: Settled,
     on_progress: Callable[[Progress], None],
     on_smaller_batch: Callable[[int], None],
+    recorder: AttentionRecorder | None = None,
 ) -> Iterator[Picture]:
-    """The pictures, each as soon as it is done."""
+    """The pictures, each as soon as it is done; their attention is recorded where asked for."""
     from scalekv.infinity_patch import generate as generate_pictures
 
     def told(progress: Progress) -> None:
         interrupts.raise_lost()
         on_progress(progress)
 
-    return generate_pictures(pipeline, settled, on_progress=told, on_smaller_batch=on_smaller_batch)
+    return generate_pictures(
+        pipeline,
+        settled,
+        on_progress=told,
+        on_smaller_batch=on_smaller_batch,
+        on_caches=None if recorder is None else recorder.begin,
+    )
+
+
+RECORDED = ".qkv.safetensors"
+"""How the name of a file ends that a recorder wrote."""
+
+
+def recorder(choice: AttentionChoice, settled: Settled, folder: Path) -> AttentionRecorder:
+    """What records attention while pictures are made, into hidden files of a folder.
+
+    Raises:
+        UserError: layers or scales that there are not, or too little room on the disk.
+    """
+    from scalekv.infinity_patch.generation.attention_record import AttentionRecorder as Recorder
+
+    return Recorder(choice, settled, folder)
+
+
+def forced_on_all(
+    pipeline: Pipeline, full: Settled, others: Sequence[Settled], prompt: str, seed: int
+) -> list[ForcedPicture]:
+    """The bits that the first draws of a prompt, forced on it and on the others."""
+    from scalekv.infinity_patch.generation.forced import forced_on_all as force
+
+    interrupts.raise_lost()
+    return force(pipeline, full, others, prompt, seed)
 
 
 def check_calibration(

@@ -24,6 +24,7 @@ from scalekv.cli.console.usage import USAGE, not_understood
 from scalekv.cli.generate import command as generate
 from scalekv.cli.plan import command as plan
 from scalekv.cli.report import command as report_command
+from scalekv.cli.selftest import command as selftest
 from scalekv.cli.serve import command as serve
 from scalekv.kv.errors import UserError
 
@@ -95,6 +96,7 @@ _add(MACHINE, bench.bench, bench)
 _add(MACHINE, plan.plan, plan)
 _add(MACHINE, report_command.report, report_command)
 _add(MACHINE, doctor.doctor, doctor)
+_add(MACHINE, selftest.selftest, selftest)
 _add(MACHINE, config.config, config)
 
 

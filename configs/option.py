@@ -33,7 +33,7 @@ MAKE = ("generate", "batch")
 DRAW = (*MAKE, "compare")
 SAMPLED = (*DRAW, "serve")
 PLANNED = (*MAKE, "plan", "serve")
-LOADING = (*DRAW, "bench", "calibrate", "serve")
+LOADING = (*DRAW, "bench", "calibrate", "serve", "selftest")
 ALL = (*LOADING, "plan")
 
 

@@ -114,7 +114,7 @@ OPTIONS: tuple[Option, ...] = (
         seeds(at_random=True),
         "Seed of the first picture, each further one has the next; or random; or several, of which "
         "every prompt gets all.",
-        (*DRAW, "bench", "calibrate"),
+        (*DRAW, "bench", "calibrate", "selftest"),
         default="0",
         names=("--seed", "-s"),
     ),

@@ -6,6 +6,7 @@ from functools import partial
 
 from scalekv.configs import values
 from scalekv.configs.option import DRAW, LOADING, MAKE, OUTPUT, Option, Owner, Scope
+from scalekv.configs.recorded import FORM, attention_choice
 from scalekv.configs.values import Kind, one_of_also, whole
 
 REPORT_FORMS, NO_REPORT = ("json", "html", "table"), "none"
@@ -19,7 +20,7 @@ OUTPUT_OPTIONS: tuple[Option, ...] = (
         "out",
         Kind(values.path, "DIR"),
         "Folder for pictures and report, or of generate a file: fox.png. Nothing is overwritten.",
-        DRAW,
+        (*DRAW, "selftest"),
         default="out",
         names=("--out", "-o"),
         repeats=True,
@@ -77,6 +78,14 @@ OUTPUT_OPTIONS: tuple[Option, ...] = (
         repeats=True,
     ),
     _output(
+        "record",
+        Kind(attention_choice, FORM),
+        "Write queries, keys, values and attention of some layers (from 0) and scales (from 1) "
+        "beside each picture, as safetensors; one picture at a time.",
+        ("generate",),
+        repeats=True,
+    ),
+    _output(
         "json",
         _FLAG,
         "One JSON object on stdout instead of lines; an error is one on stderr.",
@@ -89,7 +98,7 @@ OUTPUT_OPTIONS: tuple[Option, ...] = (
         "quiet",
         _FLAG,
         "Nothing on stderr but errors.",
-        (*DRAW, "bench", "calibrate"),
+        (*DRAW, "bench", "calibrate", "selftest"),
         default="false",
         names=("--quiet/--no-quiet", "-q"),
         repeats=True,

@@ -91,7 +91,8 @@ them go on where an earlier run ended, and make only the pictures that are missi
 | --- | --- |
 | `first-picture.sh [MODEL]` | a fresh machine: install, check, download, draw |
 | `all-gpus.sh FILE OUT` | a file of prompts on all GPUs of a machine |
-| `slurm-array.sh FILE OUT` | a file of prompts as a Slurm array |
+| `slurm-array.sh FILE OUT` | a file of prompts as a Slurm array, in a container or not |
+| `kubernetes-job.yaml` | a file of prompts as an indexed Job of Kubernetes |
 | `nightly-batch.sh FILE OUT` | a file of prompts over several nights, never twice at once |
 """
 

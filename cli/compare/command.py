@@ -28,6 +28,8 @@ Examples:
 
   scalekv compare "a pizza" --budget 10% --budget mine.yaml --json | jq '.variants'
 
+  scalekv compare "a fox" --policy scalekv,coded --agreement --json | jq '.variants[].bits'
+
 """
     + DEFAULTS_NOTE
 )
@@ -88,6 +90,15 @@ def compare(
             rich_help_panel=OUTPUT,
         ),
     ] = 1,
+    agreement: Annotated[
+        bool,
+        typer.Option(
+            "--agreement",
+            help="Force the full cache's bits on every variant too, and say what share of each "
+            "scale's it would have drawn from the same noise; takes about as long again.",
+            rich_help_panel=OUTPUT,
+        ),
+    ] = False,
     keep: Annotated[
         bool,
         typer.Option(
@@ -114,6 +125,7 @@ def compare(
         stderr(),
         side=side,
         across=across,
+        agreement=agreement,
         keep=keep,
         json=json,
     ).execute()

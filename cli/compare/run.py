@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from scalekv.cli.pictures.sheet import PictureGroup
     from scalekv.infinity_patch import Picture, Pipeline, Progress
     from scalekv.infinity_patch.asked.settled import Settled
+    from scalekv.infinity_patch.generation.forced import ForcedPicture
     from scalekv.infinity_patch.likeness import Likeness
 
 COLUMNS_EXPLAINED = (
@@ -46,6 +47,9 @@ COLUMNS_EXPLAINED = (
     "of the full cache."
 )
 """What the table says, for who sees it the first time."""
+BITS_EXPLAINED = (
+    " Bits is the share of the full cache's that it would have drawn, had it seen them."
+)
 
 
 @dataclass(frozen=True)
@@ -58,10 +62,12 @@ class Variant:
 
 @dataclass(frozen=True)
 class ComparisonRow:
-    """One prompt and seed under every variant, and how alike the others are to the first."""
+    """One prompt and seed under every variant, and how alike the others are to the first; forced:
+    every variant under the first one's bits, where that was asked for."""
 
     pictures: tuple[Picture, ...]
     scores: tuple[Likeness, ...]
+    forced: tuple[ForcedPicture, ...] = ()
 
 
 def variants(
@@ -137,14 +143,16 @@ def listed(words: Sequence[str]) -> list[str | None]:
 class Comparison:
     """What a comparison has so far.
 
-    side: pixels of a picture on the sheet; across: prompts side by side; keep: keep all pictures;
-    json: one object on stdout instead of paths.
+    side: pixels of a picture on the sheet; across: prompts side by side; agreement: force the full
+    cache's bits on every variant too; keep: keep all pictures; json: one object on stdout instead
+    of paths.
     """
 
     variants: list[Variant]
     console: Console
     side: int = 256
     across: int = 1
+    agreement: bool = False
     keep: bool = False
     json: bool = False
     rows: list[ComparisonRow] = field(default_factory=list)
@@ -232,11 +240,21 @@ class Comparison:
                 pictures_of_row = tuple(next(pictures) for pictures in drawn)
                 first, *others = (picture.image for picture in pictures_of_row)
                 scores = tuple(likeness(picture, first) for picture in others)
-                yield ComparisonRow(pictures_of_row, scores)
+                yield ComparisonRow(
+                    pictures_of_row, scores, self._forced(pipeline, settled, pictures_of_row[0])
+                )
                 seconds = sum(picture.seconds for picture in pictures_of_row)
                 display.picture_done(
                     number * many, wanted * many, seconds, pictures_of_row[0].prompt, many
                 )
+
+    def _forced(
+        self, pipeline: Pipeline, settled: Sequence[Settled], first: Picture
+    ) -> tuple[ForcedPicture, ...]:
+        if not self.agreement:
+            return ()
+        full, *others = settled
+        return tuple(engine.forced_on_all(pipeline, full, others, first.prompt, first.seed))
 
     def _keep(self, row: ComparisonRow) -> None:
         pairs = zip(self.variants, row.pictures, strict=True)
@@ -287,6 +305,10 @@ class Comparison:
             "ratio_history": largest["ratio_history"],
             "ratio_all": largest["ratio_all"],
         }
+        if self.agreement:
+            from scalekv.infinity_patch.generation.forced import scale_means
+
+            facts["bits"] = scale_means([row.forced[number] for row in self.rows])
         if number == 0:
             return facts
         scores = [row.scores[number - 1] for row in self.rows]
@@ -351,6 +373,7 @@ class Comparison:
             Column("SSIM", rank=2),
             Column("least", rank=6),
             Column("equal", rank=7),
+            *([Column("bits", rank=2)] if self.agreement else []),
             Column("held"),
             Column("of full", rank=3),
             Column("seconds", rank=4),
@@ -363,6 +386,7 @@ class Comparison:
                 _number(facts.get("ssim", {}).get("mean"), ".3f"),
                 _number(facts.get("ssim", {}).get("min"), ".3f"),
                 str(facts.get("identical", "")),
+                *([f"{facts['bits']['agreement']:.1%}"] if self.agreement else []),
                 human_bytes(facts["held_peak_bytes"]),
                 f"{facts['ratio_history']:.1%}",
                 f"{facts['seconds']['median']:.2f}",
@@ -374,7 +398,7 @@ class Comparison:
             self.console,
             Paragraph(f"Against the full cache, {count} each", "bold"),
             ResultTable(columns, rows),
-            Paragraph(COLUMNS_EXPLAINED, "dim"),
+            Paragraph(COLUMNS_EXPLAINED + (BITS_EXPLAINED if self.agreement else ""), "dim"),
         )
 
     def _headline(self) -> str:

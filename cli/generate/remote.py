@@ -14,7 +14,7 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self
 from urllib.parse import urlsplit
 
@@ -56,8 +56,9 @@ ON_THE_SERVER = (
     "text_dtype",
     "keep_text_encoder",
     "force",
+    "record",
 )
-"""Options that say how a model is loaded and run: a server has its own."""
+"""Options that say how a model is loaded, run and watched: a server has its own."""
 
 
 @dataclass(frozen=True)
@@ -209,7 +210,8 @@ class RemoteRun(Run):
                     fix=f"leave it out, or give it to scalekv serve: {option_name(name)}",
                 )
         model = remote.check(options.typed.get("model"))
-        return cls(choose(options.changed(model=model)), console, json=json, remote=remote)
+        choices = replace(choose(options.changed(model=model)), record=None)
+        return cls(choices, console, json=json, remote=remote)
 
     def _settled(self) -> Settled:
         choices = self.choices

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
@@ -22,7 +22,7 @@ from scalekv.cli.console.interrupts import interruptible, interrupts_wait
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
 from scalekv.cli.generate.destination import Destination
-from scalekv.cli.pictures.folder import CannotWrite, OutputFolder
+from scalekv.cli.pictures.folder import Attached, CannotWrite, OutputFolder
 from scalekv.cli.pictures.viewer import open_with_viewer
 from scalekv.cli.pictures.writing import FORMAT
 from scalekv.cli.plan.room import check_room, target_of
@@ -38,6 +38,7 @@ from scalekv.infinity_patch.schedules import size_of
 if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
     from scalekv.infinity_patch.asked.settled import Settled
+    from scalekv.infinity_patch.generation.attention_record import AttentionRecorder
 
 
 @dataclass
@@ -60,6 +61,7 @@ class Run:
     _settings: dict[str, Any] = field(default_factory=dict)
     _cannot_write: CannotWrite | None = None
     _pipeline: Pipeline | None = None
+    _recorder: AttentionRecorder | None = None
     _to: Destination = field(init=False)
 
     def __post_init__(self) -> None:
@@ -90,6 +92,8 @@ class Run:
                 display.note(self._headline())
                 tell_of_idle_budget(settled, display)
                 tell_of_templates(choices, choices.request.prompts, display)
+                if choices.record is not None:
+                    self._recorder = engine.recorder(choices.record, settled, folder.path)
                 pictures = self._drawn(settled, display)
                 self.load_seconds = time.perf_counter() - self._started
                 self._keep_all(pictures, folder, display)
@@ -113,8 +117,11 @@ class Run:
         """
         choices = self.choices
         target = target_of(choices.device)
+        request = choices.request
+        if choices.record is not None:  # a file has one picture's attention
+            request = replace(request, reproducible=True)
         settled = engine.check(
-            choices.request, choices.preset, choices.weights_dir, choices.dtype, target.device
+            request, choices.preset, choices.weights_dir, choices.dtype, target.device
         )
         if not choices.force:
             placement = choices.placement.for_known_prompts()
@@ -125,7 +132,10 @@ class Run:
         """The pictures, from a model that is loaded first."""
         self._pipeline = pipeline = self._load(display)
         tell_of_batches(settled, pipeline.device.type, display)
-        return engine.generate(pipeline, settled, display.scale_done, display.smaller_batch)
+        recording = {} if self._recorder is None else {"recorder": self._recorder}
+        return engine.generate(
+            pipeline, settled, display.scale_done, display.smaller_batch, **recording
+        )
 
     def _load(self, display: Display) -> Pipeline:
         choices = self.choices
@@ -163,6 +173,8 @@ class Run:
         finally:
             with interrupts_wait():
                 engine.release(pictures)
+                if self._recorder is not None:
+                    self._recorder.discard()
                 display.clear()
                 if outcome == "complete" or self.pictures:
                     self._report(folder, outcome)
@@ -170,6 +182,10 @@ class Run:
     def _keep(self, picture: Picture, folder: OutputFolder, display: Display) -> None:
         """Saves a picture and tells where it is."""
         sidecar = sidecar_of(picture, self.choices)
+        attached = None
+        if self._recorder is not None:
+            hidden, facts = self._recorder.finish()
+            attached = Attached("attention", hidden, engine.RECORDED, facts)
         if self.choices.templates:
             sidecar["template"] = self.choices.templates[picture.index]
         name = self._to.name(picture.index)
@@ -177,6 +193,7 @@ class Run:
             *(picture.image, picture.prompt, picture.seed, picture.settings, sidecar),
             writing=self._to.writing,
             name=name,
+            attached=attached,
         )
         if name not in (None, image_path.stem):
             display.note(f"{name} was taken meanwhile: {image_path}")

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -19,6 +20,23 @@ from scalekv.kv.errors import UserError
 
 if TYPE_CHECKING:
     from PIL import Image
+
+
+@dataclass(frozen=True)
+class Attached:
+    """A file that belongs to a picture, under a hidden name of the same folder so far.
+
+    Attributes:
+        what: the sidecar's key for it.
+        hidden: where it is.
+        suffix: what its name ends in, after the picture's.
+        facts: what the sidecar says of it besides its name.
+    """
+
+    what: str
+    hidden: Path
+    suffix: str
+    facts: Mapping[str, Any]
 
 
 class CannotWrite(Unsuccessful):
@@ -88,6 +106,7 @@ class OutputFolder:
         sidecar: Mapping[str, Any],
         writing: Writing = USUAL,
         name: str | None = None,
+        attached: Attached | None = None,
     ) -> tuple[Path, Path]:
         """Writes a picture and its sidecar.
 
@@ -96,6 +115,7 @@ class OutputFolder:
             sidecar: what the JSON file beside it says, besides the picture's file name.
             writing: the format, and what goes into the picture.
             name: without the suffix; None: its seed and its prompt.
+            attached: a file that is named with them; it is removed where that fails.
 
         Returns:
             The paths of picture and sidecar, which differ in the suffix alone.
@@ -104,12 +124,23 @@ class OutputFolder:
             UserError, CannotWrite: the folder cannot be written to; then neither file exists.
         """
         data = writing.file(image, prompt, settings)
-        for free in numbered(name or f"{seed}-{slug(prompt)}"):
-            if self.place(free, data, sidecar, writing.suffix):
-                return self.path / f"{free}{writing.suffix}", self.path / f"{free}.json"
+        try:
+            for free in numbered(name or f"{seed}-{slug(prompt)}"):
+                if self.place(free, data, sidecar, writing.suffix, attached):
+                    return self.path / f"{free}{writing.suffix}", self.path / f"{free}.json"
+        finally:
+            if attached is not None:
+                attached.hidden.unlink(missing_ok=True)
         raise AssertionError("unreachable: names do not run out")
 
-    def place(self, name: str, data: bytes, sidecar: Mapping[str, Any], suffix: str) -> bool:
+    def place(
+        self,
+        name: str,
+        data: bytes,
+        sidecar: Mapping[str, Any],
+        suffix: str,
+        attached: Attached | None = None,
+    ) -> bool:
         """Gives a picture and its sidecar a name; False: it is taken, and nothing was done.
 
         Raises:
@@ -119,16 +150,30 @@ class OutputFolder:
         if picture_path.exists() or sidecar_path.exists():
             return False
         content = {"format": FORMAT, "file": picture_path.name, **sidecar}
+        before = [sidecar_path]
+        if attached is not None:
+            before.append(self.path / f"{name}{attached.suffix}")
+            content[attached.what] = {"file": before[1].name, **attached.facts}
         # The sidecar first: whoever sees the picture finds it described.
         if not self._put(sidecar_path, to_json(content).encode()):
             return False
         placed = False
         try:
-            placed = self._put(picture_path, data)
+            if attached is None or self._name(attached.hidden, before[1]):
+                placed = self._put(picture_path, data)
+            else:
+                before.pop()  # somebody else's
         finally:
             if not placed:
-                sidecar_path.unlink(missing_ok=True)
+                for path in before:
+                    path.unlink(missing_ok=True)
         return placed
+
+    def _name(self, hidden: Path, path: Path) -> bool:
+        try:
+            return give_name(hidden, path)
+        except OSError as error:
+            self._refuse(error)
 
     def remove_leftovers(self) -> None:
         """Removes hidden files of this owner's that a kill left behind."""

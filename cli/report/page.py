@@ -10,12 +10,10 @@ import io
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
 
-from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 from PIL import Image
 
@@ -29,6 +27,7 @@ from scalekv.cli.report.figures import (
 from scalekv.cli.report.kinds import drawn_kind, drawn_with
 from scalekv.cli.report.memory_charts import Table, charts_of, maps_of
 from scalekv.cli.report.sidecars import Drawn, drawn_as, twins
+from scalekv.cli.report.templating import render_template
 from scalekv.kv.sizes import human_bytes
 
 SHOWN_SIDE = 640  # pixels; a larger picture is put into the page at that size
@@ -70,14 +69,9 @@ def render(
         others: more folders to look in for the same pictures drawn with nothing dropped.
         place: the folder that the page is to be put into; None: `folder`.
     """
-    text = files("scalekv.cli.report").joinpath("templates")
-    environment = Environment(
-        autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
-    )
-    template = environment.from_string(text.joinpath("report.html.j2").read_text(encoding="utf-8"))
     cache = report["cache"]
-    return template.render(
-        style=Markup(text.joinpath("report.css").read_text(encoding="utf-8")),
+    return render_template(
+        "report.html.j2",
         title=f"{report['model']['name']}: {_title(report)}",
         report=report,
         outcome=_outcome(report),

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from importlib.metadata import version
 from typing import Any
 
@@ -124,6 +125,7 @@ def generate(
     *,
     on_progress: Callable[[Progress], None] | None = None,
     on_smaller_batch: Callable[[int], None] | None = None,
+    on_caches: Callable[[int, Caches], None] | None = None,
 ) -> Iterator[Picture]:
     """Generate pictures one batch after another, each picture with a random stream of its own.
 
@@ -160,7 +162,7 @@ def generate(
             rule="inside a `with patched(...)` block pictures use the caches of that block",
             fix="leave policy, budget and drafters out of the request, or leave the block",
         )
-    return _pictures(pipeline, settled, outer, on_progress, on_smaller_batch)
+    return _pictures(pipeline, settled, outer, on_progress, on_smaller_batch, on_caches)
 
 
 def settled_on(pipeline: Pipeline, request: Request | Settled | str) -> Settled:
@@ -186,13 +188,14 @@ def _pictures(
     outer: Caches | None,
     on_progress: Callable[[Progress], None] | None,
     on_smaller_batch: Callable[[int], None] | None,
+    on_caches: Callable[[int, Caches], None] | None,
 ) -> Iterator[Picture]:
     # 1. what all pictures have in common
     request, schedule = settled.request, settled.schedule
     # 2. text, some pictures ahead; how many go together is seen when the encoder takes its rest
     texts = _Texts(pipeline, request)
     negative = None
-    with _computing(pipeline, outer):
+    with own_turn(pipeline, outer):
         settings = settings_of(settled, pipeline)
         if request.negative is not None:
             with pipeline.stages.stage("encode"):
@@ -213,11 +216,12 @@ def _pictures(
         # 3. scales, with the caches patched in for this batch alone
         drawn: DrawnScales | None
         try:
-            with _computing(pipeline, outer):
+            with own_turn(pipeline, outer):
                 features = texts.of(batch)
                 pipeline.text.rest()
                 seeds = [wanted.seed for wanted in batch]
-                drawn = scales_of(pipeline, settled, seeds, features, negative, report)
+                told = None if on_caches is None else partial(on_caches, done)
+                drawn = scales_of(pipeline, settled, seeds, features, negative, report, told)
         except Exception as error:
             if not out_of_memory(error):
                 raise
@@ -238,7 +242,7 @@ def _pictures(
         for wanted, code, finite in zip(batch, drawn.codes.split(1), drawn.finite, strict=True):
             start = time.perf_counter()
             with (
-                _computing(pipeline, outer),
+                own_turn(pipeline, outer),
                 torch.inference_mode(),
                 without_autocast(code),
                 pipeline.stages.stage("decode"),
@@ -273,7 +277,7 @@ def _wanted(request: Request, index: int) -> _Wanted:
 
 
 @contextmanager
-def _computing(pipeline: Pipeline, outer: Caches | None) -> Iterator[None]:
+def own_turn(pipeline: Pipeline, outer: Caches | None) -> Iterator[None]:
     """This thread's turn with the pipeline, on as many threads as it was loaded for.
 
     Raises:

@@ -33,6 +33,8 @@ from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.infinity_patch.pieces import padded_text
 from scalekv.kv.caches.caches import Caches
 
+OnCaches = Callable[[Caches], None]
+"""Given the caches of a batch before its first scale."""
 Report = Callable[[int, int], None]
 """Told the scale that is done, and the bytes of keys and values held then."""
 
@@ -71,6 +73,7 @@ def scales_of(
     texts: Sequence[Tensor],
     negative: Tensor | None,
     report: Report,
+    on_caches: OnCaches | None = None,
 ) -> DrawnScales:
     """Draws a batch of pictures.
 
@@ -78,19 +81,16 @@ def scales_of(
         seeds: one a picture.
         texts: encoder features (len, Ct), one a picture.
         negative: of what is to be kept away from; None: the learned rows.
+        on_caches: given the caches before the first scale; what they do is then never replayed.
     """
     model, graphs, tokenizer = pipeline.model, pipeline.graphs, pipeline.preset.tokenizer
-    guidance, patchify = guidance_of(settled), tokenizer.patchify
+    patchify = tokenizer.patchify
     sampler = BitSampler(seeds, settled.top_p)
     with torch.inference_mode():
-        length = None
-        if graphs.possible:  # whether one is used or not: pictures are the same with and without
-            sequences = texts if negative is None else (*texts, negative)
-            length = padded_text(max(map(len, sequences)), model.spec.text_max)
-        rows = text_rows(model, texts, negative, guidance, length)
-        if not graphs.possible:
+        rows = rows_for(pipeline, settled, texts, negative)
+        if not graphs.possible or on_caches is not None:
             with pipeline.stages.stage("scales"):
-                return computed(model, patchify, settled, rows, sampler, report)
+                return computed(model, patchify, settled, rows, sampler, report, on_caches)
         noise = sampler.draw_ahead(settled.schedule, tokenizer.token_bits, pipeline.device)
         shape = _shape(model, settled.request, len(seeds), rows)
         recording: Recording | None = graphs.found(shape)
@@ -107,6 +107,17 @@ def scales_of(
         return drawn
 
 
+def rows_for(
+    pipeline: Pipeline, settled: Settled, texts: Sequence[Tensor], negative: Tensor | None
+) -> TextRows:
+    """The rows of text that pictures are drawn with."""
+    length = None
+    if pipeline.graphs.possible:  # whether one is used or not: pictures are the same both ways
+        sequences = texts if negative is None else (*texts, negative)
+        length = padded_text(max(map(len, sequences)), pipeline.model.spec.text_max)
+    return text_rows(pipeline.model, texts, negative, guidance_of(settled), length)
+
+
 def guidance_of(settled: Settled) -> Guidance:
     """How the halves of its pictures are mixed, and how sharply bits are drawn."""
     return Guidance(settled.cfg, settled.tau, settled.cfg_layers)
@@ -119,9 +130,12 @@ def computed(
     rows: TextRows,
     sampler: BitSampler,
     report: Report,
+    on_caches: OnCaches | None = None,
 ) -> DrawnScales:
     """The scales of a batch of pictures with these rows of text, launch by launch."""
-    with _caches(model, settled) as caches:
+    with caches_for(model, settled) as caches:
+        if on_caches is not None:
+            on_caches(caches)
         with computing(model):
             condition = model.condition_rows(rows)
         codes = generate_codes(
@@ -138,7 +152,7 @@ def computed(
         return DrawnScales(codes, caches.ledger.to_dict(), sampler.finite)
 
 
-def _caches(model: Infinity, settled: Settled) -> AbstractContextManager[Caches]:
+def caches_for(model: Infinity, settled: Settled) -> AbstractContextManager[Caches]:
     """The caches to generate with: those the caller has patched in, or the request's own."""
     outer = caches_of(model)
     return patched_as_settled(model, settled) if outer is None else nullcontext(outer)

@@ -16,7 +16,12 @@ from torch import Tensor
 
 ALIGNMENT = 64
 """Bytes; what torch's allocator on a CPU gives."""
-NAMES = {torch.float32: "F32", torch.bfloat16: "BF16", torch.float16: "F16"}
+NAMES = {
+    torch.float32: "F32",
+    torch.bfloat16: "BF16",
+    torch.float16: "F16",
+    torch.int32: "I32",
+}
 """What the format calls dtypes."""
 
 

@@ -14,6 +14,7 @@
 #
 # OUT is on a file system that all nodes share. Two minutes before the end of its time a task is
 # interrupted and keeps what it has; submitted or requeued again, only missing pictures are made.
+# IMAGE=scalekv.sif runs the program of an Apptainer image, with models from MODELS (~/models).
 set -euo pipefail
 
 if (($# < 2)) || [[ -z ${SLURM_ARRAY_TASK_ID:-} ]]; then
@@ -26,5 +27,9 @@ shift 2
 first=${SLURM_ARRAY_TASK_MIN:-1}
 last=${SLURM_ARRAY_TASK_MAX:-$SLURM_ARRAY_TASK_ID}
 shard=$((SLURM_ARRAY_TASK_ID - first + 1))/$((last - first + 1))
+program=("${SCALEKV:-scalekv}")
+if [[ -n ${IMAGE:-} ]]; then
+    program=(apptainer exec --nv --bind "${MODELS:-$HOME/models}:/models" "$IMAGE" scalekv)
+fi
 # exec: the signal before the end is for the program, not for this shell.
-exec "${SCALEKV:-scalekv}" batch "$file" --out "$out" --shard "$shard" --resume "$@"
+exec "${program[@]}" batch "$file" --out "$out" --shard "$shard" --resume "$@"

@@ -176,25 +176,47 @@ class OfficialInfinity(nn.Module):
         self,
         *,
         scale_schedule: Scales3,
-        label_B_or_BLT: Tensor,
+        label_B_or_BLT: Tensor | tuple[Tensor, list[int], Tensor, int],
         g_seed: int,
         cfg_list: list[float],
         tau_list: list[float],
+        gt_leak: int = 0,
+        gt_ls_Bl: list[Tensor] | None = None,
+        **_: Any,
     ) -> tuple[Tensor, list[Tensor], Tensor]:
-        """Codes, logits of every scale, and a picture in BGR (1, H, W, 3)."""
+        """Codes, logits of every scale, and a picture in BGR (1, H, W, 3).
+
+        The text is (len, C), or as published with lengths and ends; of the first `gt_leak` scales
+        the bits are given, (1, 1, h, w, b)."""
         guidance = Guidance(tuple(cfg_list), tuple(tau_list))
         ours: Infinity = self.__dict__["ours"]
-        condition = conditions(ours, [label_B_or_BLT], None, guidance)
+        text = label_B_or_BLT if isinstance(label_B_or_BLT, Tensor) else label_B_or_BLT[0]
+        condition = conditions(ours, [text], None, guidance)
+        self.__dict__["condition"] = condition
         for block in self.unregistered_blocks:
             block.sa.kv_caching(True)
-        found = self._scales(ours, condition, scale_schedule, guidance, g_seed)
+        forced = (gt_ls_Bl or [])[:gt_leak]
+        found = self._scales(ours, condition, scale_schedule, guidance, g_seed, forced)
         for block in self.unregistered_blocks:
             block.sa.kv_caching(False)
         picture = to_uint8(found[0][:, :3].clamp(-1, 1)).flip(-1)
         return (*found, picture)
 
+    def get_logits(self, h: Tensor, cond_BD: Tensor) -> Tensor:
+        """(G, L, C) to (G, L, 2 d)."""
+        condition: Condition = self.__dict__["condition"]
+        assert torch.equal(cond_BD, condition.start)
+        ours: Infinity = self.__dict__["ours"]
+        return ours.logits(h, condition).flatten(2)
+
     def _scales(
-        self, ours: Infinity, condition: Condition, schedule: Scales3, guidance: Guidance, seed: int
+        self,
+        ours: Infinity,
+        condition: Condition,
+        schedule: Scales3,
+        guidance: Guidance,
+        seed: int,
+        forced: list[Tensor],
     ) -> tuple[Tensor, list[Tensor]]:
         sampler = BitSampler([seed], 0.97)
         sizes = vae_sizes([(h, w) for _, h, w in schedule], False)
@@ -207,9 +229,11 @@ class OfficialInfinity(nn.Module):
                     raise RuntimeError("stopped in the middle of a picture")
                 memory = (condition.memory[i], condition.mask)
                 x = block(x, table, memory, None, None, schedule, self.rope2d_freqs_grid, si)
-            logits = mix_halves(ours.logits(x, condition) / guidance.tau[si], guidance.cfg[si])
+            both = self.get_logits(x, condition.start).unflatten(-1, (-1, 2))
+            logits = mix_halves(both / guidance.tau[si], guidance.cfg[si])
             seen.append(logits)
-            bits = sampler(si, logits).unflatten(1, (h, w))
+            drawn = sampler(si, logits).unflatten(1, (h, w))
+            bits = forced[si][:, 0] if si < len(forced) else drawn
             total = total + resize(codes(tokens_to_map(bits, False)), sizes[-1])
             if si + 1 < len(schedule):
                 tokens = map_to_tokens(resize(total, sizes[si + 1]), False)

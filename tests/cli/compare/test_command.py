@@ -150,7 +150,8 @@ def test_an_unwritable_folder(scalekv: Program, stand_in: StandIn) -> None:
 
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="the built-in model's weights are not here")
 def test_the_real_model(scalekv: Program) -> None:
-    done = scalekv("compare", "a red apple", "--budget", "100%,5%", "--json", "--keep")
+    budgets = ("--budget", "100%,5%")
+    done = scalekv("compare", "a red apple", *budgets, "--json", "--keep", "--agreement")
     assert done.code == 0, done.err
     facts = json.loads(done.out)
     full, all_of_it, little = facts["variants"]
@@ -159,6 +160,11 @@ def test_the_real_model(scalekv: Program) -> None:
     assert 10 < little["psnr_db"]["median"] < 60
     assert 0.3 < little["ssim"]["mean"] < 1
     assert little["held_peak_bytes"] < full["held_peak_bytes"] / 5
+    assert all_of_it["bits"] == full["bits"]
+    assert full["bits"]["agreement_by_scale"] == [1.0] * 7
+    shares = little["bits"]["agreement_by_scale"]
+    assert shares[:3] == [1.0] * 3  # before anything is dropped
+    assert 0.5 < min(shares) < 1
     with Image.open(facts["sheet"]) as sheet:
         assert sheet.width >= 3 * 128
     assert scalekv("generate", "a red apple", "--policy", "full", "--quiet").code == 0
