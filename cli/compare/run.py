@@ -4,7 +4,6 @@ cache. Knows the order of the steps; likeness is measured and sheets are drawn e
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field, replace
@@ -18,9 +17,9 @@ from rich.console import Console
 
 from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, Options, choose
+from scalekv.cli.compare.shown import show_variants
 from scalekv.cli.console.errors import Interrupted
 from scalekv.cli.console.interrupts import interruptible, interrupts_wait
-from scalekv.cli.console.layout import Column, Paragraph, ResultTable, print_parts
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json, to_json
 from scalekv.cli.generate.destination import refuse_file
@@ -31,7 +30,6 @@ from scalekv.cli.plan.room import check_room, target_of
 from scalekv.configs.values import AUTO
 from scalekv.kv.errors import UserError
 from scalekv.kv.extras import needs
-from scalekv.kv.sizes import human_bytes
 
 if TYPE_CHECKING:
     from scalekv.cli.pictures.sheet import PictureGroup
@@ -39,17 +37,6 @@ if TYPE_CHECKING:
     from scalekv.infinity_patch.asked.settled import Settled
     from scalekv.infinity_patch.generation.forced import ForcedPicture
     from scalekv.infinity_patch.likeness import Likeness
-
-COLUMNS_EXPLAINED = (
-    "PSNR (dB, the median) and SSIM (1 is the same, the mean) say how like the full cache's "
-    "pictures the others are: higher is closer; least is the picture that is furthest off, equal "
-    "counts those that are the same bit for bit. Held is the most a cache held, of full its share "
-    "of the full cache."
-)
-"""What the table says, for who sees it the first time."""
-BITS_EXPLAINED = (
-    " Bits is the share of the full cache's that it would have drawn, had it seen them."
-)
 
 
 @dataclass(frozen=True)
@@ -283,7 +270,7 @@ class Comparison:
             written[".json"] = folder.save_numbered("compare", ".json", report)
         finally:  # a disk that is full costs no figures, and what is there is named
             if not self.choices.quiet:
-                self._print_table(facts["variants"])
+                show_variants(facts["variants"], len(self.rows), self.console)
             sheet, report_path = (None if path is None else str(path) for path in written.values())
             if self.json:
                 say_json({"sheet": sheet, "report_path": report_path, **facts})
@@ -365,42 +352,6 @@ class Comparison:
             (f"seed {first.seed}",),
         )
 
-    def _print_table(self, figures: list[dict[str, Any]]) -> None:
-        columns = (
-            Column("cache", right=False),
-            Column("PSNR", rank=1),
-            Column("least", rank=5),
-            Column("SSIM", rank=2),
-            Column("least", rank=6),
-            Column("equal", rank=7),
-            *([Column("bits", rank=2)] if self.agreement else []),
-            Column("held"),
-            Column("of full", rank=3),
-            Column("seconds", rank=4),
-        )
-        rows = [
-            (
-                facts["label"],
-                _number(facts.get("psnr_db", {}).get("median"), ".1f"),
-                _number(facts.get("psnr_db", {}).get("min"), ".1f"),
-                _number(facts.get("ssim", {}).get("mean"), ".3f"),
-                _number(facts.get("ssim", {}).get("min"), ".3f"),
-                str(facts.get("identical", "")),
-                *([f"{facts['bits']['agreement']:.1%}"] if self.agreement else []),
-                human_bytes(facts["held_peak_bytes"]),
-                f"{facts['ratio_history']:.1%}",
-                f"{facts['seconds']['median']:.2f}",
-            )
-            for facts in figures
-        ]
-        count = "1 picture" if len(self.rows) == 1 else f"{len(self.rows)} pictures"
-        print_parts(
-            self.console,
-            Paragraph(f"Against the full cache, {count} each", "bold"),
-            ResultTable(columns, rows),
-            Paragraph(COLUMNS_EXPLAINED + (BITS_EXPLAINED if self.agreement else ""), "dim"),
-        )
-
     def _headline(self) -> str:
         labels = ", ".join(variant.label for variant in self.variants)
         pictures = len(self.variants) * self._rows_wanted
@@ -413,7 +364,3 @@ class Comparison:
     def _rows_wanted(self) -> int:
         request = self.choices.request
         return len(request.prompts) * request.num_images
-
-
-def _number(value: float | None, form: str) -> str:
-    return "" if value is None or math.isinf(value) else format(value, form)

@@ -6,8 +6,6 @@ Source: ISO 16684-1. Knows XML; nothing of what the texts say.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from xml.etree import ElementTree
-from xml.sax.saxutils import escape
 
 NAMESPACE = "https://scalekv.invalid/ns/1/"
 """Of our properties; a name, no address."""
@@ -23,6 +21,8 @@ _PACKET = (
 
 def packet(texts: Mapping[str, str]) -> bytes:
     """The packet for some texts by name; printable ASCII alone."""
+    from xml.sax.saxutils import escape  # brings the network's libraries, for what few write
+
     properties = "".join(
         f"<scalekv:{name}>{escape(text)}</scalekv:{name}>" for name, text in texts.items()
     )
@@ -36,6 +36,8 @@ def texts_of(data: bytes) -> dict[str, str]:
     """
     if b"<!DOCTYPE" in data or b"<!ENTITY" in data:
         return {}
+    from xml.etree import ElementTree
+
     try:
         root = ElementTree.fromstring(data.rstrip(b"\0 \n"))
     except (ElementTree.ParseError, ValueError):
