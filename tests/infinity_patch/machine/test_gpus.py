@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from ctypes import c_int
 from types import SimpleNamespace
@@ -162,3 +164,15 @@ def test_a_plan_for_a_driver_that_fails_says_so(monkeypatch: pytest.MonkeyPatch)
     with pytest.raises(UserError, match=r"does not answer: .*[Mm]ismatch"):
         memory_given(None, "cuda")
     assert memory_given(None, "auto").device == "cpu"  # as a run would do
+
+
+def test_without_a_driver_the_bindings_are_not_imported() -> None:
+    code = (
+        "import ctypes, sys\n"
+        "def absent(name): raise OSError(name)\n"
+        "ctypes.CDLL = absent\n"
+        "from scalekv.infinity_patch.machine.gpus import gpus\n"
+        "print(gpus(), 'pynvml' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["[]", "False"]
