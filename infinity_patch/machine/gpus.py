@@ -125,8 +125,8 @@ def _cuda() -> Any:
 
 
 def _no_library() -> bool:
-    """Whether NVML is surely absent, without its bindings: importing those is a tenth of the time of
-    a command that is refused."""
+    """Whether NVML is surely absent, without its bindings: importing those is a tenth of the time
+    of a command that is refused."""
     if sys.platform != "linux" or "pynvml" in sys.modules:
         return False
     try:
