@@ -64,13 +64,13 @@ def test_without_a_device_nothing_is_done(
 def test_the_table_has_a_line_a_row() -> None:
     rows: list[dict[str, Any]] = [
         {"side": "full", "batch": 1, "seconds": 0.5, "busy": 0.25, "kernels": 5000}
-        | {"peak": 2_000_000_000, "planned": 2_100_000_000},
+        | {"replayed": 0.4, "same": False, "peak": 2_000_000_000, "planned": 2_100_000_000},
         {"side": "scalekv:paper-10", "batch": 8, "failed": "out of memory"},
     ]
     found = {"m": rows, "bound of m": {"full": {"eager": 0.4, "graph": 0.3}}}
     _, _, first, second = gpu.short_table(found, ["m", "left out"]).splitlines()
-    assert first == "| m | full | 1 | 0.500 | 0.300 | 0.250 | 5000 | 2.00 | 2.10 |"
-    assert second == "| m | scalekv:paper-10 | 8 | - | - | - | - | - | - |"
+    assert first == "| m | full | 1 | 0.500 | 0.400, other | 0.300 | 0.250 | 5000 | 2.00 | 2.10 |"
+    assert second == "| m | scalekv:paper-10 | 8 | - | - | - | - | - | - | - |"
 
 
 def test_what_it_names_is_there() -> None:

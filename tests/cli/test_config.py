@@ -21,7 +21,7 @@ def test_every_setting_has_a_line_in_columns(scalekv: Program) -> None:
     assert (done.code, done.err) == (0, "")
     lines = done.out.splitlines()[: len(SETTINGS)]
     assert [line.split()[0] for line in lines] == list(SETTINGS)
-    starts = {len(line) - len(line.split(maxsplit=2)[2]) for line in lines}
+    starts = {line.rindex("  ") for line in lines}
     assert len(starts) == 1, "who set it stands in one column"
 
 

@@ -28,7 +28,7 @@ def test_a_picture_with_defaults(scalekv: Program, stand_in: StandIn) -> None:
     assert stand_in.loaded == [("emoji", "auto", "auto", None)]
     request = stand_in.requests[0]
     assert (request.policy, request.budget, request.ratio) == ("scalekv", "10%", "1:1")
-    for words in ("model emoji (default)", "budget 10%", "cache held, peak", "26 tokens per layer"):
+    for words in ("model emoji (default)", "budget 10%", "the most the cache held"):
         assert words in done.err
     sidecar = json.loads(Path("out/0-a-red-apple.json").read_text())
     assert sidecar["settings"]["model"] == "emoji"
@@ -112,7 +112,7 @@ def test_full(
     arguments: tuple[str, ...],
     expected: tuple[str, str],
 ) -> None:
-    done = scalekv("generate", "x", *arguments)
+    done = scalekv("generate", "x", "--memory-report", "table", *arguments)
     assert done.code == 0, done.err
     assert (stand_in.requests[0].policy, stand_in.requests[0].budget) == expected
     assert ("nothing is dropped" in done.err) == ("full" in expected)
