@@ -34,6 +34,7 @@ TESTS = (
     "tests/kv/kernels",
     "tests/kv/caches",
     "tests/infinity_patch/compute",
+    "tests/infinity_patch/generation/test_graphs.py",
     "tests/infinity_patch/generation/test_patch.py",
     "tests/infinity_patch/planning/test_footprint.py",
 )

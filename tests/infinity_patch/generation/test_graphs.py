@@ -327,3 +327,14 @@ def test_a_cpu_has_none() -> None:
     assert not load("emoji", device="cpu").graphs.possible
     with pytest.raises(UserError, match="graphs"):
         load("emoji", device="cpu", placement=Placement(graphs="on"))
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("policy", ["full", "scalekv"])
+def test_on_a_device(policy: str) -> None:
+    recorded = load("emoji", device="cuda")
+    drawn = pictures(recorded, *PROMPTS, policy=policy)
+    assert recorded.graphs.replayed == 2, recorded.graphs.to_dict()
+    assert recorded.graphs.nbytes > 0
+    computed = load("emoji", device="cuda", placement=Placement(graphs="off"))
+    assert same(drawn, pictures(computed, *PROMPTS, policy=policy))
