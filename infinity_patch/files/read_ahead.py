@@ -13,12 +13,11 @@ from pathlib import Path
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.files.inventory import every_file
+from scalekv.infinity_patch.machine.machine import available_bytes
 from scalekv.kv.errors import UserError
 
 PIECE = 64 << 20
 """Bytes that are asked for at a time."""
-
-_MEMORY = Path("/proc/meminfo")
 
 
 def read_ahead(preset: ModelPreset, weights_dir: Path | None) -> threading.Thread | None:
@@ -41,16 +40,6 @@ def read_ahead(preset: ModelPreset, weights_dir: Path | None) -> threading.Threa
     thread = threading.Thread(target=_ask_for, args=(files,), name="read-ahead", daemon=True)
     thread.start()
     return thread
-
-
-def available_bytes() -> int:
-    """Bytes that programs could still take without others being swapped out; 0: not known."""
-    try:
-        lines = _MEMORY.read_text(encoding="ascii").splitlines()
-    except OSError:
-        return 0
-    fields = (line.split() for line in lines if line.startswith("MemAvailable:"))
-    return next((int(field[1]) * 1024 for field in fields), 0)
 
 
 def _ask_for(files: Sequence[Path]) -> None:

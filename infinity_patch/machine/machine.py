@@ -100,6 +100,20 @@ def memory_bytes() -> int:
         return installed
 
 
+def memory_facts() -> dict[str, int]:
+    """What Linux says of the machine's memory, in bytes by its own names; {} on other systems."""
+    try:
+        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
+    except OSError:
+        return {}
+    return {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if ":" in line}
+
+
+def available_bytes() -> int:
+    """Bytes that programs could still take without others being swapped out; 0: not known."""
+    return memory_facts().get("MemAvailable", 0)
+
+
 def device_memory(device: str) -> tuple[str, int] | None:
     """Name and bytes of memory of the device a run would use, asked of the driver.
 

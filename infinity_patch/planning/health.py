@@ -29,6 +29,7 @@ from scalekv.infinity_patch.files.hub import (
 )
 from scalekv.infinity_patch.files.inventory import State, Verdict, stored, verify
 from scalekv.infinity_patch.machine.gpus import DriverFailed, Gpu, gpus
+from scalekv.infinity_patch.machine.machine import memory_facts
 from scalekv.infinity_patch.planning.planner import (
     DoesNotFit,
     Planner,
@@ -202,11 +203,9 @@ def _cuda(index: int) -> Finding:
 
 
 def _memory() -> Finding:
-    try:
-        lines = Path("/proc/meminfo").read_text(encoding="ascii").splitlines()
-    except OSError:
+    facts = memory_facts()
+    if not facts:
         return Finding("memory", Level.NOTE, "how much there is cannot be told here")
-    facts = {line.split(":")[0]: int(line.split()[1]) << 10 for line in lines if ":" in line}
     free, total = facts.get("MemAvailable", 0), facts.get("MemTotal", 0)
     amount = f"{human_bytes(free)} of {human_bytes(total)} available, {os.cpu_count()} processors"
     return Finding("memory", Level.FINE, amount)

@@ -10,7 +10,8 @@ import pytest
 
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch.files import read_ahead as module
-from scalekv.infinity_patch.files.read_ahead import available_bytes, read_ahead
+from scalekv.infinity_patch.files.read_ahead import read_ahead
+from scalekv.infinity_patch.machine.machine import available_bytes
 
 pytestmark = pytest.mark.skipif(
     not hasattr(os, "posix_fadvise"), reason="this system takes no advice on files"
