@@ -92,7 +92,7 @@ class Reader:
             "seed": seeds(at_random=False).read,
             "name": self._name,
         }
-        self.base = replace(choices.request, prompts=("",), seed=0, num_images=1, seeds=None)
+        self.base = choices.request.in_common
         self._settled = lru_cache(maxsize=None)(self._settle)
         self._marks: dict[Request, str] = {}
 

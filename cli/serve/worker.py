@@ -76,7 +76,7 @@ class Ticket:
     @property
     def shape(self) -> Request:
         """What pictures that are drawn together have in common: all but prompts and seeds."""
-        return replace(self.request, prompts=("",), num_images=1, seed=0, seeds=None)
+        return self.request.in_common
 
     @property
     def waiting(self) -> int:

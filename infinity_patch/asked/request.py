@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from numbers import Integral, Real
 from operator import index
 from typing import Any
@@ -82,6 +82,11 @@ class Request:
     def pictures(self) -> int:
         """How many there are of all prompts."""
         return len(self.prompts) * self.num_images
+
+    @property
+    def in_common(self) -> Request:
+        """What pictures that can be drawn together have in common: all but prompts and seeds."""
+        return replace(self, prompts=("",), num_images=1, seed=0, seeds=None)
 
     def seed_of(self, index: int) -> int:
         """The seed of picture `index`, from 0."""

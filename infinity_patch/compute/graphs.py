@@ -132,6 +132,11 @@ class Graphs:
         return self.tapes is not None
 
     @property
+    def used(self) -> bool:
+        """Whether work is recorded and replayed."""
+        return self.possible and self.mode != "off"
+
+    @property
     def nbytes(self) -> int:
         """Bytes of the device's memory that recordings hold."""
         return 0 if self.tapes is None else self.tapes.nbytes
@@ -148,7 +153,7 @@ class Graphs:
     def worth(self, shape: Any) -> bool:
         """Whether work that has just been done is to be recorded for the next time; remembers that
         it came."""
-        if self.tapes is None or self.mode == "off" or shape in self._without:
+        if not self.used or shape in self._without:
             return False
         if self.mode == "on" or shape in self._seen:
             return True
@@ -178,7 +183,7 @@ class Graphs:
     def refuse(self, shape: Any, reason: str) -> None:
         """A shape is not recorded, now or later."""
         self._kept = [entry for entry in self._kept if entry[0] != shape]
-        if self.mode != "off" and shape not in self._without:
+        if shape not in self._without:
             self._without.append(shape)
             self.refused[reason] += 1
 

@@ -232,9 +232,7 @@ def _pictures(
             drawn = None
         if drawn is None:  # told here, where nothing refers to what the batch had allocated
             free_memory(pipeline.device)
-            if size == len(batch):
-                continue
-            if on_smaller_batch is not None:
+            if size < len(batch) and on_smaller_batch is not None:
                 on_smaller_batch(size)
             continue
         # 4. decoding, one by one, when the caches are gone

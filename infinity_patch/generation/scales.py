@@ -88,10 +88,12 @@ def scales_of(
     sampler = BitSampler(seeds, settled.top_p)
     with torch.inference_mode():
         rows = rows_for(pipeline, settled, texts, negative)
-        if not graphs.possible or on_caches is not None:
+        noise: list[Tensor] = []
+        if graphs.possible:  # a device, which is not to wait for it
+            noise = sampler.draw_ahead(settled.schedule, tokenizer.token_bits, pipeline.device)
+        if not graphs.used or on_caches is not None:
             with pipeline.stages.stage("scales"):
                 return computed(model, patchify, settled, rows, sampler, report, on_caches)
-        noise = sampler.draw_ahead(settled.schedule, tokenizer.token_bits, pipeline.device)
         shape = _shape(model, settled.request, len(seeds), rows)
         recording: Recording | None = graphs.found(shape)
         with pipeline.stages.stage("scales"):
@@ -252,7 +254,7 @@ def _record(
 
 
 def _shape(model: nn.Module, asked: Request, pictures: int, rows: TextRows) -> Shape:
-    without = replace(asked, prompts=("",), num_images=1, seed=0, seeds=None, batch_size=1)
+    without = replace(asked.in_common, batch_size=1)
     return Shape(without, pictures, rows.rows.shape[1], _state_of(model))
 
 
