@@ -106,6 +106,16 @@ Completion: TypeAlias = Callable[[typer.Context, str], list[str]]
 """What a shell is offered for a word that is not whole yet."""
 
 
+def several_of(name: str, metavar: str, help_text: str) -> Any:
+    """The option of a command that does its work once with each of several values of a setting."""
+    return typer.Option(
+        metavar=f"{metavar}[,...]",
+        help=help_text + default_note("the one set"),
+        autocompletion=completes(name, several=True),
+        rich_help_panel=BY_NAME[name].panel,
+    )
+
+
 def completes(name: str, *, several: bool = False) -> Completion:
     """Offers what is known of the option of the table with that name, for the model that is typed
     or set.

@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from scalekv.cli import options as given
-from scalekv.cli.options import DEFAULTS_NOTE, default_note
-from scalekv.configs.option import CACHE, OUTPUT
+from scalekv.cli.options import DEFAULTS_NOTE
+from scalekv.configs.option import OUTPUT
 from scalekv.kv.precision import KV_DTYPES
 
 HELP = (
@@ -39,25 +39,16 @@ MEASURE = "Measurement"
 def bench(
     budget: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="BUDGET[,...]",
-            help="Budgets to measure, with commas between or given again."
-            + default_note("the one set"),
-            autocompletion=given.completes("budget", several=True),
-            rich_help_panel=CACHE,
+        given.several_of(
+            "budget", "BUDGET", "Budgets to measure, with commas between or given again."
         ),
     ] = None,
     kv_dtype: Annotated[
         list[str] | None,
-        typer.Option(
-            "--kv-dtype",
-            metavar="NAME[,...]",
-            help="How held tokens are stored, each with every budget: "
-            + ", ".join(KV_DTYPES)
-            + "."
-            + default_note("the one set"),
-            autocompletion=given.completes("kv_dtype", several=True),
-            rich_help_panel=CACHE,
+        given.several_of(
+            "kv_dtype",
+            "NAME",
+            "How held tokens are stored, each with every budget: " + ", ".join(KV_DTYPES) + ".",
         ),
     ] = None,
     batch_size: Annotated[

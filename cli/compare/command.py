@@ -7,8 +7,8 @@ from typing import Annotated
 import typer
 
 from scalekv.cli import options as given
-from scalekv.cli.options import DEFAULTS_NOTE, default_note
-from scalekv.configs.option import CACHE, OUTPUT
+from scalekv.cli.options import DEFAULTS_NOTE
+from scalekv.configs.option import OUTPUT
 from scalekv.kv.precision import KV_DTYPES
 
 HELP = (
@@ -42,34 +42,22 @@ def compare(
     ],
     budget: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="BUDGET[,...]",
-            help="Budgets to compare, with commas between or given again."
-            + default_note("the one set"),
-            autocompletion=given.completes("budget", several=True),
-            rich_help_panel=CACHE,
+        given.several_of(
+            "budget", "BUDGET", "Budgets to compare, with commas between or given again."
         ),
     ] = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option(
-            metavar="NAME[,...]",
-            help="Policies to compare, each under every budget." + default_note("the one set"),
-            autocompletion=given.completes("policy", several=True),
-            rich_help_panel=CACHE,
-        ),
+        given.several_of("policy", "NAME", "Policies to compare, each under every budget."),
     ] = None,
     kv_dtype: Annotated[
         list[str] | None,
-        typer.Option(
-            "--kv-dtype",
-            metavar="NAME[,...]",
-            help="How held tokens are stored, each with every policy and budget: "
+        given.several_of(
+            "kv_dtype",
+            "NAME",
+            "How held tokens are stored, each with every policy and budget: "
             + ", ".join(KV_DTYPES)
-            + "."
-            + default_note("the one set"),
-            autocompletion=given.completes("kv_dtype", several=True),
-            rich_help_panel=CACHE,
+            + ".",
         ),
     ] = None,
     side: Annotated[
