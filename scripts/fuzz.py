@@ -18,7 +18,7 @@ import sys
 import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from io import StringIO
@@ -239,6 +239,15 @@ def fuzz(folder: Path, count: int, seed: int) -> Iterator[str]:
     yield f"{count} files: {faults} hung over {SECONDS} s, broke or showed a traceback"
 
 
+def print_told(lines: Iterable[str]) -> int:
+    """Prints lines as they come; how many of them tell of a fault."""
+    faults = 0
+    for line in lines:
+        print(line, flush=True)
+        faults += line.startswith("fault")
+    return faults
+
+
 def main() -> int:
     """Runs it and returns the exit code."""
     parser = argparse.ArgumentParser(
@@ -247,11 +256,8 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=0)
     chosen = parser.parse_args()
-    faults = 0
     with tempfile.TemporaryDirectory() as folder:
-        for line in fuzz(Path(folder), chosen.files, chosen.seed):
-            print(line, flush=True)
-            faults += line.startswith("fault")
+        faults = print_told(fuzz(Path(folder), chosen.files, chosen.seed))
     return 1 if faults else 0
 
 

@@ -27,7 +27,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from scripts.fuzz import fuzz
+from scripts.fuzz import fuzz, print_told
 
 SUBJECTS = (
     "an owl",
@@ -183,16 +183,11 @@ def main() -> int:
     parser.add_argument("--files", type=int, default=1000, help="damaged files to read")
     parser.add_argument("--seed", type=int, default=0, help="draws moments and damage")
     chosen = parser.parse_args()
-    faults = 0
     with tempfile.TemporaryDirectory() as folder:
-        for line in fuzz(Path(folder), chosen.files, chosen.seed):
-            print(line, flush=True)
-            faults += line.startswith("fault")
+        faults = print_told(fuzz(Path(folder), chosen.files, chosen.seed))
         if chosen.kills or chosen.terms:
             killing = soak(Path(folder), chosen.pictures, chosen.kills, chosen.terms, chosen.seed)
-            for line in killing:
-                print(line, flush=True)
-                faults += line.startswith("fault")
+            faults += print_told(killing)
     return 1 if faults else 0
 
 

@@ -31,6 +31,7 @@ os.environ |= {  # read when Ray is imported, by the driver too
 
 import ray.cluster_utils
 
+from scripts.fuzz import print_told
 from scripts.soak import PROGRAM, problems, write_prompts
 
 PATIENCE_SECONDS = 600.0
@@ -165,11 +166,8 @@ def main() -> int:
     parser.add_argument("--pictures", type=int, default=60)
     parser.add_argument("--rounds", type=int, default=2)
     chosen = parser.parse_args()
-    faults = 0
     with tempfile.TemporaryDirectory() as folder:
-        for line in soak(Path(folder), chosen.pictures, chosen.rounds):
-            print(line, flush=True)
-            faults += line.startswith("fault")
+        faults = print_told(soak(Path(folder), chosen.pictures, chosen.rounds))
     return 1 if faults else 0
 
 
