@@ -3,7 +3,7 @@ measured is known to `infinity_patch.evaluation`."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
@@ -183,15 +183,13 @@ class EvaluationRun:
         from scalekv.infinity_patch.evaluation.networks import NETWORKS, Missing
 
         for name in networks:
-            network = NETWORKS[name]
-            make = network.make
-            rows: Callable[[], Iterator[Row]] = evaluation.compare_folders
-            if make is not None:
-                rows = lambda name=name, make=make: evaluation.look(name, make)  # noqa: E731
+            title, make = NETWORKS[name].title, NETWORKS[name].make
             try:
-                for number, _ in enumerate(rows()):
+                rows = evaluation.compare_folders() if make is None else evaluation.look(name, make)
+                for number, row in enumerate(rows, start=1):
                     raise_lost()
-                    display.status(f"{network.title} {number + 1}", number + 1, number + 1)
+                    which = f"{row['policy']} {row['budget']}"
+                    display.status(f"{title}  {which}  number {number}", number, number)
             except Missing as missing:
                 self.left_out[name] = str(missing)
 

@@ -22,9 +22,7 @@ COCO_REPO = "phiyodr/coco2017"
 COCO_FILES = "data/validation-*.parquet"
 COCO_PICTURES = 5000
 COLUMN = "captions"
-INSTEAD = (
-    "--captions FILE: captions_val2017.json, or a text file with one a line; or call again online"
-)
+INSTEAD = "--captions FILE (captions_val2017.json, or a line each), or call again online"
 
 
 @dataclass(frozen=True)

@@ -44,7 +44,10 @@ def plot_quality(result: Mapping[str, Any], path: Path) -> None:
                 continue
             values = [found.get("mean", found.get("value")) for _, found in points]
             bars = [
-                [abs(value - found.get(edge, value)) for (_, found), value in zip(points, values)]
+                [
+                    abs(value - found.get(edge, value))
+                    for (_, found), value in zip(points, values, strict=True)
+                ]
                 for edge in ("low", "high")
             ]
             axis.errorbar(

@@ -160,8 +160,8 @@ def differences(result: Facts) -> list[str]:
     shares = ", ".join(f"{percent} % is {n} tokens" for percent, n in TOKENS.items())
     found.append(
         f"Denominator: shares are of the history, all scales but the last: {history} of "
-        f"{sum(tokens)} tokens here, {HISTORY} of {ALL_SCALES} there. In the paper {shares} a layer "
-        "in the mean; N% here is that of the history, rounded down."
+        f"{sum(tokens)} tokens here, {HISTORY} of {ALL_SCALES} there. In the paper {shares} a "
+        "layer in the mean; N% here is that of the history, rounded down."
     )
     found.append(
         "Bytes: the paper's are of float32 keys and bfloat16 values, of 8 pictures; here of one "
