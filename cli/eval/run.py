@@ -139,13 +139,13 @@ class EvaluationRun:
         import torch
 
         from scalekv.infinity_patch.evaluation.kept import EvaluationFolder
-        from scalekv.infinity_patch.evaluation.run import Evaluation, common_settings
+        from scalekv.infinity_patch.evaluation.run import Evaluation, evaluation_settings
         from scalekv.infinity_patch.evaluation.variants import FULL_CACHE
 
         choices = settled.choices
         full = settled.settled[FULL_CACHE]
         threads = choices.placement.threads or torch.get_num_threads()
-        common = common_settings(
+        common = evaluation_settings(
             full,
             settled.captions,
             settled.protocol.name,

@@ -218,7 +218,7 @@ def _escaped(text: str) -> str:
     return text
 
 
-def measured(result: Facts) -> str:
+def what_was_measured(result: Facts) -> str:
     """What was measured, in Markdown: a line a variant, then shares of bits by scale."""
     parts = [headline(result), "", markdown(quality(result))]
     for name, title in SCALES.items():
@@ -230,7 +230,7 @@ def measured(result: Facts) -> str:
 
 def report(result: Facts) -> str:
     """The whole report in Markdown: what was measured, and the papers' figures beside it."""
-    parts = ["# Quality under compressed caches", "", measured(result)]
+    parts = ["# Quality under compressed caches", "", what_was_measured(result)]
     parts += [f"{line}\n" for line in left_out(result)]
     parts += ["## Beside the papers", "", markdown(beside_papers(result)), "What differs:", ""]
     parts += [f"- {line}" for line in differences(result)]

@@ -25,7 +25,7 @@ from statistics import median
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.configs.whole_files import replace_text, replacing
-from scalekv.infinity_patch.evaluation.tables import measured as table_of
+from scalekv.infinity_patch.evaluation.tables import what_was_measured
 from scalekv.infinity_patch.files.hashes import SUMS, sha256_of
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model import parameters
@@ -113,7 +113,7 @@ def _table(folder: str, page: Path, name: str) -> Callable[[Path], None]:
 
 def _fidelity(runs: Path) -> None:
     result = json.loads((runs / "fidelity" / "result.json").read_text(encoding="utf-8"))
-    pages.replace(ROOT / FIDELITY, f"{SELF}: fidelity", table_of(result))
+    pages.replace(ROOT / FIDELITY, f"{SELF}: fidelity", what_was_measured(result))
     shutil.copyfile(runs / "fidelity" / "plot.png", ROOT / "docs/images/fidelity.png")
     lines = (runs / "fidelity" / "pictures.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines[1:]]  # the first line is the settings

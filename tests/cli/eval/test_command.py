@@ -18,7 +18,7 @@ from PIL import Image
 from torchmetrics.image import PeakSignalNoiseRatio
 
 from scalekv.infinity_patch.evaluation import networks, run
-from scalekv.infinity_patch.evaluation.drawing import draw
+from scalekv.infinity_patch.evaluation.drawing import draw_with_bits
 from tests.cli.conftest import Outcome
 from tests.cli.eval.conftest import CAPTIONS, ask
 
@@ -117,7 +117,7 @@ def interrupted_at(count: int) -> Callable[..., Any]:
     def drawing(*given: Any) -> Any:
         if next(seen, None) is None:
             raise KeyboardInterrupt
-        return draw(*given)
+        return draw_with_bits(*given)
 
     return drawing
 
@@ -128,7 +128,7 @@ def test_stopped_parts_that_go_on_come_to_the_same_bytes(
     finished, ended = whole
     out = tmp_path / "run"
     with monkeypatch.context() as during:
-        during.setattr(run, "draw", interrupted_at(2))
+        during.setattr(run, "draw_with_bits", interrupted_at(2))
         stopped = ask(out, "--shard", "1/2")
     assert stopped.code == 130
     assert "2 pictures kept" in stopped.err
@@ -171,9 +171,9 @@ def test_another_policy_is_added_without_drawing_the_full_cache_again(
 
     def counting(pipeline: Any, settled: Any) -> Any:
         drawn.append(settled.request.policy)
-        return draw(pipeline, settled)
+        return draw_with_bits(pipeline, settled)
 
-    monkeypatch.setattr(run, "draw", counting)
+    monkeypatch.setattr(run, "draw_with_bits", counting)
     more = ("--policy", "full", "--kv-dtype", "int8", "--limit", "1", "--measure", "none")
     assert ask(out, *more).code == 0
     assert drawn == ["full"]  # in eight bits; what it is compared with was kept
