@@ -28,16 +28,17 @@ def test_every_file_is_of_the_schema_and_whole(name: str) -> None:
 @pytest.fixture
 def sent() -> dict[str, Any]:
     """A result as somebody may send it."""
-    return deepcopy(results()["emoji-scalekv.json"])
+    return dict(deepcopy(results()["emoji-scalekv.json"]))
 
 
 def test_what_is_no_result_is_refused(sent: dict[str, Any]) -> None:
-    for change in (
+    changes: list[dict[str, Any]] = [
         {"format": 2},
         {"variants": []},
         {"home": "/home/me"},
         {"left_out": {"lpips": 0}},
-    ):
+    ]
+    for change in changes:
         assert not CHECK.is_valid(sent | change), change
     sent["variants"][1]["fid"] = None
     assert not CHECK.is_valid(sent)
