@@ -80,15 +80,14 @@ def json_wanted(arguments: Sequence[str]) -> bool:
 
 def as_refusal(error: Exception) -> Exception:
     """The failure itself, or what it comes to where the system cannot even look for a path."""
-    impossible = isinstance(error, OSError) and error.errno in _IMPOSSIBLE_PATHS
-    if not impossible or error.filename is None:
-        return error
-    return UserError(
-        f"cannot look for a path: {error.strerror}",
-        where=os.fsdecode(error.filename),
-        rule="names and paths as long as this system has them, and links that lead somewhere",
-        fix="give another path",
-    )
+    if isinstance(error, OSError) and error.errno in _IMPOSSIBLE_PATHS and error.filename:
+        return UserError(
+            f"cannot look for a path: {error.strerror}",
+            where=os.fsdecode(error.filename),
+            rule="names and paths as long as this system has them, and links that lead somewhere",
+            fix="give another path",
+        )
+    return error
 
 
 def kind_of(error: BaseException) -> str:
