@@ -60,15 +60,9 @@ def load(
 
     limit_spinning()
     read_ahead(preset, weights_dir)
-    # Nothing is ever fetched while generating, and libraries keep quiet on our stderr.
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # What MPS lacks (interpolation in three dimensions) then runs on the CPU; read at the import.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     with interrupts_wait(leave_at_second=True):  # an import that is interrupted may swallow it
-        from transformers import PreTrainedTokenizerFast, T5EncoderModel  # noqa: F401  (it reads them late)
-
         from scalekv.infinity_patch import generate as _  # noqa: F401
         from scalekv.infinity_patch import load as load_pipeline
     return load_pipeline(

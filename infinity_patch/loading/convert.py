@@ -32,19 +32,24 @@ from scalekv.infinity_patch.loading.fitting import (
     skeletons,
     unconditional_rows,
 )
-from scalekv.infinity_patch.loading.text_files import check_text_encoder, encoder_shapes
-from scalekv.infinity_patch.model.text import TextEncoder, quiet_transformers
+from scalekv.infinity_patch.loading.text_files import (
+    check_text_encoder,
+    open_text,
+    text_tensors,
+)
 from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.errors import UserError
 
 SHARD_BYTES = 2 << 30
 """The most that one file holds, unless another size is asked for."""
-TOKENIZER_FILES = (
+BESIDE_TEXT = (
+    "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "spiece.model",
 )
+"""Files that are copied with a text encoder's tensors."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +78,17 @@ class Tensors:
 class Conversion:
     """Everything about a planned copy.
 
-    text_dtype: the text encoder is copied in this precision, encoder alone; None: as it is where
-    it is built in, else not at all, and the copy goes on using it where it is.
+    text: of the text encoder, where it is copied in a precision of its own; None: it is copied as
+    it is where it is built in, else not at all, and the copy goes on using it where it is.
     """
 
     preset: ModelPreset
     source: ModelPaths
     out: Path
     dtype: str
-    text_dtype: str | None
     shard_bytes: int
     parts: tuple[Tensors, ...]
+    text: Tensors | None
     text_bytes: int
 
     @property
@@ -147,12 +152,14 @@ def plan_conversion(
             entries.append((tensor, kind, parameter.numel() * kind.itemsize))
         parts.append(Tensors(name, tuple(entries)))
     check_text_encoder(source.text_encoder, preset)
-    text_bytes = 0
+    text, text_bytes = None, 0
     if text_dtype is not None:
-        text_bytes = _encoder_numbers(source.text_encoder) * TORCH_DTYPES[text_dtype].itemsize
+        entries_of_text = text_tensors(source.text_encoder, TORCH_DTYPES[text_dtype])
+        text = Tensors("text_encoder", entries_of_text)
+        text_bytes = text.nbytes
     elif preset.built_in:
         text_bytes = sum(p.stat().st_size for p in source.text_encoder.iterdir())
-    plan = Conversion(preset, source, out, dtype, text_dtype, shard_bytes, tuple(parts), text_bytes)
+    plan = Conversion(preset, source, out, dtype, shard_bytes, tuple(parts), text, text_bytes)
     _check_disk(plan)
     return plan
 
@@ -220,22 +227,32 @@ def _write_part(
 ) -> str:
     """One file, or a folder of shards with their index; its name."""
     shards = part.shards(plan.shard_bytes)
-    single = len(shards) == 1
-    place = folder if single else folder / part.name
-    place.mkdir(exist_ok=True)
+    single = f"{part.name}.safetensors" if len(shards) == 1 else None
+    place = folder / part.name if single is None else folder
+    _write_shards(plan, shards, checkpoint, place, single, report)
+    return single or part.name
+
+
+def _write_shards(
+    plan: Conversion,
+    shards: Sequence[Sequence[tuple[str, torch.dtype, int]]],
+    checkpoint: Checkpoint,
+    folder: Path,
+    single: str | None,
+    report: Callable[[str, int], None],
+) -> None:
+    """Files in a folder: the one called `single`, or shards with their index."""
+    folder.mkdir(exist_ok=True)
     index: dict[str, str] = {}
     for number, entries in enumerate(shards, start=1):
-        name = f"{part.name}.safetensors"
-        if not single:
-            name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        write_aligned(place / name, dict(_tensors(plan, checkpoint, entries)))
+        name = single or f"model-{number:05}-of-{len(shards):05}.safetensors"
+        write_aligned(folder / name, dict(_tensors(plan, checkpoint, entries)))
         report(name, sum(size for _, _, size in entries))
         index |= {tensor: name for tensor, _, _ in entries}
-    if single:
-        return f"{part.name}.safetensors"
-    text = json.dumps({"metadata": {"total_size": part.nbytes}, "weight_map": index}, indent=1)
-    (place / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
-    return part.name
+    if single is None:
+        total = sum(size for entries in shards for _, _, size in entries)
+        text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1)
+        (folder / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _tensors(
@@ -254,14 +271,16 @@ def _write_text(
 ) -> tuple[str, tuple[str, ...]]:
     """What a preset calls the text encoder of the copy, and its patterns on the hub."""
     files, source = plan.preset.files, plan.source.text_encoder
-    if plan.text_dtype is not None:
+    if plan.text is not None:
         target = folder / "text_encoder"
-        encoder = TextEncoder(source, torch.device("cpu"), TORCH_DTYPES[plan.text_dtype])
-        with quiet_transformers():
-            encoder.model.save_pretrained(target, max_shard_size=plan.shard_bytes)
-        for name in TOKENIZER_FILES:
+        shards = plan.text.shards(plan.shard_bytes)
+        single = "model.safetensors" if len(shards) == 1 else None
+        with open_text(source) as checkpoint:
+            _write_shards(plan, shards, checkpoint, target, single, report)
+        for name in BESIDE_TEXT:
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)
+        return "text_encoder", ()
     elif plan.preset.built_in:
         shutil.copytree(source, folder / "text_encoder")
     elif text_on_hub(files) and source.is_relative_to(hub_cache()):
@@ -291,11 +310,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _encoder_numbers(folder: Path) -> int:
-    """The number of parameters of a T5 encoder without its decoder."""
-    return sum(torch.Size(shape).numel() for shape in encoder_shapes(folder).values())
 
 
 def _clear_left_behind(out: Path) -> None:

@@ -1,15 +1,19 @@
 """Whether a checkpoint fits a model and, if not, which one it is.
 
-Compares names, shapes and kinds of numbers; reads no tensor.
+Compares names, shapes and kinds of numbers, and says where tensors go; reads none.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from scalekv.configs.models import ModelPreset, list_models, model_named
 from scalekv.infinity_patch.loading.checkpoint import Checkpoint, WeightsDamaged
@@ -37,9 +41,25 @@ Shapes = dict[str, tuple[int, ...]]
 
 def skeletons(preset: ModelPreset) -> tuple[Infinity, Autoencoder]:
     """Transformer and VAE of a preset on the meta device: names and shapes, no memory."""
-    with torch.device("meta"):
+    with weightless():
         transformer = Infinity(preset.transformer, preset.tokenizer.token_bits)
         return transformer, Autoencoder(preset.tokenizer)
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Modules made in the block are on the meta device, and are not given first values: for normal
+    ones there, torch imports its compiler, which takes a second."""
+    with torch.device("meta"), _NoFirstValues():
+        yield
+
+
+class _NoFirstValues(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 def computes_in(name: str, precision: torch.dtype) -> torch.dtype:
@@ -104,6 +124,13 @@ def check_fits(module: nn.Module, file: Checkpoint, preset: ModelPreset, part: s
 def shapes_of(module: nn.Module) -> Shapes:
     """Shapes of a module's parameters by name."""
     return {name: tuple(p.shape) for name, p in module.named_parameters()}
+
+
+def put_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Puts a tensor in the place of a parameter on the meta device."""
+    owner, _, last = name.rpartition(".")
+    parameter = nn.Parameter(tensor, requires_grad=False)
+    module.get_submodule(owner).register_parameter(last, parameter)
 
 
 def _fits(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.infinity_patch.compute.graphs import CudaTapes, Graphs
@@ -24,11 +24,12 @@ from scalekv.infinity_patch.loading.fitting import (
     UNCONDITIONAL,
     check_fits,
     computes_in,
+    put_tensor,
     skeletons,
     unconditional_rows,
 )
 from scalekv.infinity_patch.loading.placement import Placement, check_device, check_dtype
-from scalekv.infinity_patch.loading.text_files import check_text_encoder
+from scalekv.infinity_patch.loading.text_files import check_text_encoder, read_text_encoder
 from scalekv.infinity_patch.machine.peaks import Stages
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.text import TextEncoder
@@ -143,17 +144,17 @@ def load(
             for name, parameter in list(module.named_parameters()):
                 stays = choice.offload and name.startswith("block_chunks.")
                 wanted, where = computes_in(name, precision), host if stays else place
-                _set(module, name, _read(file, name, wanted, where, parameter))
+                put_tensor(module, name, _read(file, name, wanted, where, parameter))
         transformer.preset_name = preset.name
         if choice.offload:
             transformer.stream = BlockStream(transformer.blocks, place)
-        text = TextEncoder(
+        text = read_text_encoder(
             paths.text_encoder,
             text_place,
             text_precision,
-            features_on=place,
             keep=choice.keep_text_encoder is not False,
         )
+        text.load()
         pipeline = Pipeline(
             preset=preset,
             model=transformer.eval().requires_grad_(False),
@@ -183,13 +184,6 @@ def _read(
     if name == UNCONDITIONAL:
         return unconditional_rows(tensor, len(like))
     return tensor
-
-
-def _set(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Puts a tensor in the place of a parameter on the meta device."""
-    owner, _, last = name.rpartition(".")
-    parameter = nn.Parameter(tensor, requires_grad=False)
-    module.get_submodule(owner).register_parameter(last, parameter)
 
 
 def device_named(name: str, where: str) -> torch.device:

@@ -1,25 +1,31 @@
-"""Whether a folder holds the text encoder that a model needs: configuration, tokenizer, tensors.
+"""A folder with a text encoder: whether it is the one that a model needs, and its tensors read.
 
-Compares names, widths and numbers of tokens; reads no tensor.
+Knows configuration, tokenizer and tensors of T5; nothing of prompts.
 """
 
 from __future__ import annotations
 
-import json
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import torch
 
 from scalekv.configs.models import ModelPreset
-from scalekv.infinity_patch.loading.checkpoint import WeightsDamaged, open_checkpoint
-from scalekv.infinity_patch.loading.fitting import Shapes, shapes_of
+from scalekv.infinity_patch.files.text_config import read_text_config
+from scalekv.infinity_patch.loading.checkpoint import Checkpoint, WeightsDamaged, open_checkpoint
+from scalekv.infinity_patch.loading.fitting import Shapes, put_tensor, shapes_of, weightless
+from scalekv.infinity_patch.model.t5 import T5Encoder, encodes_in
+from scalekv.infinity_patch.model.text import TextEncoder
 from scalekv.infinity_patch.model.tokens import read_tokenizer
 from scalekv.kv.errors import UserError
 
 OF_THE_OTHER_HALF = ("decoder.", "lm_head.")
 """Tensors of a whole T5, whose encoder alone is used."""
-SAME_TABLE = "shared.weight", "encoder.embed_tokens.weight"
+TABLE, TABLE_OF_ENCODER = "shared.weight", "encoder.embed_tokens.weight"
 """Two names of the table of token features; files have either or both."""
 
 
@@ -31,40 +37,95 @@ def check_text_encoder(folder: Path, preset: ModelPreset) -> None:
             tokenizer that cannot be read or does not belong to it; tensors that are missing or
             that the encoder has no place for, as factors of scaled numbers are.
     """
-    file = folder / "config.json"
-    try:
-        config: Any = json.loads(file.read_text(encoding="utf-8"))
-        width, tokens = int(config["d_model"]), int(config["vocab_size"])
-        expected = encoder_shapes(folder)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    config = read_text_config(folder)
+    if config.width != preset.transformer.text_width:
         raise UserError(
-            "the text encoder cannot be loaded",
-            where=str(folder),
-            rule=f"config.json is no configuration of a T5 encoder: {error}",
-            fix="fetch the model's files again",
-        ) from error
-    if width != preset.transformer.text_width:
-        raise UserError(
-            f"the text encoder gives features of width {width}, {preset.name} reads "
+            f"the text encoder gives features of width {config.width}, {preset.name} reads "
             f"{preset.transformer.text_width}",
-            where=str(file),
+            where=str(folder / "config.json"),
             rule="a preset's transformer, VAE and text encoder belong together",
             fix=f"give {preset.name} its own text encoder, {preset.files.text_encoder}",
         )
-    _check_tokens(folder / "tokenizer.json", tokens)
-    _check_tensors(folder, expected, preset)
+    _check_tokens(folder / "tokenizer.json", config.spec.vocabulary)
+    _check_tensors(folder, shapes_of(_skeleton(folder)), preset)
 
 
-def encoder_shapes(folder: Path) -> Shapes:
-    """Shapes by name of the parameters of the T5 encoder that a folder's config.json describes.
+def text_tensors(folder: Path, dtype: torch.dtype) -> tuple[tuple[str, torch.dtype, int], ...]:
+    """(name, dtype, bytes) of the tensors of the encoder that a folder's config.json describes, in
+    the dtypes they are used in where the encoder computes in `dtype`.
 
     Raises:
-        OSError, ValueError, TypeError: it describes none.
+        UserError: it describes none.
     """
-    from transformers import T5Config, T5EncoderModel
+    used = ((n, encodes_in(n, dtype), shape) for n, shape in shapes_of(_skeleton(folder)).items())
+    return tuple((n, kind, math.prod(shape) * kind.itemsize) for n, kind, shape in used)
 
-    with torch.device("meta"):
-        return shapes_of(T5EncoderModel(T5Config.from_pretrained(folder, local_files_only=True)))
+
+def read_text_encoder(
+    folder: Path, device: torch.device, dtype: torch.dtype, *, keep: bool = True
+) -> TextEncoder:
+    """The text encoder of a folder, whose weights are read when they are needed.
+
+    Args:
+        dtype: of its weights, but what stays in float32.
+        keep: as for `TextEncoder`.
+
+    Raises:
+        UserError: no configuration, or no tokenizer.
+    """
+    return TextEncoder(
+        partial(_read, folder, device, dtype),
+        read_tokenizer(folder / "tokenizer.json"),
+        device,
+        dtype,
+        sum(size for _, _, size in text_tensors(folder, dtype)),
+        keep=keep,
+    )
+
+
+@contextmanager
+def open_text(folder: Path) -> Iterator[Checkpoint]:
+    """The tensors of a text encoder's folder, one file or shards, under the encoder's own names.
+
+    Raises:
+        WeightsDamaged: they cannot be read.
+    """
+    single = folder / "model.safetensors"
+    try:
+        with open_checkpoint(single if single.is_file() else folder) as found:
+            yield _own_names(found)
+    except WeightsDamaged as error:
+        raise WeightsDamaged(
+            f"the text encoder cannot be loaded: {error.what}",
+            where=error.where,
+            rule=error.rule,
+            fix=error.fix,
+        ) from error
+
+
+def _own_names(found: Checkpoint) -> Checkpoint:
+    if TABLE in found.entries or TABLE_OF_ENCODER not in found.entries:
+        return found
+    entries = {TABLE if n == TABLE_OF_ENCODER else n: e for n, e in found.entries.items()}
+    return replace(
+        found,
+        entries=entries,
+        read=lambda name: found.read(TABLE_OF_ENCODER if name == TABLE else name),
+    )
+
+
+def _skeleton(folder: Path) -> T5Encoder:
+    config = read_text_config(folder)
+    with weightless():
+        return T5Encoder(config)
+
+
+def _read(folder: Path, device: torch.device, dtype: torch.dtype) -> T5Encoder:
+    encoder = _skeleton(folder)
+    with open_text(folder) as checkpoint:
+        for name in shapes_of(encoder):
+            put_tensor(encoder, name, checkpoint.take(name, encodes_in(name, dtype), device))
+    return encoder.eval()
 
 
 def _check_tokens(file: Path, known: int) -> None:
@@ -79,26 +140,17 @@ def _check_tokens(file: Path, known: int) -> None:
 
 
 def _check_tensors(folder: Path, expected: Shapes, preset: ModelPreset) -> None:
-    single = folder / "model.safetensors"
-    try:
-        with open_checkpoint(single if single.is_file() else folder) as checkpoint:
-            entries = checkpoint.entries
-    except WeightsDamaged as error:
-        raise WeightsDamaged(
-            f"the text encoder cannot be loaded: {error.what}",
-            where=error.where,
-            rule=error.rule,
-            fix=error.fix,
-        ) from error
+    with open_text(folder) as checkpoint:
+        entries = checkpoint.entries
     problems = [
         f"{name} is in the file and not in the encoder of config.json"
         for name in entries
         if name not in expected
-        and name not in SAME_TABLE
+        and name != TABLE_OF_ENCODER
         and not name.startswith(OF_THE_OTHER_HALF)
     ]
     for name, shape in expected.items():
-        found = next((entries[n] for n in _names(name) if n in entries), None)
+        found = entries.get(name)
         if found is None:
             problems.append(f"{name} is missing")
         elif found.shape != shape:
@@ -114,7 +166,3 @@ def _check_tensors(folder: Path, expected: Shapes, preset: ModelPreset) -> None:
             fix=f"give {preset.name} its own text encoder, {preset.files.text_encoder}, in fp32, "
             "bf16 or fp16",
         )
-
-
-def _names(name: str) -> tuple[str, ...]:
-    return SAME_TABLE if name in SAME_TABLE else (name,)

@@ -68,8 +68,8 @@ def autoencoder(spec: TokenizerSpec) -> tuple[int, int]:
 
 
 def text_encoder(spec: TextSpec, width: int) -> tuple[int, int]:
-    """Weights of a T5 encoder: those in its dtype, and those that transformers keeps in float32
-    where that dtype is float16."""
+    """Weights of a T5 encoder: those in its dtype, and those that stay in float32 where that dtype
+    is float16."""
     inner = spec.heads * spec.head_width
     attention = 4 * width * inner
     gates = 2 * width * spec.hidden

@@ -8,6 +8,7 @@ residual stream, norms, modulation and head in float32, matrix products in the w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -58,7 +59,8 @@ class SelfAttention(nn.Module):
         self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
-        self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), 4.0).log())
+        self.scale_mul_1H11 = nn.Parameter(torch.empty(1, heads, 1, 1))
+        nn.init.constant_(self.scale_mul_1H11, math.log(4.0))
         self.proj = nn.Linear(width, width)
         self.caching = False
         self.cached_k: Tensor | None = None

@@ -34,8 +34,8 @@ LIBRARIES = 64 << 20
 """Bytes that torch allocates for the products' libraries on a device, once the first was made:
 32 MiB each for cuBLAS and cuBLASLt on Hopper, where they take most."""
 
-HOST = 460 << 20
-"""Resident bytes of Python with torch and transformers once a picture was drawn, tensors apart."""
+HOST = 290 << 20
+"""Resident bytes of Python with torch once a picture was drawn, tensors apart."""
 
 FRAGMENTED = 0.04
 """Share of its tensors' bytes that torch's allocator takes beyond them, in pieces it cannot use."""

@@ -41,7 +41,7 @@ from scalekv.kv.sizes import human_bytes
 
 LEAST_PYTHON = (3, 11)
 LEAST_DISK = 1 << 30  # bytes; a picture needs megabytes, a download says itself what it needs
-LIBRARIES = ("transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "pillow")
+LIBRARIES = ("tokenizers", "safetensors", "huggingface_hub", "numpy", "pillow")
 
 
 class Level(StrEnum):

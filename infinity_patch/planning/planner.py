@@ -5,7 +5,6 @@ Knows settled requests and footprints; loads nothing, no torch.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from scalekv.configs.spec import TextSpec
 from scalekv.infinity_patch.asked.request import DEFAULT_POLICY
 from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.files.hub import model_files
+from scalekv.infinity_patch.files.text_config import read_text_config
 from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.planning.footprint import TEXT_TOKENS, Footprint, Work, footprint
 from scalekv.kv.budgets.budget import FULL
@@ -150,11 +150,8 @@ def work_of(
 def text_spec_of(preset: ModelPreset, weights_dir: Path | None = None) -> TextSpec | None:
     """Sizes of the text encoder: of the one that is on this machine, else what the preset says."""
     try:
-        file = model_files(preset, weights_dir).text_encoder / "config.json"
-        config = json.loads(file.read_text(encoding="utf-8"))
-        names = ("num_layers", "num_heads", "d_kv", "d_ff", "vocab_size")
-        return TextSpec(*(int(config[name]) for name in names))
-    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return read_text_config(model_files(preset, weights_dir).text_encoder).spec
+    except UserError:
         return preset.text  # what is wrong with the files is said when they are needed
 
 

@@ -1,0 +1,110 @@
+"""Our T5 encoder gives the bits that transformers' gives, in every precision."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from transformers import PreTrainedTokenizerFast, T5EncoderModel
+
+from scalekv.infinity_patch.compute.exact import exact_float32
+from scalekv.infinity_patch.files.hub import BUILT_IN
+from scalekv.infinity_patch.files.text_config import read_text_config
+from scalekv.infinity_patch.loading.text_files import read_text_encoder
+from scalekv.infinity_patch.model.t5 import ROOM, T5Encoder, finite
+from scalekv.infinity_patch.model.tokens import read_tokenizer
+from scalekv.kv.errors import UserError
+
+FOLDER = BUILT_IN / "emoji" / "text_encoder"
+CPU = torch.device("cpu")
+PROMPTS = (
+    "a red apple",
+    "x",
+    "a very long " * 300,  # cut
+    "Ünïcode 😀 <extra_id_0> </s> <pad>  two  spaces\n",
+    "word " * 60,
+)
+DTYPES = [torch.float32, torch.bfloat16, torch.float16]
+
+
+@pytest.fixture
+def wide(tmp_path: Path) -> Path:
+    """An encoder with heads of another width than its model's, large sums and its own distances."""
+    config = json.loads((FOLDER / "config.json").read_text())
+    config |= {
+        **{"d_model": 128, "d_kv": 16, "num_heads": 3, "num_layers": 3, "d_ff": 320},
+        **{"relative_attention_num_buckets": 20, "relative_attention_max_distance": 50},
+    }
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    (tmp_path / "tokenizer.json").write_bytes((FOLDER / "tokenizer.json").read_bytes())
+    torch.manual_seed(1)
+    encoder = T5Encoder(read_text_config(tmp_path))
+    tensors = {name: tensor * 3 for name, tensor in encoder.state_dict().items()}
+    save_file(tensors, tmp_path / "model.safetensors", {"format": "pt"})
+    return tmp_path
+
+
+def expected(folder: Path, dtype: torch.dtype) -> list[torch.Tensor]:
+    counted = read_tokenizer(FOLDER / "tokenizer.json")
+    tokenizer = PreTrainedTokenizerFast(tokenizer_object=counted)
+    encoder = T5EncoderModel.from_pretrained(folder, dtype=dtype).eval()
+    found = []
+    for prompt in PROMPTS:
+        batch = tokenizer(prompt, return_tensors="pt", truncation=True, max_length=512)
+        with torch.inference_mode(), exact_float32():
+            found.append(encoder(**batch.data).last_hidden_state[0].float())
+    return found
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bits_are_those_of_transformers(wide: Path, dtype: torch.dtype) -> None:
+    for folder in (FOLDER, wide):
+        found = read_text_encoder(folder, CPU, dtype).encode(PROMPTS)
+        assert all(map(torch.equal, found, expected(folder, dtype)))
+        assert all(one.isfinite().all() for one in found)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_bytes_are_known_before_they_are_read(dtype: torch.dtype) -> None:
+    text = read_text_encoder(FOLDER, CPU, dtype)
+    assert (text.model, text.bytes_on(CPU)) == (None, 0)
+    held = sum(p.nbytes for p in text.load().parameters())
+    assert text.nbytes == text.bytes_on(CPU) == held
+    text.free()
+    assert text.bytes_on(CPU) == 0
+
+
+def test_infinite_sums_in_float16_are_cut() -> None:
+    most = torch.finfo(torch.float16).max
+    some = torch.tensor([1.0, torch.inf, -torch.inf, most], dtype=torch.float16)
+    cut = float(torch.tensor(most - ROOM).half())
+    assert finite(some).tolist() == [1.0, cut, -cut, cut]
+    assert finite(some[[0, 3]]).tolist() == [1.0, most]
+    assert finite(some.float()).tolist() == some.tolist()
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({"feed_forward_proj": "relu"}, "feed-forward is 'relu'"),
+        ({"feed_forward_proj": None}, "feed-forward is None"),
+        ({"num_layers": 0}, "0 is not at least 1"),
+        ({"d_ff": None}, "no configuration of a T5 encoder"),
+    ],
+)
+def test_other_encoders_are_refused(tmp_path: Path, change: dict[str, object], words: str) -> None:
+    content = json.loads((FOLDER / "config.json").read_text()) | change
+    (tmp_path / "config.json").write_text(json.dumps(content))
+    with pytest.raises(UserError) as error:
+        read_text_config(tmp_path)
+    assert words in str(error.value) + (error.value.rule or "")
+
+
+@pytest.mark.parametrize("content", ["", "[]", "{", '{"d_model": 1e999}'])
+def test_what_is_no_configuration_is_refused(tmp_path: Path, content: str) -> None:
+    (tmp_path / "config.json").write_text(content)
+    with pytest.raises(UserError, match="cannot be loaded"):
+        read_text_config(tmp_path)
