@@ -88,6 +88,7 @@ def _findings(
         preset,
         settings.get("weights_dir", weights_dir).read(),
         settings.get("out", out).read(),
+        text_cache=settings.get("text_cache").read(),
         thorough=full,
     )
     yield from rooms

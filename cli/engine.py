@@ -70,6 +70,15 @@ def load(
     )
 
 
+def encode(pipeline: Pipeline, texts: Sequence[str]) -> None:
+    """Makes the features of texts that pictures of several requests need, and lets the text encoder
+    go unless it is to be kept."""
+    from scalekv.infinity_patch.generation.pipeline import encode_ahead
+
+    interrupts.raise_lost()
+    encode_ahead(pipeline, texts)
+
+
 def generate(
     pipeline: Pipeline,
     settled: Settled,
@@ -168,7 +177,7 @@ def machine(pipeline: Pipeline) -> dict[str, Any]:
 
 def computes_on(pipeline: Pipeline) -> str:
     """What computes, in a word: where it is another, the last bits of a picture can be others."""
-    from scalekv.infinity_patch.generation.pipeline import machine_of
+    from scalekv.infinity_patch.machine.computes import machine_of
 
     return str(machine_of(pipeline.device)["name"])
 

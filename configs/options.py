@@ -318,6 +318,14 @@ OPTIONS: tuple[Option, ...] = (
         names=("--keep-text-encoder/--free-text-encoder",),
         repeats=True,
     ),
+    _placement(
+        "text_cache",
+        _FOLDER,
+        "Folder that keeps the features of prompts for other runs: where it has all of them, the "
+        "text encoder is not read. Pictures are the same.",
+        (*DRAW, "bench", "calibrate", "serve"),
+        repeats=True,
+    ),
     _machine(
         "force",
         _FLAG,

@@ -167,7 +167,12 @@ class Comparison:
             ]
             if not self.choices.force:
                 for one in settled:
-                    check_room(one, target, place, self.choices.weights_dir, cache_is_given=True)
+                    check_room(
+                        *(one, target, place, self.choices.weights_dir),
+                        cache_is_given=True,
+                        texts=one.request.texts,
+                        device=self.choices.device,
+                    )
             with interruptible(), Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())

@@ -55,6 +55,7 @@ ON_THE_SERVER = (
     "text_device",
     "text_dtype",
     "keep_text_encoder",
+    "text_cache",
     "force",
     "record",
 )

@@ -125,7 +125,11 @@ class Run:
         )
         if not choices.force:
             placement = choices.placement.for_known_prompts()
-            check_room(settled, target, placement, choices.weights_dir)
+            check_room(
+                *(settled, target, placement, choices.weights_dir),
+                texts=request.texts,
+                device=choices.device,
+            )
         return settled
 
     def _drawn(self, settled: Settled, display: Display) -> Iterator[Picture]:
@@ -273,6 +277,7 @@ def figures(measured: ProcessFigures, choices: Choices, kinds: Kinds) -> dict[st
         "dtype": measured.dtype,
         "machine": measured.machine,
         "kinds": kinds.to_list(),
+        **({} if measured.text_cache is None else {"text_cache": dict(measured.text_cache)}),
         **memory_report(
             kinds.main,
             measured.weights_bytes,

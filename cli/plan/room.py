@@ -3,7 +3,8 @@ loaded. Imports no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -97,12 +98,17 @@ def check_room(
     weights_dir: Path | None,
     *,
     cache_is_given: bool = False,
+    texts: Collection[str] = (),
+    device: str = "auto",
 ) -> None:
     """Refuses what cannot fit into the memory of the device, or of this machine for its CPU.
 
     Args:
         placement: that the model is loaded with.
         cache_is_given: policy and budget are not the caller's to choose.
+        texts: all that will be encoded, where that is known; where the placement's text cache has
+            them, no encoder is counted.
+        device: that the run is for, as it was asked for.
 
     Raises:
         UserError: it cannot fit, with the nearest that does.
@@ -115,6 +121,15 @@ def check_room(
     try:
         refuse_what_cannot_fit(planner, target.memory, target.name, cache_is_given=cache_is_given)
     except DoesNotFit as error:
+        if texts and placement.text_cache is not None and placement.text_read:
+            from scalekv.infinity_patch.loading.loader import texts_at_hand  # needs torch
+
+            if texts_at_hand(
+                settled.preset, texts, device=device, weights_dir=weights_dir, placement=placement
+            ):
+                without = replace(placement, text_read=False)
+                check_room(settled, target, without, weights_dir, cache_is_given=cache_is_given)
+                return
         error.fix += ", or --force to try anyway"
         raise
 

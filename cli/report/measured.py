@@ -26,6 +26,7 @@ class ProcessFigures:
         peaks: of each stage in bytes; present: bytes of the weights by part that were there.
         sources: what the peaks were read from, in words.
         graphs: recorded scales, where the device can have them.
+        text_cache: prompts whose features were found or made, where they are kept.
     """
 
     device: str
@@ -36,6 +37,7 @@ class ProcessFigures:
     present: Mapping[str, Mapping[str, int]]
     sources: tuple[str, ...]
     graphs: Mapping[str, Any] | None = None
+    text_cache: Mapping[str, int] | None = None
 
     @classmethod
     def of(cls, pipeline: Pipeline) -> Self:
@@ -50,6 +52,7 @@ class ProcessFigures:
             present=stages.weights(),
             sources=tuple(stages.sources),
             graphs=pipeline.graphs.to_dict() if pipeline.graphs.possible else None,
+            text_cache=None if pipeline.text.cache is None else pipeline.text.cache.to_dict(),
         )
 
     @property

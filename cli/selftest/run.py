@@ -6,7 +6,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -213,7 +213,8 @@ class SelfTest:
 
     def _load(self, dtype: str) -> Pipeline:
         c = self.choices
-        return engine.load(c.preset, c.device, dtype, c.weights_dir, c.placement)
+        placement = replace(c.placement, text_cache=None)  # what is tested is what computes here
+        return engine.load(c.preset, c.device, dtype, c.weights_dir, placement)
 
     def _parts(self, pipeline: Pipeline, settled: Settled, display: Display) -> None:
         from scalekv.infinity_patch.selftest import matrices, parts

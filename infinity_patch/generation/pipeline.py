@@ -30,6 +30,7 @@ from scalekv.infinity_patch.generation.record import record
 from scalekv.infinity_patch.generation.scales import DrawnScales, scales_of
 from scalekv.infinity_patch.generation.turns import refuse_while_held, turn
 from scalekv.infinity_patch.loading.loader import Pipeline
+from scalekv.infinity_patch.machine.computes import machine_of
 from scalekv.infinity_patch.model.scale_loop import to_uint8
 from scalekv.infinity_patch.model.tokens import cut_prompt
 from scalekv.kv.autocast import without_autocast
@@ -163,6 +164,20 @@ def generate(
             fix="leave policy, budget and drafters out of the request, or leave the block",
         )
     return _pictures(pipeline, settled, outer, on_progress, on_smaller_batch, on_caches)
+
+
+def encode_ahead(pipeline: Pipeline, texts: Sequence[str]) -> None:
+    """Encodes the texts of requests to come, at most `REMEMBERED`, so that the text encoder can
+    rest until all their pictures are drawn.
+
+    Raises:
+        UserError: the encoder's files cannot be read.
+    """
+    with turn(pipeline.model):
+        outer = caches_of(pipeline.model)
+    with own_turn(pipeline, outer), pipeline.stages.stage("encode"):
+        pipeline.text.encode(texts)
+        pipeline.text.rest()
 
 
 def settled_on(pipeline: Pipeline, request: Request | Settled | str) -> Settled:
@@ -336,14 +351,4 @@ def settings_of(settled: Settled, pipeline: Pipeline) -> dict[str, Any]:
         "recorded": record(request, patched_outside=caches_of(pipeline.model) is not None),
         "machine": machine_of(pipeline.device),
         "versions": {"scalekv": version("scalekv"), "torch": torch.__version__},
-    }
-
-
-def machine_of(device: torch.device) -> dict[str, Any]:
-    """What computes: where it is another, the last bits of a picture can be others."""
-    if device.type == "cuda":
-        return {"name": torch.cuda.get_device_name(device)}
-    return {
-        "name": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
     }

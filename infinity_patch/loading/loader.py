@@ -7,6 +7,7 @@ tensor is read once, into the dtype and onto the device it is used in.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +30,11 @@ from scalekv.infinity_patch.loading.fitting import (
     unconditional_rows,
 )
 from scalekv.infinity_patch.loading.placement import Placement, check_device, check_dtype
-from scalekv.infinity_patch.loading.text_files import check_text_encoder, read_text_encoder
+from scalekv.infinity_patch.loading.text_files import (
+    check_text_encoder,
+    read_text_encoder,
+    text_cache,
+)
 from scalekv.infinity_patch.machine.peaks import Stages
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.text import TextEncoder
@@ -44,9 +49,9 @@ log = logging.getLogger("scalekv")
 class Pipeline:
     """A model ready to generate.
 
-    `weights_bytes` maps each part to the bytes of its tensors; `stages` has the peaks of loading,
-    and of everything that is generated with it; `threads` is how many a CPU computes with while
-    pictures are made, None as many as torch is set to; `graphs` has what was recorded of it.
+    `read_bytes` maps transformer and VAE to the bytes of their tensors; `stages` has the peaks of
+    loading, and of everything that is generated with it; `threads` is how many a CPU computes with
+    while pictures are made, None as many as torch is set to; `graphs` has what was recorded of it.
     """
 
     preset: ModelPreset
@@ -56,20 +61,25 @@ class Pipeline:
     device: torch.device
     dtype: torch.dtype
     weights_dir: Path | None
-    weights_bytes: dict[str, int]
+    read_bytes: dict[str, int]
     stages: Stages
     threads: int | None = None
     graphs: Graphs = field(default_factory=lambda: Graphs(None))
 
+    @property
+    def weights_bytes(self) -> dict[str, int]:
+        """Bytes of each part's tensors; 0 for a text encoder that was never read."""
+        return {**self.read_bytes, "text_encoder": self.text.nbytes if self.text.was_read else 0}
+
     def weights_there(self) -> dict[str, int]:
         """Bytes of each part's tensors that are on the device now."""
-        transformer, stream = self.weights_bytes["transformer"], self.model.stream
+        transformer, stream = self.read_bytes["transformer"], self.model.stream
         if stream is not None:
             parameters = (p for p in self.model.parameters() if p.device.type == self.device.type)
             transformer = sum(p.nbytes for p in parameters) + stream.nbytes
         return {
             "transformer": transformer,
-            "vae": self.weights_bytes["vae"],
+            "vae": self.read_bytes["vae"],
             "text_encoder": self.text.bytes_on(self.device),
         }
 
@@ -101,10 +111,7 @@ def load(
     choice = placement or Placement()
     place = device_named(device, "--device")
     precision = _precision(dtype, preset, place)
-    text_place = (
-        place if choice.text_device == "auto" else device_named(choice.text_device, "--text-device")
-    )
-    text_precision = _text_precision(choice.text_dtype, text_place)
+    text_place, text_precision = _text_choice(choice, place)
     if choice.offload and place.type == "cpu":
         raise UserError(
             "nothing can be kept off a device that is the host itself",
@@ -153,8 +160,10 @@ def load(
             text_place,
             text_precision,
             keep=choice.keep_text_encoder is not False,
+            cache=choice.text_cache,
         )
-        text.load()
+        if text.cache is None:  # otherwise it may well not be needed
+            text.load()
         pipeline = Pipeline(
             preset=preset,
             model=transformer.eval().requires_grad_(False),
@@ -163,10 +172,9 @@ def load(
             device=place,
             dtype=precision,
             weights_dir=folder,
-            weights_bytes={
+            read_bytes={
                 "transformer": sum(p.nbytes for p in transformer.parameters()),
                 "vae": sum(p.nbytes for p in vae.parameters()),
-                "text_encoder": text.nbytes,
             },
             stages=stages,
             threads=choice.threads,
@@ -175,6 +183,43 @@ def load(
         stages.recorded = lambda: pipeline.graphs.nbytes
         stages.inventory = pipeline.weights_there
     return pipeline
+
+
+def texts_at_hand(
+    preset: ModelPreset,
+    texts: Iterable[str],
+    *,
+    device: str,
+    weights_dir: Path | None,
+    placement: Placement,
+) -> bool:
+    """Whether the placement's text cache has the features of all these texts, so that no encoder
+    is to be read.
+
+    Args:
+        device, weights_dir: as for `load`.
+
+    Raises:
+        UserError: files or a device that are not there, or a cache that cannot be a folder.
+    """
+    if placement.text_cache is None:
+        return False
+    place, precision = _text_choice(placement, device_named(device, "--device"))
+    folder = model_files(preset, weights_dir).text_encoder
+    cache = text_cache(placement.text_cache, folder, place, precision)
+    before = torch.get_num_threads()
+    torch.set_num_threads(placement.threads or before)  # features depend on it
+    try:
+        return all(map(cache.has, texts))
+    finally:
+        torch.set_num_threads(before)
+
+
+def _text_choice(choice: Placement, place: torch.device) -> tuple[torch.device, torch.dtype]:
+    """Where the text encoder is, and its precision."""
+    if choice.text_device != "auto":
+        place = device_named(choice.text_device, "--text-device")
+    return place, _text_precision(choice.text_dtype, place)
 
 
 def _read(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from scalekv.configs.spec import DTYPES
 from scalekv.kv.errors import UserError, close_matches
@@ -21,7 +22,9 @@ class Placement:
     more come. None: kept, unless it is known that no more come. threads: that a CPU computes with
     while pictures are made; None leaves torch's number. graphs: whether a CUDA device records the
     scales of pictures of one shape and replays them: "auto" when a shape comes a second time, "on"
-    the first time, "off".
+    the first time, "off". text_cache: a folder that keeps text features for other runs; with one
+    the text encoder is read when a prompt comes that is not there. text_read: False where it is
+    known that none comes, for plans.
     """
 
     offload: bool = False
@@ -30,6 +33,8 @@ class Placement:
     keep_text_encoder: bool | None = None
     threads: int | None = None
     graphs: str = "auto"
+    text_cache: Path | None = None
+    text_read: bool = True
 
     def for_known_prompts(self) -> Placement:
         """The same where all prompts are known at the start: the text encoder is freed."""

@@ -15,12 +15,16 @@ from pathlib import Path
 import torch
 
 from scalekv.configs.models import ModelPreset
+from scalekv.infinity_patch.files.hashes import quick_hash
+from scalekv.infinity_patch.files.text_cache import FORMAT, TextCache
 from scalekv.infinity_patch.files.text_config import read_text_config
 from scalekv.infinity_patch.loading.checkpoint import Checkpoint, WeightsDamaged, open_checkpoint
 from scalekv.infinity_patch.loading.fitting import Shapes, put_tensor, shapes_of, weightless
+from scalekv.infinity_patch.machine.computes import exactly
 from scalekv.infinity_patch.model.t5 import T5Encoder, encodes_in
 from scalekv.infinity_patch.model.text import TextEncoder
 from scalekv.infinity_patch.model.tokens import read_tokenizer
+from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
 
 OF_THE_OTHER_HALF = ("decoder.", "lm_head.")
@@ -62,16 +66,22 @@ def text_tensors(folder: Path, dtype: torch.dtype) -> tuple[tuple[str, torch.dty
 
 
 def read_text_encoder(
-    folder: Path, device: torch.device, dtype: torch.dtype, *, keep: bool = True
+    folder: Path,
+    device: torch.device,
+    dtype: torch.dtype,
+    *,
+    keep: bool = True,
+    cache: Path | None = None,
 ) -> TextEncoder:
     """The text encoder of a folder, whose weights are read when they are needed.
 
     Args:
         dtype: of its weights, but what stays in float32.
         keep: as for `TextEncoder`.
+        cache: a folder for features of prompts, see `TextCache`.
 
     Raises:
-        UserError: no configuration, or no tokenizer.
+        UserError: no configuration, or no tokenizer; a cache that cannot be a folder.
     """
     return TextEncoder(
         partial(_read, folder, device, dtype),
@@ -79,8 +89,22 @@ def read_text_encoder(
         device,
         dtype,
         sum(size for _, _, size in text_tensors(folder, dtype)),
+        read_text_config(folder).width,
         keep=keep,
+        cache=None if cache is None else text_cache(cache, folder, device, dtype),
     )
+
+
+def text_cache(cache: Path, folder: Path, device: torch.device, dtype: torch.dtype) -> TextCache:
+    """What is kept, in the folder `cache`, of the features that the encoder in `folder` gives.
+
+    They depend on all that the encoder is, files and code, on its precision and on what computes.
+
+    Raises:
+        UserError: it cannot be a folder.
+    """
+    encoder = {"encoder": quick_hash(folder), "dtype": DTYPE_NAMES[dtype]}
+    return TextCache.at(cache, lambda: {"format": FORMAT, **encoder, **exactly(device)})
 
 
 @contextmanager

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from functools import cached_property
 
 import torch
 from tokenizers import Tokenizer
 from torch import Tensor
 
 from scalekv.infinity_patch.compute.exact import exact_float32
+from scalekv.infinity_patch.files.text_cache import TextCache
 from scalekv.infinity_patch.model.t5 import T5Encoder
 from scalekv.infinity_patch.model.tokens import cutting
 from scalekv.kv.autocast import without_autocast
@@ -29,6 +31,8 @@ class TextEncoder:
         counter: its tokenizer, which does not cut.
         nbytes: of its weights while they are in memory.
         model: the encoder while its weights are in memory, else None.
+        was_read: whether its weights ever were.
+        cache: where features are kept for other runs; None: nowhere.
     """
 
     def __init__(
@@ -38,19 +42,23 @@ class TextEncoder:
         device: torch.device,
         dtype: torch.dtype,
         nbytes: int,
+        width: int,
         *,
         keep: bool = True,
+        cache: TextCache | None = None,
     ):
         """
         Args:
             read: the encoder from its files, its weights on `device`.
+            width: of its features, Ct.
             keep: False lets `rest` free the weights; they are read again when a prompt comes.
+            cache: features of prompts that were encoded before; None: they are not kept.
         """
         self.device, self.dtype, self.keep, self.nbytes = device, dtype, keep, nbytes
-        self.counter = counter
+        self.counter, self.cache = counter, cache
         self.model: T5Encoder | None = None
-        self._read = read
-        self._cutting = cutting(counter)
+        self.was_read = False
+        self._read, self._width = read, width
         self._known: OrderedDict[str, Tensor] = OrderedDict()
 
     def bytes_on(self, device: torch.device) -> int:
@@ -87,6 +95,7 @@ class TextEncoder:
         """
         if self.model is None:
             self.model = self._read()
+            self.was_read = True
         return self.model
 
     def rest(self) -> None:
@@ -101,9 +110,24 @@ class TextEncoder:
             torch.cuda.empty_cache()
 
     def _encode(self, prompt: str) -> Tensor:
+        ids = self._cutting.encode(prompt).ids
+        features = None
+        if self.cache is not None:
+            features = self.cache.get(prompt, (len(ids), self._width), self.dtype)
+        if features is None:
+            features = self._computed(ids).cpu()
+            if self.cache is not None:
+                self.cache.put(prompt, features)
+        return features.to(torch.float32)
+
+    def _computed(self, ids: list[int]) -> Tensor:
         model = self.load()
         with torch.device(self.device):  # whatever the caller's default is, as with autocast
-            tokens = torch.tensor(self._cutting.encode(prompt).ids)
+            tokens = torch.tensor(ids)
             with without_autocast(tokens):
                 features: Tensor = model(tokens)
-        return features.to("cpu", torch.float32)
+        return features
+
+    @cached_property
+    def _cutting(self) -> Tokenizer:
+        return cutting(self.counter)

@@ -207,7 +207,9 @@ def weight_parts(work: Work) -> Parts:
 
 
 def _text_elsewhere(work: Work) -> bool:
-    return work.placement.text_device not in ("auto", work.device)
+    """Whether the text encoder never comes to the device."""
+    placement = work.placement
+    return not placement.text_read or placement.text_device not in ("auto", work.device)
 
 
 def _text_dtype(work: Work) -> str:

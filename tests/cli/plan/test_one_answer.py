@@ -96,20 +96,22 @@ def test_one_answer(
     assert doctors(scalekv, model, budget) == (memory >= needed(model, budget, kept=False))
 
 
-def test_a_batch_keeps_the_text_encoder_and_says_what_freeing_it_does(
+def test_a_batch_frees_the_text_encoder_as_planned_unless_it_is_to_keep_it(
     scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "device_memory", lambda _: ("a card", 10 * GIB))
     Path("p.txt").write_text("an owl\n")
-    refused = scalekv("batch", "p.txt", "--model", "infinity-2b")
+    refused = scalekv("batch", "p.txt", "--model", "infinity-2b", "--keep-text-encoder")
     assert refused.code == 2
     assert stand_in.loaded == []
     words = " ".join(refused.err.split())
     least = needed("infinity-2b", "10%", kept=True)
     assert 10 * GIB < least < 11 * GIB  # and not the 8 that it would be without
     assert f"would take {size_text(least)} of the 10GiB of a card" in words
-    assert "--free-text-encoder" in words
-    assert scalekv("batch", "p.txt", "--model", "infinity-2b", "--free-text-encoder").code == 0
+    assert scalekv("batch", "p.txt", "--model", "infinity-2b").code == 0
+    assert stand_in.placement is not None
+    assert stand_in.placement.keep_text_encoder is False
+    assert json.loads(scalekv("plan", "--model", "infinity-2b", "--json").out)["fits"]
     assert scalekv("generate", "an owl", "--model", "infinity-2b").code == 0
 
 
