@@ -259,6 +259,7 @@ class Benchmark:
             "pixels": request.pixels or self.compressed.preset.pixels,
             "device": str(pipeline.device),
             "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "weights_dtype": pipeline.weights,
             "machine": engine.machine(pipeline),
             "disturbed_by": disturbing,
             "rounds": self.rounds,

@@ -260,6 +260,7 @@ class Comparison:
             "model": self.choices.preset.name,
             "device": str(pipeline.device),
             "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "weights_dtype": pipeline.weights,
             "variants": [self._figures(number) for number in range(len(self.variants))],
             "pictures": [self._scores(row) for row in self.rows],
         }

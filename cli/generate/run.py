@@ -147,8 +147,7 @@ class Run:
             choices.weights_dir,
             choices.placement.for_known_prompts(),
         )
-        dtype = str(pipeline.dtype).removeprefix("torch.")
-        display.note(f"computing in {dtype} on {pipeline.device}")
+        display.note(f"computing in {pipeline.computing}")
         return pipeline
 
     def _measured(self) -> dict[str, Any]:
@@ -271,6 +270,7 @@ def figures(measured: ProcessFigures, choices: Choices, kinds: Kinds) -> dict[st
         "model": {"name": choices.preset.name, "chosen_by": choices.model.origin},
         "device": measured.device,
         "dtype": measured.dtype,
+        "weights_dtype": measured.weights_dtype,
         "machine": measured.machine,
         "kinds": kinds.to_list(),
         **memory_report(

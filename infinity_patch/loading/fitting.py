@@ -25,6 +25,10 @@ NOT_NEEDED = (
     "Infinity_visible_kvlen",
     "Infinity_invisible_qlen",
 )
+SCALE = ".weight_scale"
+"""How the name of a tensor ends with which the rows of an 8-bit weight are multiplied."""
+NUMBERS = {torch.int8: ("I8", "int8"), torch.float8_e4m3fn: ("F8_E4M3", "float8_e4m3fn")}
+"""What files call the numbers of such weights."""
 UNCONDITIONAL = "cfg_uncond"
 """The learned rows that stand for no text: checkpoints have more or fewer of them than 512."""
 UNCONDITIONAL_STD, UNCONDITIONAL_SEED = 1.2, 0
@@ -46,8 +50,11 @@ def computes_in(name: str, precision: torch.dtype) -> torch.dtype:
     """The dtype a tensor of transformer or VAE is used in, where the blocks run in `precision`.
 
     Blocks run in it, and so does the VAE's decoder where it is bf16 (fp16 has not its range); what
-    surrounds the blocks and the VAE's encoder, whose signs become bits, in float32.
+    surrounds the blocks and the VAE's encoder, whose signs become bits, in float32; so are the
+    scales of weights in 8 bits.
     """
+    if name.endswith(SCALE):
+        return torch.float32
     lower = name.startswith("block_chunks.")
     lower = lower or (name.startswith("decoder.") and precision == torch.bfloat16)
     return precision if lower else torch.float32
@@ -76,6 +83,7 @@ def check_fits(module: nn.Module, file: Checkpoint, preset: ModelPreset, part: s
             numbers that are no floating-point ones, and what the file seems to be.
     """
     expected = shapes_of(module)
+    kinds = {name: parameter.dtype for name, parameter in module.named_parameters()}
     needs = f"{preset.name} needs"
     problems = []
     for name, shape in expected.items():
@@ -84,7 +92,9 @@ def check_fits(module: nn.Module, file: Checkpoint, preset: ModelPreset, part: s
             problems.append(f"{name} is missing, {needs} {shape}")
         elif not _fits(name, entry.shape, shape):
             problems.append(f"{name} has shape {entry.shape}, {needs} {shape}")
-        elif not entry.floating:
+        elif (numbers := NUMBERS.get(kinds[name])) and entry.kind not in numbers:
+            problems.append(f"{name} holds {entry.kind} numbers, its scale is of {numbers[0]} ones")
+        elif numbers is None and not entry.floating:
             problems.append(f"{name} holds {entry.kind} numbers, {needs} floating-point ones")
     problems += [
         f"{name} is in the file and not in the {part} of {preset.name}"
