@@ -167,7 +167,9 @@ class Comparison:
             ]
             if not self.choices.force:
                 for one in settled:
-                    check_room(one, target, place, self.choices.weights_dir, cache_is_given=True)
+                    place = check_room(
+                        one, target, place, self.choices.weights_dir, cache_is_given=True
+                    )
             with interruptible(), Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())

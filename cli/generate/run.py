@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
     from scalekv.infinity_patch.asked.settled import Settled
     from scalekv.infinity_patch.generation.attention_record import AttentionRecorder
+    from scalekv.infinity_patch.loading.placement import Placement
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Run:
     _settings: dict[str, Any] = field(default_factory=dict)
     _cannot_write: CannotWrite | None = None
     _pipeline: Pipeline | None = None
+    _placement: Placement | None = None
     _recorder: AttentionRecorder | None = None
     _to: Destination = field(init=False)
 
@@ -123,9 +125,9 @@ class Run:
         settled = engine.check(
             request, choices.preset, choices.weights_dir, choices.dtype, target.device
         )
+        self._placement = choices.placement.for_known_prompts()
         if not choices.force:
-            placement = choices.placement.for_known_prompts()
-            check_room(settled, target, placement, choices.weights_dir)
+            self._placement = check_room(settled, target, self._placement, choices.weights_dir)
         return settled
 
     def _drawn(self, settled: Settled, display: Display) -> Iterator[Picture]:
@@ -145,7 +147,7 @@ class Run:
             choices.device,
             choices.dtype,
             choices.weights_dir,
-            choices.placement.for_known_prompts(),
+            self._placement,
         )
         display.note(f"computing in {pipeline.computing}")
         return pipeline

@@ -68,7 +68,7 @@ def is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     return (
         type(layer) in (nn.Linear, QuantisedLinear)
         and type(layer.weight) in (nn.Parameter, Tensor)
-        and (type(layer) is QuantisedLinear or layer.weight.is_floating_point())
+        and (layer.weight.is_floating_point() or isinstance(layer, QuantisedLinear))
         and "forward" not in layer.__dict__
         and not any(layer.__dict__[name] for name in HOOKS)
         and not _has_any_global_hook()

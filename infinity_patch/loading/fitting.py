@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 
 from scalekv.configs.models import ModelPreset, list_models, model_named
+from scalekv.infinity_patch.compute.quantised import KINDS
+from scalekv.infinity_patch.files.header import SCALE, STORED
 from scalekv.infinity_patch.loading.checkpoint import Checkpoint, WeightsDamaged
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.transformer import Infinity
@@ -25,16 +27,13 @@ NOT_NEEDED = (
     "Infinity_visible_kvlen",
     "Infinity_invisible_qlen",
 )
-SCALE = ".weight_scale"
-"""How the name of a tensor ends with which the rows of an 8-bit weight are multiplied."""
-NUMBERS = {torch.int8: ("I8", "int8"), torch.float8_e4m3fn: ("F8_E4M3", "float8_e4m3fn")}
-"""What files call the numbers of such weights."""
 UNCONDITIONAL = "cfg_uncond"
 """The learned rows that stand for no text: checkpoints have more or fewer of them than 512."""
 UNCONDITIONAL_STD, UNCONDITIONAL_SEED = 1.2, 0
 """How the published code starts these rows: truncated normal of this width over sqrt(Ct), drawn
 from a generator of its own."""
 
+DTYPES_IN_8_BITS = {dtype: name for name, dtype in KINDS.items()}
 PARTS = ("transformer", "VAE")
 Shapes = dict[str, tuple[int, ...]]
 
@@ -83,7 +82,11 @@ def check_fits(module: nn.Module, file: Checkpoint, preset: ModelPreset, part: s
             numbers that are no floating-point ones, and what the file seems to be.
     """
     expected = shapes_of(module)
-    kinds = {name: parameter.dtype for name, parameter in module.named_parameters()}
+    held = {
+        name: DTYPES_IN_8_BITS[parameter.dtype]
+        for name, parameter in module.named_parameters()
+        if parameter.dtype in DTYPES_IN_8_BITS
+    }
     needs = f"{preset.name} needs"
     problems = []
     for name, shape in expected.items():
@@ -92,9 +95,10 @@ def check_fits(module: nn.Module, file: Checkpoint, preset: ModelPreset, part: s
             problems.append(f"{name} is missing, {needs} {shape}")
         elif not _fits(name, entry.shape, shape):
             problems.append(f"{name} has shape {entry.shape}, {needs} {shape}")
-        elif (numbers := NUMBERS.get(kinds[name])) and entry.kind not in numbers:
-            problems.append(f"{name} holds {entry.kind} numbers, its scale is of {numbers[0]} ones")
-        elif numbers is None and not entry.floating:
+        elif name in held:
+            if STORED.get(entry.kind) != held[name]:
+                problems.append(f"{name} holds {entry.kind} numbers, others {held[name]} ones")
+        elif not entry.floating:
             problems.append(f"{name} holds {entry.kind} numbers, {needs} floating-point ones")
     problems += [
         f"{name} is in the file and not in the {part} of {preset.name}"

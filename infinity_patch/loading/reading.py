@@ -18,10 +18,10 @@ from scalekv.infinity_patch.compute.quantised import (
     Workspace,
     quantised,
 )
+from scalekv.infinity_patch.files.header import SCALE, STORED, kind_of_weights
 from scalekv.infinity_patch.loading.checkpoint import Checkpoint, WeightsDamaged
 from scalekv.infinity_patch.loading.fitting import (
     PARTS,
-    SCALE,
     UNCONDITIONAL,
     check_fits,
     computes_in,
@@ -31,9 +31,6 @@ from scalekv.infinity_patch.loading.placement import check_weights
 from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
-
-STORED = {"I8": "int8", "int8": "int8", "F8_E4M3": "fp8", "float8_e4m3fn": "fp8"}
-"""What files call 8-bit numbers, to our names."""
 
 
 def hold_in_8_bits(model: Infinity, kind: str, dtype: torch.dtype) -> None:
@@ -48,15 +45,6 @@ def hold_in_8_bits(model: Infinity, kind: str, dtype: torch.dtype) -> None:
         for name, layer in module.named_children():
             if type(layer) is nn.Linear:
                 setattr(module, name, QuantisedLinear(layer, KINDS[kind], dtype, workspace))
-
-
-def stored_kind(file: Checkpoint) -> str | None:
-    """How a file holds weights in 8 bits, "int8" or "fp8"; None: it has none."""
-    for name in file.entries:
-        weight = file.entries.get(name.removesuffix(SCALE) + ".weight")
-        if name.endswith(SCALE) and weight is not None and weight.kind in STORED:
-            return STORED[weight.kind]
-    return None
 
 
 def fit(
@@ -77,7 +65,8 @@ def fit(
         WeightsDamaged: not the file of this model.
     """
     check_weights(asked)
-    stored, own = stored_kind(file), DTYPE_NAMES[dtype]
+    stored = kind_of_weights({name: entry.kind for name, entry in file.entries.items()})
+    own = DTYPE_NAMES[dtype]
     kind = (stored or own) if asked == AUTO else asked
     if stored is not None and kind != stored:
         raise UserError(
@@ -101,6 +90,16 @@ def fit(
     return kind
 
 
+def kept_in(name: str, parameter: Tensor, precision: torch.dtype) -> torch.dtype:
+    """The dtype that a tensor is kept in, where the blocks' products are in `precision`.
+
+    Args:
+        parameter: its place in a module.
+    """
+    held = parameter.dtype
+    return held if held in KINDS.values() else computes_in(name, precision)
+
+
 class Reader:
     """Reads the tensors of one file for one module."""
 
@@ -115,11 +114,6 @@ class Reader:
         self._expected = dict(module.named_parameters())
         self._scales: dict[str, Tensor] = {}
 
-    def kept_in(self, name: str) -> torch.dtype:
-        """The dtype that a tensor is kept in."""
-        own = self._expected[name].dtype
-        return own if own in KINDS.values() else computes_in(name, self._precision)
-
     def read(self, name: str, device: torch.device) -> Tensor:
         """A tensor as it is kept, on a device; the scale of a weight is to be asked for after it.
 
@@ -127,7 +121,7 @@ class Reader:
             WeightsDamaged: the file cannot be read there, or has a scale that is none.
             UserError: numbers that do not fit fp16, where that is wanted.
         """
-        dtype = self.kept_in(name)
+        dtype = kept_in(name, self._expected[name], self._precision)
         if name.endswith(SCALE) and name in self._scales:
             return self._scales.pop(name)
         if dtype in KINDS.values() and self._file.entries[name].kind not in STORED:
