@@ -24,7 +24,7 @@ from scalekv.configs.option import (
     Scope,
 )
 from scalekv.configs.output_options import OUTPUT_OPTIONS
-from scalekv.configs.spec import DTYPES, PIXELS, PIXELS_IN_WORDS
+from scalekv.configs.spec import DTYPES, PIXELS, PIXELS_IN_WORDS, WEIGHTS
 from scalekv.configs.values import AUTO, Kind, one_of, pattern, seeds, whole
 from scalekv.kv.policies.registry import check_policy_name, policy_names
 from scalekv.kv.precision import KV_DTYPES
@@ -263,6 +263,15 @@ OPTIONS: tuple[Option, ...] = (
         "dtype",
         one_of(*DTYPES),
         "Precision: auto, fp32, bf16 or fp16.",
+        ALL,
+        default=AUTO,
+    ),
+    _placement(
+        "weights",
+        one_of(*WEIGHTS),
+        "How the transformer's linear layers hold their weights: int8 and fp8 take half of bf16. "
+        "int8 is of the weights alone; fp8 multiplies in fp8 where the GPU can. auto is "
+        "--dtype's, or int8 where that would not fit.",
         ALL,
         default=AUTO,
     ),

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -129,16 +129,15 @@ class BatchRun:
         out = self.choices.out
         name = manifest_name(self.shard)
         if not self.choices.force and self.cluster is None:  # workers look at home
+            placement = self.choices.placement.for_known_prompts()
             texts = encoded_texts(self.jobs)
             for kind in self._kinds():
-                check_room(
-                    kind,
-                    self.target,
-                    self.choices.placement.for_known_prompts(),
-                    self.choices.weights_dir,
+                placement = check_room(
+                    *(kind, self.target, placement, self.choices.weights_dir),
                     texts=texts,
                     device=self.choices.device,
                 )
+            self.choices = replace(self.choices, placement=placement)
         folder = OutputFolder(out, owner=Path(name).stem)
         try:
             with interruptible(), self._display:

@@ -167,7 +167,7 @@ class Comparison:
             ]
             if not self.choices.force:
                 for one in settled:
-                    check_room(
+                    place = check_room(
                         *(one, target, place, self.choices.weights_dir),
                         cache_is_given=True,
                         texts=one.request.texts,
@@ -265,6 +265,7 @@ class Comparison:
             "model": self.choices.preset.name,
             "device": str(pipeline.device),
             "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "weights_dtype": pipeline.weights,
             "variants": [self._figures(number) for number in range(len(self.variants))],
             "pictures": [self._scores(row) for row in self.rows],
         }

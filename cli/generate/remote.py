@@ -49,6 +49,7 @@ ON_THE_SERVER = (
     "weights_dir",
     "device",
     "dtype",
+    "weights",
     "threads",
     "graphs",
     "offload",

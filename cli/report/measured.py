@@ -21,6 +21,7 @@ class ProcessFigures:
     """Plain values, which another process can be told.
 
     Attributes:
+        dtype, weights_dtype: of the blocks' products, and how they hold their weights.
         machine: as `engine.machine` has it.
         weights_bytes: of each part's tensors.
         peaks: of each stage in bytes; present: bytes of the weights by part that were there.
@@ -31,6 +32,7 @@ class ProcessFigures:
 
     device: str
     dtype: str
+    weights_dtype: str
     machine: Mapping[str, Any]
     weights_bytes: Mapping[str, int]
     peaks: Mapping[str, Mapping[str, int]]
@@ -46,6 +48,7 @@ class ProcessFigures:
         return cls(
             device=str(pipeline.device),
             dtype=str(pipeline.dtype).removeprefix("torch."),
+            weights_dtype=pipeline.weights,
             machine=engine.machine(pipeline),
             weights_bytes=pipeline.weights_bytes,
             peaks=stages.peaks(),

@@ -345,6 +345,7 @@ def settings_of(settled: Settled, pipeline: Pipeline) -> dict[str, Any]:
         "truncate": request.truncate,
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "weights_dtype": pipeline.weights,
         "text_device": str(pipeline.text.device),
         "text_dtype": str(pipeline.text.dtype).removeprefix("torch."),
         "weights": model_hashes(model_files(pipeline.preset, pipeline.weights_dir)),

@@ -9,29 +9,26 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from scalekv.configs.models import ModelFiles, ModelPreset, read_preset
-from scalekv.configs.spec import DTYPES
+from scalekv.configs.spec import DTYPES, EIGHT_BITS
+from scalekv.configs.values import AUTO
 from scalekv.configs.whole_files import replacing
 from scalekv.infinity_patch.files.disk import SPARE_RULE, shortage
 from scalekv.infinity_patch.files.hub import ModelPaths, hub_cache, model_files, text_on_hub
 from scalekv.infinity_patch.loading.aligned_file import write_aligned
-from scalekv.infinity_patch.loading.checkpoint import Checkpoint, open_checkpoint
-from scalekv.infinity_patch.loading.fitting import (
-    PARTS,
-    UNCONDITIONAL,
-    check_fits,
-    computes_in,
-    skeletons,
-    unconditional_rows,
-)
+from scalekv.infinity_patch.loading.checkpoint import open_checkpoint
+from scalekv.infinity_patch.loading.fitting import PARTS, check_fits, skeletons
+from scalekv.infinity_patch.loading.reading import Reader, fit, hold_in_8_bits, kept_in
 from scalekv.infinity_patch.loading.text_files import (
     check_text_encoder,
     open_text,
@@ -40,6 +37,7 @@ from scalekv.infinity_patch.loading.text_files import (
 from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.errors import UserError
 
+HOST = torch.device("cpu")
 SHARD_BYTES = 2 << 30
 """The most that one file holds, unless another size is asked for."""
 BESIDE_TEXT = (
@@ -78,6 +76,7 @@ class Tensors:
 class Conversion:
     """Everything about a planned copy.
 
+    weights: how the blocks hold theirs, "int8", "fp8" or as `dtype`.
     text: of the text encoder, where it is copied in a precision of its own; None: it is copied as
     it is where it is built in, else not at all, and the copy goes on using it where it is.
     """
@@ -86,6 +85,7 @@ class Conversion:
     source: ModelPaths
     out: Path
     dtype: str
+    weights: str
     shard_bytes: int
     parts: tuple[Tensors, ...]
     text: Tensors | None
@@ -116,6 +116,7 @@ def plan_conversion(
     out: Path,
     *,
     dtype: str = "bf16",
+    weights: str = AUTO,
     text_dtype: str | None = None,
     weights_dir: Path | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -136,21 +137,12 @@ def plan_conversion(
             fix="name another folder, or delete that one",
         )
     source = model_files(preset, weights_dir)
-    parts = []
-    for module, path, part, name in zip(
-        skeletons(preset),
-        (source.transformer, source.vae),
-        PARTS,
-        ("transformer", "vae"),
-        strict=True,
-    ):
-        with open_checkpoint(path) as checkpoint:
-            check_fits(module, checkpoint, preset, part)
-        entries = []
-        for tensor, parameter in module.named_parameters():
-            kind = computes_in(tensor, TORCH_DTYPES[dtype])
-            entries.append((tensor, kind, parameter.numel() * kind.itemsize))
-        parts.append(Tensors(name, tuple(entries)))
+    transformer, vae = skeletons(preset)
+    with open_checkpoint(source.transformer) as checkpoint:
+        held = fit(transformer, checkpoint, preset, weights, TORCH_DTYPES[dtype])
+    with open_checkpoint(source.vae) as checkpoint:
+        check_fits(vae, checkpoint, preset, PARTS[1])
+    parts = (_planned("transformer", transformer, dtype), _planned("vae", vae, dtype))
     check_text_encoder(source.text_encoder, preset)
     text, text_bytes = None, 0
     if text_dtype is not None:
@@ -159,9 +151,17 @@ def plan_conversion(
         text_bytes = text.nbytes
     elif preset.built_in:
         text_bytes = sum(p.stat().st_size for p in source.text_encoder.iterdir())
-    plan = Conversion(preset, source, out, dtype, shard_bytes, tuple(parts), text, text_bytes)
+    plan = Conversion(preset, source, out, dtype, held, shard_bytes, parts, text, text_bytes)
     _check_disk(plan)
     return plan
+
+
+def _planned(name: str, module: nn.Module, dtype: str) -> Tensors:
+    entries = []
+    for tensor, parameter in module.named_parameters():
+        kind = kept_in(tensor, parameter, TORCH_DTYPES[dtype])
+        entries.append((tensor, kind, parameter.numel() * kind.itemsize))
+    return Tensors(name, tuple(entries))
 
 
 def convert(
@@ -201,13 +201,18 @@ def _write(
         tell(ConversionProgress(name, done, plan.nbytes))
 
     names = []
-    for part, path in zip(plan.parts, (plan.source.transformer, plan.source.vae), strict=True):
+    precision = TORCH_DTYPES[plan.dtype]
+    modules = skeletons(plan.preset)
+    if plan.weights in EIGHT_BITS:
+        hold_in_8_bits(modules[0], plan.weights, precision)
+    paths = (plan.source.transformer, plan.source.vae)
+    for part, path, module, label in zip(plan.parts, paths, modules, PARTS, strict=True):
         with open_checkpoint(path) as checkpoint:
-            names.append(_write_part(plan, part, checkpoint, folder, report))
-    text, patterns = _write_text(plan, folder, report)
-    for module, name, label in zip(skeletons(plan.preset), names, PARTS, strict=True):
-        with open_checkpoint(folder / name) as written:
+            reader = Reader(checkpoint, module, precision)
+            names.append(_write_part(plan, part, reader, folder, report))
+        with open_checkpoint(folder / names[-1]) as written:
             check_fits(module, written, plan.preset, label)
+    text, patterns = _write_text(plan, folder, report)
     return ModelFiles(
         repo="",
         transformer=names[0],
@@ -221,7 +226,7 @@ def _write(
 def _write_part(
     plan: Conversion,
     part: Tensors,
-    checkpoint: Checkpoint,
+    reader: Reader,
     folder: Path,
     report: Callable[[str, int], None],
 ) -> str:
@@ -229,14 +234,13 @@ def _write_part(
     shards = part.shards(plan.shard_bytes)
     single = f"{part.name}.safetensors" if len(shards) == 1 else None
     place = folder / part.name if single is None else folder
-    _write_shards(plan, shards, checkpoint, place, single, report)
+    _write_shards(shards, partial(reader.read, device=HOST), place, single, report)
     return single or part.name
 
 
 def _write_shards(
-    plan: Conversion,
     shards: Sequence[Sequence[tuple[str, torch.dtype, int]]],
-    checkpoint: Checkpoint,
+    read: Callable[[str], torch.Tensor],
     folder: Path,
     single: str | None,
     report: Callable[[str, int], None],
@@ -246,24 +250,13 @@ def _write_shards(
     index: dict[str, str] = {}
     for number, entries in enumerate(shards, start=1):
         name = single or f"model-{number:05}-of-{len(shards):05}.safetensors"
-        write_aligned(folder / name, dict(_tensors(plan, checkpoint, entries)))
+        write_aligned(folder / name, {tensor: read(tensor) for tensor, *_ in entries})
         report(name, sum(size for _, _, size in entries))
         index |= {tensor: name for tensor, _, _ in entries}
     if single is None:
         total = sum(size for entries in shards for _, _, size in entries)
         text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1)
         (folder / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
-
-
-def _tensors(
-    plan: Conversion, checkpoint: Checkpoint, entries: Sequence[tuple[str, torch.dtype, int]]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    host = torch.device("cpu")
-    for name, dtype, _ in entries:
-        tensor = checkpoint.take(name, dtype, host)
-        if name == UNCONDITIONAL:
-            tensor = unconditional_rows(tensor, plan.preset.transformer.text_max)
-        yield name, tensor
 
 
 def _write_text(
@@ -275,8 +268,11 @@ def _write_text(
         target = folder / "text_encoder"
         shards = plan.text.shards(plan.shard_bytes)
         single = "model.safetensors" if len(shards) == 1 else None
-        with open_text(source) as checkpoint:
-            _write_shards(plan, shards, checkpoint, target, single, report)
+        dtypes = {name: dtype for name, dtype, _ in plan.text.entries}
+        with open_text(source) as file:
+            _write_shards(
+                shards, lambda name: file.take(name, dtypes[name], HOST), target, single, report
+            )
         for name in BESIDE_TEXT:
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)
@@ -297,7 +293,7 @@ def _write_preset(plan: Conversion, folder: Path, files: ModelFiles) -> None:
         files=files,
         sizes=None,
         dtype="auto" if plan.dtype == "fp32" else plan.dtype,
-        summary=f"{plan.preset.summary} ({plan.dtype} copy)",
+        summary=f"{plan.preset.summary} ({plan.weights} copy)",
     )
     content = _plain({k: v for k, v in asdict(preset).items() if k != "name" and v is not None})
     file = folder / plan.file.name

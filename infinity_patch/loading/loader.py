@@ -13,23 +13,18 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from scalekv.configs.models import ModelPreset, model_named
+from scalekv.configs.spec import EIGHT_BITS
 from scalekv.infinity_patch.compute.graphs import CudaTapes, Graphs
 from scalekv.infinity_patch.compute.offload import BlockStream
 from scalekv.infinity_patch.compute.processor import fast_bf16
+from scalekv.infinity_patch.compute.scaled import has_fp8_products
 from scalekv.infinity_patch.files.hub import model_files
-from scalekv.infinity_patch.loading.checkpoint import Checkpoint, open_checkpoint
-from scalekv.infinity_patch.loading.fitting import (
-    UNCONDITIONAL,
-    check_fits,
-    computes_in,
-    put_tensor,
-    skeletons,
-    unconditional_rows,
-)
+from scalekv.infinity_patch.loading.checkpoint import open_checkpoint
+from scalekv.infinity_patch.loading.fitting import check_fits, put_tensor, skeletons
 from scalekv.infinity_patch.loading.placement import Placement, check_device, check_dtype
+from scalekv.infinity_patch.loading.reading import Reader, fit
 from scalekv.infinity_patch.loading.text_files import (
     check_text_encoder,
     read_text_encoder,
@@ -49,6 +44,7 @@ log = logging.getLogger("scalekv")
 class Pipeline:
     """A model ready to generate.
 
+    `weights` is how the transformer's blocks hold theirs: "int8", "fp8", or the name of `dtype`;
     `read_bytes` maps transformer and VAE to the bytes of their tensors; `stages` has the peaks of
     loading, and of everything that is generated with it; `threads` is how many a CPU computes with
     while pictures are made, None as many as torch is set to; `graphs` has what was recorded of it.
@@ -60,6 +56,7 @@ class Pipeline:
     text: TextEncoder
     device: torch.device
     dtype: torch.dtype
+    weights: str
     weights_dir: Path | None
     read_bytes: dict[str, int]
     stages: Stages
@@ -70,6 +67,18 @@ class Pipeline:
     def weights_bytes(self) -> dict[str, int]:
         """Bytes of each part's tensors; 0 for a text encoder that was never read."""
         return {**self.read_bytes, "text_encoder": self.text.nbytes if self.text.was_read else 0}
+
+    @property
+    def computing(self) -> str:
+        """In what it computes, where, and how it holds its weights, in words."""
+        words = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        if self.weights not in EIGHT_BITS:
+            return words
+        words += f", weights in {self.weights}"
+        if self.weights != "fp8":
+            return words
+        able = self.dtype is torch.bfloat16 and has_fp8_products(self.device)
+        return words + (", multiplied in it" if able else f", which {self.device} cannot multiply")
 
     def weights_there(self) -> dict[str, int]:
         """Bytes of each part's tensors that are on the device now."""
@@ -142,16 +151,16 @@ def load(
                     "_orig_mod.",
                     file.path.name,
                 )
-        check_fits(transformer, transformer_file, preset, "transformer")
+        weights = fit(transformer, transformer_file, preset, choice.weights, precision)
         check_fits(vae, vae_file, preset, "VAE")
         check_text_encoder(paths.text_encoder, preset)
         # 3. the tensors
         host = torch.device("cpu")
         for module, file in ((transformer, transformer_file), (vae, vae_file)):
-            for name, parameter in list(module.named_parameters()):
+            reader = Reader(file, module, precision)
+            for name, _ in list(module.named_parameters()):
                 stays = choice.offload and name.startswith("block_chunks.")
-                wanted, where = computes_in(name, precision), host if stays else place
-                put_tensor(module, name, _read(file, name, wanted, where, parameter))
+                put_tensor(module, name, reader.read(name, host if stays else place))
         transformer.preset_name = preset.name
         if choice.offload:
             transformer.stream = BlockStream(transformer.blocks, place)
@@ -171,6 +180,7 @@ def load(
             text=text,
             device=place,
             dtype=precision,
+            weights=weights,
             weights_dir=folder,
             read_bytes={
                 "transformer": sum(p.nbytes for p in transformer.parameters()),
@@ -220,15 +230,6 @@ def _text_choice(choice: Placement, place: torch.device) -> tuple[torch.device, 
     if choice.text_device != "auto":
         place = device_named(choice.text_device, "--text-device")
     return place, _text_precision(choice.text_dtype, place)
-
-
-def _read(
-    file: Checkpoint, name: str, dtype: torch.dtype, device: torch.device, like: Tensor
-) -> Tensor:
-    tensor = file.take(name, dtype, device)
-    if name == UNCONDITIONAL:
-        return unconditional_rows(tensor, len(like))
-    return tensor
 
 
 def device_named(name: str, where: str) -> torch.device:

@@ -6,7 +6,7 @@ import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from scalekv.configs.spec import DTYPES
+from scalekv.configs.spec import DTYPES, WEIGHTS
 from scalekv.kv.errors import UserError, close_matches
 
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
@@ -19,7 +19,9 @@ class Placement:
     offload: the transformer's blocks stay in host memory and are sent over one after another.
     text_device: "auto" is the model's. text_dtype: "auto" is fp16 on CUDA, as published, and fp32
     elsewhere. keep_text_encoder: keep it after the prompts are encoded; freed it is read again if
-    more come. None: kept, unless it is known that no more come. threads: that a CPU computes with
+    more come. None: kept, unless it is known that no more come. weights: how the transformer's
+    blocks hold theirs, one of `WEIGHTS`: "auto" is as the file has them, else the dtype of the
+    products. threads: that a CPU computes with
     while pictures are made; None leaves torch's number. graphs: whether a CUDA device records the
     scales of pictures of one shape and replays them: "auto" when a shape comes a second time, "on"
     the first time, "off". text_cache: a folder that keeps text features for other runs; with one
@@ -31,6 +33,7 @@ class Placement:
     text_device: str = "auto"
     text_dtype: str = "auto"
     keep_text_encoder: bool | None = None
+    weights: str = "auto"
     threads: int | None = None
     graphs: str = "auto"
     text_cache: Path | None = None
@@ -69,4 +72,19 @@ def check_dtype(name: str, where: str) -> None:
             where=where,
             rule="one of " + ", ".join(DTYPES),
             fix=close_matches(name, DTYPES),
+        )
+
+
+def check_weights(name: str) -> None:
+    """Refuses an unknown way to hold weights.
+
+    Raises:
+        UserError: with those there are.
+    """
+    if name not in WEIGHTS:
+        raise UserError(
+            f"no weights in {name!r}",
+            where="--weights",
+            rule="one of " + ", ".join(WEIGHTS),
+            fix=close_matches(name, WEIGHTS),
         )

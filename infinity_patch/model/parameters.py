@@ -30,6 +30,12 @@ def blocks(spec: TransformerSpec) -> int:
     return spec.depth * sum(parts)
 
 
+def linear_layers(spec: TransformerSpec) -> tuple[int, int]:
+    """Numbers in the weights of the blocks' linear layers, and the rows they lie in."""
+    width, hidden = spec.width, mlp_width(spec.width)
+    return spec.depth * (8 * width**2 + 2 * width * hidden), spec.depth * (9 * width + hidden)
+
+
 def around_blocks(spec: TransformerSpec, token_bits: int) -> int:
     """Weights of the transformer outside its blocks, which are kept in float32."""
     width, text = spec.width, spec.text_width

@@ -23,6 +23,7 @@ from scalekv.infinity_patch.compute.kernels.residual import add_norm
 from scalekv.infinity_patch.compute.offload import BlockStream
 from scalekv.infinity_patch.compute.processor import row_slices
 from scalekv.infinity_patch.compute.products import apply, is_plain, weights_dtype
+from scalekv.infinity_patch.compute.quantised import QuantisedLinear
 from scalekv.infinity_patch.model.attention import attend, project, queries_keys_values
 from scalekv.infinity_patch.model.parameters import LEVELS, mlp_width
 from scalekv.infinity_patch.model.rotary import Scales3
@@ -203,8 +204,9 @@ class Block(nn.Module):
         )
         if whole:
             return self.after_attention(x, h, modulation, memory, mask)
-        for rows in slices:
-            self.after_attention(x[:, rows], h[:, rows], modulation, memory, mask)
+        with QuantisedLinear.all_written(self.linears):
+            for rows in slices:
+                self.after_attention(x[:, rows], h[:, rows], modulation, memory, mask)
         return x
 
     def after_attention(

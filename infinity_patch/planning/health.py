@@ -89,16 +89,20 @@ def examine(
     yield from _weights(preset, weights_dir, thorough)
 
 
-def room(planner: Planner, memory: int, of: str, free: int | None = None) -> Finding:
+def room(
+    planner: Planner, memory: int, of: str, free: int | None = None, options: str = ""
+) -> Finding:
     """Whether memory is enough for what is planned, as `scalekv plan` and every run have it.
 
     Args:
         memory: bytes of `of`, "NVIDIA H100" or "this machine".
         free: bytes of it that nobody uses now; None: not known.
+        options: that are taken without being asked for, so that it fits.
     """
     plan = planner.footprint()
     settled = planner.settled
     budget = "" if settled.planned is None else f", budget {settled.planned.label}"
+    budget += f", {options}" if options else ""
     found = (
         f"{run_text(plan)} of {settled.preset.name}, policy {settled.policy_name}{budget}, would "
         f"take {human_bytes(plan.needed)} of the {human_bytes(memory)} of {of}"

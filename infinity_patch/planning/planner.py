@@ -14,10 +14,12 @@ from scalekv.configs.models import ModelPreset
 from scalekv.configs.spec import TextSpec
 from scalekv.infinity_patch.asked.request import DEFAULT_POLICY
 from scalekv.infinity_patch.asked.settled import Settled
+from scalekv.infinity_patch.files.header import weights_in
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.files.text_config import read_text_config
 from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.planning.footprint import TEXT_TOKENS, Footprint, Work, footprint
+from scalekv.infinity_patch.planning.lighter import LIGHTER
 from scalekv.kv.budgets.budget import FULL
 from scalekv.kv.errors import BudgetTooSmall, UserError
 from scalekv.kv.sizes import size_text
@@ -155,6 +157,15 @@ def text_spec_of(preset: ModelPreset, weights_dir: Path | None = None) -> TextSp
         return preset.text  # what is wrong with the files is said when they are needed
 
 
+def stored_weights(preset: ModelPreset, weights_dir: Path | None = None) -> str | None:
+    """How the transformer's file on this machine has its weights in 8 bits, "int8" or "fp8"; None:
+    it has none, or there is no file."""
+    try:
+        return weights_in(model_files(preset, weights_dir).transformer)
+    except UserError:
+        return None
+
+
 def refuse_what_cannot_fit(
     planner: Planner, memory: int, of: str, *, cache_is_given: bool = False
 ) -> None:
@@ -212,11 +223,7 @@ def _nearest(planner: Planner, pictures: int, memory: int, cache_is_given: bool)
 def _lighter(planner: Planner, memory: int) -> str:
     """Options that make a single picture fit."""
     if planner.settled.device == "cuda":
-        for options, changes in (
-            ("--text-device cpu", {"text_device": "cpu"}),
-            ("--offload", {"offload": True}),
-            ("--offload --text-device cpu", {"offload": True, "text_device": "cpu"}),
-        ):
+        for options, changes in LIGHTER[1:]:
             if planner.placed(**changes).footprint(1).needed <= memory:
                 return f"{options} with one picture at a time"
     return "a smaller model, or another machine"
