@@ -24,7 +24,7 @@ from scalekv.configs.option import (
     Scope,
 )
 from scalekv.configs.output_options import OUTPUT_OPTIONS
-from scalekv.configs.spec import DTYPES, PIXELS, PIXELS_IN_WORDS, WEIGHTS
+from scalekv.configs.spec import DTYPES, PIXELS, PIXELS_IN_WORDS, TEXT_DTYPES, WEIGHTS
 from scalekv.configs.values import AUTO, Kind, one_of, pattern, seeds, whole
 from scalekv.kv.policies.registry import check_policy_name, policy_names
 from scalekv.kv.precision import KV_DTYPES
@@ -311,9 +311,9 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _placement(
         "text_dtype",
-        one_of(*DTYPES),
-        "Precision of the text encoder: fp32, bf16 or fp16; auto is fp16 on CUDA, as published, "
-        "and fp32 elsewhere.",
+        one_of(*TEXT_DTYPES),
+        "Precision of the text encoder: fp32, bf16 or fp16, or int8 for its weights alone; auto is "
+        "fp16 on CUDA, as published, and fp32 elsewhere.",
         ALL,
         default=AUTO,
     ),

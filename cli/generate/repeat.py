@@ -44,6 +44,7 @@ _NEEDED = {
 """What a picture says that can be made again; a dot leads into an object."""
 
 SHORT_NAMES = {long_name: name for name, long_name in LONG_NAMES.items()}
+TEXT_NAMES = {**SHORT_NAMES, "int8": "int8"}
 
 
 class NotRepeatable(UserError):
@@ -115,7 +116,7 @@ def _lacking(settings: dict[str, Any]) -> list[str]:
             lacking.append(name)
     if lacking:
         return lacking
-    if not {settings["dtype"], settings["text_dtype"]} <= SHORT_NAMES.keys():
+    if settings["dtype"] not in SHORT_NAMES or settings["text_dtype"] not in TEXT_NAMES:
         lacking.append("dtype")
     elif _weights(settings) not in WEIGHTS:
         lacking.append("weights_dtype")
@@ -209,7 +210,7 @@ def _choices(original: Original, options: Options) -> Choices:
             dtype=SHORT_NAMES[settings["dtype"]],
             weights=_weights(settings),
             text_device=typed.get("text_device") or settings["text_device"],
-            text_dtype=SHORT_NAMES[settings["text_dtype"]],
+            text_dtype=TEXT_NAMES[settings["text_dtype"]],
             wildcards="off",
             seed="0",
             num_images=1,

@@ -347,7 +347,7 @@ def settings_of(settled: Settled, pipeline: Pipeline) -> dict[str, Any]:
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "weights_dtype": pipeline.weights,
         "text_device": str(pipeline.text.device),
-        "text_dtype": str(pipeline.text.dtype).removeprefix("torch."),
+        "text_dtype": pipeline.text.precision.name,
         "weights": model_hashes(model_files(pipeline.preset, pipeline.weights_dir)),
         "recorded": record(request, patched_outside=caches_of(pipeline.model) is not None),
         "machine": machine_of(pipeline.device),

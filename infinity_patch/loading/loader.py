@@ -32,7 +32,7 @@ from scalekv.infinity_patch.loading.text_files import (
 )
 from scalekv.infinity_patch.machine.peaks import Stages
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.text import TextEncoder
+from scalekv.infinity_patch.model.text import TextEncoder, TextPrecision
 from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.errors import UserError
@@ -120,7 +120,7 @@ def load(
     choice = placement or Placement()
     place = device_named(device, "--device")
     precision = _precision(dtype, preset, place)
-    text_place, text_precision = _text_choice(choice, place)
+    text_precision = _text_choice(choice, place)
     if choice.offload and place.type == "cpu":
         raise UserError(
             "nothing can be kept off a device that is the host itself",
@@ -166,7 +166,6 @@ def load(
             transformer.stream = BlockStream(transformer.blocks, place)
         text = read_text_encoder(
             paths.text_encoder,
-            text_place,
             text_precision,
             keep=choice.keep_text_encoder is not False,
             cache=choice.text_cache,
@@ -214,9 +213,9 @@ def texts_at_hand(
     """
     if placement.text_cache is None:
         return False
-    place, precision = _text_choice(placement, device_named(device, "--device"))
+    precision = _text_choice(placement, device_named(device, "--device"))
     folder = model_files(preset, weights_dir).text_encoder
-    cache = text_cache(placement.text_cache, folder, place, precision)
+    cache = text_cache(placement.text_cache, folder, precision)
     before = torch.get_num_threads()
     torch.set_num_threads(placement.threads or before)  # features depend on it
     try:
@@ -225,11 +224,13 @@ def texts_at_hand(
         torch.set_num_threads(before)
 
 
-def _text_choice(choice: Placement, place: torch.device) -> tuple[torch.device, torch.dtype]:
-    """Where the text encoder is, and its precision."""
+def _text_choice(choice: Placement, place: torch.device) -> TextPrecision:
+    """Where the text encoder computes, in what, and how it holds its weights."""
     if choice.text_device != "auto":
         place = device_named(choice.text_device, "--text-device")
-    return place, _text_precision(choice.text_dtype, place)
+    in_8_bits = choice.text_dtype == "int8"
+    dtype = _text_precision("auto" if in_8_bits else choice.text_dtype, place)
+    return TextPrecision(place, dtype, in_8_bits)
 
 
 def device_named(name: str, where: str) -> torch.device:

@@ -17,16 +17,16 @@ class Placement:
     """What of a model need not be on its device, the text encoder's precision, and threads.
 
     offload: the transformer's blocks stay in host memory and are sent over one after another.
-    text_device: "auto" is the model's. text_dtype: "auto" is fp16 on CUDA, as published, and fp32
-    elsewhere. keep_text_encoder: keep it after the prompts are encoded; freed it is read again if
-    more come. None: kept, unless it is known that no more come. weights: how the transformer's
-    blocks hold theirs, one of `WEIGHTS`: "auto" is as the file has them, else the dtype of the
-    products. threads: that a CPU computes with
-    while pictures are made; None leaves torch's number. graphs: whether a CUDA device records the
-    scales of pictures of one shape and replays them: "auto" when a shape comes a second time, "on"
-    the first time, "off". text_cache: a folder that keeps text features for other runs; with one
-    the text encoder is read when a prompt comes that is not there. text_read: False where it is
-    known that none comes, for plans.
+    text_device: "auto" is the model's. text_dtype: one of `TEXT_DTYPES`; "auto" is fp16 on CUDA, as
+    published, and fp32 elsewhere; "int8" computes so and holds linear layers' weights in 8 bits.
+    keep_text_encoder: keep it after the prompts are encoded; freed it is read again if more come.
+    None: kept, unless it is known that no more come. weights: how the transformer's blocks hold
+    theirs, one of `WEIGHTS`: "auto" is as the file has them, else the dtype of the products.
+    threads: that a CPU computes with while pictures are made; None leaves torch's number. graphs:
+    whether a CUDA device records the scales of pictures of one shape and replays them: "auto" when
+    a shape comes a second time, "on" the first time, "off". text_cache: a folder that keeps text
+    features for other runs; with one the text encoder is read when a prompt comes that is not
+    there. text_read: False where it is known that none comes, for plans.
     """
 
     offload: bool = False

@@ -5,7 +5,6 @@ Knows configuration, tokenizer and tensors of T5; nothing of prompts.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -13,16 +12,19 @@ from functools import partial
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from scalekv.configs.models import ModelPreset
+from scalekv.infinity_patch.compute.quantised import QuantisedLinear, Workspace, quantised
 from scalekv.infinity_patch.files.hashes import quick_hash
+from scalekv.infinity_patch.files.header import SCALE
 from scalekv.infinity_patch.files.text_cache import FORMAT, TextCache
 from scalekv.infinity_patch.files.text_config import read_text_config
 from scalekv.infinity_patch.loading.checkpoint import Checkpoint, WeightsDamaged, open_checkpoint
 from scalekv.infinity_patch.loading.fitting import Shapes, put_tensor, shapes_of, weightless
 from scalekv.infinity_patch.machine.computes import exactly
 from scalekv.infinity_patch.model.t5 import T5Encoder, encodes_in
-from scalekv.infinity_patch.model.text import TextEncoder
+from scalekv.infinity_patch.model.text import TextEncoder, TextPrecision
 from scalekv.infinity_patch.model.tokens import read_tokenizer
 from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
@@ -61,41 +63,35 @@ def text_tensors(folder: Path, dtype: torch.dtype) -> tuple[tuple[str, torch.dty
     Raises:
         UserError: it describes none.
     """
-    used = ((n, encodes_in(n, dtype), shape) for n, shape in shapes_of(_skeleton(folder)).items())
-    return tuple((n, kind, math.prod(shape) * kind.itemsize) for n, kind, shape in used)
+    kinds = held_in(_skeleton(folder), dtype)
+    return tuple((name, kind, numbers * kind.itemsize) for name, (kind, numbers) in kinds.items())
 
 
 def read_text_encoder(
-    folder: Path,
-    device: torch.device,
-    dtype: torch.dtype,
-    *,
-    keep: bool = True,
-    cache: Path | None = None,
+    folder: Path, precision: TextPrecision, *, keep: bool = True, cache: Path | None = None
 ) -> TextEncoder:
     """The text encoder of a folder, whose weights are read when they are needed.
 
     Args:
-        dtype: of its weights, but what stays in float32.
         keep: as for `TextEncoder`.
         cache: a folder for features of prompts, see `TextCache`.
 
     Raises:
         UserError: no configuration, or no tokenizer; a cache that cannot be a folder.
     """
+    kinds = held_in(_skeleton(folder, precision), precision.dtype)
     return TextEncoder(
-        partial(_read, folder, device, dtype),
+        partial(_read, folder, precision),
         read_tokenizer(folder / "tokenizer.json"),
-        device,
-        dtype,
-        sum(size for _, _, size in text_tensors(folder, dtype)),
+        precision,
+        sum(numbers * kind.itemsize for kind, numbers in kinds.values()),
         read_text_config(folder).width,
         keep=keep,
-        cache=None if cache is None else text_cache(cache, folder, device, dtype),
+        cache=None if cache is None else text_cache(cache, folder, precision),
     )
 
 
-def text_cache(cache: Path, folder: Path, device: torch.device, dtype: torch.dtype) -> TextCache:
+def text_cache(cache: Path, folder: Path, precision: TextPrecision) -> TextCache:
     """What is kept, in the folder `cache`, of the features that the encoder in `folder` gives.
 
     They depend on all that the encoder is, files and code, on its precision and on what computes.
@@ -103,8 +99,24 @@ def text_cache(cache: Path, folder: Path, device: torch.device, dtype: torch.dty
     Raises:
         UserError: it cannot be a folder.
     """
-    encoder = {"encoder": quick_hash(folder), "dtype": DTYPE_NAMES[dtype]}
-    return TextCache.at(cache, lambda: {"format": FORMAT, **encoder, **exactly(device)})
+    encoder = {
+        "encoder": quick_hash(folder),
+        "dtype": DTYPE_NAMES[precision.dtype],
+        "weights": precision.name,
+    }
+    return TextCache.at(cache, lambda: {"format": FORMAT, **encoder, **exactly(precision.device)})
+
+
+def held_in(encoder: T5Encoder, dtype: torch.dtype) -> dict[str, tuple[torch.dtype, int]]:
+    """The dtype that each tensor of an encoder is held in, where it computes in `dtype`, and how
+    many numbers it has."""
+    return {
+        name: (
+            p.dtype if p.dtype is torch.int8 or name.endswith(SCALE) else encodes_in(name, dtype),
+            p.numel(),
+        )
+        for name, p in encoder.named_parameters()
+    }
 
 
 @contextmanager
@@ -138,17 +150,33 @@ def _own_names(found: Checkpoint) -> Checkpoint:
     )
 
 
-def _skeleton(folder: Path) -> T5Encoder:
+def _skeleton(folder: Path, precision: TextPrecision | None = None) -> T5Encoder:
+    """The encoder on the meta device; without a precision, as files have it."""
     config = read_text_config(folder)
     with weightless():
-        return T5Encoder(config)
+        encoder = T5Encoder(config)
+        if precision is not None and precision.in_8_bits:
+            workspace = Workspace()
+            for path, module in list(encoder.named_modules()):
+                for name, layer in module.named_children():
+                    if type(layer) is nn.Linear:
+                        dtype = encodes_in(f"{path}.{name}.weight", precision.dtype)
+                        eight = QuantisedLinear(layer, torch.int8, dtype, workspace)
+                        setattr(module, name, eight)
+    return encoder
 
 
-def _read(folder: Path, device: torch.device, dtype: torch.dtype) -> T5Encoder:
-    encoder = _skeleton(folder)
+def _read(folder: Path, precision: TextPrecision) -> T5Encoder:
+    encoder = _skeleton(folder, precision)
     with open_text(folder) as checkpoint:
-        for name in shapes_of(encoder):
-            put_tensor(encoder, name, checkpoint.take(name, encodes_in(name, dtype), device))
+        for name, (kind, _) in held_in(encoder, precision.dtype).items():
+            if kind is torch.int8:
+                with checkpoint.passing(name) as whole:
+                    held, scale = quantised(whole, kind, precision.device)
+                put_tensor(encoder, name, held)
+                put_tensor(encoder, name.removesuffix(".weight") + SCALE, scale)
+            elif not name.endswith(SCALE):
+                put_tensor(encoder, name, checkpoint.take(name, kind, precision.device))
     return encoder.eval()
 
 

@@ -85,6 +85,13 @@ def text_encoder(spec: TextSpec, width: int) -> tuple[int, int]:
     return spec.vocabulary * width + BUCKETS * spec.heads + width + rest, kept
 
 
+def text_linear_layers(spec: TextSpec, width: int) -> tuple[int, int]:
+    """Numbers in the weights of a T5 encoder's linear layers, and the rows they lie in."""
+    inner = spec.heads * spec.head_width
+    numbers = 4 * width * inner + 3 * width * spec.hidden
+    return spec.layers * numbers, spec.layers * (3 * inner + 2 * spec.hidden + 2 * width)
+
+
 def _linear(inputs: int, outputs: int, *, bias: bool = True) -> int:
     return inputs * outputs + (outputs if bias else 0)
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 
 import torch
@@ -23,11 +24,25 @@ REMEMBERED = 512
 """Prompts whose features are kept in the host's memory; those of a long one take 4 MiB."""
 
 
+@dataclass(frozen=True)
+class TextPrecision:
+    """Where a text encoder computes, in what, and whether its weights are held in 8 bits."""
+
+    device: torch.device
+    dtype: torch.dtype
+    in_8_bits: bool = False
+
+    @property
+    def name(self) -> str:
+        """In a word, as pictures say it."""
+        return "int8" if self.in_8_bits else str(self.dtype).removeprefix("torch.")
+
+
 class TextEncoder:
     """A T5 encoder with its tokenizer, and the features of the prompts it has seen last.
 
     Attributes:
-        device, dtype: that it computes on and in.
+        precision: how it computes; device, dtype: of that.
         counter: its tokenizer, which does not cut.
         nbytes: of its weights while they are in memory.
         model: the encoder while its weights are in memory, else None.
@@ -39,8 +54,7 @@ class TextEncoder:
         self,
         read: Callable[[], T5Encoder],
         counter: Tokenizer,
-        device: torch.device,
-        dtype: torch.dtype,
+        precision: TextPrecision,
         nbytes: int,
         width: int,
         *,
@@ -54,7 +68,8 @@ class TextEncoder:
             keep: False lets `rest` free the weights; they are read again when a prompt comes.
             cache: features of prompts that were encoded before; None: they are not kept.
         """
-        self.device, self.dtype, self.keep, self.nbytes = device, dtype, keep, nbytes
+        self.precision, self.keep, self.nbytes = precision, keep, nbytes
+        self.device, self.dtype = precision.device, precision.dtype
         self.counter, self.cache = counter, cache
         self.model: T5Encoder | None = None
         self.was_read = False

@@ -228,8 +228,9 @@ def _text_elsewhere(work: Work) -> bool:
 
 
 def _text_dtype(work: Work) -> str:
+    """What the text encoder computes in."""
     asked = work.placement.text_dtype
-    if asked != "auto":
+    if asked not in ("auto", "int8"):
         return asked
     return "fp16" if work.device == "cuda" else "fp32"
 
@@ -245,6 +246,9 @@ def _text_weights(work: Work) -> int:
         )
     rest, kept = parameters.text_encoder(spec, work.preset.transformer.text_width)
     dtype = _text_dtype(work)
+    if work.placement.text_dtype == "int8":
+        numbers, rows = parameters.text_linear_layers(spec, work.preset.transformer.text_width)
+        return numbers + 4 * rows + (rest + kept - numbers) * ELEMENT_BYTES[dtype]
     return rest * ELEMENT_BYTES[dtype] + kept * (4 if dtype == "fp16" else ELEMENT_BYTES[dtype])
 
 
@@ -260,6 +264,8 @@ def _encoding(work: Work) -> int:
     element, tokens = ELEMENT_BYTES[_text_dtype(work)], work.text_tokens
     width = work.preset.transformer.text_width
     hidden = tokens * (3 * spec.hidden + 6 * width) * element
+    if work.placement.text_dtype == "int8":  # a layer's weights, written out to be multiplied
+        hidden += width * max(spec.hidden, spec.heads * spec.head_width) * 4
     return hidden + 3 * spec.heads * tokens**2 * 4
 
 

@@ -10,12 +10,21 @@ import torch
 from safetensors.torch import save_file
 from transformers import PreTrainedTokenizerFast, T5EncoderModel
 
+from scalekv.configs.models import model_named
+from scalekv.infinity_patch.asked.request import Request
+from scalekv.infinity_patch.asked.settled import settle
 from scalekv.infinity_patch.compute.exact import exact_float32
+from scalekv.infinity_patch.compute.quantised import QuantisedLinear
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.files.text_config import read_text_config
+from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.loading.text_files import read_text_encoder
+from scalekv.infinity_patch.model.parameters import text_encoder, text_linear_layers
 from scalekv.infinity_patch.model.t5 import ROOM, T5Encoder, finite
+from scalekv.infinity_patch.model.text import TextPrecision
 from scalekv.infinity_patch.model.tokens import read_tokenizer
+from scalekv.infinity_patch.planning.footprint import footprint
+from scalekv.infinity_patch.planning.planner import work_of
 from scalekv.kv.errors import UserError
 
 FOLDER = BUILT_IN / "emoji" / "text_encoder"
@@ -62,19 +71,48 @@ def expected(folder: Path, dtype: torch.dtype) -> list[torch.Tensor]:
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bits_are_those_of_transformers(wide: Path, dtype: torch.dtype) -> None:
     for folder in (FOLDER, wide):
-        found = read_text_encoder(folder, CPU, dtype).encode(PROMPTS)
+        found = read_text_encoder(folder, TextPrecision(CPU, dtype)).encode(PROMPTS)
         assert all(map(torch.equal, found, expected(folder, dtype)))
         assert all(one.isfinite().all() for one in found)
 
 
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_bytes_are_known_before_they_are_read(dtype: torch.dtype) -> None:
-    text = read_text_encoder(FOLDER, CPU, dtype)
+    text = read_text_encoder(FOLDER, TextPrecision(CPU, dtype))
     assert (text.model, text.bytes_on(CPU)) == (None, 0)
     held = sum(p.nbytes for p in text.load().parameters())
     assert text.nbytes == text.bytes_on(CPU) == held
     text.free()
     assert text.bytes_on(CPU) == 0
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_weights_in_8_bits(dtype: torch.dtype) -> None:
+    text = read_text_encoder(FOLDER, TextPrecision(CPU, dtype, in_8_bits=True))
+    model = text.load()
+    kinds = {type(m) for m in model.modules() if isinstance(m, torch.nn.Linear)}
+    assert kinds == {QuantisedLinear}
+    assert text.nbytes == sum(p.nbytes for p in model.parameters())
+    spec = model_named("emoji").text
+    assert spec is not None
+    linear, rows = text_linear_layers(spec, 256)
+    assert (
+        text.nbytes == linear + 4 * rows + (sum(text_encoder(spec, 256)) - linear) * dtype.itemsize
+    )
+    exact = expected(FOLDER, torch.float32)
+    for ours, theirs in zip(text.encode(PROMPTS), exact, strict=True):
+        assert torch.cosine_similarity(ours, theirs, dim=-1).min() > 0.99
+        assert not torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_plans_count_8_bits(device: str) -> None:
+    settled = settle(Request(("a",)), model_named("infinity-2b"), device, "bf16")
+    parts = footprint(work_of(settled, Placement(text_dtype="int8"))).stages["load"]
+    linear, rows = 24 * (4 * 2048**2 + 3 * 2048 * 5120), 24 * (5 * 2048 + 2 * 5120)
+    element = 2 if device == "cuda" else 4
+    others = 1_223_527_424 - linear
+    assert parts["text_encoder"] == linear + 4 * rows + others * element
 
 
 def test_infinite_sums_in_float16_are_cut() -> None:
