@@ -50,8 +50,12 @@ def load(
     dtype: str,
     weights_dir: Path | None,
     placement: Placement | None = None,
+    texts: Sequence[str] = (),
 ) -> Pipeline:
     """Reads the model; imports torch, which takes seconds.
+
+    Args:
+        texts: that will be encoded, where they are known and the placement has them come first.
 
     Raises:
         UserError: missing, damaged or foreign weights, or no such device.
@@ -66,7 +70,12 @@ def load(
         from scalekv.infinity_patch import generate as _  # noqa: F401
         from scalekv.infinity_patch import load as load_pipeline
     return load_pipeline(
-        preset, device=device, dtype=dtype, weights_dir=weights_dir, placement=placement
+        preset,
+        device=device,
+        dtype=dtype,
+        weights_dir=weights_dir,
+        placement=placement,
+        texts=texts,
     )
 
 

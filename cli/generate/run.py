@@ -144,14 +144,16 @@ class Run:
         )
 
     def _load(self, display: Display) -> Pipeline:
-        choices = self.choices
+        choices, placement = self.choices, self._placement
+        assert placement is not None, "the request is settled first"
         display.stage(f"loading {choices.preset.name}")
         pipeline = engine.load(
             choices.preset,
             choices.device,
             choices.dtype,
             choices.weights_dir,
-            self._placement,
+            placement,
+            **({"texts": choices.request.texts} if placement.text_first else {}),
         )
         display.note(f"computing in {pipeline.computing}")
         return pipeline

@@ -30,7 +30,7 @@ from scalekv.infinity_patch.generation.record import record
 from scalekv.infinity_patch.generation.scales import DrawnScales, scales_of
 from scalekv.infinity_patch.generation.turns import refuse_while_held, turn
 from scalekv.infinity_patch.loading.loader import Pipeline
-from scalekv.infinity_patch.machine.computes import machine_of
+from scalekv.infinity_patch.machine.computes import machine_of, on_threads
 from scalekv.infinity_patch.model.scale_loop import to_uint8
 from scalekv.infinity_patch.model.tokens import cut_prompt
 from scalekv.kv.autocast import without_autocast
@@ -175,8 +175,9 @@ def encode_ahead(pipeline: Pipeline, texts: Sequence[str]) -> None:
     """
     with turn(pipeline.model):
         outer = caches_of(pipeline.model)
-    with own_turn(pipeline, outer), pipeline.stages.stage("encode"):
-        pipeline.text.encode(texts)
+    with own_turn(pipeline, outer):
+        with pipeline.stages.stage("encode"):
+            pipeline.text.encode(texts)
         pipeline.text.rest()
 
 
@@ -305,14 +306,8 @@ def own_turn(pipeline: Pipeline, outer: Caches | None) -> Iterator[None]:
                 rule="the caches of a picture are those of the block that `generate` is called in",
                 fix="take the pictures inside that block, or call generate anew",
             )
-        before = torch.get_num_threads()
-        if pipeline.threads is not None:
-            torch.set_num_threads(pipeline.threads)
-        try:
+        with on_threads(pipeline.threads):
             yield
-        finally:
-            if pipeline.threads is not None:
-                torch.set_num_threads(before)
 
 
 def _cache_settings(cache: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,7 @@ tensor is read once, into the dtype and onto the device it is used in.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -30,6 +30,7 @@ from scalekv.infinity_patch.loading.text_files import (
     read_text_encoder,
     text_cache,
 )
+from scalekv.infinity_patch.machine.computes import on_threads
 from scalekv.infinity_patch.machine.peaks import Stages
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.text import TextEncoder, TextPrecision
@@ -100,6 +101,7 @@ def load(
     dtype: str = "auto",
     weights_dir: str | Path | None = None,
     placement: Placement | None = None,
+    texts: Sequence[str] = (),
 ) -> Pipeline:
     """Load a model.
 
@@ -112,6 +114,7 @@ def load(
             where the blocks do.
         weights_dir: a folder with the preset's files instead of the usual place.
         placement: what is kept off the device; by default everything is on it.
+        texts: that will be encoded, at most `REMEMBERED`; see `Placement.text_first`.
 
     Raises:
         UserError: missing, damaged or foreign weights, or a device that is not there.
@@ -140,57 +143,65 @@ def load(
     # 1. what the files should hold, without a byte of it
     transformer, vae = skeletons(preset)
     stages = Stages(place)
-    with stages.stage("load"), ExitStack() as stack:
+    with ExitStack() as stack:
         # 2. whether they do
-        transformer_file = stack.enter_context(open_checkpoint(paths.transformer))
-        vae_file = stack.enter_context(open_checkpoint(paths.vae))
-        for file in (transformer_file, vae_file):
-            if file.wrapped:
-                log.warning(
-                    "%s: read without what wrapping a module adds to names, as module. and "
-                    "_orig_mod.",
-                    file.path.name,
-                )
-        weights = fit(transformer, transformer_file, preset, choice.weights, precision)
-        check_fits(vae, vae_file, preset, "VAE")
-        check_text_encoder(paths.text_encoder, preset)
-        # 3. the tensors
-        host = torch.device("cpu")
-        for module, file in ((transformer, transformer_file), (vae, vae_file)):
-            reader = Reader(file, module, precision)
-            for name, _ in list(module.named_parameters()):
-                stays = choice.offload and name.startswith("block_chunks.")
-                put_tensor(module, name, reader.read(name, host if stays else place))
-        transformer.preset_name = preset.name
-        if choice.offload:
-            transformer.stream = BlockStream(transformer.blocks, place)
-        text = read_text_encoder(
-            paths.text_encoder,
-            text_precision,
-            keep=choice.keep_text_encoder is not False,
-            cache=choice.text_cache,
-        )
-        if text.cache is None:  # otherwise it may well not be needed
-            text.load()
-        pipeline = Pipeline(
-            preset=preset,
-            model=transformer.eval().requires_grad_(False),
-            vae=vae.eval().requires_grad_(False),
-            text=text,
-            device=place,
-            dtype=precision,
-            weights=weights,
-            weights_dir=folder,
-            read_bytes={
-                "transformer": sum(p.nbytes for p in transformer.parameters()),
-                "vae": sum(p.nbytes for p in vae.parameters()),
-            },
-            stages=stages,
-            threads=choice.threads,
-            graphs=Graphs(CudaTapes(place) if place.type == "cuda" else None, choice.graphs),
-        )
-        stages.recorded = lambda: pipeline.graphs.nbytes
-        stages.inventory = pipeline.weights_there
+        with stages.stage("load"):
+            transformer_file = stack.enter_context(open_checkpoint(paths.transformer))
+            vae_file = stack.enter_context(open_checkpoint(paths.vae))
+            for file in (transformer_file, vae_file):
+                if file.wrapped:
+                    log.warning(
+                        "%s: read without what wrapping a module adds to names, as module. and "
+                        "_orig_mod.",
+                        file.path.name,
+                    )
+            weights = fit(transformer, transformer_file, preset, choice.weights, precision)
+            check_fits(vae, vae_file, preset, "VAE")
+            check_text_encoder(paths.text_encoder, preset)
+            text = read_text_encoder(
+                paths.text_encoder,
+                text_precision,
+                keep=choice.keep_text_encoder is not False,
+                cache=choice.text_cache,
+            )
+        # 3. texts, while nothing else is there
+        if choice.text_first:
+            stages.inventory = lambda: {"text_encoder": text.bytes_on(place)}
+            with stages.stage("encode"), on_threads(choice.threads):
+                text.encode(texts)
+            text.free()
+        # 4. the tensors
+        with stages.stage("load"):
+            host = torch.device("cpu")
+            for module, file in ((transformer, transformer_file), (vae, vae_file)):
+                reader = Reader(file, module, precision)
+                for name, _ in list(module.named_parameters()):
+                    stays = choice.offload and name.startswith("block_chunks.")
+                    put_tensor(module, name, reader.read(name, host if stays else place))
+            transformer.preset_name = preset.name
+            if choice.offload:
+                transformer.stream = BlockStream(transformer.blocks, place)
+            if text.cache is None and not choice.text_first:  # else it may well not be needed
+                text.load()
+            pipeline = Pipeline(
+                preset=preset,
+                model=transformer.eval().requires_grad_(False),
+                vae=vae.eval().requires_grad_(False),
+                text=text,
+                device=place,
+                dtype=precision,
+                weights=weights,
+                weights_dir=folder,
+                read_bytes={
+                    "transformer": sum(p.nbytes for p in transformer.parameters()),
+                    "vae": sum(p.nbytes for p in vae.parameters()),
+                },
+                stages=stages,
+                threads=choice.threads,
+                graphs=Graphs(CudaTapes(place) if place.type == "cuda" else None, choice.graphs),
+            )
+            stages.recorded = lambda: pipeline.graphs.nbytes
+            stages.inventory = pipeline.weights_there
     return pipeline
 
 
@@ -216,12 +227,8 @@ def texts_at_hand(
     precision = _text_choice(placement, device_named(device, "--device"))
     folder = model_files(preset, weights_dir).text_encoder
     cache = text_cache(placement.text_cache, folder, precision)
-    before = torch.get_num_threads()
-    torch.set_num_threads(placement.threads or before)  # features depend on it
-    try:
+    with on_threads(placement.threads):  # features depend on it
         return all(map(cache.has, texts))
-    finally:
-        torch.set_num_threads(before)
 
 
 def _text_choice(choice: Placement, place: torch.device) -> TextPrecision:

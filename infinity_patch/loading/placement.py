@@ -26,7 +26,9 @@ class Placement:
     whether a CUDA device records the scales of pictures of one shape and replays them: "auto" when
     a shape comes a second time, "on" the first time, "off". text_cache: a folder that keeps text
     features for other runs; with one the text encoder is read when a prompt comes that is not
-    there. text_read: False where it is known that none comes, for plans.
+    there. text_read: False where it is known that none comes, for plans. text_first: the texts that
+    `load` is given are encoded before the transformer is read, so that the two are never in memory
+    together; others that come have the encoder read again.
     """
 
     offload: bool = False
@@ -38,6 +40,7 @@ class Placement:
     graphs: str = "auto"
     text_cache: Path | None = None
     text_read: bool = True
+    text_first: bool = False
 
     def for_known_prompts(self) -> Placement:
         """The same where all prompts are known at the start: the text encoder is freed."""

@@ -3,6 +3,8 @@ of devices and processors."""
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cache
 from typing import Any
 
@@ -19,6 +21,17 @@ def machine_of(device: torch.device) -> dict[str, Any]:
         "name": torch.backends.cpu.get_cpu_capability(),
         "threads": torch.get_num_threads(),
     }
+
+
+@contextmanager
+def on_threads(count: int | None) -> Iterator[None]:
+    """Inside, a CPU computes with so many threads; None: with as many as torch is set to."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(count or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 _processor = cache(processor)

@@ -171,10 +171,14 @@ def footprint(work: Work) -> Footprint:
         cache = predicted(
             work.schedule, shape, work.budget, precision, work.note_bytes, work.kv_on_host
         )
-    weights = weight_parts(work)
+    loading = weights = weight_parts(work)
     encoding = weights | {"everything_else": _encoding(work)}
-    if work.placement.keep_text_encoder is False:
+    if work.placement.keep_text_encoder is False or work.placement.text_first:
         weights = weights | {"text_encoder": 0}
+    if work.placement.text_first:
+        encoding |= {"transformer": 0, "vae": 0}
+    if work.placement.text_first or work.placement.text_cache is not None:
+        loading = loading | {"text_encoder": 0}  # it is read when a text is encoded
     held, moment = _fullest_scale(work, cache)
     on_device = {
         "cache_held": held,
@@ -183,7 +187,7 @@ def footprint(work: Work) -> Footprint:
         "cache_constants": 0 if work.constants is None else work.constants.nbytes,
     }
     stages = {
-        "load": weight_parts(work),
+        "load": loading,
         "encode": encoding,
         "scales": weights | on_device | {"everything_else": moment},
         "decode": weights | {"everything_else": _between(work) + decoding(work) + _kept(work)},
