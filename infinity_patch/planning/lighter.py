@@ -30,11 +30,14 @@ LIGHTER = (
 
 
 def lightened(planner: Planner, memory: int) -> tuple[Planner, str]:
-    """The same, or the first that fits of those whose placement is lighter in what nobody chose;
-    and the options that it differs by, "" where it does not."""
+    """The same, or the first of those whose placement is lighter in what nobody chose that a single
+    picture fits with; and the options that it differs by, "" where it does not.
+
+    How many pictures are wanted at once changes nothing: fewer of them is no less good.
+    """
     for options, changes in AUTOMATIC:
         if all(getattr(planner.placement, name) == AUTO for name in changes):
             lighter = planner.placed(**changes) if changes else planner
-            if lighter.footprint().needed <= memory:
+            if lighter.footprint(1).needed <= memory:
                 return lighter, options
     return planner, ""

@@ -74,6 +74,8 @@ class StandIn:
             preset=preset,
             device=SimpleNamespace(type="cpu", __str__=lambda _: "cpu"),
             dtype="torch.float32",
+            weights="fp32",
+            computing="float32 on cpu",
             weights_bytes={"transformer": 20_000_000, "vae": 10_000_000, "text_encoder": 5_000},
             stages=SimpleNamespace(
                 peaks=lambda: {

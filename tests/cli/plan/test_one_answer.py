@@ -63,6 +63,13 @@ def doctors(scalekv: Program, model: str, budget: str) -> bool:
     return levels == ["ok"]
 
 
+@pytest.fixture
+def all_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left to be made lighter."""
+    monkeypatch.setenv("SCALEKV_WEIGHTS", "bf16")
+    monkeypatch.setenv("SCALEKV_TEXT_DEVICE", "cuda")
+
+
 @settings(
     max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
@@ -79,6 +86,7 @@ def doctors(scalekv: Program, model: str, budget: str) -> bool:
 def test_one_answer(
     scalekv: Program,
     stand_in: StandIn,
+    all_chosen: None,
     monkeypatch: pytest.MonkeyPatch,
     model: str,
     budget: str,
@@ -97,7 +105,7 @@ def test_one_answer(
 
 
 def test_a_batch_frees_the_text_encoder_as_planned_unless_it_is_to_keep_it(
-    scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+    scalekv: Program, stand_in: StandIn, all_chosen: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(room, "device_memory", lambda _: ("a card", 10 * GIB))
     Path("p.txt").write_text("an owl\n")
@@ -126,6 +134,7 @@ def test_a_batch_frees_the_text_encoder_as_planned_unless_it_is_to_keep_it(
 def test_other_commands_that_load_a_model_ask_too(
     scalekv: Program,
     stand_in: StandIn,
+    all_chosen: None,
     monkeypatch: pytest.MonkeyPatch,
     command: tuple[str, ...],
     needs: str,
