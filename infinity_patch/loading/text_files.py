@@ -99,12 +99,17 @@ def text_cache(cache: Path, folder: Path, precision: TextPrecision) -> TextCache
     Raises:
         UserError: it cannot be a folder.
     """
-    encoder = {
-        "encoder": quick_hash(folder),
-        "dtype": DTYPE_NAMES[precision.dtype],
-        "weights": precision.name,
-    }
-    return TextCache.at(cache, lambda: {"format": FORMAT, **encoder, **exactly(precision.device)})
+
+    def facts() -> dict[str, str]:
+        return {
+            "format": FORMAT,
+            "encoder": quick_hash(folder),  # as it is now: a freed one is read again
+            "dtype": DTYPE_NAMES[precision.dtype],
+            "weights": precision.name,
+            **exactly(precision.device),
+        }
+
+    return TextCache.at(cache, facts)
 
 
 def held_in(encoder: T5Encoder, dtype: torch.dtype) -> dict[str, tuple[torch.dtype, int]]:
