@@ -64,9 +64,15 @@ def load(
 
     limit_spinning()
     read_ahead(preset, weights_dir)
+    # Nothing is ever fetched while generating, and libraries keep quiet on our stderr.
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
     # What MPS lacks (interpolation in three dimensions) then runs on the CPU; read at the import.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     with interrupts_wait(leave_at_second=True):  # an import that is interrupted may swallow it
+        if placement is None or placement.text_cache is None:  # else all texts may be at hand
+            from transformers import T5EncoderModel  # noqa: F401  (it is imported late)
+
         from scalekv.infinity_patch import generate as _  # noqa: F401
         from scalekv.infinity_patch import load as load_pipeline
     return load_pipeline(

@@ -94,8 +94,8 @@ class QuantisedLinear(nn.Linear):
         self.register_parameter("bias", of.bias)
 
     def forward(self, x: Tensor) -> Tensor:
-        """x (…, in) to (…, out), for those who call it as the module that it is."""
-        return nn.functional.linear(x, self.written(), self.bias)
+        """x (…, in) to (…, out) in the dtype of the products, for those who call it as a module."""
+        return nn.functional.linear(x.to(self.dtype), self.written(), self.bias)
 
     def written(self, first: int | None = None) -> Tensor:
         """(first or out, in) what the weights stand for, in the dtype of the products. On a CPU it

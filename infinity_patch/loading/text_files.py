@@ -9,21 +9,29 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
+from math import prod
 from pathlib import Path
+from typing import Any
 
 import torch
-from torch import nn
 
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.compute.quantised import QuantisedLinear, Workspace, quantised
 from scalekv.infinity_patch.files.hashes import quick_hash
 from scalekv.infinity_patch.files.header import SCALE
 from scalekv.infinity_patch.files.text_cache import FORMAT, TextCache
-from scalekv.infinity_patch.files.text_config import read_text_config
+from scalekv.infinity_patch.files.text_config import TextConfig, read_text_config
 from scalekv.infinity_patch.loading.checkpoint import Checkpoint, WeightsDamaged, open_checkpoint
-from scalekv.infinity_patch.loading.fitting import Shapes, put_tensor, shapes_of, weightless
+from scalekv.infinity_patch.loading.fitting import Shapes, put_tensor, weightless
 from scalekv.infinity_patch.machine.computes import exactly
-from scalekv.infinity_patch.model.t5 import T5Encoder, encodes_in
+from scalekv.infinity_patch.model.t5 import (
+    TABLE,
+    encodes_in,
+    is_product,
+    linear_layers_of,
+    shapes_of_t5,
+    t5_encoder,
+)
 from scalekv.infinity_patch.model.text import TextEncoder, TextPrecision
 from scalekv.infinity_patch.model.tokens import read_tokenizer
 from scalekv.kv.dtypes import DTYPE_NAMES
@@ -31,8 +39,8 @@ from scalekv.kv.errors import UserError
 
 OF_THE_OTHER_HALF = ("decoder.", "lm_head.")
 """Tensors of a whole T5, whose encoder alone is used."""
-TABLE, TABLE_OF_ENCODER = "shared.weight", "encoder.embed_tokens.weight"
-"""Two names of the table of token features; files have either or both."""
+TABLE_OF_ENCODER = "encoder.embed_tokens.weight"
+"""Another name of the table of token features; files have either or both."""
 
 
 def check_text_encoder(folder: Path, preset: ModelPreset) -> None:
@@ -53,7 +61,7 @@ def check_text_encoder(folder: Path, preset: ModelPreset) -> None:
             fix=f"give {preset.name} its own text encoder, {preset.files.text_encoder}",
         )
     _check_tokens(folder / "tokenizer.json", config.spec.vocabulary)
-    _check_tensors(folder, shapes_of(_skeleton(folder)), preset)
+    _check_tensors(folder, shapes_of_t5(config), preset)
 
 
 def text_tensors(folder: Path, dtype: torch.dtype) -> tuple[tuple[str, torch.dtype, int], ...]:
@@ -63,7 +71,7 @@ def text_tensors(folder: Path, dtype: torch.dtype) -> tuple[tuple[str, torch.dty
     Raises:
         UserError: it describes none.
     """
-    kinds = held_in(_skeleton(folder), dtype)
+    kinds = held_in(read_text_config(folder), dtype)
     return tuple((name, kind, numbers * kind.itemsize) for name, (kind, numbers) in kinds.items())
 
 
@@ -79,13 +87,14 @@ def read_text_encoder(
     Raises:
         UserError: no configuration, or no tokenizer; a cache that cannot be a folder.
     """
-    kinds = held_in(_skeleton(folder, precision), precision.dtype)
+    config = read_text_config(folder)
+    kinds = held_in(config, precision.dtype, precision.in_8_bits)
     return TextEncoder(
         partial(_read, folder, precision),
         read_tokenizer(folder / "tokenizer.json"),
         precision,
         sum(numbers * kind.itemsize for kind, numbers in kinds.values()),
-        read_text_config(folder).width,
+        config.width,
         keep=keep,
         cache=None if cache is None else text_cache(cache, folder, precision),
     )
@@ -112,16 +121,19 @@ def text_cache(cache: Path, folder: Path, precision: TextPrecision) -> TextCache
     return TextCache.at(cache, facts)
 
 
-def held_in(encoder: T5Encoder, dtype: torch.dtype) -> dict[str, tuple[torch.dtype, int]]:
+def held_in(
+    config: TextConfig, dtype: torch.dtype, in_8_bits: bool = False
+) -> dict[str, tuple[torch.dtype, int]]:
     """The dtype that each tensor of an encoder is held in, where it computes in `dtype`, and how
     many numbers it has."""
-    return {
-        name: (
-            p.dtype if p.dtype is torch.int8 or name.endswith(SCALE) else encodes_in(name, dtype),
-            p.numel(),
-        )
-        for name, p in encoder.named_parameters()
-    }
+    held: dict[str, tuple[torch.dtype, int]] = {}
+    for name, shape in shapes_of_t5(config).items():
+        if in_8_bits and is_product(name, shape):
+            held[name] = torch.int8, prod(shape)
+            held[name.removesuffix(".weight") + SCALE] = torch.float32, shape[0]
+        else:
+            held[name] = encodes_in(name, dtype), prod(shape)
+    return held
 
 
 @contextmanager
@@ -155,26 +167,18 @@ def _own_names(found: Checkpoint) -> Checkpoint:
     )
 
 
-def _skeleton(folder: Path, precision: TextPrecision | None = None) -> T5Encoder:
-    """The encoder on the meta device; without a precision, as files have it."""
+def _read(folder: Path, precision: TextPrecision) -> Any:
     config = read_text_config(folder)
     with weightless():
-        encoder = T5Encoder(config)
-        if precision is not None and precision.in_8_bits:
+        encoder = t5_encoder(config)
+        if precision.in_8_bits:
             workspace = Workspace()
-            for path, module in list(encoder.named_modules()):
-                for name, layer in module.named_children():
-                    if type(layer) is nn.Linear:
-                        dtype = encodes_in(f"{path}.{name}.weight", precision.dtype)
-                        eight = QuantisedLinear(layer, torch.int8, dtype, workspace)
-                        setattr(module, name, eight)
-    return encoder
-
-
-def _read(folder: Path, precision: TextPrecision) -> T5Encoder:
-    encoder = _skeleton(folder, precision)
+            for name, layer in linear_layers_of(encoder):
+                dtype = encodes_in(f"{name}.weight", precision.dtype)
+                eight = QuantisedLinear(layer, torch.int8, dtype, workspace)
+                encoder.set_submodule(name, eight)
     with open_text(folder) as checkpoint:
-        for name, (kind, _) in held_in(encoder, precision.dtype).items():
+        for name, (kind, _) in held_in(config, precision.dtype, precision.in_8_bits).items():
             if kind is torch.int8:
                 with checkpoint.passing(name) as whole:
                     held, scale = quantised(whole, kind, precision.device)
@@ -182,6 +186,7 @@ def _read(folder: Path, precision: TextPrecision) -> T5Encoder:
                 put_tensor(encoder, name.removesuffix(".weight") + SCALE, scale)
             elif not name.endswith(SCALE):
                 put_tensor(encoder, name, checkpoint.take(name, kind, precision.device))
+    encoder.set_input_embeddings(encoder.shared)  # the encoder's own table is the same one
     return encoder.eval()
 
 

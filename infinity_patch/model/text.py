@@ -9,6 +9,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import torch
 from tokenizers import Tokenizer
@@ -16,7 +17,6 @@ from torch import Tensor
 
 from scalekv.infinity_patch.compute.exact import exact_float32
 from scalekv.infinity_patch.files.text_cache import TextCache
-from scalekv.infinity_patch.model.t5 import T5Encoder
 from scalekv.infinity_patch.model.tokens import cutting
 from scalekv.kv.autocast import without_autocast
 
@@ -45,14 +45,14 @@ class TextEncoder:
         precision: how it computes; device, dtype: of that.
         counter: its tokenizer, which does not cut.
         nbytes: of its weights while they are in memory.
-        model: the encoder while its weights are in memory, else None.
+        model: transformers' encoder while its weights are in memory, else None.
         was_read: whether its weights ever were.
         cache: where features are kept for other runs; None: nowhere.
     """
 
     def __init__(
         self,
-        read: Callable[[], T5Encoder],
+        read: Callable[[], Any],
         counter: Tokenizer,
         precision: TextPrecision,
         nbytes: int,
@@ -71,7 +71,7 @@ class TextEncoder:
         self.precision, self.keep, self.nbytes = precision, keep, nbytes
         self.device, self.dtype = precision.device, precision.dtype
         self.counter, self.cache = counter, cache
-        self.model: T5Encoder | None = None
+        self.model: Any = None
         self.was_read = False
         self._read, self._width = read, width
         self._known: OrderedDict[str, Tensor] = OrderedDict()
@@ -102,7 +102,7 @@ class TextEncoder:
                 self._known.popitem(last=False)
         return [features[prompt] for prompt in prompts]
 
-    def load(self) -> T5Encoder:
+    def load(self) -> Any:
         """The encoder, its weights in memory.
 
         Raises:
@@ -138,9 +138,10 @@ class TextEncoder:
     def _computed(self, ids: list[int]) -> Tensor:
         model = self.load()
         with torch.device(self.device):  # whatever the caller's default is, as with autocast
-            tokens = torch.tensor(ids)
+            tokens = torch.tensor(ids)[None]
             with without_autocast(tokens):
-                features: Tensor = model(tokens)
+                out = model(input_ids=tokens, attention_mask=torch.ones_like(tokens))
+        features: Tensor = out.last_hidden_state[0]
         return features
 
     @cached_property

@@ -25,9 +25,7 @@ from torch import Tensor, nn
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.infinity_patch.files.disk import shortage
 from scalekv.infinity_patch.files.hub import BUILT_IN
-from scalekv.infinity_patch.files.text_config import read_text_config
 from scalekv.infinity_patch.loading.fitting import computes_in, skeletons
-from scalekv.infinity_patch.model.t5 import T5Encoder
 from scalekv.kv.sizes import human_bytes
 
 SHARD_BYTES = 2 << 30
@@ -88,16 +86,18 @@ def write_shards(module: nn.Module, folder: Path) -> None:
 
 def write_text_encoder(preset: ModelPreset, folder: Path) -> None:
     """A T5 encoder of two layers and the right width, with the built-in model's tokenizer."""
+    from transformers import T5Config, T5EncoderModel
+    from transformers.utils import logging
+
+    logging.disable_progress_bar()
     source = BUILT_IN / "emoji" / "text_encoder"
     folder.mkdir()
     for name in ("tokenizer.json", "tokenizer_config.json"):
         shutil.copyfile(source / name, folder / name)
-    config = json.loads((source / "config.json").read_text(encoding="utf-8"))
-    config |= {"d_model": preset.transformer.text_width, "num_layers": 2}
-    (folder / "config.json").write_text(json.dumps(config, indent=1), encoding="utf-8")
+    config = T5Config.from_pretrained(source)
+    config.d_model, config.num_layers = preset.transformer.text_width, 2
     torch.manual_seed(0)
-    encoder = T5Encoder(read_text_config(folder))
-    save_file(encoder.state_dict(), folder / "model.safetensors", {"format": "pt"})
+    T5EncoderModel(config).save_pretrained(folder)
 
 
 def bytes_of(preset: ModelPreset, layout: str) -> int:

@@ -173,7 +173,9 @@ def test_pictures_are_the_same_and_the_encoder_stays_unread(tmp_path: Path) -> N
     ), "sums may be others with other threads"
 
 
-def test_a_start_imports_neither_transformers_nor_the_compiler(tmp_path: Path) -> None:
+def test_texts_at_hand_import_neither_transformers_nor_the_compiler(tmp_path: Path) -> None:
+    placement = Placement(text_cache=tmp_path)
+    next(generate(load("emoji", device="cpu", placement=placement), "an owl"))
     lines = (
         "import sys",
         "from pathlib import Path",

@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from PIL import Image
+from transformers.utils import logging as transformers_logging
 
 from scalekv.infinity_patch import Pipeline, Request, generate, load, patched
 from scalekv.infinity_patch.generation.turns import held, turn
@@ -111,15 +112,18 @@ def test_a_patched_model_is_not_copied(pipeline: Pipeline) -> None:
 
 @pytest.fixture
 def own_settings() -> Iterator[dict[str, Any]]:
-    """Settings of a host program, none of them torch's defaults."""
+    """Settings of a host program, none of them torch's or transformers' defaults."""
     threads, precision = torch.get_num_threads(), torch.get_float32_matmul_precision()
-    root = logging.getLogger().level
+    verbosity, root = transformers_logging.get_verbosity(), logging.getLogger().level
     torch.set_num_threads(3)
     torch.set_float32_matmul_precision("high")
+    transformers_logging.set_verbosity_info()
     logging.getLogger().setLevel(logging.CRITICAL)
+    transformers_logging.enable_progress_bar()
     yield settings()
     torch.set_num_threads(threads)
     torch.set_float32_matmul_precision(precision)
+    transformers_logging.set_verbosity(verbosity)
     logging.getLogger().setLevel(root)
 
 
@@ -132,6 +136,8 @@ def settings() -> dict[str, Any]:
         "deterministic": torch.are_deterministic_algorithms_enabled(),
         "gradients": torch.is_grad_enabled(),
         "random": torch.get_rng_state().tolist(),
+        "verbosity": transformers_logging.get_verbosity(),
+        "bars": transformers_logging.is_progress_bar_enabled(),
         "root": logging.getLogger().level,
     }
 
