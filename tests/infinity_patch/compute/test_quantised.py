@@ -91,17 +91,19 @@ def test_the_door_multiplies_by_what_they_stand_for(
     stand_for = layer.weight.float() * layer.weight_scale[:, None]
     x = torch.randn(1, rows, 64, generator=torch.Generator().manual_seed(1))
     exact = nn.functional.linear(x, stand_for, layer.bias.float())
-    near = {"rtol": 0, "atol": 1e-5 if dtype is torch.float32 else 0.03}
+    atol = 1e-5 if dtype is torch.float32 else 0.03
     with torch.inference_mode():
         out = apply(layer, x)
         assert (is_plain(layer), weights_dtype(layer), out.dtype) == (True, dtype, dtype)
-        torch.testing.assert_close(out.float(), exact, **near)
-        torch.testing.assert_close(apply(layer, x, first=8).float(), exact[..., :8], **near)
-        torch.testing.assert_close(layer(x.to(dtype)).float(), exact, **near)
+        torch.testing.assert_close(out.float(), exact, rtol=0, atol=atol)
+        torch.testing.assert_close(
+            apply(layer, x, first=8).float(), exact[..., :8], rtol=0, atol=atol
+        )
+        torch.testing.assert_close(layer(x.to(dtype)).float(), exact, rtol=0, atol=atol)
         by_gelu = apply(layer, x, torch.float32, gelu=True)
         assert by_gelu.dtype is torch.float32
         gelu = nn.functional.gelu(exact, approximate="tanh")
-        torch.testing.assert_close(by_gelu, gelu, **near)
+        torch.testing.assert_close(by_gelu, gelu, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("kind", KINDS)
