@@ -32,7 +32,7 @@ Way = tuple[str, str]
 
 
 @dataclass
-class Held:
+class HeldAgainst:
     """One way against another, a value a prompt: decibels, and shares of bits."""
 
     psnr: list[float] = field(default_factory=list)
@@ -49,7 +49,7 @@ def compare(
     pipelines: dict[str, Pipeline],
     pairs: Sequence[tuple[Way, Way]],
     prompts: Sequence[str],
-    found: dict[tuple[Way, Way], Held],
+    found: dict[tuple[Way, Way], HeldAgainst],
 ) -> Iterator[str]:
     """Adds each prompt's values to `found`; yields a line to show after each."""
     for seed, prompt in enumerate(prompts):
@@ -58,7 +58,7 @@ def compare(
             request = request_for(prompt, seed, variant_of(way))
             drawn[way] = draw(pipelines[way[0]], request)
         for way, other in pairs:
-            held = found.setdefault((way, other), Held())
+            held = found.setdefault((way, other), HeldAgainst())
             picture, reference = drawn[way], drawn[other]
             held.psnr.append(alike(picture.picture, reference.picture).psnr)
             shares = agreement(reference, picture)
@@ -76,7 +76,7 @@ def compare(
         yield f"{seed + 1} of {len(prompts)}: {prompt}"
 
 
-def rows_of(found: dict[tuple[Way, Way], Held]) -> list[list[str]]:
+def rows_of(found: dict[tuple[Way, Way], HeldAgainst]) -> list[list[str]]:
     """Of the table."""
     rows = []
     for (way, other), held in found.items():
@@ -110,7 +110,7 @@ def run(args: argparse.Namespace) -> None:
     small = ("bf16", args.budget)
     pairs = [*((way, bf16) for way in (int8, fp8, small))]
     pairs += [(way, fp32) for way in (bf16, int8, fp8, small)]
-    found: dict[tuple[Way, Way], Held] = {}
+    found: dict[tuple[Way, Way], HeldAgainst] = {}
     try:
         for line in compare(pipelines, pairs, prompts[: args.limit], found):
             print(line, file=sys.stderr, flush=True)

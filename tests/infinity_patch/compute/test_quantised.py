@@ -15,7 +15,7 @@ from scalekv.infinity_patch.compute.products import FEW_ROWS, apply, is_plain, w
 from scalekv.infinity_patch.compute.quantised import (
     KINDS,
     QuantisedLinear,
-    Workspace,
+    WritingRoom,
     quantised,
 )
 from scalekv.infinity_patch.generation.patch import patched
@@ -31,7 +31,7 @@ STEPS = {"int8": 0.5 / 127, "fp8": 2.0**-4}
 
 def held(layer: nn.Linear, kind: str, dtype: torch.dtype) -> QuantisedLinear:
     """The layer with its weights in 8 bits."""
-    made = QuantisedLinear(layer, KINDS[kind], dtype, Workspace())
+    made = QuantisedLinear(layer, KINDS[kind], dtype, WritingRoom())
     numbers, scale = quantised(layer.weight.detach(), KINDS[kind], CPU)
     made.weight = nn.Parameter(numbers, requires_grad=False)
     made.weight_scale = nn.Parameter(scale, requires_grad=False)
@@ -121,7 +121,9 @@ def test_a_model_computes_with_them(kind: str, monkeypatch: pytest.MonkeyPatch) 
 def test_every_policy_works_with_them(policy: str) -> None:
     model, plain = model_in_8_bits("int8")
     budget = "full" if policy == "full" else "40%"
-    codes = [run(one, inside=patched(one, ready(policy), budget)) for one in (model, plain)]
+    codes = [
+        run(one, inside=patched(one, ready(policy), budget, guided=True)) for one in (model, plain)
+    ]
     torch.testing.assert_close(*codes, rtol=0, atol=1e-4)
 
 
