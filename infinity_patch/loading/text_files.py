@@ -15,7 +15,7 @@ import torch
 from torch import nn
 
 from scalekv.configs.models import ModelPreset
-from scalekv.infinity_patch.compute.quantised import QuantisedLinear, Workspace, quantised
+from scalekv.infinity_patch.compute.quantised import QuantisedLinear, WritingRoom, quantised
 from scalekv.infinity_patch.files.hashes import quick_hash
 from scalekv.infinity_patch.files.header import SCALE
 from scalekv.infinity_patch.files.text_cache import FORMAT, TextCache
@@ -161,7 +161,7 @@ def _skeleton(folder: Path, precision: TextPrecision | None = None) -> T5Encoder
     with weightless():
         encoder = T5Encoder(config)
         if precision is not None and precision.in_8_bits:
-            workspace = Workspace()
+            workspace = WritingRoom()
             for path, module in list(encoder.named_modules()):
                 for name, layer in module.named_children():
                     if type(layer) is nn.Linear:
