@@ -66,7 +66,8 @@ def apply(
 def is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer does nothing but multiply by its weight and add its bias."""
     return (
-        type(layer) in (nn.Linear, QuantisedLinear)
+        isinstance(layer, nn.Linear)
+        and type(layer) in (nn.Linear, QuantisedLinear)
         and type(layer.weight) in (nn.Parameter, Tensor)
         and (layer.weight.is_floating_point() or isinstance(layer, QuantisedLinear))
         and "forward" not in layer.__dict__

@@ -46,7 +46,7 @@ def quantised(weight: Tensor, kind: torch.dtype, device: torch.device) -> tuple[
     return held, scale
 
 
-class Workspace:
+class WritingRoom:
     """Memory that weights are written out in. On a CPU it is kept for the next ones: getting new
     pages takes several times as long as filling them. Elsewhere torch's allocator keeps it."""
 
@@ -76,7 +76,9 @@ class QuantisedLinear(nn.Linear):
 
     weight_scale: Tensor
 
-    def __init__(self, of: nn.Linear, kind: torch.dtype, dtype: torch.dtype, workspace: Workspace):
+    def __init__(
+        self, of: nn.Linear, kind: torch.dtype, dtype: torch.dtype, workspace: WritingRoom
+    ):
         """
         Args:
             of: whose sizes, device and bias it has; the weight's numbers are still to be given.

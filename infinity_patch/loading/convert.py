@@ -28,7 +28,7 @@ from scalekv.infinity_patch.files.hub import ModelPaths, hub_cache, model_files,
 from scalekv.infinity_patch.loading.aligned_file import write_aligned
 from scalekv.infinity_patch.loading.checkpoint import open_checkpoint
 from scalekv.infinity_patch.loading.fitting import PARTS, check_fits, skeletons
-from scalekv.infinity_patch.loading.reading import Reader, fit, hold_in_8_bits, kept_in
+from scalekv.infinity_patch.loading.reading import CheckpointReader, fit, hold_in_8_bits, kept_in
 from scalekv.infinity_patch.loading.text_files import (
     check_text_encoder,
     open_text,
@@ -208,7 +208,7 @@ def _write(
     paths = (plan.source.transformer, plan.source.vae)
     for part, path, module, label in zip(plan.parts, paths, modules, PARTS, strict=True):
         with open_checkpoint(path) as checkpoint:
-            reader = Reader(checkpoint, module, precision)
+            reader = CheckpointReader(checkpoint, module, precision)
             names.append(_write_part(plan, part, reader, folder, report))
         with open_checkpoint(folder / names[-1]) as written:
             check_fits(module, written, plan.preset, label)
@@ -226,7 +226,7 @@ def _write(
 def _write_part(
     plan: Conversion,
     part: Tensors,
-    reader: Reader,
+    reader: CheckpointReader,
     folder: Path,
     report: Callable[[str, int], None],
 ) -> str:

@@ -24,7 +24,7 @@ from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.loading.checkpoint import open_checkpoint
 from scalekv.infinity_patch.loading.fitting import check_fits, put_tensor, skeletons
 from scalekv.infinity_patch.loading.placement import Placement, check_device, check_dtype
-from scalekv.infinity_patch.loading.reading import Reader, fit
+from scalekv.infinity_patch.loading.reading import CheckpointReader, fit
 from scalekv.infinity_patch.loading.text_files import (
     check_text_encoder,
     read_text_encoder,
@@ -174,7 +174,7 @@ def load(
         with stages.stage("load"):
             host = torch.device("cpu")
             for module, file in ((transformer, transformer_file), (vae, vae_file)):
-                reader = Reader(file, module, precision)
+                reader = CheckpointReader(file, module, precision)
                 for name, _ in list(module.named_parameters()):
                     stays = choice.offload and name.startswith("block_chunks.")
                     put_tensor(module, name, reader.read(name, host if stays else place))

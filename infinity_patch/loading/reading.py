@@ -15,7 +15,7 @@ from scalekv.configs.values import AUTO
 from scalekv.infinity_patch.compute.quantised import (
     KINDS,
     QuantisedLinear,
-    Workspace,
+    WritingRoom,
     quantised,
 )
 from scalekv.infinity_patch.files.header import SCALE, STORED, kind_of_weights
@@ -40,7 +40,7 @@ def hold_in_8_bits(model: Infinity, kind: str, dtype: torch.dtype) -> None:
         kind: "int8" or "fp8".
         dtype: of the products.
     """
-    workspace = Workspace()
+    workspace = WritingRoom()
     for module in list(model.block_chunks.modules()):
         for name, layer in module.named_children():
             if type(layer) is nn.Linear:
@@ -100,7 +100,7 @@ def kept_in(name: str, parameter: Tensor, precision: torch.dtype) -> torch.dtype
     return held if held in KINDS.values() else computes_in(name, precision)
 
 
-class Reader:
+class CheckpointReader:
     """Reads the tensors of one file for one module."""
 
     def __init__(self, file: Checkpoint, module: nn.Module, precision: torch.dtype) -> None:

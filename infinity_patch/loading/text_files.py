@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from scalekv.configs.models import ModelPreset
-from scalekv.infinity_patch.compute.quantised import QuantisedLinear, Workspace, quantised
+from scalekv.infinity_patch.compute.quantised import QuantisedLinear, WritingRoom, quantised
 from scalekv.infinity_patch.files.hashes import quick_hash
 from scalekv.infinity_patch.files.header import SCALE
 from scalekv.infinity_patch.files.text_cache import FORMAT, TextCache
@@ -172,7 +172,7 @@ def _read(folder: Path, precision: TextPrecision) -> Any:
     with weightless():
         encoder = t5_encoder(config)
         if precision.in_8_bits:
-            workspace = Workspace()
+            workspace = WritingRoom()
             for name, layer in linear_layers_of(encoder):
                 dtype = encodes_in(f"{name}.weight", precision.dtype)
                 eight = QuantisedLinear(layer, torch.int8, dtype, workspace)

@@ -36,8 +36,8 @@ LIBRARIES = 64 << 20
 """Bytes that torch allocates for the products' libraries on a device, once the first was made:
 32 MiB each for cuBLAS and cuBLASLt on Hopper, where they take most."""
 
-HOST = 290 << 20
-"""Resident bytes of Python with torch once a picture was drawn, tensors apart."""
+HOST = 460 << 20
+"""Resident bytes of Python with torch and transformers once a picture was drawn, tensors apart."""
 
 FRAGMENTED = 0.04
 """Share of its tensors' bytes that torch's allocator takes beyond them, in pieces it cannot use."""
@@ -208,21 +208,29 @@ def footprint(work: Work) -> Footprint:
 
 def weight_parts(work: Work) -> Parts:
     """Bytes of the weights on the device, all of them loaded."""
-    spec, placement = work.preset.transformer, work.placement
-    element = ELEMENT_BYTES[work.dtype]
-    inside = parameters.blocks(spec) * element
-    if work.in_8_bits:
-        numbers, rows = parameters.linear_layers(spec)
-        inside += numbers + 4 * rows - numbers * element
-    if placement.offload:  # two blocks at a time: one that computes, one on its way
-        inside = inside // spec.depth * 2
+    inside, around = transformer_bytes(work.preset, work.dtype, work.weights)
+    if work.placement.offload:  # two blocks at a time: one that computes, one on its way
+        inside = inside // work.preset.transformer.depth * 2
     encoder, decoder = parameters.autoencoder(work.preset.tokenizer)
-    around = parameters.around_blocks(spec, work.preset.tokenizer.token_bits) * 4
     return {
         "transformer": inside + around,
         "vae": encoder * 4 + decoder * decoder_bytes(work),
         "text_encoder": 0 if _text_elsewhere(work) else _text_weights(work),
     }
+
+
+def transformer_bytes(preset: ModelPreset, dtype: str, weights: str) -> tuple[int, int]:
+    """Bytes of the weights in the transformer's blocks, and around them.
+
+    Args:
+        weights: "int8" or "fp8"; anything else: in `dtype`.
+    """
+    spec, element = preset.transformer, ELEMENT_BYTES[dtype]
+    inside = parameters.blocks(spec) * element
+    if weights in EIGHT_BITS:
+        numbers, rows = parameters.linear_layers(spec)
+        inside += numbers + 4 * rows - numbers * element
+    return inside, parameters.around_blocks(spec, preset.tokenizer.token_bits) * 4
 
 
 def _text_elsewhere(work: Work) -> bool:

@@ -39,7 +39,7 @@ SIDES = (*TEXTS, SMALL_CACHE)
 
 
 @dataclass
-class Side:
+class TextSide:
     """What one side is like on the prompts so far."""
 
     agreement: list[float] = field(default_factory=list)
@@ -58,7 +58,7 @@ class Side:
         return f"| {name} | {' | '.join(cells)} |"
 
 
-def run(pipeline: Pipeline, prompts: Sequence[str], chosen: Sequence[str]) -> dict[str, Side]:
+def run(pipeline: Pipeline, prompts: Sequence[str], chosen: Sequence[str]) -> dict[str, TextSide]:
     """The chosen sides on every prompt, each with its number as the seed."""
     folder = model_files(pipeline.preset, pipeline.weights_dir).text_encoder
     exact = pipeline.text
@@ -67,7 +67,7 @@ def run(pipeline: Pipeline, prompts: Sequence[str], chosen: Sequence[str]) -> di
         for name, (dtype, in_8_bits) in TEXTS.items()
         if name in chosen
     }
-    sides = {name: Side() for name in chosen}
+    sides = {name: TextSide() for name in chosen}
     for seed, prompt in enumerate(prompts):
         full, small = (Request((prompt,), policy, seed=seed) for policy in ("full", "scalekv"))
         pipeline.text = exact

@@ -2,11 +2,12 @@
 
     python -m scripts.evaluate.weights --limit 24
 
-The same prompts and seeds are drawn with weights in float32, bf16, int8 and fp8, with the full
-cache and, in bf16 and int8, with a small one. Each way is held against bf16's and float32's full
+The same prompts and seeds are drawn with weights in float32, bf16, int8 and fp8 and the full cache,
+and in bf16 with a small one. Each way is held against bf16's and float32's full
 cache: the median PSNR of its own pictures, the share of their bits that are equal, and that of the
 bits it would draw alike were all before them the other's. On a CPU fp8 is of the weights alone;
-GPUs that can multiply in it. A Markdown table goes to stdout, with 95 % bootstrap intervals.
+GPUs that can multiply in it. A Markdown table goes to stdout, with 95 % bootstrap intervals; after
+Ctrl-C it is of the prompts that were done.
 """
 
 from __future__ import annotations
@@ -31,7 +32,7 @@ Way = tuple[str, str]
 
 
 @dataclass
-class Held:
+class HeldAgainst:
     """One way against another, a value a prompt: decibels, and shares of bits."""
 
     psnr: list[float] = field(default_factory=list)
@@ -48,7 +49,7 @@ def compare(
     pipelines: dict[str, Pipeline],
     pairs: Sequence[tuple[Way, Way]],
     prompts: Sequence[str],
-    found: dict[tuple[Way, Way], Held],
+    found: dict[tuple[Way, Way], HeldAgainst],
 ) -> Iterator[str]:
     """Adds each prompt's values to `found`; yields a line to show after each."""
     for seed, prompt in enumerate(prompts):
@@ -57,7 +58,7 @@ def compare(
             request = request_for(prompt, seed, variant_of(way))
             drawn[way] = draw(pipelines[way[0]], request)
         for way, other in pairs:
-            held = found.setdefault((way, other), Held())
+            held = found.setdefault((way, other), HeldAgainst())
             picture, reference = drawn[way], drawn[other]
             held.psnr.append(alike(picture.picture, reference.picture).psnr)
             shares = agreement(reference, picture)
@@ -75,7 +76,7 @@ def compare(
         yield f"{seed + 1} of {len(prompts)}: {prompt}"
 
 
-def rows_of(found: dict[tuple[Way, Way], Held]) -> list[list[str]]:
+def rows_of(found: dict[tuple[Way, Way], HeldAgainst]) -> list[list[str]]:
     """Of the table."""
     rows = []
     for (way, other), held in found.items():
@@ -106,14 +107,19 @@ def run(args: argparse.Namespace) -> None:
         for weights in ("fp32", "bf16", "int8", "fp8")
     }
     fp32, bf16, int8, fp8 = ((weights, "full") for weights in pipelines)
-    small = [(weights, args.budget) for weights in ("bf16", "int8")]
-    pairs = [*((way, bf16) for way in (int8, fp8, *small))]
-    pairs += [(way, fp32) for way in (bf16, int8, fp8, *small)]
-    found: dict[tuple[Way, Way], Held] = {}
-    for line in compare(pipelines, pairs, prompts[: args.limit], found):
-        print(line, file=sys.stderr, flush=True)
+    small = ("bf16", args.budget)
+    pairs = [*((way, bf16) for way in (int8, fp8, small))]
+    pairs += [(way, fp32) for way in (bf16, int8, fp8, small)]
+    found: dict[tuple[Way, Way], HeldAgainst] = {}
+    try:
+        for line in compare(pipelines, pairs, prompts[: args.limit], found):
+            print(line, file=sys.stderr, flush=True)
+    except KeyboardInterrupt:
+        if not found:
+            raise
+    done = min(len(held.forced) for held in found.values())
     columns = ["weights", "cache", "held against", "PSNR (dB)", "equal bits", "bits drawn alike"]
-    print(f"{args.model}, {min(args.limit, len(prompts))} prompts, seeds from 0")
+    print(f"{args.model}, {done} prompts, seeds from 0")
     print(f"{heading(pipelines['bf16'].device)}; {pipelines['fp8'].computing}\n")
     print(table(columns, rows_of(found)))
 

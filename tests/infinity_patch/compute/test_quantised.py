@@ -15,7 +15,7 @@ from scalekv.infinity_patch.compute.products import FEW_ROWS, apply, is_plain, w
 from scalekv.infinity_patch.compute.quantised import (
     KINDS,
     QuantisedLinear,
-    Workspace,
+    WritingRoom,
     quantised,
 )
 from scalekv.infinity_patch.generation.patch import patched
@@ -31,7 +31,7 @@ STEPS = {"int8": 0.5 / 127, "fp8": 2.0**-4}
 
 def held(layer: nn.Linear, kind: str, dtype: torch.dtype) -> QuantisedLinear:
     """The layer with its weights in 8 bits."""
-    made = QuantisedLinear(layer, KINDS[kind], dtype, Workspace())
+    made = QuantisedLinear(layer, KINDS[kind], dtype, WritingRoom())
     numbers, scale = quantised(layer.weight.detach(), KINDS[kind], CPU)
     made.weight = nn.Parameter(numbers, requires_grad=False)
     made.weight_scale = nn.Parameter(scale, requires_grad=False)
@@ -91,17 +91,19 @@ def test_the_door_multiplies_by_what_they_stand_for(
     stand_for = layer.weight.float() * layer.weight_scale[:, None]
     x = torch.randn(1, rows, 64, generator=torch.Generator().manual_seed(1))
     exact = nn.functional.linear(x, stand_for, layer.bias.float())
-    near = {"rtol": 0, "atol": 1e-5 if dtype is torch.float32 else 0.03}
+    atol = 1e-5 if dtype is torch.float32 else 0.03
     with torch.inference_mode():
         out = apply(layer, x)
         assert (is_plain(layer), weights_dtype(layer), out.dtype) == (True, dtype, dtype)
-        torch.testing.assert_close(out.float(), exact, **near)
-        torch.testing.assert_close(apply(layer, x, first=8).float(), exact[..., :8], **near)
-        torch.testing.assert_close(layer(x.to(dtype)).float(), exact, **near)
+        torch.testing.assert_close(out.float(), exact, rtol=0, atol=atol)
+        torch.testing.assert_close(
+            apply(layer, x, first=8).float(), exact[..., :8], rtol=0, atol=atol
+        )
+        torch.testing.assert_close(layer(x.to(dtype)).float(), exact, rtol=0, atol=atol)
         by_gelu = apply(layer, x, torch.float32, gelu=True)
         assert by_gelu.dtype is torch.float32
         gelu = nn.functional.gelu(exact, approximate="tanh")
-        torch.testing.assert_close(by_gelu, gelu, **near)
+        torch.testing.assert_close(by_gelu, gelu, rtol=0, atol=atol)
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -119,7 +121,9 @@ def test_a_model_computes_with_them(kind: str, monkeypatch: pytest.MonkeyPatch) 
 def test_every_policy_works_with_them(policy: str) -> None:
     model, plain = model_in_8_bits("int8")
     budget = "full" if policy == "full" else "40%"
-    codes = [run(one, inside=patched(one, ready(policy), budget)) for one in (model, plain)]
+    codes = [
+        run(one, inside=patched(one, ready(policy), budget, guided=True)) for one in (model, plain)
+    ]
     torch.testing.assert_close(*codes, rtol=0, atol=1e-4)
 
 

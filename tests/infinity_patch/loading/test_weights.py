@@ -23,7 +23,7 @@ from scalekv.infinity_patch.loading.checkpoint import WeightsDamaged, open_check
 from scalekv.infinity_patch.loading.convert import convert, plan_conversion
 from scalekv.infinity_patch.loading.fitting import skeletons
 from scalekv.infinity_patch.loading.loader import Pipeline
-from scalekv.infinity_patch.loading.reading import Reader, fit
+from scalekv.infinity_patch.loading.reading import CheckpointReader, fit
 from scalekv.infinity_patch.planning.footprint import weight_parts
 from scalekv.infinity_patch.planning.planner import work_of
 from scalekv.kv.errors import UserError
@@ -144,7 +144,7 @@ def read(folder: Path) -> None:
     transformer, _ = skeletons(EMOJI)
     with open_checkpoint(folder / "transformer.safetensors") as file:
         fit(transformer, file, EMOJI, "auto", torch.bfloat16)
-        reader = Reader(file, transformer, torch.bfloat16)
+        reader = CheckpointReader(file, transformer, torch.bfloat16)
         for name, _ in transformer.named_parameters():
             reader.read(name, torch.device("cpu"))
 
