@@ -22,6 +22,8 @@ Examples:
 
   scalekv convert infinity-2b
 
+  scalekv convert infinity-8b --weights int8
+
   scalekv convert infinity-2b --weights-dir downloads --out /data/infinity-2b --text-encoder bf16
 
   scalekv generate "a red apple" --model infinity-2b-bf16/infinity-2b.yaml
@@ -53,6 +55,15 @@ def convert(
             autocompletion=given.completes_words(_precisions),
         ),
     ] = "bf16",
+    weights: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="How the copy has the weights of the blocks' linear layers: int8 or fp8, half of "
+            "bf16; auto is --dtype's, or what the files have already.",
+            autocompletion=given.completes("weights"),
+        ),
+    ] = "auto",
     out: Annotated[
         str | None,
         typer.Option(
@@ -94,6 +105,7 @@ def convert(
     from scalekv.cli.console.stdout import say_json
     from scalekv.configs.models import model_named
     from scalekv.configs.settings import Settings
+    from scalekv.configs.values import AUTO
     from scalekv.kv.sizes import human_bytes, parse_size
 
     # 1. all that can be refused before anything is written
@@ -102,7 +114,8 @@ def convert(
     settings = Settings()
     folder = settings.get("weights_dir", weights_dir).read()
     silent = settings.get("quiet", quiet).read()
-    target = Path(out) if out is not None else Path(f"{preset.name}-{dtype}")
+    kind = dtype if weights == AUTO else weights
+    target = Path(out) if out is not None else Path(f"{preset.name}-{kind}")
     if out is not None and not out.strip():
         raise _nameless()
     from scalekv.infinity_patch.loading.convert import convert as write
@@ -112,6 +125,7 @@ def convert(
         preset,
         target,
         dtype=dtype,
+        weights=weights,
         text_dtype=text_encoder,
         weights_dir=folder,
         shard_bytes=most,
@@ -145,6 +159,7 @@ def _facts(plan: Conversion) -> dict[str, Any]:
         "model": plan.preset.name,
         "out": str(plan.out),
         "dtype": plan.dtype,
+        "weights_dtype": plan.weights,
         "bytes": plan.nbytes,
         "parts": {
             **{part.name: part.nbytes for part in plan.parts},

@@ -88,6 +88,7 @@ def _findings(
         preset,
         settings.get("weights_dir", weights_dir).read(),
         settings.get("out", out).read(),
+        text_cache=settings.get("text_cache").read(),
         thorough=full,
     )
     yield from rooms
@@ -100,6 +101,7 @@ def _room(model: str | None, weights_dir: str | None) -> Finding:
     from scalekv.infinity_patch.asked.settled import settle
     from scalekv.infinity_patch.machine.gpus import gpu_of
     from scalekv.infinity_patch.planning.health import Finding, Level, room
+    from scalekv.infinity_patch.planning.lighter import lightened
     from scalekv.kv.errors import UserError
 
     try:
@@ -107,9 +109,11 @@ def _room(model: str | None, weights_dir: str | None) -> Finding:
         target = memory_given(None, choices.device)
         settled = settle(choices.request, choices.preset, target.device, choices.dtype)
         placement = choices.placement.for_known_prompts()
-        planner = planner_of(settled, placement, choices.weights_dir)
         assert target.memory is not None, target
+        planner = planner_of(settled, placement, choices.weights_dir)
+        planner, options = lightened(planner, target.memory)
         gpu = gpu_of(choices.device) if target.device == CUDA else None
-        return room(planner, target.memory, target.name, None if gpu is None else gpu.free_bytes)
+        free = None if gpu is None else gpu.free_bytes
+        return room(planner, target.memory, target.name, free, options)
     except UserError as error:
         return Finding("room", Level.PROBLEM, f"{error.what} ({error.where})", error.fix)

@@ -50,8 +50,12 @@ def load(
     dtype: str,
     weights_dir: Path | None,
     placement: Placement | None = None,
+    texts: Sequence[str] = (),
 ) -> Pipeline:
     """Reads the model; imports torch, which takes seconds.
+
+    Args:
+        texts: that will be encoded, where they are known and the placement has them come first.
 
     Raises:
         UserError: missing, damaged or foreign weights, or no such device.
@@ -63,17 +67,31 @@ def load(
     # Nothing is ever fetched while generating, and libraries keep quiet on our stderr.
     os.environ["HF_HUB_OFFLINE"] = "1"
     os.environ.setdefault("TRANSFORMERS_VERBOSITY", "error")
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")
     # What MPS lacks (interpolation in three dimensions) then runs on the CPU; read at the import.
     os.environ.setdefault("PYTORCH_ENABLE_MPS_FALLBACK", "1")
     with interrupts_wait(leave_at_second=True):  # an import that is interrupted may swallow it
-        from transformers import PreTrainedTokenizerFast, T5EncoderModel  # noqa: F401  (it reads them late)
+        if placement is None or placement.text_cache is None:  # else all texts may be at hand
+            from transformers import T5EncoderModel  # noqa: F401  (it is imported late)
 
         from scalekv.infinity_patch import generate as _  # noqa: F401
         from scalekv.infinity_patch import load as load_pipeline
     return load_pipeline(
-        preset, device=device, dtype=dtype, weights_dir=weights_dir, placement=placement
+        preset,
+        device=device,
+        dtype=dtype,
+        weights_dir=weights_dir,
+        placement=placement,
+        texts=texts,
     )
+
+
+def encode(pipeline: Pipeline, texts: Sequence[str]) -> None:
+    """Makes the features of texts that pictures of several requests need, and lets the text encoder
+    go unless it is to be kept."""
+    from scalekv.infinity_patch.generation.pipeline import encode_ahead
+
+    interrupts.raise_lost()
+    encode_ahead(pipeline, texts)
 
 
 def generate(
@@ -174,7 +192,7 @@ def machine(pipeline: Pipeline) -> dict[str, Any]:
 
 def computes_on(pipeline: Pipeline) -> str:
     """What computes, in a word: where it is another, the last bits of a picture can be others."""
-    from scalekv.infinity_patch.generation.pipeline import machine_of
+    from scalekv.infinity_patch.machine.computes import machine_of
 
     return str(machine_of(pipeline.device)["name"])
 

@@ -73,15 +73,18 @@ def show(name: Name, json: given.Json = False) -> None:
         say_json({**facts, **details})
         return
     spec, tokenizer, sampling = preset.transformer, preset.tokenizer, preset.sampling
-    expected = facts["download_bytes"]
+    expected, held = facts["download_bytes"], facts["transformer_bytes"]
+    in_8_bits = "" if facts["weights_dtype"] is None else f", in {facts['weights_dtype']}"
     rows = {
         "summary": preset.summary,
         "licence": preset.licence,
-        "weights": f"{facts['state']}, {human_bytes(facts['disk_bytes'])} on disk",
+        "weights": f"{facts['state']}, {human_bytes(facts['disk_bytes'])} on disk" + in_8_bits,
         "download": f"about {human_bytes(expected)} (not verified)" if expected else "none",
         "repository": preset.files.repo if preset.downloadable else "none",
         "transformer": f"{spec.depth} layers, width {spec.width}, {spec.heads} heads; "
         + preset.files.transformer,
+        "in memory": f"the transformer {human_bytes(held['bf16'])} in bf16, "
+        f"{human_bytes(held['int8'])} with --weights int8",
         "VAE": f"{tokenizer.bits} bits a code, stride {tokenizer.stride}; {preset.files.vae}",
         "text encoder": preset.files.text_encoder,
         "full cache": f"{human_bytes(facts['full_cache_bytes'])} for one picture with guidance, "
@@ -207,7 +210,10 @@ def default(name: Name) -> None:
 
 def _facts(preset: ModelPreset) -> dict[str, Any]:
     from scalekv.configs.settings import Settings
+    from scalekv.configs.spec import EIGHT_BITS
     from scalekv.infinity_patch.files.inventory import full_cache, stored
+    from scalekv.infinity_patch.planning.footprint import transformer_bytes
+    from scalekv.infinity_patch.planning.planner import stored_weights
     from scalekv.infinity_patch.schedules import size_of
 
     here = stored(preset)
@@ -220,6 +226,10 @@ def _facts(preset: ModelPreset) -> dict[str, Any]:
         "disk_bytes": here.nbytes,
         "download_bytes": preset.sizes.total if preset.sizes else 0,
         "full_cache_bytes": full_cache(preset),
+        "weights_dtype": stored_weights(preset),
+        "transformer_bytes": {
+            kind: sum(transformer_bytes(preset, "bf16", kind)) for kind in ("bf16", *EIGHT_BITS)
+        },
         "picture": {"width": width, "height": height},
         "default": Settings().get("model").value == preset.name,
     }

@@ -25,7 +25,7 @@ from scalekv.configs.option import (
     Scope,
 )
 from scalekv.configs.output_options import OUTPUT_OPTIONS
-from scalekv.configs.spec import DTYPES, PIXELS, PIXELS_IN_WORDS
+from scalekv.configs.spec import DTYPES, PIXELS, PIXELS_IN_WORDS, TEXT_DTYPES, WEIGHTS
 from scalekv.configs.values import AUTO, Kind, one_of, pattern, seeds, whole
 from scalekv.kv.policies.registry import check_policy_name, policy_names
 from scalekv.kv.precision import KV_DTYPES
@@ -268,6 +268,15 @@ OPTIONS: tuple[Option, ...] = (
         default=AUTO,
     ),
     _placement(
+        "weights",
+        one_of(*WEIGHTS),
+        "How the transformer's linear layers hold their weights: int8 and fp8 take half of bf16. "
+        "int8 is of the weights alone; fp8 multiplies in fp8 where the GPU can. auto is "
+        "--dtype's, or int8 where that would not fit.",
+        ALL,
+        default=AUTO,
+    ),
+    _placement(
         "threads",
         whole(1, auto=True),
         "CPU threads to compute with; auto is one per physical core that this process may use.",
@@ -303,9 +312,9 @@ OPTIONS: tuple[Option, ...] = (
     ),
     _placement(
         "text_dtype",
-        one_of(*DTYPES),
-        "Precision of the text encoder: fp32, bf16 or fp16; auto is fp16 on CUDA, as published, "
-        "and fp32 elsewhere.",
+        one_of(*TEXT_DTYPES),
+        "Precision of the text encoder: fp32, bf16 or fp16, or int8 for its weights alone; auto is "
+        "fp16 on CUDA, as published, and fp32 elsewhere.",
         ALL,
         default=AUTO,
     ),
@@ -317,6 +326,14 @@ OPTIONS: tuple[Option, ...] = (
         (*DRAW, "bench", "calibrate", "plan"),
         otherwise="free where all prompts are known",
         names=("--keep-text-encoder/--free-text-encoder",),
+        repeats=True,
+    ),
+    _placement(
+        "text_cache",
+        _FOLDER,
+        "Folder that keeps the features of prompts for other runs: where it has all of them, the "
+        "text encoder is not read. Pictures are the same.",
+        (*DRAW, "bench", "calibrate", "serve"),
         repeats=True,
     ),
     _machine(

@@ -7,6 +7,16 @@ from dataclasses import dataclass
 DTYPES = ("auto", "fp32", "bf16", "fp16")
 """What models compute in, as people may ask for it, and as a preset may name it."""
 
+PLAIN = DTYPES[1:]
+"""Ways to hold weights that are also ways to multiply them."""
+EIGHT_BITS = ("int8", "fp8")
+"""Ways to hold weights in half of what bf16 takes."""
+WEIGHTS = ("auto", *PLAIN, *EIGHT_BITS)
+"""How a transformer's blocks may hold their weights, as people may ask for it."""
+TEXT_DTYPES = (*DTYPES, "int8")
+"""What the text encoder computes in; "int8": it computes as with "auto", and holds the weights of
+its linear layers in 8 bits."""
+
 PIXELS = ("0.06M", "0.25M", "0.60M", "1M")
 """Pixel classes, by people and presets alike."""
 PIXELS_IN_WORDS = (

@@ -8,8 +8,9 @@ them to stay in the last-level cache."""
 LARGE = 1 << 24
 """Numbers in a decoder's map from which it is worked on in strips."""
 
-STRIP = {"cpu": 1 << 22, "cuda": 1 << 27}
-"""Numbers in a strip: on a CPU a few megabytes, which stay in cache; enough to fill a GPU."""
+STRIP = {"cpu": 1 << 22, "cuda": 1 << 25}
+"""Numbers in a strip: on a CPU a few megabytes, which stay in cache; enough to fill a GPU, whose
+memory holds several copies of one, in float32 too."""
 
 TEXT_ROWS = 16
 """Rows of text of the shortest prompts on a device; longer ones take a power of two, so that few

@@ -28,8 +28,8 @@ if TYPE_CHECKING:
     from scalekv.infinity_patch.asked.request import Request
 
 STRETCH = 256
-"""Pictures that are asked for in one go, so that a text encoder that is freed after encoding is
-read once for all of them."""
+"""Pictures whose texts are encoded in one go, whatever their settings, so that a text encoder that
+is freed after encoding is read once for all of them."""
 
 
 @dataclass(frozen=True)
@@ -159,11 +159,18 @@ class Drawing:
 
     def draw(self, jobs: Sequence[Job]) -> Generator[tuple[Job, Outcome], None, None]:
         """See `PictureSource`."""
-        for group in groups(jobs):
-            for first in range(0, len(group), STRETCH):
-                yield from self._stretch(group[first : first + STRETCH])
+        ordered = [job for group in groups(jobs) for job in group]
+        for first in range(0, len(ordered), STRETCH):
+            stretch = ordered[first : first + STRETCH]
+            try:
+                engine.encode(self.pipeline, encoded_texts(stretch))
+            except Exception as error:  # no encoder, no pictures
+                yield from ((job, Failed.by(error)) for job in stretch)
+                continue
+            for group in groups(stretch):
+                yield from self._alike(group)
 
-    def _stretch(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
+    def _alike(self, jobs: Sequence[Job]) -> Iterator[tuple[Job, Outcome]]:
         left = list(jobs)
         singly = left[0].settled.one_at_a_time_on(self.pipeline.device.type)
         alone = 0  # pictures that are to be tried one by one
@@ -216,3 +223,9 @@ class Drawing:
     def _scale_done(self, progress: Progress) -> None:
         self._together = progress.together
         self._told(progress)
+
+
+def encoded_texts(jobs: Sequence[Job]) -> list[str]:
+    """All that is encoded for jobs, each text once."""
+    requests = (replace(job.settings, prompts=(job.prompt,)) for job in jobs)
+    return list(dict.fromkeys(text for request in requests for text in request.texts))

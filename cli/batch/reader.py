@@ -23,7 +23,7 @@ from scalekv.cli.pictures.names import broken_rule, without_suffix
 from scalekv.configs.option import Owner
 from scalekv.configs.options import COLUMNS
 from scalekv.configs.settings import Setting, Source
-from scalekv.configs.values import Unreadable, seeds, text
+from scalekv.configs.values import AUTO, Unreadable, seeds, text
 from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.asked.settled import Settled, settle
 from scalekv.kv.errors import UserError
@@ -226,6 +226,8 @@ class Reader:
             "tau": settled.tau,
             "top_p": settled.top_p,
         }
+        if (weights := self.choices.placement.weights) != AUTO:
+            facts["weights"] = weights
         if (writing := writing_of(self.choices).mark) is not None:
             facts["file"] = writing
         return mark(facts)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,7 +17,14 @@ from rich.console import Console
 
 from scalekv.cli import engine
 from scalekv.cli.batch.account import Account
-from scalekv.cli.batch.drawing import Drawing, Failed, Finished, Outcome, PictureSource
+from scalekv.cli.batch.drawing import (
+    Drawing,
+    Failed,
+    Finished,
+    Outcome,
+    PictureSource,
+    encoded_texts,
+)
 from scalekv.cli.batch.jobs import Job, groups
 from scalekv.cli.batch.manifest import Manifest, manifest_name
 from scalekv.cli.batch.resume import Standing, digest, standing
@@ -122,13 +129,15 @@ class BatchRun:
         out = self.choices.out
         name = manifest_name(self.shard)
         if not self.choices.force and self.cluster is None:  # workers look at home
+            placement = self.choices.placement.for_known_prompts()
+            texts = encoded_texts(self.jobs)
             for kind in self._kinds():
-                check_room(
-                    kind,
-                    self.target,
-                    self.choices.placement,
-                    self.choices.weights_dir,
+                placement = check_room(
+                    *(kind, self.target, placement, self.choices.weights_dir),
+                    texts=texts,
+                    device=self.choices.device,
                 )
+            self.choices = replace(self.choices, placement=placement)
         folder = OutputFolder(out, owner=Path(name).stem)
         try:
             with interruptible(), self._display:
@@ -260,7 +269,11 @@ class BatchRun:
         choices = self.choices
         self._display.stage(f"loading {choices.preset.name}")
         pipeline = engine.load(
-            choices.preset, choices.device, choices.dtype, choices.weights_dir, choices.placement
+            choices.preset,
+            choices.device,
+            choices.dtype,
+            choices.weights_dir,
+            choices.placement.for_known_prompts(),
         )
         tell_of_batches(self.jobs[0].settled, pipeline.device.type, self._display)
         finish = partial(Finished.of, choices=choices)

@@ -203,7 +203,9 @@ class Benchmark:
         planned = {size: [side(*one, size) for one in named] for size in self.sizes}
         if not any(one.fits for sides in planned.values() for one in sides):
             least = _at_once(compressed[0], min(self.sizes))
-            check_room(least, target, c.placement, c.weights_dir)
+            lighter = check_room(least, target, c.placement, c.weights_dir)
+            self.compressed = replace(c, placement=lighter)
+            return self._planned(target)
         return planned
 
     def _measure(
@@ -259,6 +261,7 @@ class Benchmark:
             "pixels": request.pixels or self.compressed.preset.pixels,
             "device": str(pipeline.device),
             "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "weights_dtype": pipeline.weights,
             "machine": engine.machine(pipeline),
             "disturbed_by": disturbing,
             "rounds": self.rounds,

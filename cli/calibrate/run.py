@@ -85,11 +85,12 @@ class CalibrationRun:
                 choices.dtype,
                 target.device,
             )
+            placement = choices.placement
             if not choices.force:
-                check_room(
+                placement = check_room(
                     settled.under(FULL),
                     target,
-                    choices.placement,
+                    placement,
                     choices.weights_dir,
                     cache_is_given=True,
                 )
@@ -106,7 +107,7 @@ class CalibrationRun:
                     choices.device,
                     choices.dtype,
                     choices.weights_dir,
-                    choices.placement,
+                    placement,
                 )
 
                 drawings = range(2 * count if self.request.coded else count)

@@ -98,9 +98,12 @@ def check_workers_device(choices: Choices) -> None:
 
 def as_workers_have(choices: Choices, device: str) -> Choices:
     """The choices for workers of a type of device, whose working folder is another."""
-    folder = choices.weights_dir
-    absolute = None if folder is None else folder.absolute()
-    return replace(choices, device=device, weights_dir=absolute)
+    weights, kept = (
+        None if folder is None else folder.absolute()
+        for folder in (choices.weights_dir, choices.placement.text_cache)
+    )
+    placement = replace(choices.placement, text_cache=kept)
+    return replace(choices, device=device, weights_dir=weights, placement=placement)
 
 
 def _check_address(address: str | None) -> None:

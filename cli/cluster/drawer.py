@@ -125,16 +125,17 @@ class Drawer:
             with self._noted():
                 if errand.shared is not None:
                     self._folder = _opened(errand.shared)
+                placement = choices.placement
                 if not choices.force:
                     target = target_of(choices.device)
                     for kind in errand.kinds:
-                        check_room(kind, target, choices.placement, choices.weights_dir)
+                        placement = check_room(kind, target, placement, choices.weights_dir)
                 pipeline = engine.load(
                     choices.preset,
                     choices.device,
                     choices.dtype,
                     choices.weights_dir,
-                    choices.placement,
+                    placement,
                 )
         except UserError as error:
             return error

@@ -162,6 +162,10 @@ class Pool:
             (worker.measured for worker in self._known if worker.measured),
             key=lambda measured: measured.highest_peak,
         )
+        if largest.text_cache is not None:
+            kept = [w.measured.text_cache or {} for w in self._known if w.measured]
+            sums = {name: sum(one.get(name, 0) for one in kept) for name in largest.text_cache}
+            largest = replace(largest, text_cache=sums)
         rows = [worker.to_dict() for worker in self._known]
         return {**figures(largest, choices, kinds), "workers": rows}
 

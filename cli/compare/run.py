@@ -167,7 +167,12 @@ class Comparison:
             ]
             if not self.choices.force:
                 for one in settled:
-                    check_room(one, target, place, self.choices.weights_dir, cache_is_given=True)
+                    place = check_room(
+                        *(one, target, place, self.choices.weights_dir),
+                        cache_is_given=True,
+                        texts=one.request.texts,
+                        device=self.choices.device,
+                    )
             with interruptible(), Display(self.console, quiet=self.choices.quiet) as display:
                 folder.prepare()
                 display.note(self._headline())
@@ -260,6 +265,7 @@ class Comparison:
             "model": self.choices.preset.name,
             "device": str(pipeline.device),
             "dtype": str(pipeline.dtype).removeprefix("torch."),
+            "weights_dtype": pipeline.weights,
             "variants": [self._figures(number) for number in range(len(self.variants))],
             "pictures": [self._scores(row) for row in self.rows],
         }

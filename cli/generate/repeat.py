@@ -24,6 +24,7 @@ from scalekv.cli.pictures.settings import read_picture
 from scalekv.cli.pictures.writing import IMAGE_HASH, image_hash
 from scalekv.configs.options import BY_NAME, COLUMNS, SETTINGS
 from scalekv.configs.settings import option_name
+from scalekv.configs.spec import WEIGHTS
 from scalekv.configs.values import Unreadable
 from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.generation.record import OF_THE_RUN
@@ -43,6 +44,7 @@ _NEEDED = {
 """What a picture says that can be made again; a dot leads into an object."""
 
 SHORT_NAMES = {long_name: name for name, long_name in LONG_NAMES.items()}
+TEXT_NAMES = {**SHORT_NAMES, "int8": "int8"}
 
 
 class NotRepeatable(UserError):
@@ -114,8 +116,10 @@ def _lacking(settings: dict[str, Any]) -> list[str]:
             lacking.append(name)
     if lacking:
         return lacking
-    if not {settings["dtype"], settings["text_dtype"]} <= SHORT_NAMES.keys():
+    if settings["dtype"] not in SHORT_NAMES or settings["text_dtype"] not in TEXT_NAMES:
         lacking.append("dtype")
+    elif _weights(settings) not in WEIGHTS:
+        lacking.append("weights_dtype")
     known = {field.name for field in fields(Request)}
     for name, value in settings["recorded"]["request"].items():
         try:
@@ -126,6 +130,11 @@ def _lacking(settings: dict[str, Any]) -> list[str]:
         if name not in known or name in OF_THE_RUN:
             lacking.append(name)
     return lacking
+
+
+def _weights(settings: dict[str, Any]) -> Any:
+    """How the blocks held their weights; older pictures have none in 8 bits, and do not say."""
+    return settings.get("weights_dtype", SHORT_NAMES[settings["dtype"]])
 
 
 def _check_options(options: Options) -> None:
@@ -199,8 +208,9 @@ def _choices(original: Original, options: Options) -> Choices:
             model=typed.get("model") or settings["model"],
             device=device,
             dtype=SHORT_NAMES[settings["dtype"]],
+            weights=_weights(settings),
             text_device=typed.get("text_device") or settings["text_device"],
-            text_dtype=SHORT_NAMES[settings["text_dtype"]],
+            text_dtype=TEXT_NAMES[settings["text_dtype"]],
             wildcards="off",
             seed="0",
             num_images=1,

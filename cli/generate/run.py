@@ -39,6 +39,7 @@ if TYPE_CHECKING:
     from scalekv.infinity_patch import Picture, Pipeline
     from scalekv.infinity_patch.asked.settled import Settled
     from scalekv.infinity_patch.generation.attention_record import AttentionRecorder
+    from scalekv.infinity_patch.loading.placement import Placement
 
 
 @dataclass
@@ -61,6 +62,7 @@ class Run:
     _settings: dict[str, Any] = field(default_factory=dict)
     _cannot_write: CannotWrite | None = None
     _pipeline: Pipeline | None = None
+    _placement: Placement | None = None
     _recorder: AttentionRecorder | None = None
     _to: Destination = field(init=False)
 
@@ -123,9 +125,13 @@ class Run:
         settled = engine.check(
             request, choices.preset, choices.weights_dir, choices.dtype, target.device
         )
+        self._placement = choices.placement.for_known_prompts()
         if not choices.force:
-            placement = choices.placement.for_known_prompts()
-            check_room(settled, target, placement, choices.weights_dir)
+            self._placement = check_room(
+                *(settled, target, self._placement, choices.weights_dir),
+                texts=request.texts,
+                device=choices.device,
+            )
         return settled
 
     def _drawn(self, settled: Settled, display: Display) -> Iterator[Picture]:
@@ -138,17 +144,18 @@ class Run:
         )
 
     def _load(self, display: Display) -> Pipeline:
-        choices = self.choices
+        choices, placement = self.choices, self._placement
+        assert placement is not None, "the request is settled first"
         display.stage(f"loading {choices.preset.name}")
         pipeline = engine.load(
             choices.preset,
             choices.device,
             choices.dtype,
             choices.weights_dir,
-            choices.placement.for_known_prompts(),
+            placement,
+            **({"texts": choices.request.texts} if placement.text_first else {}),
         )
-        dtype = str(pipeline.dtype).removeprefix("torch.")
-        display.note(f"computing in {dtype} on {pipeline.device}")
+        display.note(f"computing in {pipeline.computing}")
         return pipeline
 
     def _measured(self) -> dict[str, Any]:
@@ -271,8 +278,10 @@ def figures(measured: ProcessFigures, choices: Choices, kinds: Kinds) -> dict[st
         "model": {"name": choices.preset.name, "chosen_by": choices.model.origin},
         "device": measured.device,
         "dtype": measured.dtype,
+        "weights_dtype": measured.weights_dtype,
         "machine": measured.machine,
         "kinds": kinds.to_list(),
+        **({} if measured.text_cache is None else {"text_cache": dict(measured.text_cache)}),
         **memory_report(
             kinds.main,
             measured.weights_bytes,

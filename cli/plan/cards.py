@@ -16,13 +16,17 @@ from scalekv.cli.plan.room import CUDA, planner_of
 from scalekv.configs.models import list_models, model_named
 from scalekv.infinity_patch.asked.request import DEFAULT_BUDGET
 from scalekv.infinity_patch.asked.settled import settle
-from scalekv.infinity_patch.planning.cards import CARDS, LIGHTER, Fitting, on_cards
+from scalekv.infinity_patch.planning.cards import CARDS, Fitting, on_cards
+from scalekv.infinity_patch.planning.lighter import LIGHTER
 from scalekv.infinity_patch.planning.planner import Planner
 
 FORMAT = 1
 """Version of the JSON; raised when a key changes its meaning."""
 
-MARKS = {options: mark for (options, _), mark in zip(LIGHTER, ("", " t", " o"), strict=True)}
+MARKS = {
+    options: mark
+    for (options, _), mark in zip(LIGHTER, ("", " t", " 8", " 8t", " o", " 8o"), strict=True)
+}
 """What stands behind a share for the placement it takes."""
 
 

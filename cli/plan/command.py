@@ -110,6 +110,7 @@ def plan(
     from scalekv.cli.plan.room import memory_given, planner_of
     from scalekv.configs.values import AUTO
     from scalekv.infinity_patch.asked.settled import settle
+    from scalekv.infinity_patch.planning.lighter import lightened
     from scalekv.kv.errors import UserError
 
     choices = choose(Options(("a plan",), {**typed, "batch_size": batch_size}))
@@ -132,6 +133,9 @@ def plan(
     planner = planner_of(
         settled, choices.placement.for_known_prompts(), choices.weights_dir, text_tokens
     )
+    options = ""
+    if target.memory is not None:
+        planner, options = lightened(planner, target.memory)
     # What is typed is planned for, though a CPU would draw one after another.
     together = choices.request.batch_size
     batch = settled.together if batch_size is None or together == AUTO else int(together)
@@ -154,7 +158,7 @@ def plan(
             )
         batch, asked = (found, None) if fit is Fit.BATCH else (batch, found)
     footprint = planner.footprint(batch, asked)
-    figures = _figures(planner, footprint, target, asked)
+    figures = _figures(planner, footprint, target, asked, options)
     if choices.sparsity is not None:
         figures["sparsity"] = choices.sparsity.to_dict()
     if json:
@@ -188,12 +192,13 @@ def _refuse(figures: dict[str, Any]) -> NoReturn:
 
 
 def _figures(
-    planner: Planner, footprint: Footprint, target: Target, asked: int | None
+    planner: Planner, footprint: Footprint, target: Target, asked: int | None, options: str
 ) -> dict[str, Any]:
     """Everything as plain JSON values.
 
     Args:
         asked: tokens per layer that were found to fit, in place of the budget asked for.
+        options: taken without being asked for, so that it fits.
     """
     from scalekv.infinity_patch.planning.planner import fullest
     from scalekv.infinity_patch.schedules import size_of
@@ -221,6 +226,8 @@ def _figures(
         "history_tokens": work.schedule.history,
         "device": {"type": target.device, "name": target.name, "memory_bytes": target.memory},
         "dtype": work.dtype,
+        "weights_dtype": work.weights,
+        "options": options,
         "stages": footprint.stages,
         "totals": footprint.totals,
         "fullest": fullest(footprint),

@@ -3,10 +3,13 @@ loaded. Imports no torch."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import logging
+from collections.abc import Collection
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from scalekv.configs.values import AUTO
 from scalekv.infinity_patch.machine.gpus import failure
 from scalekv.infinity_patch.machine.machine import device_memory, memory_bytes
 from scalekv.kv.errors import UserError
@@ -16,6 +19,8 @@ if TYPE_CHECKING:
     from scalekv.infinity_patch.asked.settled import Settled
     from scalekv.infinity_patch.loading.placement import Placement
     from scalekv.infinity_patch.planning.planner import Planner
+
+log = logging.getLogger("scalekv")
 
 CPU, CUDA = "cpu", "cuda"
 
@@ -97,26 +102,63 @@ def check_room(
     weights_dir: Path | None,
     *,
     cache_is_given: bool = False,
-) -> None:
+    loaded: bool = False,
+    texts: Collection[str] = (),
+    device: str = AUTO,
+) -> Placement:
     """Refuses what cannot fit into the memory of the device, or of this machine for its CPU.
 
     Args:
         placement: that the model is loaded with.
         cache_is_given: policy and budget are not the caller's to choose.
+        loaded: the model is there already.
+        texts: all that will be encoded, where that is known; where the placement's text cache has
+            them, no encoder is counted.
+        device: that the run is for, as it was asked for.
+
+    Returns:
+        The placement, or a lighter one in what nobody chose where it fits with that alone.
 
     Raises:
         UserError: it cannot fit, with the nearest that does.
     """
+    from scalekv.infinity_patch.planning.lighter import lightened
     from scalekv.infinity_patch.planning.planner import DoesNotFit, refuse_what_cannot_fit
 
     if target.memory is None:
-        return
+        return placement
     planner = planner_of(settled, placement, weights_dir)
+    options = ""
+    if texts and placement.text_cache is not None:
+        planner = _without_text(planner, target.memory, texts, device, weights_dir)
+    if not loaded:
+        planner, options = lightened(planner, target.memory)
     try:
         refuse_what_cannot_fit(planner, target.memory, target.name, cache_is_given=cache_is_given)
     except DoesNotFit as error:
         error.fix += ", or --force to try anyway"
         raise
+    if options:
+        log.warning("%s: otherwise it would not fit into %s", options, target.name)
+    return planner.placement
+
+
+def _without_text(
+    planner: Planner, memory: int, texts: Collection[str], device: str, weights_dir: Path | None
+) -> Planner:
+    """The same, or without the text encoder where memory is too small for it and the text cache has
+    all texts."""
+    if planner.footprint().needed <= memory:
+        return planner
+    from scalekv.infinity_patch.loading.loader import texts_at_hand  # needs torch
+
+    found = texts_at_hand(
+        *(planner.settled.preset, texts),
+        device=device,
+        weights_dir=weights_dir,
+        placement=planner.placement,
+    )
+    return planner.placed(text_read=False) if found else planner
 
 
 def planner_of(
@@ -125,13 +167,16 @@ def planner_of(
     weights_dir: Path | None,
     text_tokens: int | None = None,
 ) -> Planner:
-    """Plans for a request, with the text encoder that is on this machine.
+    """Plans for a request, with the text encoder and the weights that are on this machine.
 
     Args:
         text_tokens: of the longest prompt; None: twice as many as usual.
     """
     from scalekv.infinity_patch.planning.footprint import TEXT_TOKENS
-    from scalekv.infinity_patch.planning.planner import Planner, text_spec_of
+    from scalekv.infinity_patch.planning.planner import Planner, stored_weights, text_spec_of
 
     tokens = TEXT_TOKENS if text_tokens is None else text_tokens
+    if placement.weights == AUTO:
+        stored = stored_weights(settled.preset, weights_dir)
+        placement = replace(placement, weights=stored or AUTO)
     return Planner(settled, placement, tokens, text_spec_of(settled.preset, weights_dir))

@@ -57,7 +57,11 @@ def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
     together = "1 picture" if count == 1 else f"{count} pictures at once"
     size = "{width}x{height}".format(**figures["size"])
     held, full = figures["cache"]["held_peak_bytes"], figures["full_caches"][0]
-    yield f"{figures['model']}, {figures['dtype']} on {figures['device']['name']}"
+    numbers = figures["weights_dtype"]
+    weights = "" if numbers == figures["dtype"] else f", weights in {numbers}"
+    yield f"{figures['model']}, {figures['dtype']}{weights} on {figures['device']['name']}"
+    if figures["options"]:
+        yield f"{figures['options']}: taken because otherwise it would not fit"
     yield f"{together} of {size} pixels, policy {figures['policy']}{kept}"
     yield (
         f"cache in {figures['kv_dtype']}: at most {human_bytes(held)} held at any moment, "

@@ -231,7 +231,8 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     rows = _cache_rows(report) if report["cache"] else []
     for part, count in report["weights_bytes"].items():
         if part != "all":
-            rows.append((f"weights, {PARTS.get(part, part)}", count, ""))
+            remark = _of_prompts(report) if part == "text_encoder" else ""
+            rows.append((f"weights, {PARTS.get(part, part)}", count, remark))
     for stage, peaks in report["stages"].items():
         else_ = human_bytes(peaks["parts"]["everything_else"])
         remark = f"{else_} besides weights and cache"
@@ -250,6 +251,15 @@ def table_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
     if "process_peak_bytes" in memory:
         rows.append(("process, peak resident", memory["process_peak_bytes"], "everything in it"))
     return rows
+
+
+def _of_prompts(report: Mapping[str, Any]) -> str:
+    """What a text cache had to do with the text encoder."""
+    kept = report.get("text_cache")
+    if kept is None:
+        return ""
+    count = f"{kept['found']} of {kept['found'] + kept['made']} prompts were in the text cache"
+    return count if kept["made"] else f"not read: {count}"
 
 
 def _cache_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:

@@ -200,6 +200,7 @@ def _settings(report: Mapping[str, Any]) -> list[Table]:
         "model": f"{report['model']['name']} ({report['model']['chosen_by']})",
         "device": report["device"],
         "dtype": report["dtype"],
+        "weights_dtype": report.get("weights_dtype", ""),
         "started": report.get("started", ""),
         "scalekv": report["version"],
     }

@@ -17,7 +17,7 @@ from scalekv.cli.pictures.writing import FORMAT
 OF_THE_CACHE = ("policy", "budget", "budget_tokens", "budget_origin", "kv_dtype")
 """Settings that say how much is kept, in which a picture differs from its full twin."""
 OF_THE_RUN = (
-    *("batch", "device", "dtype", "text_device", "text_dtype"),
+    *("batch", "device", "dtype", "weights_dtype", "text_device", "text_dtype"),
     *("truncate", "recorded", "machine", "versions"),
 )
 """Settings that are no choice of what is drawn."""

@@ -6,7 +6,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,6 +26,7 @@ from scalekv.cli.pictures.folder import OutputFolder
 from scalekv.cli.pictures.writing import FORMAT
 from scalekv.cli.plan.room import check_room, target_of
 from scalekv.cli.selftest.anonymous import anonymous
+from scalekv.configs.values import AUTO
 from scalekv.infinity_patch.planning.health import Finding, Level
 from scalekv.kv.errors import UserError
 
@@ -111,7 +113,10 @@ class SelfTest:
             choices.request, choices.preset, choices.weights_dir, choices.dtype, target.device
         )
         if not choices.force:
-            check_room(settled, target, choices.placement, choices.weights_dir, cache_is_given=True)
+            placement = check_room(
+                settled, target, choices.placement, choices.weights_dir, cache_is_given=True
+            )
+            self.choices = replace(choices, placement=placement)
         return settled
 
     def _test(self, settled: Settled, display: Display) -> None:
@@ -207,13 +212,16 @@ class SelfTest:
             self._tell([Finding("loading", Level.FINE, found)], display)
             self.figures["device"] = str(pipeline.device)
             self.figures["dtype"] = _dtype(pipeline)
+            self.figures["weights_dtype"] = pipeline.weights
             self.figures["machine"] = engine.machine(pipeline)
             return pipeline
         return None
 
-    def _load(self, dtype: str) -> Pipeline:
+    def _load(self, dtype: str, weights: str | None = None) -> Pipeline:
         c = self.choices
-        return engine.load(c.preset, c.device, dtype, c.weights_dir, c.placement)
+        # what is tested is what computes here
+        placement = replace(c.placement, weights=weights or c.placement.weights, text_cache=None)
+        return engine.load(c.preset, c.device, dtype, c.weights_dir, placement)
 
     def _parts(self, pipeline: Pipeline, settled: Settled, display: Display) -> None:
         from scalekv.infinity_patch.selftest import matrices, parts
@@ -253,7 +261,11 @@ class SelfTest:
         from scalekv.infinity_patch.selftest.official import compare_with_official
 
         facts, findings = compare_with_official(
-            checkout.expanduser(), self._load, settled.request, bits, display.stage
+            checkout.expanduser(),
+            partial(self._load, weights=AUTO),  # as the published code holds them
+            settled.request,
+            bits,
+            display.stage,
         )
         self.figures["official"] = facts
         self._tell(findings, display)

@@ -7,7 +7,7 @@ import signal
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -69,7 +69,8 @@ class Server:
             choices.request, choices.preset, choices.weights_dir, choices.dtype, target.device
         )
         if not choices.force:
-            check_room(settled, target, choices.placement, choices.weights_dir)
+            placement = check_room(settled, target, choices.placement, choices.weights_dir)
+            choices = replace(choices, placement=placement)
         metrics = Metrics()
         worker = Worker(choices, metrics, self.most_waiting)
         budgets = frozenset(spec.name for spec in list_budgets(choices.preset.name))

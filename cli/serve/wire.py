@@ -157,7 +157,7 @@ class Served:
         try:
             settled = engine.check(request, c.preset, c.weights_dir, c.dtype, self.target.device)
             if not c.force:
-                check_room(settled, self.target, c.placement, c.weights_dir)
+                check_room(settled, self.target, c.placement, c.weights_dir, loaded=True)
         except UserError as error:
             raise rejection(error) from None
         return settled

@@ -92,6 +92,12 @@ class Request:
         """The seed of picture `index`, from 0."""
         return self.seed + index if self.seeds is None else self.seeds[index]
 
+    @property
+    def texts(self) -> list[str]:
+        """All that is encoded for its pictures, each once."""
+        own = [self.text_of(prompt) for prompt in self.prompts]
+        return list(dict.fromkeys([*own, *([] if self.negative is None else [self.negative])]))
+
     def text_of(self, prompt: str) -> str:
         """What is encoded for a prompt."""
         return with_suffix(prompt) if self.positive_prompt else prompt

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from scalekv.infinity_patch.asked.settled import Settled
+from scalekv.infinity_patch.compute.products import weights_of
 from scalekv.infinity_patch.generation.patch import self_attentions
 from scalekv.infinity_patch.loading.loader import Pipeline
 from scalekv.infinity_patch.model.rotary import rotary_table
@@ -61,7 +62,7 @@ class ConstantsMeasure:
             rows = slice(schedule.before(scale), schedule.before(scale + 1))
             self._spectra.add(layer, scale, k[:, :, rows], v[:, :, rows], self._turns[rows])
         else:
-            self._spectra.weigh(layer, q, k, v, self._outputs[layer].weight)
+            self._spectra.weigh(layer, q, k, v, weights_of(self._outputs[layer]))
 
     def constants(self, about: dict[str, Any]) -> Constants:
         """The constants, once both passes were made; `about` says what else they come from."""

@@ -13,7 +13,12 @@ from torch import Tensor, nn
 from torch.nn.modules.module import _has_any_global_hook
 
 from scalekv.infinity_patch.compute.processor import features
+from scalekv.infinity_patch.compute.quantised import QuantisedLinear
+from scalekv.infinity_patch.compute.scaled import multiplies_fp8, scaled_linear
 from scalekv.kv.autocast import without_autocast
+
+FEW_ROWS = 8
+"""Rows up to which a CPU multiplies by int8 weights as they are: reading them takes longest."""
 
 HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
 
@@ -29,8 +34,8 @@ def apply(
 ) -> Tensor:
     """A linear layer of x (…, in), whatever dtype x is in.
 
-    An adapter, a quantised or offloaded layer, one with hooks or with a forward of its own is
-    called once with all of x, in the dtype of its weights.
+    An adapter, a layer somebody else quantised or offloaded, one with hooks or with a forward of
+    its own is called once with all of x, in the dtype of its weights.
 
     Args:
         dtype: to compute in, whatever the caller's autocast says; None: that of the weights. What
@@ -44,9 +49,13 @@ def apply(
     """
     if not is_plain(layer):
         return _called(layer, x, dtype, bias, first, gelu)
-    weight, bias = layer.weight, layer.bias if bias is None else bias
-    if first is not None:
-        weight, bias = weight[:first], None if bias is None else bias[:first]
+    bias = layer.bias if bias is None else bias
+    bias = None if bias is None else bias[:first]
+    if isinstance(layer, QuantisedLinear):
+        with without_autocast(x):
+            out = _by_8_bits(layer, x.to(layer.dtype), bias, first, gelu)
+        return out if dtype is None else out.to(dtype)
+    weight = layer.weight[:first]
     if dtype is None:
         return linear(x, weight, bias, gelu=gelu)
     weight, bias = weight.to(dtype), None if bias is None else bias.to(dtype)
@@ -57,9 +66,10 @@ def apply(
 def is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
     """Whether a layer does nothing but multiply by its weight and add its bias."""
     return (
-        type(layer) is nn.Linear
+        isinstance(layer, nn.Linear)
+        and type(layer) in (nn.Linear, QuantisedLinear)
         and type(layer.weight) in (nn.Parameter, Tensor)
-        and layer.weight.is_floating_point()
+        and (layer.weight.is_floating_point() or isinstance(layer, QuantisedLinear))
         and "forward" not in layer.__dict__
         and not any(layer.__dict__[name] for name in HOOKS)
         and not _has_any_global_hook()
@@ -68,11 +78,45 @@ def is_plain(layer: nn.Module) -> TypeGuard[nn.Linear]:
 
 def weights_dtype(layer: nn.Module) -> torch.dtype | None:
     """The floating dtype a linear layer computes in; None where its tensors do not say."""
+    if isinstance(layer, QuantisedLinear):
+        return layer.dtype
     weight = getattr(layer, "weight", None)
     if isinstance(weight, Tensor) and weight.is_floating_point():
         return weight.dtype
     tensors = chain(layer.parameters(), layer.buffers())
     return next((t.dtype for t in tensors if t.is_floating_point()), None)
+
+
+def weights_of(layer: nn.Module) -> Tensor:
+    """(out, in) what a linear layer multiplies by, in the dtype it computes in. Of a layer that
+    holds something else it is there until the next product."""
+    if isinstance(layer, QuantisedLinear):
+        return layer.written()
+    assert isinstance(layer.weight, Tensor), type(layer)
+    return layer.weight
+
+
+def _by_8_bits(
+    layer: QuantisedLinear, x: Tensor, bias: Tensor | None, first: int | None, gelu: bool
+) -> Tensor:
+    """A product of x (…, in), in the dtype of the layer."""
+    held, scale = layer.weight[:first], layer.weight_scale[:first]
+    if multiplies_fp8(x, held):
+        out = scaled_linear(x, held, scale, bias)
+    elif _has_few_rows(x, held):
+        flat = x.reshape(-1, x.shape[-1])
+        out = torch._weight_int8pack_mm(flat, held, scale.to(x.dtype)).view(*x.shape[:-1], -1)
+        out = out if bias is None else out.add_(bias)
+    else:
+        return linear(x, layer.written(first), bias, gelu=gelu)
+    return F.gelu(out, approximate="tanh") if gelu else out
+
+
+def _has_few_rows(x: Tensor, held: Tensor) -> bool:
+    if x.device.type != "cpu" or torch.is_grad_enabled():
+        return False
+    few = x.numel() <= FEW_ROWS * x.shape[-1]
+    return few and x.dtype is torch.bfloat16 and held.dtype is torch.int8
 
 
 def _called(

@@ -30,6 +30,7 @@ from scalekv.infinity_patch.generation.record import record
 from scalekv.infinity_patch.generation.scales import DrawnScales, scales_of
 from scalekv.infinity_patch.generation.turns import refuse_while_held, turn
 from scalekv.infinity_patch.loading.loader import Pipeline
+from scalekv.infinity_patch.machine.computes import machine_of, on_threads
 from scalekv.infinity_patch.model.scale_loop import to_uint8
 from scalekv.infinity_patch.model.tokens import cut_prompt
 from scalekv.kv.autocast import without_autocast
@@ -165,6 +166,21 @@ def generate(
     return _pictures(pipeline, settled, outer, on_progress, on_smaller_batch, on_caches)
 
 
+def encode_ahead(pipeline: Pipeline, texts: Sequence[str]) -> None:
+    """Encodes the texts of requests to come, at most `REMEMBERED`, so that the text encoder can
+    rest until all their pictures are drawn.
+
+    Raises:
+        UserError: the encoder's files cannot be read.
+    """
+    with turn(pipeline.model):
+        outer = caches_of(pipeline.model)
+    with own_turn(pipeline, outer):
+        with pipeline.stages.stage("encode"):
+            pipeline.text.encode(texts)
+        pipeline.text.rest()
+
+
 def settled_on(pipeline: Pipeline, request: Request | Settled | str) -> Settled:
     """What a request comes to with this pipeline.
 
@@ -290,14 +306,8 @@ def own_turn(pipeline: Pipeline, outer: Caches | None) -> Iterator[None]:
                 rule="the caches of a picture are those of the block that `generate` is called in",
                 fix="take the pictures inside that block, or call generate anew",
             )
-        before = torch.get_num_threads()
-        if pipeline.threads is not None:
-            torch.set_num_threads(pipeline.threads)
-        try:
+        with on_threads(pipeline.threads):
             yield
-        finally:
-            if pipeline.threads is not None:
-                torch.set_num_threads(before)
 
 
 def _cache_settings(cache: dict[str, Any]) -> dict[str, Any]:
@@ -330,20 +340,11 @@ def settings_of(settled: Settled, pipeline: Pipeline) -> dict[str, Any]:
         "truncate": request.truncate,
         "device": str(pipeline.device),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
+        "weights_dtype": pipeline.weights,
         "text_device": str(pipeline.text.device),
-        "text_dtype": str(pipeline.text.dtype).removeprefix("torch."),
+        "text_dtype": pipeline.text.precision.name,
         "weights": model_hashes(model_files(pipeline.preset, pipeline.weights_dir)),
         "recorded": record(request, patched_outside=caches_of(pipeline.model) is not None),
         "machine": machine_of(pipeline.device),
         "versions": {"scalekv": version("scalekv"), "torch": torch.__version__},
-    }
-
-
-def machine_of(device: torch.device) -> dict[str, Any]:
-    """What computes: where it is another, the last bits of a picture can be others."""
-    if device.type == "cuda":
-        return {"name": torch.cuda.get_device_name(device)}
-    return {
-        "name": torch.backends.cpu.get_cpu_capability(),
-        "threads": torch.get_num_threads(),
     }

@@ -21,6 +21,8 @@ NAMES = {
     torch.bfloat16: "BF16",
     torch.float16: "F16",
     torch.int32: "I32",
+    torch.int8: "I8",
+    torch.float8_e4m3fn: "F8_E4M3",
 }
 """What the format calls dtypes."""
 

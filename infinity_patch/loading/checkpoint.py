@@ -80,10 +80,7 @@ class Checkpoint:
             WeightsDamaged: the file cannot be read there.
             UserError: numbers that do not fit fp16, where that is wanted.
         """
-        try:
-            mapped = self.read(name)
-        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
-            raise _unreadable(self.path, error) from error
+        mapped = self._mapped(name)
         tensor = mapped.to(device, dtype).contiguous()
         if not aligned(tensor):
             tensor = tensor.clone()
@@ -97,6 +94,25 @@ class Checkpoint:
                 fix="--dtype bf16",
             )
         return tensor
+
+    @contextmanager
+    def passing(self, name: str) -> Iterator[Tensor]:
+        """A tensor as the file has it, for the block alone: then its pages are let go.
+
+        Raises:
+            WeightsDamaged: the file cannot be read there.
+        """
+        mapped = self._mapped(name)
+        try:
+            yield mapped
+        finally:
+            let_go(mapped)
+
+    def _mapped(self, name: str) -> Tensor:
+        try:
+            return self.read(name)
+        except (SafetensorError, RuntimeError, ValueError, OSError) as error:
+            raise _unreadable(self.path, error) from error
 
 
 @contextmanager

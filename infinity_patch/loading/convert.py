@@ -9,42 +9,45 @@ from __future__ import annotations
 import json
 import os
 import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
 import yaml
+from torch import nn
 
 from scalekv.configs.models import ModelFiles, ModelPreset, read_preset
-from scalekv.configs.spec import DTYPES
+from scalekv.configs.spec import DTYPES, EIGHT_BITS
+from scalekv.configs.values import AUTO
 from scalekv.configs.whole_files import replacing
 from scalekv.infinity_patch.files.disk import SPARE_RULE, shortage
 from scalekv.infinity_patch.files.hub import ModelPaths, hub_cache, model_files, text_on_hub
 from scalekv.infinity_patch.loading.aligned_file import write_aligned
-from scalekv.infinity_patch.loading.checkpoint import Checkpoint, open_checkpoint
-from scalekv.infinity_patch.loading.fitting import (
-    PARTS,
-    UNCONDITIONAL,
-    check_fits,
-    computes_in,
-    skeletons,
-    unconditional_rows,
+from scalekv.infinity_patch.loading.checkpoint import open_checkpoint
+from scalekv.infinity_patch.loading.fitting import PARTS, check_fits, skeletons
+from scalekv.infinity_patch.loading.reading import CheckpointReader, fit, hold_in_8_bits, kept_in
+from scalekv.infinity_patch.loading.text_files import (
+    check_text_encoder,
+    open_text,
+    text_tensors,
 )
-from scalekv.infinity_patch.loading.text_files import check_text_encoder, encoder_shapes
-from scalekv.infinity_patch.model.text import TextEncoder, quiet_transformers
 from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.errors import UserError
 
+HOST = torch.device("cpu")
 SHARD_BYTES = 2 << 30
 """The most that one file holds, unless another size is asked for."""
-TOKENIZER_FILES = (
+BESIDE_TEXT = (
+    "config.json",
     "tokenizer.json",
     "tokenizer_config.json",
     "special_tokens_map.json",
     "spiece.model",
 )
+"""Files that are copied with a text encoder's tensors."""
 
 
 @dataclass(frozen=True)
@@ -73,17 +76,19 @@ class Tensors:
 class Conversion:
     """Everything about a planned copy.
 
-    text_dtype: the text encoder is copied in this precision, encoder alone; None: as it is where
-    it is built in, else not at all, and the copy goes on using it where it is.
+    weights: how the blocks hold theirs, "int8", "fp8" or as `dtype`.
+    text: of the text encoder, where it is copied in a precision of its own; None: it is copied as
+    it is where it is built in, else not at all, and the copy goes on using it where it is.
     """
 
     preset: ModelPreset
     source: ModelPaths
     out: Path
     dtype: str
-    text_dtype: str | None
+    weights: str
     shard_bytes: int
     parts: tuple[Tensors, ...]
+    text: Tensors | None
     text_bytes: int
 
     @property
@@ -111,6 +116,7 @@ def plan_conversion(
     out: Path,
     *,
     dtype: str = "bf16",
+    weights: str = AUTO,
     text_dtype: str | None = None,
     weights_dir: Path | None = None,
     shard_bytes: int = SHARD_BYTES,
@@ -131,30 +137,31 @@ def plan_conversion(
             fix="name another folder, or delete that one",
         )
     source = model_files(preset, weights_dir)
-    parts = []
-    for module, path, part, name in zip(
-        skeletons(preset),
-        (source.transformer, source.vae),
-        PARTS,
-        ("transformer", "vae"),
-        strict=True,
-    ):
-        with open_checkpoint(path) as checkpoint:
-            check_fits(module, checkpoint, preset, part)
-        entries = []
-        for tensor, parameter in module.named_parameters():
-            kind = computes_in(tensor, TORCH_DTYPES[dtype])
-            entries.append((tensor, kind, parameter.numel() * kind.itemsize))
-        parts.append(Tensors(name, tuple(entries)))
+    transformer, vae = skeletons(preset)
+    with open_checkpoint(source.transformer) as checkpoint:
+        held = fit(transformer, checkpoint, preset, weights, TORCH_DTYPES[dtype])
+    with open_checkpoint(source.vae) as checkpoint:
+        check_fits(vae, checkpoint, preset, PARTS[1])
+    parts = (_planned("transformer", transformer, dtype), _planned("vae", vae, dtype))
     check_text_encoder(source.text_encoder, preset)
-    text_bytes = 0
+    text, text_bytes = None, 0
     if text_dtype is not None:
-        text_bytes = _encoder_numbers(source.text_encoder) * TORCH_DTYPES[text_dtype].itemsize
+        entries_of_text = text_tensors(source.text_encoder, TORCH_DTYPES[text_dtype])
+        text = Tensors("text_encoder", entries_of_text)
+        text_bytes = text.nbytes
     elif preset.built_in:
         text_bytes = sum(p.stat().st_size for p in source.text_encoder.iterdir())
-    plan = Conversion(preset, source, out, dtype, text_dtype, shard_bytes, tuple(parts), text_bytes)
+    plan = Conversion(preset, source, out, dtype, held, shard_bytes, parts, text, text_bytes)
     _check_disk(plan)
     return plan
+
+
+def _planned(name: str, module: nn.Module, dtype: str) -> Tensors:
+    entries = []
+    for tensor, parameter in module.named_parameters():
+        kind = kept_in(tensor, parameter, TORCH_DTYPES[dtype])
+        entries.append((tensor, kind, parameter.numel() * kind.itemsize))
+    return Tensors(name, tuple(entries))
 
 
 def convert(
@@ -194,13 +201,18 @@ def _write(
         tell(ConversionProgress(name, done, plan.nbytes))
 
     names = []
-    for part, path in zip(plan.parts, (plan.source.transformer, plan.source.vae), strict=True):
+    precision = TORCH_DTYPES[plan.dtype]
+    modules = skeletons(plan.preset)
+    if plan.weights in EIGHT_BITS:
+        hold_in_8_bits(modules[0], plan.weights, precision)
+    paths = (plan.source.transformer, plan.source.vae)
+    for part, path, module, label in zip(plan.parts, paths, modules, PARTS, strict=True):
         with open_checkpoint(path) as checkpoint:
-            names.append(_write_part(plan, part, checkpoint, folder, report))
-    text, patterns = _write_text(plan, folder, report)
-    for module, name, label in zip(skeletons(plan.preset), names, PARTS, strict=True):
-        with open_checkpoint(folder / name) as written:
+            reader = CheckpointReader(checkpoint, module, precision)
+            names.append(_write_part(plan, part, reader, folder, report))
+        with open_checkpoint(folder / names[-1]) as written:
             check_fits(module, written, plan.preset, label)
+    text, patterns = _write_text(plan, folder, report)
     return ModelFiles(
         repo="",
         transformer=names[0],
@@ -214,39 +226,37 @@ def _write(
 def _write_part(
     plan: Conversion,
     part: Tensors,
-    checkpoint: Checkpoint,
+    reader: CheckpointReader,
     folder: Path,
     report: Callable[[str, int], None],
 ) -> str:
     """One file, or a folder of shards with their index; its name."""
     shards = part.shards(plan.shard_bytes)
-    single = len(shards) == 1
-    place = folder if single else folder / part.name
-    place.mkdir(exist_ok=True)
+    single = f"{part.name}.safetensors" if len(shards) == 1 else None
+    place = folder / part.name if single is None else folder
+    _write_shards(shards, partial(reader.read, device=HOST), place, single, report)
+    return single or part.name
+
+
+def _write_shards(
+    shards: Sequence[Sequence[tuple[str, torch.dtype, int]]],
+    read: Callable[[str], torch.Tensor],
+    folder: Path,
+    single: str | None,
+    report: Callable[[str, int], None],
+) -> None:
+    """Files in a folder: the one called `single`, or shards with their index."""
+    folder.mkdir(exist_ok=True)
     index: dict[str, str] = {}
     for number, entries in enumerate(shards, start=1):
-        name = f"{part.name}.safetensors"
-        if not single:
-            name = f"model-{number:05}-of-{len(shards):05}.safetensors"
-        write_aligned(place / name, dict(_tensors(plan, checkpoint, entries)))
+        name = single or f"model-{number:05}-of-{len(shards):05}.safetensors"
+        write_aligned(folder / name, {tensor: read(tensor) for tensor, *_ in entries})
         report(name, sum(size for _, _, size in entries))
         index |= {tensor: name for tensor, _, _ in entries}
-    if single:
-        return f"{part.name}.safetensors"
-    text = json.dumps({"metadata": {"total_size": part.nbytes}, "weight_map": index}, indent=1)
-    (place / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
-    return part.name
-
-
-def _tensors(
-    plan: Conversion, checkpoint: Checkpoint, entries: Sequence[tuple[str, torch.dtype, int]]
-) -> Iterator[tuple[str, torch.Tensor]]:
-    host = torch.device("cpu")
-    for name, dtype, _ in entries:
-        tensor = checkpoint.take(name, dtype, host)
-        if name == UNCONDITIONAL:
-            tensor = unconditional_rows(tensor, plan.preset.transformer.text_max)
-        yield name, tensor
+    if single is None:
+        total = sum(size for entries in shards for _, _, size in entries)
+        text = json.dumps({"metadata": {"total_size": total}, "weight_map": index}, indent=1)
+        (folder / "model.safetensors.index.json").write_text(text + "\n", encoding="utf-8")
 
 
 def _write_text(
@@ -254,14 +264,19 @@ def _write_text(
 ) -> tuple[str, tuple[str, ...]]:
     """What a preset calls the text encoder of the copy, and its patterns on the hub."""
     files, source = plan.preset.files, plan.source.text_encoder
-    if plan.text_dtype is not None:
+    if plan.text is not None:
         target = folder / "text_encoder"
-        encoder = TextEncoder(source, torch.device("cpu"), TORCH_DTYPES[plan.text_dtype])
-        with quiet_transformers():
-            encoder.model.save_pretrained(target, max_shard_size=plan.shard_bytes)
-        for name in TOKENIZER_FILES:
+        shards = plan.text.shards(plan.shard_bytes)
+        single = "model.safetensors" if len(shards) == 1 else None
+        dtypes = {name: dtype for name, dtype, _ in plan.text.entries}
+        with open_text(source) as file:
+            _write_shards(
+                shards, lambda name: file.take(name, dtypes[name], HOST), target, single, report
+            )
+        for name in BESIDE_TEXT:
             if (source / name).is_file():
                 shutil.copyfile(source / name, target / name)
+        return "text_encoder", ()
     elif plan.preset.built_in:
         shutil.copytree(source, folder / "text_encoder")
     elif text_on_hub(files) and source.is_relative_to(hub_cache()):
@@ -278,7 +293,7 @@ def _write_preset(plan: Conversion, folder: Path, files: ModelFiles) -> None:
         files=files,
         sizes=None,
         dtype="auto" if plan.dtype == "fp32" else plan.dtype,
-        summary=f"{plan.preset.summary} ({plan.dtype} copy)",
+        summary=f"{plan.preset.summary} ({plan.weights} copy)",
     )
     content = _plain({k: v for k, v in asdict(preset).items() if k != "name" and v is not None})
     file = folder / plan.file.name
@@ -291,11 +306,6 @@ def _plain(value: Any) -> Any:
     if isinstance(value, dict):
         return {key: _plain(item) for key, item in value.items()}
     return [_plain(item) for item in value] if isinstance(value, list | tuple) else value
-
-
-def _encoder_numbers(folder: Path) -> int:
-    """The number of parameters of a T5 encoder without its decoder."""
-    return sum(torch.Size(shape).numel() for shape in encoder_shapes(folder).values())
 
 
 def _clear_left_behind(out: Path) -> None:

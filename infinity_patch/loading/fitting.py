@@ -1,17 +1,23 @@
 """Whether a checkpoint fits a model and, if not, which one it is.
 
-Compares names, shapes and kinds of numbers; reads no tensor.
+Compares names, shapes and kinds of numbers, and says where tensors go; reads none.
 """
 
 from __future__ import annotations
 
 import math
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 from scalekv.configs.models import ModelPreset, list_models, model_named
+from scalekv.infinity_patch.compute.quantised import KINDS
+from scalekv.infinity_patch.files.header import SCALE, STORED
 from scalekv.infinity_patch.loading.checkpoint import Checkpoint, WeightsDamaged
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.transformer import Infinity
@@ -31,23 +37,43 @@ UNCONDITIONAL_STD, UNCONDITIONAL_SEED = 1.2, 0
 """How the published code starts these rows: truncated normal of this width over sqrt(Ct), drawn
 from a generator of its own."""
 
+DTYPES_IN_8_BITS = {dtype: name for name, dtype in KINDS.items()}
 PARTS = ("transformer", "VAE")
 Shapes = dict[str, tuple[int, ...]]
 
 
 def skeletons(preset: ModelPreset) -> tuple[Infinity, Autoencoder]:
     """Transformer and VAE of a preset on the meta device: names and shapes, no memory."""
-    with torch.device("meta"):
+    with weightless():
         transformer = Infinity(preset.transformer, preset.tokenizer.token_bits)
         return transformer, Autoencoder(preset.tokenizer)
+
+
+@contextmanager
+def weightless() -> Iterator[None]:
+    """Modules made in the block are on the meta device, and are not given first values: for normal
+    ones there, torch imports its compiler, which takes a second."""
+    with torch.device("meta"), _NoFirstValues():
+        yield
+
+
+class _NoFirstValues(TorchFunctionMode):
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        named = kwargs or {}
+        if getattr(func, "__module__", "") == "torch.nn.init":
+            return args[0] if args else named["tensor"]
+        return func(*args, **named)
 
 
 def computes_in(name: str, precision: torch.dtype) -> torch.dtype:
     """The dtype a tensor of transformer or VAE is used in, where the blocks run in `precision`.
 
     Blocks run in it, and so does the VAE's decoder where it is bf16 (fp16 has not its range); what
-    surrounds the blocks and the VAE's encoder, whose signs become bits, in float32.
+    surrounds the blocks and the VAE's encoder, whose signs become bits, in float32; so are the
+    scales of weights in 8 bits.
     """
+    if name.endswith(SCALE):
+        return torch.float32
     lower = name.startswith("block_chunks.")
     lower = lower or (name.startswith("decoder.") and precision == torch.bfloat16)
     return precision if lower else torch.float32
@@ -76,6 +102,11 @@ def check_fits(module: nn.Module, file: Checkpoint, preset: ModelPreset, part: s
             numbers that are no floating-point ones, and what the file seems to be.
     """
     expected = shapes_of(module)
+    held = {
+        name: DTYPES_IN_8_BITS[parameter.dtype]
+        for name, parameter in module.named_parameters()
+        if parameter.dtype in DTYPES_IN_8_BITS
+    }
     needs = f"{preset.name} needs"
     problems = []
     for name, shape in expected.items():
@@ -84,6 +115,9 @@ def check_fits(module: nn.Module, file: Checkpoint, preset: ModelPreset, part: s
             problems.append(f"{name} is missing, {needs} {shape}")
         elif not _fits(name, entry.shape, shape):
             problems.append(f"{name} has shape {entry.shape}, {needs} {shape}")
+        elif name in held:
+            if STORED.get(entry.kind) != held[name]:
+                problems.append(f"{name} holds {entry.kind} numbers, others {held[name]} ones")
         elif not entry.floating:
             problems.append(f"{name} holds {entry.kind} numbers, {needs} floating-point ones")
     problems += [
@@ -104,6 +138,13 @@ def check_fits(module: nn.Module, file: Checkpoint, preset: ModelPreset, part: s
 def shapes_of(module: nn.Module) -> Shapes:
     """Shapes of a module's parameters by name."""
     return {name: tuple(p.shape) for name, p in module.named_parameters()}
+
+
+def put_tensor(module: nn.Module, name: str, tensor: Tensor) -> None:
+    """Puts a tensor in the place of a parameter on the meta device."""
+    owner, _, last = name.rpartition(".")
+    parameter = nn.Parameter(tensor, requires_grad=False)
+    module.get_submodule(owner).register_parameter(last, parameter)
 
 
 def _fits(name: str, found: tuple[int, ...], wanted: tuple[int, ...]) -> bool:

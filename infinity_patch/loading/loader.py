@@ -7,31 +7,33 @@ tensor is read once, into the dtype and onto the device it is used in.
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterable, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
 
 from scalekv.configs.models import ModelPreset, model_named
+from scalekv.configs.spec import EIGHT_BITS
 from scalekv.infinity_patch.compute.graphs import CudaTapes, Graphs
 from scalekv.infinity_patch.compute.offload import BlockStream
 from scalekv.infinity_patch.compute.processor import fast_bf16
+from scalekv.infinity_patch.compute.scaled import has_fp8_products
 from scalekv.infinity_patch.files.hub import model_files
-from scalekv.infinity_patch.loading.checkpoint import Checkpoint, open_checkpoint
-from scalekv.infinity_patch.loading.fitting import (
-    UNCONDITIONAL,
-    check_fits,
-    computes_in,
-    skeletons,
-    unconditional_rows,
-)
+from scalekv.infinity_patch.loading.checkpoint import open_checkpoint
+from scalekv.infinity_patch.loading.fitting import check_fits, put_tensor, skeletons
 from scalekv.infinity_patch.loading.placement import Placement, check_device, check_dtype
-from scalekv.infinity_patch.loading.text_files import check_text_encoder
+from scalekv.infinity_patch.loading.reading import CheckpointReader, fit
+from scalekv.infinity_patch.loading.text_files import (
+    check_text_encoder,
+    read_text_encoder,
+    text_cache,
+)
+from scalekv.infinity_patch.machine.computes import on_threads
 from scalekv.infinity_patch.machine.peaks import Stages
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
-from scalekv.infinity_patch.model.text import TextEncoder
+from scalekv.infinity_patch.model.text import TextEncoder, TextPrecision
 from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.errors import UserError
@@ -43,9 +45,10 @@ log = logging.getLogger("scalekv")
 class Pipeline:
     """A model ready to generate.
 
-    `weights_bytes` maps each part to the bytes of its tensors; `stages` has the peaks of loading,
-    and of everything that is generated with it; `threads` is how many a CPU computes with while
-    pictures are made, None as many as torch is set to; `graphs` has what was recorded of it.
+    `weights` is how the transformer's blocks hold theirs: "int8", "fp8", or the name of `dtype`;
+    `read_bytes` maps transformer and VAE to the bytes of their tensors; `stages` has the peaks of
+    loading, and of everything that is generated with it; `threads` is how many a CPU computes with
+    while pictures are made, None as many as torch is set to; `graphs` has what was recorded of it.
     """
 
     preset: ModelPreset
@@ -54,21 +57,39 @@ class Pipeline:
     text: TextEncoder
     device: torch.device
     dtype: torch.dtype
+    weights: str
     weights_dir: Path | None
-    weights_bytes: dict[str, int]
+    read_bytes: dict[str, int]
     stages: Stages
     threads: int | None = None
     graphs: Graphs = field(default_factory=lambda: Graphs(None))
 
+    @property
+    def weights_bytes(self) -> dict[str, int]:
+        """Bytes of each part's tensors; 0 for a text encoder that was never read."""
+        return {**self.read_bytes, "text_encoder": self.text.nbytes if self.text.was_read else 0}
+
+    @property
+    def computing(self) -> str:
+        """In what it computes, where, and how it holds its weights, in words."""
+        words = f"{str(self.dtype).removeprefix('torch.')} on {self.device}"
+        if self.weights not in EIGHT_BITS:
+            return words
+        words += f", weights in {self.weights}"
+        if self.weights != "fp8":
+            return words
+        able = self.dtype is torch.bfloat16 and has_fp8_products(self.device)
+        return words + (", multiplied in it" if able else f", which {self.device} cannot multiply")
+
     def weights_there(self) -> dict[str, int]:
         """Bytes of each part's tensors that are on the device now."""
-        transformer, stream = self.weights_bytes["transformer"], self.model.stream
+        transformer, stream = self.read_bytes["transformer"], self.model.stream
         if stream is not None:
             parameters = (p for p in self.model.parameters() if p.device.type == self.device.type)
             transformer = sum(p.nbytes for p in parameters) + stream.nbytes
         return {
             "transformer": transformer,
-            "vae": self.weights_bytes["vae"],
+            "vae": self.read_bytes["vae"],
             "text_encoder": self.text.bytes_on(self.device),
         }
 
@@ -80,6 +101,7 @@ def load(
     dtype: str = "auto",
     weights_dir: str | Path | None = None,
     placement: Placement | None = None,
+    texts: Sequence[str] = (),
 ) -> Pipeline:
     """Load a model.
 
@@ -92,6 +114,7 @@ def load(
             where the blocks do.
         weights_dir: a folder with the preset's files instead of the usual place.
         placement: what is kept off the device; by default everything is on it.
+        texts: that will be encoded, at most `REMEMBERED`; see `Placement.text_first`.
 
     Raises:
         UserError: missing, damaged or foreign weights, or a device that is not there.
@@ -100,10 +123,7 @@ def load(
     choice = placement or Placement()
     place = device_named(device, "--device")
     precision = _precision(dtype, preset, place)
-    text_place = (
-        place if choice.text_device == "auto" else device_named(choice.text_device, "--text-device")
-    )
-    text_precision = _text_precision(choice.text_dtype, text_place)
+    text_precision = _text_choice(choice, place)
     if choice.offload and place.type == "cpu":
         raise UserError(
             "nothing can be kept off a device that is the host itself",
@@ -123,73 +143,101 @@ def load(
     # 1. what the files should hold, without a byte of it
     transformer, vae = skeletons(preset)
     stages = Stages(place)
-    with stages.stage("load"), ExitStack() as stack:
+    with ExitStack() as stack:
         # 2. whether they do
-        transformer_file = stack.enter_context(open_checkpoint(paths.transformer))
-        vae_file = stack.enter_context(open_checkpoint(paths.vae))
-        for file in (transformer_file, vae_file):
-            if file.wrapped:
-                log.warning(
-                    "%s: read without what wrapping a module adds to names, as module. and "
-                    "_orig_mod.",
-                    file.path.name,
-                )
-        check_fits(transformer, transformer_file, preset, "transformer")
-        check_fits(vae, vae_file, preset, "VAE")
-        check_text_encoder(paths.text_encoder, preset)
-        # 3. the tensors
-        host = torch.device("cpu")
-        for module, file in ((transformer, transformer_file), (vae, vae_file)):
-            for name, parameter in list(module.named_parameters()):
-                stays = choice.offload and name.startswith("block_chunks.")
-                wanted, where = computes_in(name, precision), host if stays else place
-                _set(module, name, _read(file, name, wanted, where, parameter))
-        transformer.preset_name = preset.name
-        if choice.offload:
-            transformer.stream = BlockStream(transformer.blocks, place)
-        text = TextEncoder(
-            paths.text_encoder,
-            text_place,
-            text_precision,
-            features_on=place,
-            keep=choice.keep_text_encoder is not False,
-        )
-        pipeline = Pipeline(
-            preset=preset,
-            model=transformer.eval().requires_grad_(False),
-            vae=vae.eval().requires_grad_(False),
-            text=text,
-            device=place,
-            dtype=precision,
-            weights_dir=folder,
-            weights_bytes={
-                "transformer": sum(p.nbytes for p in transformer.parameters()),
-                "vae": sum(p.nbytes for p in vae.parameters()),
-                "text_encoder": text.nbytes,
-            },
-            stages=stages,
-            threads=choice.threads,
-            graphs=Graphs(CudaTapes(place) if place.type == "cuda" else None, choice.graphs),
-        )
-        stages.recorded = lambda: pipeline.graphs.nbytes
-        stages.inventory = pipeline.weights_there
+        with stages.stage("load"):
+            transformer_file = stack.enter_context(open_checkpoint(paths.transformer))
+            vae_file = stack.enter_context(open_checkpoint(paths.vae))
+            for file in (transformer_file, vae_file):
+                if file.wrapped:
+                    log.warning(
+                        "%s: read without what wrapping a module adds to names, as module. and "
+                        "_orig_mod.",
+                        file.path.name,
+                    )
+            weights = fit(transformer, transformer_file, preset, choice.weights, precision)
+            check_fits(vae, vae_file, preset, "VAE")
+            check_text_encoder(paths.text_encoder, preset)
+            text = read_text_encoder(
+                paths.text_encoder,
+                text_precision,
+                keep=choice.keep_text_encoder is not False,
+                cache=choice.text_cache,
+            )
+        # 3. texts, while nothing else is there
+        if choice.text_first:
+            stages.inventory = lambda: {"text_encoder": text.bytes_on(place)}
+            with stages.stage("encode"), on_threads(choice.threads):
+                text.encode(texts)
+            text.free()
+        # 4. the tensors
+        with stages.stage("load"):
+            host = torch.device("cpu")
+            for module, file in ((transformer, transformer_file), (vae, vae_file)):
+                reader = CheckpointReader(file, module, precision)
+                for name, _ in list(module.named_parameters()):
+                    stays = choice.offload and name.startswith("block_chunks.")
+                    put_tensor(module, name, reader.read(name, host if stays else place))
+            transformer.preset_name = preset.name
+            if choice.offload:
+                transformer.stream = BlockStream(transformer.blocks, place)
+            if text.cache is None and not choice.text_first:  # else it may well not be needed
+                text.load()
+            pipeline = Pipeline(
+                preset=preset,
+                model=transformer.eval().requires_grad_(False),
+                vae=vae.eval().requires_grad_(False),
+                text=text,
+                device=place,
+                dtype=precision,
+                weights=weights,
+                weights_dir=folder,
+                read_bytes={
+                    "transformer": sum(p.nbytes for p in transformer.parameters()),
+                    "vae": sum(p.nbytes for p in vae.parameters()),
+                },
+                stages=stages,
+                threads=choice.threads,
+                graphs=Graphs(CudaTapes(place) if place.type == "cuda" else None, choice.graphs),
+            )
+            stages.recorded = lambda: pipeline.graphs.nbytes
+            stages.inventory = pipeline.weights_there
     return pipeline
 
 
-def _read(
-    file: Checkpoint, name: str, dtype: torch.dtype, device: torch.device, like: Tensor
-) -> Tensor:
-    tensor = file.take(name, dtype, device)
-    if name == UNCONDITIONAL:
-        return unconditional_rows(tensor, len(like))
-    return tensor
+def texts_at_hand(
+    preset: ModelPreset,
+    texts: Iterable[str],
+    *,
+    device: str,
+    weights_dir: Path | None,
+    placement: Placement,
+) -> bool:
+    """Whether the placement's text cache has the features of all these texts, so that no encoder
+    is to be read.
+
+    Args:
+        device, weights_dir: as for `load`.
+
+    Raises:
+        UserError: files or a device that are not there, or a cache that cannot be a folder.
+    """
+    if placement.text_cache is None:
+        return False
+    precision = _text_choice(placement, device_named(device, "--device"))
+    folder = model_files(preset, weights_dir).text_encoder
+    cache = text_cache(placement.text_cache, folder, precision)
+    with on_threads(placement.threads):  # features depend on it
+        return all(map(cache.has, texts))
 
 
-def _set(module: nn.Module, name: str, tensor: Tensor) -> None:
-    """Puts a tensor in the place of a parameter on the meta device."""
-    owner, _, last = name.rpartition(".")
-    parameter = nn.Parameter(tensor, requires_grad=False)
-    module.get_submodule(owner).register_parameter(last, parameter)
+def _text_choice(choice: Placement, place: torch.device) -> TextPrecision:
+    """Where the text encoder computes, in what, and how it holds its weights."""
+    if choice.text_device != "auto":
+        place = device_named(choice.text_device, "--text-device")
+    in_8_bits = choice.text_dtype == "int8"
+    dtype = _text_precision("auto" if in_8_bits else choice.text_dtype, place)
+    return TextPrecision(place, dtype, in_8_bits)
 
 
 def device_named(name: str, where: str) -> torch.device:

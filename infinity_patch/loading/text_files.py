@@ -1,26 +1,46 @@
-"""Whether a folder holds the text encoder that a model needs: configuration, tokenizer, tensors.
+"""A folder with a text encoder: whether it is the one that a model needs, and its tensors read.
 
-Compares names, widths and numbers of tokens; reads no tensor.
+Knows configuration, tokenizer and tensors of T5; nothing of prompts.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import torch
 
 from scalekv.configs.models import ModelPreset
-from scalekv.infinity_patch.loading.checkpoint import WeightsDamaged, open_checkpoint
-from scalekv.infinity_patch.loading.fitting import Shapes, shapes_of
+from scalekv.infinity_patch.compute.quantised import QuantisedLinear, WritingRoom, quantised
+from scalekv.infinity_patch.files.hashes import quick_hash
+from scalekv.infinity_patch.files.header import SCALE
+from scalekv.infinity_patch.files.text_cache import FORMAT, TextCache
+from scalekv.infinity_patch.files.text_config import TextConfig, read_text_config
+from scalekv.infinity_patch.loading.checkpoint import Checkpoint, WeightsDamaged, open_checkpoint
+from scalekv.infinity_patch.loading.fitting import Shapes, put_tensor, weightless
+from scalekv.infinity_patch.machine.computes import exactly
+from scalekv.infinity_patch.model.t5 import (
+    TABLE,
+    encodes_in,
+    is_product,
+    linear_layers_of,
+    shapes_of_t5,
+    t5_encoder,
+)
+from scalekv.infinity_patch.model.text import TextEncoder, TextPrecision
 from scalekv.infinity_patch.model.tokens import read_tokenizer
+from scalekv.kv.dtypes import DTYPE_NAMES
 from scalekv.kv.errors import UserError
 
 OF_THE_OTHER_HALF = ("decoder.", "lm_head.")
 """Tensors of a whole T5, whose encoder alone is used."""
-SAME_TABLE = "shared.weight", "encoder.embed_tokens.weight"
-"""Two names of the table of token features; files have either or both."""
+TABLE_OF_ENCODER = "encoder.embed_tokens.weight"
+"""Another name of the table of token features; files have either or both."""
 
 
 def check_text_encoder(folder: Path, preset: ModelPreset) -> None:
@@ -31,40 +51,143 @@ def check_text_encoder(folder: Path, preset: ModelPreset) -> None:
             tokenizer that cannot be read or does not belong to it; tensors that are missing or
             that the encoder has no place for, as factors of scaled numbers are.
     """
-    file = folder / "config.json"
-    try:
-        config: Any = json.loads(file.read_text(encoding="utf-8"))
-        width, tokens = int(config["d_model"]), int(config["vocab_size"])
-        expected = encoder_shapes(folder)
-    except (OSError, ValueError, LookupError, TypeError, RecursionError) as error:
+    config = read_text_config(folder)
+    if config.width != preset.transformer.text_width:
         raise UserError(
-            "the text encoder cannot be loaded",
-            where=str(folder),
-            rule=f"config.json is no configuration of a T5 encoder: {error}",
-            fix="fetch the model's files again",
-        ) from error
-    if width != preset.transformer.text_width:
-        raise UserError(
-            f"the text encoder gives features of width {width}, {preset.name} reads "
+            f"the text encoder gives features of width {config.width}, {preset.name} reads "
             f"{preset.transformer.text_width}",
-            where=str(file),
+            where=str(folder / "config.json"),
             rule="a preset's transformer, VAE and text encoder belong together",
             fix=f"give {preset.name} its own text encoder, {preset.files.text_encoder}",
         )
-    _check_tokens(folder / "tokenizer.json", tokens)
-    _check_tensors(folder, expected, preset)
+    _check_tokens(folder / "tokenizer.json", config.spec.vocabulary)
+    _check_tensors(folder, shapes_of_t5(config), preset)
 
 
-def encoder_shapes(folder: Path) -> Shapes:
-    """Shapes by name of the parameters of the T5 encoder that a folder's config.json describes.
+def text_tensors(folder: Path, dtype: torch.dtype) -> tuple[tuple[str, torch.dtype, int], ...]:
+    """(name, dtype, bytes) of the tensors of the encoder that a folder's config.json describes, in
+    the dtypes they are used in where the encoder computes in `dtype`.
 
     Raises:
-        OSError, ValueError, TypeError: it describes none.
+        UserError: it describes none.
     """
-    from transformers import T5Config, T5EncoderModel
+    kinds = held_in(read_text_config(folder), dtype)
+    return tuple((name, kind, numbers * kind.itemsize) for name, (kind, numbers) in kinds.items())
 
-    with torch.device("meta"):
-        return shapes_of(T5EncoderModel(T5Config.from_pretrained(folder, local_files_only=True)))
+
+def read_text_encoder(
+    folder: Path, precision: TextPrecision, *, keep: bool = True, cache: Path | None = None
+) -> TextEncoder:
+    """The text encoder of a folder, whose weights are read when they are needed.
+
+    Args:
+        keep: as for `TextEncoder`.
+        cache: a folder for features of prompts, see `TextCache`.
+
+    Raises:
+        UserError: no configuration, or no tokenizer; a cache that cannot be a folder.
+    """
+    config = read_text_config(folder)
+    kinds = held_in(config, precision.dtype, precision.in_8_bits)
+    return TextEncoder(
+        partial(_read, folder, precision),
+        read_tokenizer(folder / "tokenizer.json"),
+        precision,
+        sum(numbers * kind.itemsize for kind, numbers in kinds.values()),
+        config.width,
+        keep=keep,
+        cache=None if cache is None else text_cache(cache, folder, precision),
+    )
+
+
+def text_cache(cache: Path, folder: Path, precision: TextPrecision) -> TextCache:
+    """What is kept, in the folder `cache`, of the features that the encoder in `folder` gives.
+
+    They depend on all that the encoder is, files and code, on its precision and on what computes.
+
+    Raises:
+        UserError: it cannot be a folder.
+    """
+
+    def facts() -> dict[str, str]:
+        return {
+            "format": FORMAT,
+            "encoder": quick_hash(folder),  # as it is now: a freed one is read again
+            "dtype": DTYPE_NAMES[precision.dtype],
+            "weights": precision.name,
+            **exactly(precision.device),
+        }
+
+    return TextCache.at(cache, facts)
+
+
+def held_in(
+    config: TextConfig, dtype: torch.dtype, in_8_bits: bool = False
+) -> dict[str, tuple[torch.dtype, int]]:
+    """The dtype that each tensor of an encoder is held in, where it computes in `dtype`, and how
+    many numbers it has."""
+    held: dict[str, tuple[torch.dtype, int]] = {}
+    for name, shape in shapes_of_t5(config).items():
+        if in_8_bits and is_product(name, shape):
+            held[name] = torch.int8, prod(shape)
+            held[name.removesuffix(".weight") + SCALE] = torch.float32, shape[0]
+        else:
+            held[name] = encodes_in(name, dtype), prod(shape)
+    return held
+
+
+@contextmanager
+def open_text(folder: Path) -> Iterator[Checkpoint]:
+    """The tensors of a text encoder's folder, one file or shards, under the encoder's own names.
+
+    Raises:
+        WeightsDamaged: they cannot be read.
+    """
+    single = folder / "model.safetensors"
+    try:
+        with open_checkpoint(single if single.is_file() else folder) as found:
+            yield _own_names(found)
+    except WeightsDamaged as error:
+        raise WeightsDamaged(
+            f"the text encoder cannot be loaded: {error.what}",
+            where=error.where,
+            rule=error.rule,
+            fix=error.fix,
+        ) from error
+
+
+def _own_names(found: Checkpoint) -> Checkpoint:
+    if TABLE in found.entries or TABLE_OF_ENCODER not in found.entries:
+        return found
+    entries = {TABLE if n == TABLE_OF_ENCODER else n: e for n, e in found.entries.items()}
+    return replace(
+        found,
+        entries=entries,
+        read=lambda name: found.read(TABLE_OF_ENCODER if name == TABLE else name),
+    )
+
+
+def _read(folder: Path, precision: TextPrecision) -> Any:
+    config = read_text_config(folder)
+    with weightless():
+        encoder = t5_encoder(config)
+        if precision.in_8_bits:
+            workspace = WritingRoom()
+            for name, layer in linear_layers_of(encoder):
+                dtype = encodes_in(f"{name}.weight", precision.dtype)
+                eight = QuantisedLinear(layer, torch.int8, dtype, workspace)
+                encoder.set_submodule(name, eight)
+    with open_text(folder) as checkpoint:
+        for name, (kind, _) in held_in(config, precision.dtype, precision.in_8_bits).items():
+            if kind is torch.int8:
+                with checkpoint.passing(name) as whole:
+                    held, scale = quantised(whole, kind, precision.device)
+                put_tensor(encoder, name, held)
+                put_tensor(encoder, name.removesuffix(".weight") + SCALE, scale)
+            elif not name.endswith(SCALE):
+                put_tensor(encoder, name, checkpoint.take(name, kind, precision.device))
+    encoder.set_input_embeddings(encoder.shared)  # the encoder's own table is the same one
+    return encoder.eval()
 
 
 def _check_tokens(file: Path, known: int) -> None:
@@ -79,26 +202,17 @@ def _check_tokens(file: Path, known: int) -> None:
 
 
 def _check_tensors(folder: Path, expected: Shapes, preset: ModelPreset) -> None:
-    single = folder / "model.safetensors"
-    try:
-        with open_checkpoint(single if single.is_file() else folder) as checkpoint:
-            entries = checkpoint.entries
-    except WeightsDamaged as error:
-        raise WeightsDamaged(
-            f"the text encoder cannot be loaded: {error.what}",
-            where=error.where,
-            rule=error.rule,
-            fix=error.fix,
-        ) from error
+    with open_text(folder) as checkpoint:
+        entries = checkpoint.entries
     problems = [
         f"{name} is in the file and not in the encoder of config.json"
         for name in entries
         if name not in expected
-        and name not in SAME_TABLE
+        and name != TABLE_OF_ENCODER
         and not name.startswith(OF_THE_OTHER_HALF)
     ]
     for name, shape in expected.items():
-        found = next((entries[n] for n in _names(name) if n in entries), None)
+        found = entries.get(name)
         if found is None:
             problems.append(f"{name} is missing")
         elif found.shape != shape:
@@ -114,7 +228,3 @@ def _check_tensors(folder: Path, expected: Shapes, preset: ModelPreset) -> None:
             fix=f"give {preset.name} its own text encoder, {preset.files.text_encoder}, in fp32, "
             "bf16 or fp16",
         )
-
-
-def _names(name: str) -> tuple[str, ...]:
-    return SAME_TABLE if name in SAME_TABLE else (name,)

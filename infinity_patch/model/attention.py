@@ -19,6 +19,7 @@ from scalekv.infinity_patch.compute.kernels.bias_and_gain import bias_and_gain
 from scalekv.infinity_patch.compute.kernels.queries_keys import place_queries_keys_values
 from scalekv.infinity_patch.compute.processor import fused_attention_is_fast, row_slices
 from scalekv.infinity_patch.compute.products import apply, is_plain, weights_dtype
+from scalekv.infinity_patch.compute.quantised import QuantisedLinear
 from scalekv.infinity_patch.compute.tiled_attention import tiled_attention, worthwhile
 from scalekv.infinity_patch.model.rotary import Scales3, rotate, table_of_scale, turns_of_scale
 from scalekv.kv.caches.layout import by_token, empty
@@ -100,10 +101,12 @@ def queries_keys_values(
     else:
         k, v = place(shape, dtype, x.device)
     turns = turns_of_scale(tables, schedule, scale, x.device)
-    for rows in row_slices(x) if is_plain(sa.mat_qkv) else [slice(None)]:
-        qkv = apply(sa.mat_qkv, x[:, rows], bias=bias).unflatten(-1, (3, heads, -1))
-        into = (part[:, :, rows] for part in (q, k, v))
-        place_queries_keys_values(qkv, gain, turns[rows], *into)
+    slices = list(row_slices(x)) if is_plain(sa.mat_qkv) else [slice(None)]
+    with QuantisedLinear.all_written([sa.mat_qkv] * (len(slices) > 1)):
+        for rows in slices:
+            qkv = apply(sa.mat_qkv, x[:, rows], bias=bias).unflatten(-1, (3, heads, -1))
+            into = (part[:, :, rows] for part in (q, k, v))
+            place_queries_keys_values(qkv, gain, turns[rows], *into)
     return q, k, v
 
 

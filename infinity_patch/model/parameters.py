@@ -30,6 +30,12 @@ def blocks(spec: TransformerSpec) -> int:
     return spec.depth * sum(parts)
 
 
+def linear_layers(spec: TransformerSpec) -> tuple[int, int]:
+    """Numbers in the weights of the blocks' linear layers, and the rows they lie in."""
+    width, hidden = spec.width, mlp_width(spec.width)
+    return spec.depth * (8 * width**2 + 2 * width * hidden), spec.depth * (9 * width + hidden)
+
+
 def around_blocks(spec: TransformerSpec, token_bits: int) -> int:
     """Weights of the transformer outside its blocks, which are kept in float32."""
     width, text = spec.width, spec.text_width
@@ -68,8 +74,8 @@ def autoencoder(spec: TokenizerSpec) -> tuple[int, int]:
 
 
 def text_encoder(spec: TextSpec, width: int) -> tuple[int, int]:
-    """Weights of a T5 encoder: those in its dtype, and those that transformers keeps in float32
-    where that dtype is float16."""
+    """Weights of a T5 encoder: those in its dtype, and those that stay in float32 where that dtype
+    is float16."""
     inner = spec.heads * spec.head_width
     attention = 4 * width * inner
     gates = 2 * width * spec.hidden
@@ -77,6 +83,13 @@ def text_encoder(spec: TextSpec, width: int) -> tuple[int, int]:
     kept = spec.layers * spec.hidden * width
     rest = spec.layers * (attention + gates + norms)
     return spec.vocabulary * width + BUCKETS * spec.heads + width + rest, kept
+
+
+def text_linear_layers(spec: TextSpec, width: int) -> tuple[int, int]:
+    """Numbers in the weights of a T5 encoder's linear layers, and the rows they lie in."""
+    inner = spec.heads * spec.head_width
+    numbers = 4 * width * inner + 3 * width * spec.hidden
+    return spec.layers * numbers, spec.layers * (3 * inner + 2 * spec.hidden + 2 * width)
 
 
 def _linear(inputs: int, outputs: int, *, bias: bool = True) -> int:

@@ -169,8 +169,8 @@ def text_rows(
     guidance: Guidance,
     length: int | None = None,
 ) -> TextRows:
-    """Rows of pictures with encoder features `texts`, (len, Ct) each, padded to `length`, or as
-    far as needed.
+    """Rows of pictures with encoder features `texts`, (len, Ct) each on any device, padded to
+    `length`, or as far as needed.
 
     The unconditional half is the learned rows of the same length, or `negative` for all.
     """
@@ -178,7 +178,8 @@ def text_rows(
     if guidance.needed:
         sequences += [model.unconditional(len(t)) if negative is None else negative for t in texts]
     with without_autocast(model.pos_start):
-        return model.text_rows([s.to(torch.float32) for s in sequences], length)
+        place = model.pos_start.device
+        return model.text_rows([s.to(place, torch.float32) for s in sequences], length)
 
 
 @exact_float32()

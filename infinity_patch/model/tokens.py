@@ -40,6 +40,13 @@ def uncut(tokenizer: Tokenizer) -> Tokenizer:
     return tokenizer
 
 
+def cutting(tokenizer: Tokenizer) -> Tokenizer:
+    """A second tokenizer like this one, which cuts what is longer than `MAX_TOKENS`."""
+    second = Tokenizer.from_str(tokenizer.to_str())
+    second.enable_truncation(MAX_TOKENS)
+    return second
+
+
 def cut_prompt(tokenizer: Tokenizer, prompt: str, where: str, truncate: bool) -> str:
     """What does not fit the text encoder, "" for most prompts. Needs the tokenizer alone.
 

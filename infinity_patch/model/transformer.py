@@ -8,6 +8,7 @@ residual stream, norms, modulation and head in float32, matrix products in the w
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -22,6 +23,7 @@ from scalekv.infinity_patch.compute.kernels.residual import add_norm
 from scalekv.infinity_patch.compute.offload import BlockStream
 from scalekv.infinity_patch.compute.processor import row_slices
 from scalekv.infinity_patch.compute.products import apply, is_plain, weights_dtype
+from scalekv.infinity_patch.compute.quantised import QuantisedLinear
 from scalekv.infinity_patch.model.attention import attend, project, queries_keys_values
 from scalekv.infinity_patch.model.parameters import LEVELS, mlp_width
 from scalekv.infinity_patch.model.rotary import Scales3
@@ -58,7 +60,8 @@ class SelfAttention(nn.Module):
         self.mat_qkv = nn.Linear(width, 3 * width, bias=False)
         self.q_bias = nn.Parameter(torch.zeros(width))
         self.v_bias = nn.Parameter(torch.zeros(width))
-        self.scale_mul_1H11 = nn.Parameter(torch.full((1, heads, 1, 1), 4.0).log())
+        self.scale_mul_1H11 = nn.Parameter(torch.empty(1, heads, 1, 1))
+        nn.init.constant_(self.scale_mul_1H11, math.log(4.0))
         self.proj = nn.Linear(width, width)
         self.caching = False
         self.cached_k: Tensor | None = None
@@ -201,8 +204,9 @@ class Block(nn.Module):
         )
         if whole:
             return self.after_attention(x, h, modulation, memory, mask)
-        for rows in slices:
-            self.after_attention(x[:, rows], h[:, rows], modulation, memory, mask)
+        with QuantisedLinear.all_written(self.linears):
+            for rows in slices:
+                self.after_attention(x[:, rows], h[:, rows], modulation, memory, mask)
         return x
 
     def after_attention(

@@ -4,20 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
+from scalekv.infinity_patch.planning.lighter import LIGHTER
 from scalekv.infinity_patch.planning.planner import Planner
 from scalekv.kv.errors import BudgetTooSmall
 
 CARDS = (8, 12, 16, 24, 48, 80)
 """Sizes that cards are sold with, in 10^9 bytes."""
-
-LIGHTER: tuple[tuple[str, dict[str, Any]], ...] = (
-    ("", {}),
-    ("--text-device cpu", {"text_device": "cpu"}),
-    ("--offload --text-device cpu", {"offload": True, "text_device": "cpu"}),
-)
-"""Placements that are tried in turn, each slower and in less memory than the one before it."""
 
 LEAST = 0.04
 """Of the history: a smaller budget is no reason to stay with a faster placement."""

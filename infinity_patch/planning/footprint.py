@@ -12,9 +12,11 @@ from functools import cached_property
 from typing import TYPE_CHECKING
 
 from scalekv.configs.models import ModelPreset
+from scalekv.configs.spec import EIGHT_BITS
 from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.model import parameters
-from scalekv.infinity_patch.pieces import LARGE, ROWS, STRIP, padded_text
+from scalekv.infinity_patch.pieces import ROWS, padded_text
+from scalekv.infinity_patch.planning.decoding import decoder_bytes, decoding
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CachePrediction, CacheShape, predicted
@@ -83,6 +85,16 @@ class Work:
         """Whether the scales are recorded, so that their memory is kept for the next picture."""
         able = self.device == "cuda" and not self.placement.offload and not self.kv_on_host
         return able and {"on": True, "off": False}.get(self.placement.graphs, self.again)
+
+    @property
+    def weights(self) -> str:
+        """How the blocks hold theirs, "int8", "fp8", or as `dtype`."""
+        return self.placement.weights if self.in_8_bits else self.dtype
+
+    @property
+    def in_8_bits(self) -> bool:
+        """Whether the blocks hold their weights in 8 bits."""
+        return self.placement.weights in EIGHT_BITS
 
     @property
     def text_rows(self) -> int:
@@ -159,10 +171,14 @@ def footprint(work: Work) -> Footprint:
         cache = predicted(
             work.schedule, shape, work.budget, precision, work.note_bytes, work.kv_on_host
         )
-    weights = weight_parts(work)
+    loading = weights = weight_parts(work)
     encoding = weights | {"everything_else": _encoding(work)}
-    if work.placement.keep_text_encoder is False:
+    if work.placement.keep_text_encoder is False or work.placement.text_first:
         weights = weights | {"text_encoder": 0}
+    if work.placement.text_first:
+        encoding |= {"transformer": 0, "vae": 0}
+    if work.placement.text_first or work.placement.text_cache is not None:
+        loading = loading | {"text_encoder": 0}  # it is read when a text is encoded
     held, moment = _fullest_scale(work, cache)
     on_device = {
         "cache_held": held,
@@ -171,10 +187,10 @@ def footprint(work: Work) -> Footprint:
         "cache_constants": 0 if work.constants is None else work.constants.nbytes,
     }
     stages = {
-        "load": weight_parts(work),
+        "load": loading,
         "encode": encoding,
         "scales": weights | on_device | {"everything_else": moment},
-        "decode": weights | {"everything_else": _between(work) + _decoding(work) + _kept(work)},
+        "decode": weights | {"everything_else": _between(work) + decoding(work) + _kept(work)},
     }
     if work.recorded:  # tensors of the scales stay where they are recorded; a picture is decoded
         kept = sum(on_device.values()) + moment - _between(work) - _kept(work)
@@ -192,27 +208,41 @@ def footprint(work: Work) -> Footprint:
 
 def weight_parts(work: Work) -> Parts:
     """Bytes of the weights on the device, all of them loaded."""
-    spec, placement = work.preset.transformer, work.placement
-    element = ELEMENT_BYTES[work.dtype]
-    inside = parameters.blocks(spec) * element
-    if placement.offload:  # two blocks at a time: one that computes, one on its way
-        inside = inside // spec.depth * 2
+    inside, around = transformer_bytes(work.preset, work.dtype, work.weights)
+    if work.placement.offload:  # two blocks at a time: one that computes, one on its way
+        inside = inside // work.preset.transformer.depth * 2
     encoder, decoder = parameters.autoencoder(work.preset.tokenizer)
-    around = parameters.around_blocks(spec, work.preset.tokenizer.token_bits) * 4
     return {
         "transformer": inside + around,
-        "vae": encoder * 4 + decoder * _decoder_bytes(work),
+        "vae": encoder * 4 + decoder * decoder_bytes(work),
         "text_encoder": 0 if _text_elsewhere(work) else _text_weights(work),
     }
 
 
+def transformer_bytes(preset: ModelPreset, dtype: str, weights: str) -> tuple[int, int]:
+    """Bytes of the weights in the transformer's blocks, and around them.
+
+    Args:
+        weights: "int8" or "fp8"; anything else: in `dtype`.
+    """
+    spec, element = preset.transformer, ELEMENT_BYTES[dtype]
+    inside = parameters.blocks(spec) * element
+    if weights in EIGHT_BITS:
+        numbers, rows = parameters.linear_layers(spec)
+        inside += numbers + 4 * rows - numbers * element
+    return inside, parameters.around_blocks(spec, preset.tokenizer.token_bits) * 4
+
+
 def _text_elsewhere(work: Work) -> bool:
-    return work.placement.text_device not in ("auto", work.device)
+    """Whether the text encoder never comes to the device."""
+    placement = work.placement
+    return not placement.text_read or placement.text_device not in ("auto", work.device)
 
 
 def _text_dtype(work: Work) -> str:
+    """What the text encoder computes in."""
     asked = work.placement.text_dtype
-    if asked != "auto":
+    if asked not in ("auto", "int8"):
         return asked
     return "fp16" if work.device == "cuda" else "fp32"
 
@@ -228,6 +258,9 @@ def _text_weights(work: Work) -> int:
         )
     rest, kept = parameters.text_encoder(spec, work.preset.transformer.text_width)
     dtype = _text_dtype(work)
+    if work.placement.text_dtype == "int8":
+        numbers, rows = parameters.text_linear_layers(spec, work.preset.transformer.text_width)
+        return numbers + 4 * rows + (rest + kept - numbers) * ELEMENT_BYTES[dtype]
     return rest * ELEMENT_BYTES[dtype] + kept * (4 if dtype == "fp16" else ELEMENT_BYTES[dtype])
 
 
@@ -243,6 +276,8 @@ def _encoding(work: Work) -> int:
     element, tokens = ELEMENT_BYTES[_text_dtype(work)], work.text_tokens
     width = work.preset.transformer.text_width
     hidden = tokens * (3 * spec.hidden + 6 * width) * element
+    if work.placement.text_dtype == "int8":  # a layer's weights, written out to be multiplied
+        hidden += width * max(spec.hidden, spec.heads * spec.head_width) * 4
     return hidden + 3 * spec.heads * tokens**2 * 4
 
 
@@ -263,13 +298,13 @@ def _fullest_scale(work: Work, cache: CachePrediction) -> tuple[int, int]:
     text = 2 * spec.depth * work.sequences * work.text_rows * width * element
     modulation = 6 * spec.depth * work.sequences * width * 4
     always = _between(work) + text + modulation + _kept(work)
-    decoding = tables = 0
+    history = tables = 0
     if work.constants is not None:
         from scalekv.kv.coded.plan import allocation_of, decoding_bytes, table_bytes
 
         assert work.budget is not None, "constants are of a policy that takes one"
         coded = allocation_of(work.constants, work.budget, work.shape, work.guided)
-        decoding = decoding_bytes(schedule, work.shape)
+        history = decoding_bytes(schedule, work.shape)
         tables = table_bytes(work.constants, coded)
     moments = []
     for scale, tokens in enumerate(schedule.tokens):
@@ -277,10 +312,10 @@ def _fullest_scale(work: Work, cache: CachePrediction) -> tuple[int, int]:
         held = cache.scale_bytes[scale] if last else cache.held_peak_bytes
         rows = tokens * work.sequences
         moment = _block(work, rows)
-        if decoding:
+        if history:
             # a layer's history is decoded beside the stream, the layer's input, q, k and v
             attending = rows * width * (8 + 4 * element)
-            moment = max(moment, attending + decoding) + tables
+            moment = max(moment, attending + history) + tables
         rest = always + moment
         moments.append((0 if work.kv_on_host else held, rest))
     return max(moments, key=sum)
@@ -290,7 +325,19 @@ def _kept(work: Work) -> int:
     """What stays from the first scale on: each token's angles, as tables and as complex numbers,
     and what the libraries took."""
     angles = 2 * work.schedule.total * work.preset.transformer.head_dim * 4
-    return angles + (LIBRARIES if work.device == "cuda" else 0)
+    return angles + (LIBRARIES if work.device == "cuda" else _written(work))
+
+
+def _written(work: Work) -> int:
+    """Memory in which weights of 8 bits are written out to be multiplied: of a CPU, which keeps it,
+    those that a chain of operations needs; elsewhere of the largest layer."""
+    if not work.in_8_bits:
+        return 0
+    spec, element = work.preset.transformer, ELEMENT_BYTES[work.dtype]
+    layer = spec.width * parameters.mlp_width(spec.width)
+    if work.device != "cpu" or work.schedule.tokens[-1] * work.sequences <= ROWS:
+        return layer * element
+    return (2 * spec.width**2 + 2 * layer) * element
 
 
 def _block(work: Work, rows: int) -> int:
@@ -312,83 +359,9 @@ def _block(work: Work, rows: int) -> int:
     inside = hidden if element == 4 else width * element
     together = stream + max(attention, 2 * width * element + hidden + inside)
     if work.device != "cpu":
-        return rows * together
+        return rows * together + _written(work)
     turning = (2 if element == 4 else 4) * stream + 5 * width * element
     together = stream + max(turning, 2 * (width * element + hidden))
     if rows <= ROWS:
         return rows * together
     return max(rows * (stream + attention), rows * (stream + width * element) + ROWS * together)
-
-
-def _decoder_bytes(work: Work) -> int:
-    """Of one element of the decoder's weights and maps, which are bf16 where the blocks are."""
-    return 2 if work.dtype == "bf16" else 4
-
-
-def _decoding(work: Work) -> int:
-    """Activations of the decoder, which takes one picture at a time; the codes of the others wait.
-
-    Maps of at least `LARGE` numbers are worked on in strips, a block's input and output whole.
-    """
-    tokenizer, element = work.preset.tokenizer, _decoder_bytes(work)
-    height, width = work.schedule.scales[-1]
-    size = height * width * (4 if tokenizer.patchify else 1)
-    widths = [tokenizer.ch * multiple for multiple in tokenizer.ch_mult]
-    before = widths[-1]
-    codes = work.pictures * size * tokenizer.bits * 4
-    moments = [_residual(work, before, before, size)]
-    for level in reversed(range(len(widths))):
-        for inputs in (before, widths[level]):
-            moments.append(_residual(work, inputs, widths[level], size))
-        before = widths[level]
-        if level:
-            moments.append(_doubled(work, before, size))
-            size *= 4
-    # the last norm, and the picture in the maps' dtype, in float32 and clamped
-    last = (3 * before * element if not _in_strips(before * size) else 0) * size
-    moments.append(last or size * before * element + _strip(work, before, 3, size))
-    moments.append(size * 3 * (element + 4 + 4))
-    return codes + max(moments)
-
-
-def _in_strips(numbers: int) -> bool:
-    return numbers >= LARGE
-
-
-def _residual(work: Work, inputs: int, outputs: int, size: int) -> int:
-    """A residual block: its input, and either the norm of it and the activation, or three maps of
-    its output; in strips its input and its output."""
-    element = _decoder_bytes(work)
-    if not _in_strips(inputs * size):
-        return element * size * max(3 * inputs, inputs + 3 * outputs)
-    whole = element * size * (inputs + outputs)
-    strips = (_strip(work, inputs, outputs, size), _strip(work, outputs, outputs, size))
-    return whole + max(strips)
-
-
-def _doubled(work: Work, channels: int, size: int) -> int:
-    """A map and its copy of twice the size, convolved; in strips the map and the result."""
-    element = _decoder_bytes(work)
-    if not _in_strips(channels * size):
-        return element * size * channels * 9
-    strip = min(_strip_numbers(work), 4 * channels * size)
-    several = strip < 4 * channels * size
-    return element * (size * channels * 5 + (4 if several else 2) * strip)
-
-
-def _strip(work: Work, inputs: int, outputs: int, size: int) -> int:
-    """One strip on its way through norm and convolution: in float32, where the maps are not that
-    already twice; or its activation and a padded copy; or that copy and the result. Where there
-    are several, the padded copy and the result of the one before are still there."""
-    element = _decoder_bytes(work)
-    strip = min(_strip_numbers(work), inputs * size)
-    result = element * strip * outputs // inputs
-    several = strip < inputs * size
-    before = element * strip + result if several else 0
-    normed = 4 * strip if element == 4 else 8 * strip
-    convolved = element * strip + result * (2 if several else 1)
-    return max(before + normed, before + 2 * element * strip, convolved)
-
-
-def _strip_numbers(work: Work) -> int:
-    return STRIP.get(work.device, LARGE)

@@ -28,6 +28,7 @@ from scalekv.infinity_patch.files.hub import (
     parts_of,
 )
 from scalekv.infinity_patch.files.inventory import State, Verdict, stored, verify
+from scalekv.infinity_patch.files.text_entries import text_entries
 from scalekv.infinity_patch.machine.gpus import DriverFailed, Gpu, gpus
 from scalekv.infinity_patch.machine.machine import memory_facts
 from scalekv.infinity_patch.planning.planner import (
@@ -41,7 +42,7 @@ from scalekv.kv.sizes import human_bytes
 
 LEAST_PYTHON = (3, 11)
 LEAST_DISK = 1 << 30  # bytes; a picture needs megabytes, a download says itself what it needs
-LIBRARIES = ("transformers", "tokenizers", "safetensors", "huggingface_hub", "numpy", "pillow")
+LIBRARIES = ("tokenizers", "safetensors", "huggingface_hub", "numpy", "pillow")
 
 
 class Level(StrEnum):
@@ -67,6 +68,7 @@ def examine(
     weights_dir: Path | None,
     out: Path,
     *,
+    text_cache: Path | None = None,
     thorough: bool = False,
 ) -> Iterator[Finding]:
     """Checks everything a picture of `preset` needs, one finding at a time.
@@ -74,6 +76,7 @@ def examine(
     Args:
         weights_dir: a folder with the model's files instead of the usual place, or None.
         out: the folder pictures would go to.
+        text_cache: the folder that keeps text features, where there is to be one.
         thorough: read downloaded files whole and compare them with their hashes.
     """
     yield _python()
@@ -81,19 +84,25 @@ def examine(
     yield from _torch()
     yield _memory()
     yield from _folders(preset, out)
+    if text_cache is not None:
+        yield _text_cache(text_cache)
     yield from _weights(preset, weights_dir, thorough)
 
 
-def room(planner: Planner, memory: int, of: str, free: int | None = None) -> Finding:
+def room(
+    planner: Planner, memory: int, of: str, free: int | None = None, options: str = ""
+) -> Finding:
     """Whether memory is enough for what is planned, as `scalekv plan` and every run have it.
 
     Args:
         memory: bytes of `of`, "NVIDIA H100" or "this machine".
         free: bytes of it that nobody uses now; None: not known.
+        options: that are taken without being asked for, so that it fits.
     """
     plan = planner.footprint()
     settled = planner.settled
     budget = "" if settled.planned is None else f", budget {settled.planned.label}"
+    budget += f", {options}" if options else ""
     found = (
         f"{run_text(plan)} of {settled.preset.name}, policy {settled.policy_name}{budget}, would "
         f"take {human_bytes(plan.needed)} of the {human_bytes(memory)} of {of}"
@@ -230,6 +239,24 @@ def _folders(preset: ModelPreset, out: Path) -> Iterator[Finding]:
             yield Finding(name, Level.PROBLEM, facts, fix)
         else:
             yield Finding(name, Level.FINE, facts)
+
+
+def _text_cache(folder: Path) -> Finding:
+    """What the folder holds, and whether more can be kept there."""
+    held = text_entries(folder)
+    found = f"{folder}, features of {held.count} prompts, {human_bytes(held.nbytes)}"
+    parent = existing(folder)
+    if not parent.is_dir():
+        fix = "name a folder by text_cache, or leave it out"
+        return Finding("text cache", Level.PROBLEM, f"{folder} cannot be a folder", fix)
+    if not _writable(parent):
+        return Finding(
+            "text cache",
+            Level.NOTE,
+            f"{found}; it cannot be written to",
+            "make it writable, or name another folder: what is missing is encoded each time",
+        )
+    return Finding("text cache", Level.FINE, found)
 
 
 def _writable(folder: Path) -> bool:

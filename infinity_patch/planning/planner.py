@@ -5,7 +5,6 @@ Knows settled requests and footprints; loads nothing, no torch.
 
 from __future__ import annotations
 
-import json
 from bisect import bisect_right
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,9 +14,12 @@ from scalekv.configs.models import ModelPreset
 from scalekv.configs.spec import TextSpec
 from scalekv.infinity_patch.asked.request import DEFAULT_POLICY
 from scalekv.infinity_patch.asked.settled import Settled
+from scalekv.infinity_patch.files.header import weights_in
 from scalekv.infinity_patch.files.hub import model_files
+from scalekv.infinity_patch.files.text_config import read_text_config
 from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.planning.footprint import TEXT_TOKENS, Footprint, Work, footprint
+from scalekv.infinity_patch.planning.lighter import LIGHTER
 from scalekv.kv.budgets.budget import FULL
 from scalekv.kv.errors import BudgetTooSmall, UserError
 from scalekv.kv.sizes import size_text
@@ -150,12 +152,18 @@ def work_of(
 def text_spec_of(preset: ModelPreset, weights_dir: Path | None = None) -> TextSpec | None:
     """Sizes of the text encoder: of the one that is on this machine, else what the preset says."""
     try:
-        file = model_files(preset, weights_dir).text_encoder / "config.json"
-        config = json.loads(file.read_text(encoding="utf-8"))
-        names = ("num_layers", "num_heads", "d_kv", "d_ff", "vocab_size")
-        return TextSpec(*(int(config[name]) for name in names))
-    except (UserError, OSError, ValueError, KeyError, TypeError, RecursionError):
+        return read_text_config(model_files(preset, weights_dir).text_encoder).spec
+    except UserError:
         return preset.text  # what is wrong with the files is said when they are needed
+
+
+def stored_weights(preset: ModelPreset, weights_dir: Path | None = None) -> str | None:
+    """How the transformer's file on this machine has its weights in 8 bits, "int8" or "fp8"; None:
+    it has none, or there is no file."""
+    try:
+        return weights_in(model_files(preset, weights_dir).transformer)
+    except UserError:
+        return None
 
 
 def refuse_what_cannot_fit(
@@ -215,11 +223,7 @@ def _nearest(planner: Planner, pictures: int, memory: int, cache_is_given: bool)
 def _lighter(planner: Planner, memory: int) -> str:
     """Options that make a single picture fit."""
     if planner.settled.device == "cuda":
-        for options, changes in (
-            ("--text-device cpu", {"text_device": "cpu"}),
-            ("--offload", {"offload": True}),
-            ("--offload --text-device cpu", {"offload": True, "text_device": "cpu"}),
-        ):
+        for options, changes in LIGHTER[1:]:
             if planner.placed(**changes).footprint(1).needed <= memory:
                 return f"{options} with one picture at a time"
     return "a smaller model, or another machine"

@@ -19,6 +19,7 @@ from statistics import median
 import torch
 from torch import Tensor
 
+from scalekv.infinity_patch.files.header import SCALE
 from scalekv.infinity_patch.loading.checkpoint import Checkpoint, open_checkpoint
 from scalekv.infinity_patch.planning.health import Finding, Level
 
@@ -120,10 +121,15 @@ def matrix_statistics(path: Path) -> list[MatrixStatistics]:
 def _matrices(checkpoint: Checkpoint) -> Iterator[tuple[str, Tensor]]:
     cpu = torch.device("cpu")
     for name, entry in checkpoint.entries.items():
-        if len(entry.shape) < 2 or not entry.floating or not name.endswith("weight"):
+        if len(entry.shape) < 2 or not name.endswith("weight"):
+            continue
+        scale = name.removesuffix(".weight") + SCALE
+        if not entry.floating and scale not in checkpoint.entries:
             continue
         # a convolution is a matrix from all it sees to its channels
         tensor = checkpoint.take(name, torch.float32, cpu).flatten(1)
+        if scale in checkpoint.entries:
+            tensor = tensor * checkpoint.take(scale, torch.float32, cpu)[:, None]
         parts = next((p for kind, p in PARTS.items() if name.endswith(f"{kind}.weight")), ())
         if not parts:
             yield name, tensor

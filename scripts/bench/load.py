@@ -46,15 +46,21 @@ class ProcessPeaks:
             self.highest = {name: max(n, self.highest[name]) for name, n in resident().items()}
 
 
-def measure(model: str, folder: Path, dtype: str) -> dict[str, float]:
+def measure(model: str, folder: Path, dtype: str, weights: str) -> dict[str, float]:
     """Loads in this process; bytes and seconds."""
-    from scalekv.infinity_patch import load
+    from scalekv.infinity_patch import Placement, load
 
     load("emoji", device="cpu")  # what libraries take once is not the weights'
     before = resident()
     start = time.perf_counter()
     with ProcessPeaks() as peaks:
-        pipeline = load(model, device="cpu", dtype=dtype, weights_dir=folder)
+        pipeline = load(
+            model,
+            device="cpu",
+            dtype=dtype,
+            weights_dir=folder,
+            placement=Placement(weights=weights),
+        )
     seconds = time.perf_counter() - start
     after = resident()
     tensors = [*pipeline.model.parameters(), *pipeline.vae.parameters()]
@@ -76,10 +82,11 @@ def main() -> int:
     parser.add_argument("model", help="a preset")
     parser.add_argument("folders", nargs="+", type=Path, help="folders with its files")
     parser.add_argument("--dtype", default="bf16")
+    parser.add_argument("--weights", default="auto", help="int8, fp8; auto: as the files are")
     parser.add_argument("--here", action="store_true", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.here:
-        print(json.dumps(measure(args.model, args.folders[0], args.dtype)))
+        print(json.dumps(measure(args.model, args.folders[0], args.dtype, args.weights)))
         return 0
     print(
         f"{'folder':10} {'seconds':>8} {'tensors':>9} {'peak anonymous':>15} "
@@ -87,7 +94,8 @@ def main() -> int:
     )
     worst = 0.0
     for folder in args.folders:
-        command = [sys.executable, __file__, args.model, str(folder), "--dtype", args.dtype]
+        command = [sys.executable, __file__, args.model, str(folder)]
+        command += ["--dtype", args.dtype, "--weights", args.weights]
         done = subprocess.run([*command, "--here"], stdout=subprocess.PIPE, check=True, text=True)
         found = json.loads(done.stdout)
         ratio = found["peak_anonymous"] / found["tensors"]

@@ -52,6 +52,7 @@ class StandIn:
 
     loaded: list[tuple[Any, ...]] = field(default_factory=list)
     requests: list[Request] = field(default_factory=list)
+    encoded: list[list[str]] = field(default_factory=list)
     fail_at: int | None = None
     failing: tuple[str, ...] = ()
     error: BaseException | None = None
@@ -73,6 +74,8 @@ class StandIn:
             preset=preset,
             device=SimpleNamespace(type="cpu", __str__=lambda _: "cpu"),
             dtype="torch.float32",
+            weights="fp32",
+            computing="float32 on cpu",
             weights_bytes={"transformer": 20_000_000, "vae": 10_000_000, "text_encoder": 5_000},
             stages=SimpleNamespace(
                 peaks=lambda: {
@@ -86,6 +89,7 @@ class StandIn:
                 sources=["process: a stand-in"],
             ),
             graphs=SimpleNamespace(possible=False),
+            text=SimpleNamespace(cache=None),
         )
 
     def generate(
@@ -169,6 +173,7 @@ def put_in(fake: StandIn, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> St
     monkeypatch.setattr(check_module, "model_files", lambda *_: paths)
     monkeypatch.setattr(engine, "load", fake.load)
     monkeypatch.setattr(engine, "generate", fake.generate)
+    monkeypatch.setattr(engine, "encode", lambda _, texts: fake.encoded.append(list(texts)))
     return fake
 
 

@@ -43,6 +43,7 @@ def slowly(*arguments):
 def check(request, preset, folder, dtype, device):
     return settle(request, preset, device, dtype)
 engine.check, engine.load, engine.generate = check, fake.load, slowly
+engine.encode = lambda _, texts: None
 sys.exit(main())
 """
 ROOT = Path(__file__).parents[2]

@@ -29,7 +29,9 @@ from tests.cli.cluster.fake_ray import FakeRay, OutOfMemoryError, RayError
 from tests.cli.conftest import StandIn
 
 PEAKS = {"scales": {"resident_peak_bytes": 60}}
-MEASURED = ProcessFigures("cpu", "float32", {"cores": 1}, {"vae": 1}, PEAKS, {}, ("a stand-in",))
+MEASURED = ProcessFigures(
+    "cpu", "float32", "fp32", {"cores": 1}, {"vae": 1}, PEAKS, {}, ("a stand-in",)
+)
 LEDGER = {"policy": "full", "budget": None, "held_peak_bytes": 7}
 
 

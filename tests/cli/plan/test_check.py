@@ -14,7 +14,7 @@ from tests.cli.conftest import Outcome
 
 Program = Callable[..., Outcome]
 
-SMALL = ("plan", "--model", "infinity-2b", "--gpu-memory", "8GB")
+SMALL = ("plan", "--model", "infinity-2b", "--gpu-memory", "4GB")
 LARGE = ("plan", "--model", "infinity-2b", "--gpu-memory", "24GB")
 EXAMPLES = [line.strip() for line in EPILOG.splitlines() if line.startswith("  scalekv plan")]
 
@@ -38,7 +38,7 @@ def test_a_check_refuses_what_does_not_fit(scalekv: Program) -> None:
     done = scalekv(*SMALL, "--check")
     assert done.code == 2
     assert done.out == scalekv(*SMALL).out
-    for word in ("it does not fit: 8.1 GiB of 7.5 GiB", "--fit budget"):
+    for word in ("it does not fit: 8.1 GiB of 3.7 GiB", "--fit budget"):
         assert word in done.err
     for_programs = scalekv(*SMALL, "--check", "--json")
     assert for_programs.code == 2

@@ -154,7 +154,7 @@ def test_a_run_that_cannot_fit_is_refused_before_loading(
 def test_a_single_picture_that_cannot_fit_is_told_what_helps(
     scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "device_memory", lambda _: ("a card", 12 * GIB))
+    monkeypatch.setattr(room, "device_memory", lambda _: ("a card", 10 * GIB))
     refused = scalekv("generate", "a", "--model", "infinity-8b", "--budget", "4%")
     assert refused.code == 2
     assert "--offload" in refused.err

@@ -63,6 +63,13 @@ def doctors(scalekv: Program, model: str, budget: str) -> bool:
     return levels == ["ok"]
 
 
+@pytest.fixture
+def all_chosen(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nothing is left to be made lighter."""
+    monkeypatch.setenv("SCALEKV_WEIGHTS", "bf16")
+    monkeypatch.setenv("SCALEKV_TEXT_DEVICE", "cuda")
+
+
 @settings(
     max_examples=8, suppress_health_check=[HealthCheck.function_scoped_fixture], deadline=None
 )
@@ -79,6 +86,7 @@ def doctors(scalekv: Program, model: str, budget: str) -> bool:
 def test_one_answer(
     scalekv: Program,
     stand_in: StandIn,
+    all_chosen: None,
     monkeypatch: pytest.MonkeyPatch,
     model: str,
     budget: str,
@@ -96,20 +104,22 @@ def test_one_answer(
     assert doctors(scalekv, model, budget) == (memory >= needed(model, budget, kept=False))
 
 
-def test_a_batch_keeps_the_text_encoder_and_says_what_freeing_it_does(
-    scalekv: Program, stand_in: StandIn, monkeypatch: pytest.MonkeyPatch
+def test_a_batch_frees_the_text_encoder_as_planned_unless_it_is_to_keep_it(
+    scalekv: Program, stand_in: StandIn, all_chosen: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(room, "device_memory", lambda _: ("a card", 10 * GIB))
+    monkeypatch.setattr(room, "device_memory", lambda _: ("a card", 9 * GIB))
     Path("p.txt").write_text("an owl\n")
-    refused = scalekv("batch", "p.txt", "--model", "infinity-2b")
+    refused = scalekv("batch", "p.txt", "--model", "infinity-2b", "--keep-text-encoder")
     assert refused.code == 2
     assert stand_in.loaded == []
     words = " ".join(refused.err.split())
     least = needed("infinity-2b", "10%", kept=True)
-    assert 10 * GIB < least < 11 * GIB  # and not the 8 that it would be without
-    assert f"would take {size_text(least)} of the 10GiB of a card" in words
-    assert "--free-text-encoder" in words
-    assert scalekv("batch", "p.txt", "--model", "infinity-2b", "--free-text-encoder").code == 0
+    assert 9 * GIB < least < 10 * GIB  # and not the 8 that it would be without
+    assert f"would take {size_text(least)} of the {size_text(9 * GIB)} of a card" in words
+    assert scalekv("batch", "p.txt", "--model", "infinity-2b").code == 0
+    assert stand_in.placement is not None
+    assert stand_in.placement.keep_text_encoder is False
+    assert json.loads(scalekv("plan", "--model", "infinity-2b", "--json").out)["fits"]
     assert scalekv("generate", "an owl", "--model", "infinity-2b").code == 0
 
 
@@ -124,6 +134,7 @@ def test_a_batch_keeps_the_text_encoder_and_says_what_freeing_it_does(
 def test_other_commands_that_load_a_model_ask_too(
     scalekv: Program,
     stand_in: StandIn,
+    all_chosen: None,
     monkeypatch: pytest.MonkeyPatch,
     command: tuple[str, ...],
     needs: str,

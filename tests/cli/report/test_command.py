@@ -46,16 +46,19 @@ def test_the_schema_is_one_and_refuses_what_is_wrong(scalekv: Program, stand_in:
         assert not VALIDATOR.is_valid({**fine, key: value}), key
     for key in SCHEMA["required"]:
         assert not VALIDATOR.is_valid({name: fine[name] for name in fine if name != key}), key
-    # which a CPU has none of, and a cluster alone
-    known = SCHEMA["properties"].keys() - {"graphs", "workers"}
+    # which a CPU has none of, a cluster alone, and a run with such a cache
+    known = SCHEMA["properties"].keys() - {"graphs", "workers", "text_cache"}
     assert fine.keys() == known, "every key is described, every described key is written"
 
 
 def test_real_runs_keep_to_the_schema_and_find_each_other(scalekv: Program) -> None:
     for policy in ("scalekv", "full"):
-        assert scalekv("generate", "a red apple", "--policy", policy).code == 0
-    for name in ("report.json", "report-2.json"):
+        done = scalekv("generate", "a red apple", "--policy", policy, "--text-cache", "texts")
+        assert done.code == 0
+    for name, was_there in (("report.json", 0), ("report-2.json", 1)):
         found = report(f"out/{name}")
+        assert found["text_cache"] == {"found": was_there, "made": 1 - was_there}
+        assert (found["weights_bytes"]["text_encoder"] == 0) is bool(was_there)
         assert list(found["stages"]) == ["load", "encode", "scales", "decode"]
         rows = found["cache"]["scales"]
         described = SCHEMA["$defs"]["cache"]["properties"]

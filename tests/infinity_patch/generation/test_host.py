@@ -106,14 +106,3 @@ def test_what_is_written_through_data_counts(name: str) -> None:
         inside = [None if policy is None else patched(m, policy) for m in (changed, fresh)]
         one, other = (run(m, inside=i)[1] for m, i in zip((changed, fresh), inside, strict=True))
         assert all(torch.equal(a, b) for a, b in zip(one, other, strict=True))
-
-
-def test_bars_that_the_environment_decides_are_no_warning(
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:
-    from importlib import import_module
-
-    tqdm = import_module("huggingface_hub.utils.tqdm")
-
-    monkeypatch.setattr(tqdm, "HF_HUB_DISABLE_PROGRESS_BARS", True)
-    load("emoji", device="cpu", dtype="fp32")

@@ -10,7 +10,10 @@ from PIL import Image
 
 from scalekv.infinity_patch import Pipeline, Progress, Request, generate, load
 from scalekv.infinity_patch.generation.patch import patched, self_attentions
+from scalekv.infinity_patch.generation.pipeline import settled_on
 from scalekv.infinity_patch.loading.placement import Placement
+from scalekv.infinity_patch.planning.footprint import footprint
+from scalekv.infinity_patch.planning.planner import work_of
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import full_cache_bytes
 from scalekv.kv.schedule import Schedule
@@ -156,3 +159,20 @@ def test_a_freed_text_encoder_comes_back_for_other_prompts() -> None:
     other = next(generate(pipeline, Request(("a dog",))))
     assert not same(first.image, other.image)
     assert pipeline.text.model is None
+
+
+def test_texts_may_be_encoded_before_the_transformer_is_there() -> None:
+    request = Request(("a cat", "a dog"), negative="blur")
+    plain = [picture.image for picture in generate(load("emoji", device="cpu"), request)]
+    placement = Placement(text_first=True)
+    pipeline = load("emoji", device="cpu", placement=placement, texts=request.texts)
+    assert pipeline.stages.weights()["encode"] == {"text_encoder": pipeline.text.nbytes}
+    assert pipeline.text.model is None
+    assert pipeline.stages.weights()["load"]["text_encoder"] == 0
+    drawn = [picture.image for picture in generate(pipeline, request)]
+    assert all(map(same, plain, drawn))
+    assert pipeline.text.model is None
+    settled = settled_on(pipeline, request)
+    stages = footprint(work_of(settled, placement)).stages
+    assert (stages["encode"]["transformer"], stages["load"]["text_encoder"]) == (0, 0)
+    assert stages["encode"]["text_encoder"] == pipeline.text.nbytes

@@ -10,7 +10,8 @@ from scalekv.configs.models import model_named
 from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.asked.settled import settle
 from scalekv.infinity_patch.loading.placement import Placement
-from scalekv.infinity_patch.planning.cards import CARDS, LEAST, LIGHTER, fitting, on_cards
+from scalekv.infinity_patch.planning.cards import CARDS, LEAST, fitting, on_cards
+from scalekv.infinity_patch.planning.lighter import LIGHTER
 from scalekv.infinity_patch.planning.planner import Planner
 
 OPTIONS: dict[str, dict[str, Any]] = dict(LIGHTER)

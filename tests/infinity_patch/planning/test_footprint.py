@@ -10,18 +10,21 @@ import pytest
 import torch
 from torch import Tensor
 
-from scalekv.configs.models import model_named
+from scalekv.configs.models import list_models, model_named
+from scalekv.configs.spec import EIGHT_BITS, WEIGHTS
 from scalekv.infinity_patch import Placement, generate, load, pieces
 from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.asked.settled import settle
 from scalekv.infinity_patch.generation.patch import patched
 from scalekv.infinity_patch.loading.fitting import skeletons
+from scalekv.infinity_patch.loading.reading import hold_in_8_bits, kept_in
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
 from scalekv.infinity_patch.model.transformer import Infinity
-from scalekv.infinity_patch.planning.footprint import LIBRARIES, Parts
-from scalekv.infinity_patch.planning.planner import Planner
+from scalekv.infinity_patch.planning.footprint import LIBRARIES, Parts, weight_parts
+from scalekv.infinity_patch.planning.planner import Planner, work_of
 from scalekv.kv.caches.caches import Caches
+from scalekv.kv.dtypes import TORCH_DTYPES
 from scalekv.kv.policies.coded import CodedPolicy
 from scalekv.kv.policies.registry import policy_named, policy_names
 from tests.infinity_patch.counting import Counting, shapes_only
@@ -122,6 +125,8 @@ def counted(planner: Planner, pictures: int) -> tuple[int, int]:
     assert isinstance(transformer, Infinity)
     assert isinstance(vae, Autoencoder)
     transformer.eval().requires_grad_(False).block_chunks.to(DTYPES[settled.dtype])
+    if planner.placement.weights in EIGHT_BITS:
+        hold_in_8_bits(transformer, planner.placement.weights, DTYPES[settled.dtype])
     vae.eval().requires_grad_(False).decoder.to(DTYPES[settled.dtype])
     scales, cfg = len(schedule), preset.sampling.cfg
     guidance = Guidance((cfg,) * scales, (1.0,) * scales, (preset.sampling.cfg_layer,))
@@ -149,12 +154,13 @@ def counted(planner: Planner, pictures: int) -> tuple[int, int]:
 
 
 @pytest.mark.parametrize(
-    ("model", "policy", "budget", "pictures", "dtype"),
+    ("model", "policy", "budget", "pictures", "dtype", "weights"),
     [
-        ("emoji", "scalekv", "10%", 1, "fp32"),
-        ("infinity-125m", "scalekv", "10%", 2, "bf16"),
-        ("infinity-125m", "full", "full", 8, "bf16"),
-        ("infinity-layer16", "pyramidkv", "20%", 3, "bf16"),
+        ("emoji", "scalekv", "10%", 1, "fp32", "auto"),
+        ("infinity-125m", "scalekv", "10%", 2, "bf16", "auto"),
+        ("infinity-125m", "scalekv", "10%", 2, "bf16", "int8"),
+        ("infinity-125m", "full", "full", 8, "bf16", "auto"),
+        ("infinity-layer16", "pyramidkv", "20%", 3, "bf16", "auto"),
     ],
 )
 def test_everything_else_is_what_an_allocator_counts(
@@ -164,10 +170,12 @@ def test_everything_else_is_what_an_allocator_counts(
     budget: str,
     pictures: int,
     dtype: str,
+    weights: str,
 ) -> None:
     monkeypatch.setitem(pieces.STRIP, "meta", pieces.STRIP["cuda"])
     request = Request(("a",), policy=policy, budget=budget)
-    planner = Planner(settle(request, model_named(model), "cuda", dtype), text_tokens=64)
+    settled = settle(request, model_named(model), "cuda", dtype)
+    planner = Planner(settled, Placement(weights=weights), text_tokens=64)
     stages = planner.footprint(pictures).stages
     scales, decode = counted(planner, pictures)
     planned = sum(stages["scales"][part] for part in SHARES) - LIBRARIES
@@ -204,6 +212,28 @@ def test_what_is_recorded_stays_while_a_picture_is_decoded() -> None:
     assert parts("off", num_images=2)["decode"]["recorded"] == 0
     assert parts("auto", "cpu", num_images=2)["decode"]["recorded"] == 0
     assert parts(num_images=2, kv_device="cpu")["decode"]["recorded"] == 0
+
+
+@pytest.mark.parametrize("weights", WEIGHTS)
+@pytest.mark.parametrize("name", list_models())
+def test_planned_weights_are_held_weights(name: str, weights: str) -> None:
+    """On shapes; tests of loading hold these to the tensors of the built-in model."""
+    preset = model_named(name)
+    in_8_bits = weights in EIGHT_BITS
+    dtype = "bf16" if in_8_bits or weights == "auto" else weights
+    work = work_of(settle(Request(("a",)), preset, "cuda", dtype), Placement(weights=weights))
+    transformer, vae = skeletons(preset)
+    if in_8_bits:
+        hold_in_8_bits(transformer, weights, TORCH_DTYPES[dtype])
+    held = {
+        part: sum(
+            p.numel() * kept_in(tensor, p, TORCH_DTYPES[dtype]).itemsize
+            for tensor, p in module.named_parameters()
+        )
+        for part, module in (("transformer", transformer), ("vae", vae))
+    }
+    planned = weight_parts(work)
+    assert {part: planned[part] for part in held} == held
 
 
 @pytest.mark.gpu

@@ -170,3 +170,18 @@ def test_hashes_are_compared_wherever_the_files_are(
         assert finding.fix
     else:  # somebody's own weights, for all that is known
         assert (finding.level, "of 1 no hash" in finding.found) == (Level.NOTE, True)
+
+
+def test_a_text_cache_and_what_it_takes(tmp_path: Path) -> None:
+    def found(folder: Path) -> Finding:
+        findings = examine(EMOJI, None, tmp_path, text_cache=folder)
+        return next(one for one in findings if one.name == "text cache")
+
+    assert "text cache" not in {one.name for one in examine(EMOJI, None, tmp_path)}
+    assert found(tmp_path / "cache").level is Level.FINE
+    assert not (tmp_path / "cache").exists()
+    entry = tmp_path / "cache" / "ab" / ("ab" * 32 + ".safetensors")
+    entry.parent.mkdir(parents=True)
+    entry.write_bytes(bytes(2048))
+    assert "features of 1 prompts, 2.0 KiB" in found(tmp_path / "cache").found
+    assert found(entry).level is Level.PROBLEM

@@ -9,10 +9,16 @@ import torch
 from triton.backends.compiler import GPUTarget
 from triton.runtime import driver
 
-from scalekv.infinity_patch.compute.kernels import bias_and_gain, norm, queries_keys, residual
+from scalekv.infinity_patch.compute.kernels import (
+    bias_and_gain,
+    norm,
+    queries_keys,
+    residual,
+    rows_in_fp8,
+)
 from scalekv.kv.kernels import best, gather, mass, operator, pooling
 
-MODULES = (bias_and_gain, norm, queries_keys, residual, best, gather, mass, pooling)
+MODULES = (bias_and_gain, norm, queries_keys, residual, rows_in_fp8, best, gather, mass, pooling)
 COMPILED: set[operator.Kernel] = set()
 
 
@@ -53,6 +59,7 @@ def main() -> None:
     norm._fused(x, vectors, vectors, half)
     residual._fused(x, x.to(half), vectors, vectors, vectors, half)
     residual._fused(x, x.to(half), None, vectors[0, 0].to(half), vectors[0, 0].to(half), half)
+    rows_in_fp8._fused(torch.zeros(length, 4 * heads * dim, dtype=half))
     bias_and_gain._fused(
         vectors[0, 0].to(half), vectors[0, 0].to(half), torch.zeros(1, heads, 1, 1)
     )
