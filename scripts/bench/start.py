@@ -3,7 +3,8 @@
     python -m scripts.bench.start --rounds 5
 
 Sides take turns, each a process of its own: Python with torch alone; with transformers' T5; a
-picture; and the same with its prompt in the text cache. Medians of wall and CPU seconds, and CPU seconds beside those of the picture.
+picture; and the same with its prompt in the text cache. Medians of wall and CPU seconds, and CPU
+seconds beside those of the picture.
 """
 
 from __future__ import annotations
