@@ -219,13 +219,15 @@ class Reader:
         facts |= {
             "model": settled.preset.name,
             "dtype": [self.choices.dtype, self.choices.placement.text_dtype],
-            "pixels": str(settled.schedule),
+            "pixels": str(settled.picture),
             "budget": budget,
             "cfg": settled.cfg,
             "cfg_layer": None if settled.cfg_layers == presets_own else settled.cfg_layers,
             "tau": settled.tau,
             "top_p": settled.top_p,
         }
+        if settled.schedule == settled.picture:  # as before there was a choice
+            del facts["stop_after"]
         if (writing := writing_of(self.choices).mark) is not None:
             facts["file"] = writing
         return mark(facts)

@@ -49,6 +49,8 @@ class Work:
     """What is to be generated, as far as memory depends on it.
 
     Attributes:
+        schedule: the scales that are drawn.
+        picture: all scales of the picture.
         budget: as the policy plans it; None: everything is kept.
         pictures: at once.
         guided: whether every picture has an unconditional half.
@@ -65,6 +67,7 @@ class Work:
 
     preset: ModelPreset
     schedule: Schedule
+    picture: Schedule
     budget: Budget | None
     pictures: int = 1
     guided: bool = True
@@ -331,7 +334,7 @@ def _decoding(work: Work) -> int:
     Maps of at least `LARGE` numbers are worked on in strips, a block's input and output whole.
     """
     tokenizer, element = work.preset.tokenizer, _decoder_bytes(work)
-    height, width = work.schedule.scales[-1]
+    height, width = work.picture.scales[-1]
     size = height * width * (4 if tokenizer.patchify else 1)
     widths = [tokenizer.ch * multiple for multiple in tokenizer.ch_mult]
     before = widths[-1]
