@@ -61,8 +61,8 @@ class ScaleLoop:
     """The scales of a batch of pictures, one after another. To be used inside `computing(model)`.
 
     Attributes:
-        codes: what has been drawn so far, summed up at the picture's last scale's size, (B, b, H, W) float32;
-            None before the first scale.
+        codes: what has been drawn so far, summed up at the size of the picture's last scale,
+            (B, b, H, W) float32; None before the first scale.
     """
 
     def __init__(

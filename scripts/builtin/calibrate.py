@@ -1,5 +1,6 @@
 """Calibrate the built-in model, compare the drafters found with drafters tried out, and write what
-ships: its budgets, its HeatKV order, its heads' profile, its constants, the maps and the tables of docs/calibration.md.
+ships: its budgets, its HeatKV order, its heads' profile, its constants, the maps and the tables of
+docs/calibration.md.
 
 python -m scripts.builtin.calibrate
 """

@@ -7,7 +7,6 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch import generate, load
