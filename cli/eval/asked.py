@@ -89,7 +89,7 @@ def settle_evaluation(asked: EvaluationAsked) -> EvaluationSettled:
     protocol = protocol_named(asked.protocol)
     chosen = Settings().get("model", asked.typed["model"])
     preset = model_named(chosen.value, chosen.origin)
-    own = {"policy": FULL, "budget": FULL, "kv_dtype": AUTO, "num_images": 1, "truncate": True}
+    own = {"policy": FULL, "budget": FULL, "kv_dtype": AUTO, "truncate": True}
     own |= {"positive_prompt": False, "reproducible": True}
     choices = choose(Options((), {**asked.typed, **_sampling(asked, protocol, preset), **own}))
     choices.seeds.one("eval")
@@ -111,6 +111,7 @@ def settle_evaluation(asked: EvaluationAsked) -> EvaluationSettled:
             budget=variant.budget,
             kv_dtype=variant.kv_dtype,
             batch_size=1,
+            num_images=1,
         )
         found = engine.check(request, preset, choices.weights_dir, choices.dtype, target.device)
         if not choices.force:

@@ -181,6 +181,6 @@ def evaluate(
     )
     run = EvaluationRun(asked, stderr(), json=json)
     if report_only:
-        run.report()
+        run.report_only()
     else:
         run.execute()

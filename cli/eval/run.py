@@ -27,6 +27,7 @@ from scalekv.kv.errors import UserError
 from scalekv.kv.extras import needs
 
 if TYPE_CHECKING:
+    from scalekv.infinity_patch import Pipeline
     from scalekv.infinity_patch.evaluation.rows import Row
     from scalekv.infinity_patch.evaluation.run import Evaluation
 
@@ -71,16 +72,21 @@ class EvaluationRun:
                 self._look(evaluation, networks, display)
                 with interrupts_wait():
                     display.clear()
-                    self.report()
+                    self._report()
         except KeyboardInterrupt:
             raise Interrupted(drawn, str(self.asked.out)) from None
 
-    def report(self) -> None:
-        """Writes the result of what is in the folder, and shows it.
+    def report_only(self) -> None:
+        """Reports on what is in the folder; draws and loads nothing.
 
         Raises:
             UserError: nothing is there.
         """
+        self._networks()
+        self._report()
+
+    def _report(self) -> None:
+        """Writes the result of what is in the folder, and shows it."""
         from scalekv.infinity_patch.evaluation.kept import EvaluationFolder
         from scalekv.infinity_patch.evaluation.run import summed_up
         from scalekv.infinity_patch.evaluation.tables import latex, quality, report
@@ -133,13 +139,13 @@ class EvaluationRun:
         import torch
 
         from scalekv.infinity_patch.evaluation.kept import EvaluationFolder
-        from scalekv.infinity_patch.evaluation.run import Evaluation, common_settings
+        from scalekv.infinity_patch.evaluation.run import Evaluation, evaluation_settings
         from scalekv.infinity_patch.evaluation.variants import FULL_CACHE
 
         choices = settled.choices
         full = settled.settled[FULL_CACHE]
         threads = choices.placement.threads or torch.get_num_threads()
-        common = common_settings(
+        common = evaluation_settings(
             full,
             settled.captions,
             settled.protocol.name,
@@ -168,8 +174,7 @@ class EvaluationRun:
         pipeline = engine.load(
             choices.preset, choices.device, choices.dtype, choices.weights_dir, choices.placement
         )
-        machine = engine.computes_on(pipeline)
-        for number, row in enumerate(evaluation.draw(pipeline, machine)):
+        for number, row in enumerate(evaluation.draw(pipeline, _machine(pipeline))):
             raise_lost()
             display.status(_said(number, pictures, "drawn", row), number + 1, pictures)
             yield row
@@ -201,6 +206,12 @@ class EvaluationRun:
             f"({choices.model.origin}): {len(evaluation.numbers)} captions{part}, "
             f"{len(settled.settled)} caches, {evaluation.missing} pictures to draw"
         )
+
+
+def _machine(pipeline: Pipeline) -> str:
+    """What computes, as its maker calls it."""
+    facts = engine.machine(pipeline)
+    return facts.get("device_name") or f"{facts['processor']}, {engine.computes_on(pipeline)}"
 
 
 def _said(number: int, count: int, what: str, row: Row) -> str:

@@ -80,10 +80,9 @@ def coco_captions() -> Captions:
         refused.fix = INSTEAD
         raise
     rows = [row for file in files for row in _rows_of(file)]
-    try:
-        found = [str(row[0]).strip() if row else "" for row in rows]
-    except (TypeError, KeyError, IndexError) as error:
-        raise _damaged(files[0], "no list of captions in a row") from error
+    if not all(isinstance(row, list) for row in rows):
+        raise _damaged(files[0], "no list of captions in a row")
+    found = [str(row[0]).strip() if row else "" for row in rows]
     return _captions(found, f"{COCO_REPO}, validation", files[0].name)
 
 

@@ -54,7 +54,7 @@ def recorded_bits() -> Iterator[list[Tensor]]:
         BitSampler.__call__ = sample  # type: ignore[method-assign]
 
 
-def draw(pipeline: Pipeline, request: Request | Settled) -> DrawnPicture:
+def draw_with_bits(pipeline: Pipeline, request: Request | Settled) -> DrawnPicture:
     """The one picture of a request.
 
     Raises:

@@ -17,7 +17,7 @@ from torch import Tensor
 
 from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.evaluation.captions import Captions
-from scalekv.infinity_patch.evaluation.drawing import DrawnPicture, draw
+from scalekv.infinity_patch.evaluation.drawing import DrawnPicture, draw_with_bits
 from scalekv.infinity_patch.evaluation.kept import (
     KEY,
     PICTURES,
@@ -51,7 +51,7 @@ class Evaluation:
         captions: all of them; `limit` of them are drawn.
         settled: how each variant is drawn, `FULL_CACHE` among them; prompts and seeds are set here.
         seed: of the first caption.
-        settings: what all rows have in common; see `common_settings`.
+        settings: what all rows have in common; see `evaluation_settings`.
         part: of the captions, where others do the rest.
     """
 
@@ -93,7 +93,7 @@ class Evaluation:
             missing = self._missing(number)
             full: _Full | None = None
             for variant in missing:
-                drawn = draw(pipeline, self._of(variant, number))
+                drawn = draw_with_bits(pipeline, self._of(variant, number))
                 if variant == FULL_CACHE:
                     full = _Full(Image.fromarray(drawn.picture), drawn.bits)
                 elif full is None:
@@ -243,7 +243,7 @@ def _files_of(variant: CacheVariant) -> dict[str, str]:
     return {path.name: quick_hash(path) for path in variant.files}
 
 
-def common_settings(
+def evaluation_settings(
     full: Settled, captions: Captions, protocol: str, weights_dir: Path | None, threads: int | None
 ) -> Row:
     """What all rows of a folder have in common; rows of other settings are not added.

@@ -218,13 +218,19 @@ def _escaped(text: str) -> str:
     return text
 
 
-def report(result: Facts) -> str:
-    """The whole report in Markdown."""
+def what_was_measured(result: Facts) -> str:
+    """What was measured, in Markdown: a line a variant, then shares of bits by scale."""
     parts = [headline(result), "", markdown(quality(result))]
-    for name in ("bits", "forced"):
+    for name, title in SCALES.items():
         scales = by_scale(result, name)
         if scales is not None:
-            parts += [f"{SCALES[name]} by scale:", "", markdown(scales)]
+            parts += [f"{title} by scale, means with 95 % intervals:", "", markdown(scales)]
+    return "\n".join(parts)
+
+
+def report(result: Facts) -> str:
+    """The whole report in Markdown: what was measured, and the papers' figures beside it."""
+    parts = ["# Quality under compressed caches", "", what_was_measured(result)]
     parts += [f"{line}\n" for line in left_out(result)]
     parts += ["## Beside the papers", "", markdown(beside_papers(result)), "What differs:", ""]
     parts += [f"- {line}" for line in differences(result)]

@@ -27,7 +27,7 @@ from torch import Tensor
 
 from scalekv.infinity_patch import Pipeline, Request, load
 from scalekv.infinity_patch.asked.check import check
-from scalekv.infinity_patch.evaluation.drawing import draw
+from scalekv.infinity_patch.evaluation.drawing import draw_with_bits
 from scalekv.infinity_patch.evaluation.rows import Rows
 from scalekv.infinity_patch.evaluation.statistics import interval, mean
 from scalekv.infinity_patch.evaluation.variants import FULL_CACHE, CacheVariant, cache_variants
@@ -98,7 +98,7 @@ def make(
                 v for v in variant_list if (row["id"], image, v.policy, v.budget) not in found.done
             ]
             for variant in missing:
-                picture = draw(pipeline, request_for(text, seed, variant)).picture
+                picture = draw_with_bits(pipeline, request_for(text, seed, variant)).picture
                 path = picture_path(args.out, variant.folder, row["id"], image)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(picture).save(path)
