@@ -1,4 +1,4 @@
-"""What the benchmarks' scorers wrote, read back. Knows their files, nothing of pictures. No torch."""
+"""What the benchmarks' scorers wrote, read back. Knows their files alone. No torch."""
 
 from __future__ import annotations
 
@@ -48,7 +48,7 @@ def read_score(benchmark: str, path: Path) -> BenchmarkScore:
             f"not what the scorer of {benchmark} writes: {error}",
             where=str(path),
             rule=form,
-            fix="name that file; docs/evaluation.md says how to run the scorer",
+            fix="name that file; docs/benchmarks.md says how to run the scorer",
         ) from error
     return found
 
