@@ -1,5 +1,6 @@
 """What the documentation's site needs besides docs/: pages that lie elsewhere in the repository,
-the leaderboard, the notebook, and the files that pages link to. A hook of mkdocs; knows Markdown links and paths.
+the leaderboard, the notebook, and the files that pages link to. A hook of mkdocs; knows Markdown
+links and paths.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-from pathlib import Path
 
 import pytest
 
@@ -32,12 +31,9 @@ def test_what_is_kept_is_of_its_five_cells() -> None:
     not (BUILT_IN / "emoji" / "transformer.safetensors").exists(),
     reason="the built-in model's weights are not here",
 )
-def test_from_two_prompts_to_a_table_and_a_plot(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_from_two_prompts_to_a_table_and_a_plot() -> None:
     pytest.importorskip("matplotlib")
     pytest.importorskip("torchmetrics")
-    monkeypatch.chdir(tmp_path)
     held, drawn, measured, table, plots = run_cells(read_notebook())
     assert drawn == measured == []
     assert "4341760 bytes" in "".join(held[0]["text"])
@@ -47,4 +43,3 @@ def test_from_two_prompts_to_a_table_and_a_plot(
     assert all(float(row[1].rstrip("%")) <= 10 for row in rows.values())
     for plot in plots:
         assert base64.b64decode(plot["data"]["image/png"]).startswith(b"\x89PNG")
-    assert not list(tmp_path.iterdir())

@@ -19,7 +19,7 @@ from scalekv.cli.console.stdout import say, say_json
 from scalekv.cli.generate.destination import refuse_file
 from scalekv.cli.plan.room import check_room, target_of
 from scalekv.configs.values import AUTO
-from scalekv.infinity_patch.benchmarks.layouts import REWRITTEN, Benchmark, benchmark_named
+from scalekv.infinity_patch.benchmarks.layouts import REWRITTEN, ScoredBenchmark, benchmark_named
 from scalekv.infinity_patch.benchmarks.prompts import BenchmarkPrompt, rewritten_prompts
 from scalekv.infinity_patch.benchmarks.sources import read_files
 from scalekv.infinity_patch.evaluation.rows import Part
@@ -50,7 +50,7 @@ class ExportAsked:
     out: Path
     typed: Mapping[str, Any]
 
-    def listed_prompts(self, benchmark: Benchmark) -> list[BenchmarkPrompt]:
+    def listed_prompts(self, benchmark: ScoredBenchmark) -> list[BenchmarkPrompt]:
         """The prompts that are drawn, fetched where no file is named.
 
         Raises:
@@ -164,7 +164,7 @@ class ExportRun:
 
     def _export(
         self,
-        benchmark: Benchmark,
+        benchmark: ScoredBenchmark,
         prompts: list[BenchmarkPrompt],
         choices: Choices,
         settled: Mapping[CacheVariant, Settled],
@@ -186,7 +186,7 @@ class ExportRun:
             asked.part,
         )
 
-    def _tell(self, benchmark: Benchmark, export: Export, choices: Choices) -> None:
+    def _tell(self, benchmark: ScoredBenchmark, export: Export, choices: Choices) -> None:
         from scalekv.infinity_patch.schedules import size_of
 
         request = choices.request

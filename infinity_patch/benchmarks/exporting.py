@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scalekv.infinity_patch.asked.settled import Settled
-from scalekv.infinity_patch.benchmarks.layouts import Benchmark, save_picture, two_by_two
+from scalekv.infinity_patch.benchmarks.layouts import ScoredBenchmark, save_picture, two_by_two
 from scalekv.infinity_patch.benchmarks.prompts import BenchmarkPrompt, prompts_hash
 from scalekv.infinity_patch.evaluation.captions import Captions
 from scalekv.infinity_patch.evaluation.kept import KEY, VARIANT, EvaluationFolder
@@ -43,7 +43,7 @@ class Export:
     """
 
     folder: EvaluationFolder
-    benchmark: Benchmark
+    benchmark: ScoredBenchmark
     name: str
     prompts: Sequence[BenchmarkPrompt]
     limit: int

@@ -35,7 +35,7 @@ SHEET = 2
 
 
 @dataclass(frozen=True)
-class Benchmark:
+class ScoredBenchmark:
     """One benchmark.
 
     Attributes:
@@ -73,7 +73,7 @@ class Benchmark:
 BENCHMARKS = {
     one.name: one
     for one in (
-        Benchmark(
+        ScoredBenchmark(
             "geneval",
             "GenEval",
             4,
@@ -86,7 +86,7 @@ BENCHMARKS = {
             lambda place, number: f"{place}/samples/{number:04d}.png",
             "python evaluation/evaluate_images.py {folder} --outfile results.jsonl",
         ),
-        Benchmark(
+        ScoredBenchmark(
             "dpg",
             "DPG-Bench",
             SHEET * SHEET,
@@ -101,7 +101,7 @@ BENCHMARKS = {
             "--pic-num 4 --res-path results.txt",
             sheet=True,
         ),
-        Benchmark(
+        ScoredBenchmark(
             "hps",
             "HPSv2.1",
             1,
@@ -111,7 +111,7 @@ BENCHMARKS = {
             "python -c \"import hpsv2; hpsv2.evaluate('{folder}', hps_version='v2.1')\" "
             "| tee results.txt",
         ),
-        Benchmark(
+        ScoredBenchmark(
             "imagereward",
             "ImageReward",
             10,
@@ -134,7 +134,7 @@ REWRITTEN = PromptSource(
 """GenEval's prompts as a language model wrote them anew for Infinity's own figures."""
 
 
-def benchmark_named(name: str) -> Benchmark:
+def benchmark_named(name: str) -> ScoredBenchmark:
     """A benchmark by its name.
 
     Raises:
