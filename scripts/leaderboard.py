@@ -25,7 +25,7 @@ another; rows of different tables may not. What the columns mean, and how to sen
 own: [evaluation](evaluation.md#sending-results).
 """
 
-Result = Mapping[str, Any]
+Result = dict[str, Any]
 
 
 def results(folder: Path = FOLDER) -> dict[str, Result]:

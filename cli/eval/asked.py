@@ -92,7 +92,6 @@ def settle_evaluation(asked: EvaluationAsked) -> EvaluationSettled:
     own = {"policy": FULL, "budget": FULL, "kv_dtype": AUTO, "truncate": True}
     own |= {"positive_prompt": False, "reproducible": True}
     choices = choose(Options((), {**asked.typed, **_sampling(asked, protocol, preset), **own}))
-    choices.seeds.one("eval")
     captions = coco_captions() if asked.captions is None else read_captions(asked.captions)
     limit = min(asked.limit or protocol.pictures, len(captions.texts))
     variants = cache_variants(
@@ -112,6 +111,8 @@ def settle_evaluation(asked: EvaluationAsked) -> EvaluationSettled:
             kv_dtype=variant.kv_dtype,
             batch_size=1,
             num_images=1,
+            negative=None,
+            cfg_layer=None,
         )
         found = engine.check(request, preset, choices.weights_dir, choices.dtype, target.device)
         if not choices.force:

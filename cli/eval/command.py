@@ -10,7 +10,8 @@ import typer
 from scalekv.cli import options as given
 from scalekv.cli.console.commands import Command, CommandGroup
 from scalekv.cli.options import DEFAULTS_NOTE
-from scalekv.configs.option import OUTPUT
+from scalekv.configs.option import OUTPUT, SAMPLING
+from scalekv.configs.values import MOST_SEED
 from scalekv.kv.precision import KV_DTYPES
 
 HELP = (
@@ -191,7 +192,20 @@ def evaluate(
             "auto",
         ),
     ] = None,
-    seed: Annotated[str | None, given.with_default("seed", PROTOCOLS_DEFAULT)] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            "-s",
+            min=0,
+            max=MOST_SEED,
+            metavar="N",
+            help="Seed of the first caption, each further one has the next."
+            + given.default_note(PROTOCOLS_DEFAULT),
+            show_default=False,
+            rich_help_panel=SAMPLING,
+        ),
+    ] = None,
     cfg: Annotated[str | None, given.with_default("cfg", PROTOCOLS_DEFAULT)] = None,
     tau: Annotated[str | None, given.with_default("tau", PROTOCOLS_DEFAULT)] = None,
     top_p: Annotated[float | None, given.with_default("top_p", PROTOCOLS_DEFAULT)] = None,
@@ -211,8 +225,13 @@ def evaluate(
     from scalekv.cli.eval.run import EvaluationRun
 
     sampling = {
-        "seed": seed, "cfg": cfg, "tau": tau, "top_p": top_p, "ratio": ratio, "pixels": pixels,
-    }  # fmt: skip
+        "seed": None if seed is None else str(seed),
+        "cfg": cfg,
+        "tau": tau,
+        "top_p": top_p,
+        "ratio": ratio,
+        "pixels": pixels,
+    }
     asked = EvaluationAsked(
         protocol=protocol,
         captions=captions,

@@ -37,13 +37,14 @@ class FeatureDistance:
     def __init__(self) -> None:
         from scalekv.infinity_patch.evaluation.backbone import backbone
 
-        self._net = backbone()
+        self._net = backbone().to(_device())
 
     @torch.inference_mode()
     def of(self, reference: Pixels, picture: Pixels) -> float:
         from scalekv.infinity_patch.evaluation.backbone import as_input, feature_distance
 
-        maps = (self._net.stages(as_input([pixels])) for pixels in (reference, picture))
+        inputs = (as_input([pixels]).to(_device()) for pixels in (reference, picture))
+        maps = (self._net.stages(pixels) for pixels in inputs)
         return float(feature_distance(*maps))
 
 
@@ -67,14 +68,21 @@ def _alexnet() -> Any:
     from torchmetrics.image.lpip import LearnedPerceptualImagePatchSimilarity
 
     try:
-        return LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True).eval()
+        network = LearnedPerceptualImagePatchSimilarity(net_type="alex", normalize=True)
+        return network.to(_device()).eval()
     except OSError as error:  # urllib's errors are some
         raise Missing(f"the weights of AlexNet cannot be fetched: {error}") from error
 
 
 def _in_one(picture: Pixels) -> torch.Tensor:
     """(1, 3, H, W) float32 in 0 to 1."""
-    return torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].float() / 255
+    pixels = torch.from_numpy(np.array(picture)).to(_device())
+    return pixels.permute(2, 0, 1)[None].float() / 255
+
+
+def _device() -> torch.device:
+    """Where networks look, and the only place that bears thousands of large pictures."""
+    return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def fid(reference: Path, pictures: Path, compute: Callable[..., float] | None = None) -> float:
@@ -86,7 +94,6 @@ def fid(reference: Path, pictures: Path, compute: Callable[..., float] | None = 
     Raises:
         Missing: its network's weights are not here and cannot be fetched.
     """
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     chosen = import_module("cleanfid.fid").compute_fid if compute is None else compute
     try:
         return float(
@@ -94,7 +101,7 @@ def fid(reference: Path, pictures: Path, compute: Callable[..., float] | None = 
                 str(reference),
                 str(pictures),
                 mode="clean",
-                device=device,
+                device=_device(),
                 num_workers=0,
                 use_dataparallel=False,
                 verbose=False,

@@ -12,6 +12,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+import torch
 from PIL import Image
 from torch import Tensor
 
@@ -26,7 +27,13 @@ from scalekv.infinity_patch.evaluation.kept import (
     key_of,
     variant_of,
 )
-from scalekv.infinity_patch.evaluation.networks import NETWORKS, Missing, PairDistance, fid
+from scalekv.infinity_patch.evaluation.networks import (
+    NETWORKS,
+    Missing,
+    PairDistance,
+    Pixels,
+    fid,
+)
 from scalekv.infinity_patch.evaluation.rows import Part, Row, Rows, rows_of_parts
 from scalekv.infinity_patch.evaluation.summary import joined, result
 from scalekv.infinity_patch.evaluation.variants import FULL_CACHE, CacheVariant
@@ -89,16 +96,17 @@ class Evaluation:
         Raises:
             UserError: a picture that was drawn before is gone.
         """
+        place = pipeline.device if pipeline.device.type == "cuda" else torch.device("cpu")
         for number in self.numbers:
             missing = self._missing(number)
             full: _Full | None = None
             for variant in missing:
                 drawn = draw_with_bits(pipeline, self._of(variant, number))
                 if variant == FULL_CACHE:
-                    full = _Full(Image.fromarray(drawn.picture), drawn.bits)
+                    full = _Full(drawn.picture, drawn.bits, place)
                 elif full is None:
                     kept = self.folder.picture(FULL_CACHE, number)
-                    full = _Full(Image.fromarray(kept), self.folder.full_bits(number))
+                    full = _Full(kept, self.folder.full_bits(number), place)
                 self.folder.keep(variant, number, drawn)
                 row = self._row(variant, number) | full.measured(drawn) | _held(drawn)
                 row |= {"seconds": round(drawn.seconds, 3), "machine": machine}
@@ -216,14 +224,16 @@ class Evaluation:
 
 @dataclass(frozen=True)
 class _Full:
-    """The full cache's picture of a caption, which others are compared with."""
+    """The full cache's picture of a caption, which others are compared with on a device."""
 
-    image: Image.Image
+    picture: Pixels
     bits: Sequence[Tensor]
+    place: torch.device
 
     def measured(self, drawn: DrawnPicture) -> Row:
         """PSNR is null where the pictures are equal."""
-        found = likeness(Image.fromarray(drawn.picture), self.image)
+        own, reference = (Image.fromarray(pixels) for pixels in (drawn.picture, self.picture))
+        found = likeness(own, reference, self.place)
         pairs = zip(self.bits, drawn.bits, strict=True)
         return {
             "psnr": None if found.identical else round(found.psnr, EXACT),

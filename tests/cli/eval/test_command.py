@@ -227,7 +227,7 @@ def test_lpips_and_fid_come_into_the_table_by_networks_that_stand_in(
         (["--shard", "3/2"], "no shard"),
         (["--model", "emojy"], "emojy"),
         (["--captions", "nowhere.txt"], "nowhere.txt"),
-        (["--seed", "1,2"], "one seed"),
+        (["--seed", "1,2"], "--seed"),
         (["--report-only"], "no measurements there"),
     ],
 )
