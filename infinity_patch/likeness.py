@@ -33,7 +33,7 @@ class Likeness:
 
 
 def likeness(
-    picture: Image.Image, reference: Image.Image, device: torch.device | str = "cpu"
+    picture: Image.Image, reference: Image.Image, *, device: torch.device | str = "cpu"
 ) -> Likeness:
     """Compares two pictures of one size.
 

@@ -70,10 +70,11 @@ class EvaluationAsked:
 
 @dataclass(frozen=True)
 class EvaluationSettled:
-    """What a run is to do: how each variant is drawn, `FULL_CACHE` first, and how many of the
-    captions."""
+    """What a run is to do: how each variant is drawn, `FULL_CACHE` first, how many of the captions,
+    and which networks look; None: those that are here."""
 
     protocol: Protocol
+    networks: tuple[str, ...] | None
     choices: Choices
     captions: Captions
     limit: int
@@ -87,6 +88,7 @@ def settle_evaluation(asked: EvaluationAsked) -> EvaluationSettled:
         UserError: the first thing found wrong.
     """
     protocol = protocol_named(asked.protocol)
+    networks = asked.networks
     chosen = Settings().get("model", asked.typed["model"])
     preset = model_named(chosen.value, chosen.origin)
     own = {"policy": FULL, "budget": FULL, "kv_dtype": AUTO, "truncate": True}
@@ -122,9 +124,8 @@ def settle_evaluation(asked: EvaluationAsked) -> EvaluationSettled:
     for variant in variants:
         check_policy_name(variant.policy)
     every = dict.fromkeys((FULL_CACHE, *variants))
-    return EvaluationSettled(
-        protocol, choices, captions, limit, {variant: settled(variant) for variant in every}
-    )
+    drawn = {variant: settled(variant) for variant in every}
+    return EvaluationSettled(protocol, networks, choices, captions, limit, drawn)
 
 
 def _sampling(asked: EvaluationAsked, protocol: Protocol, preset: ModelPreset) -> dict[str, Any]:

@@ -102,6 +102,12 @@ def _protocols() -> list[str]:
     return list(PROTOCOLS)
 
 
+def _measures() -> tuple[str, ...]:
+    from scalekv.cli.eval.asked import NETWORK_NAMES, NONE
+
+    return (*NETWORK_NAMES, NONE)
+
+
 @evaluations.callback()
 @given.takes_options("eval")
 def evaluate(
@@ -144,7 +150,7 @@ def evaluate(
             "and bits are always measured." + given.default_note("those that are here"),
             show_default=False,
             rich_help_panel=WHAT,
-            autocompletion=given.completes_words(lambda: ("lpips", "fid", "features", "none")),
+            autocompletion=given.completes_words(_measures),
         ),
     ] = None,
     agreement: Annotated[

@@ -23,6 +23,7 @@ from scalekv.cli.eval.asked import (
 from scalekv.cli.eval.shown import show_result
 from scalekv.cli.generate.destination import refuse_file
 from scalekv.configs.whole_files import replace_text
+from scalekv.infinity_patch.machine.machine import limit_spinning
 from scalekv.kv.errors import UserError
 from scalekv.kv.extras import needs
 
@@ -57,8 +58,9 @@ class EvaluationRun:
         """
         refuse_file(self.asked.out, "eval")
         needs("torchmetrics", "the evaluation")
-        networks = self._networks()
         settled = settle_evaluation(self.asked)
+        limit_spinning()  # before torch is imported, which networks do
+        networks = self._networks(settled.networks)
         drawn = 0
         try:
             with (
@@ -82,7 +84,7 @@ class EvaluationRun:
         Raises:
             UserError: nothing is there.
         """
-        self._networks()
+        self._networks(self.asked.networks)
         self._report()
 
     def _report(self) -> None:
@@ -113,7 +115,7 @@ class EvaluationRun:
 
         plot_quality(result, self.asked.out / PLOT)
 
-    def _networks(self) -> list[str]:
+    def _networks(self, named: tuple[str, ...] | None) -> list[str]:
         """The networks that are to look, of those that are here; why others do not is noted.
 
         Raises:
@@ -121,7 +123,6 @@ class EvaluationRun:
         """
         from scalekv.infinity_patch.evaluation.networks import NETWORKS
 
-        named = self.asked.networks
         wanted = NETWORK_NAMES if named is None else named
         for name in wanted:
             if why := NETWORKS[name].missing:

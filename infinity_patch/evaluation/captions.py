@@ -20,7 +20,6 @@ from scalekv.kv.extras import needs
 COCO_REPO = "phiyodr/coco2017"
 """A data set on the hub: a row a picture of COCO 2017, with its captions; no pictures."""
 COCO_FILES = "data/validation-*.parquet"
-COCO_PICTURES = 5000
 COLUMN = "captions"
 INSTEAD = "--captions FILE (captions_val2017.json, or a line each), or call again online"
 
@@ -68,7 +67,7 @@ def read_captions(path: Path) -> Captions:
 def coco_captions() -> Captions:
     """The first caption of each picture of COCO 2017's validation set, in the data set's order.
 
-    From the hub's cache; fetched where it is not there, 2 MB or so.
+    From the hub's cache; fetched where they are not there: lists of captions, no pictures.
 
     Raises:
         UserError: pyarrow is not installed, the hub is not reached, or what it sent is damaged.

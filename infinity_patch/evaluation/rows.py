@@ -45,7 +45,11 @@ class Rows:
         try:
             text = path.read_text(encoding="utf-8")
         except OSError as error:
-            raise UserError(f"no measurements there: {error}", where=str(path)) from error
+            raise UserError(
+                f"no measurements there: {error.strerror or error}",
+                where=str(path),
+                fix="name the --out of an earlier run",
+            ) from error
         whole = text[: text.rfind("\n") + 1].splitlines()
         try:
             lines = [json.loads(line) for line in whole]

@@ -233,7 +233,7 @@ class _Full:
     def measured(self, drawn: DrawnPicture) -> Row:
         """PSNR is null where the pictures are equal."""
         own, reference = (Image.fromarray(pixels) for pixels in (drawn.picture, self.picture))
-        found = likeness(own, reference, self.place)
+        found = likeness(own, reference, device=self.place)
         pairs = zip(self.bits, drawn.bits, strict=True)
         return {
             "psnr": None if found.identical else round(found.psnr, EXACT),

@@ -3,6 +3,9 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import contextmanager
 from fnmatch import fnmatchcase
 from pathlib import Path
 
@@ -11,26 +14,49 @@ from scalekv.infinity_patch.files.hashes import Checksum
 from scalekv.infinity_patch.files.hub import hub_cache
 from scalekv.infinity_patch.files.transfer import Damaged, DownloadRefused, listing, transfer
 
+LOCK = "scalekv.lock"
+
 
 def dataset_files(repo: str, pattern: str, *, revision: str = "main") -> list[Path]:
     """The files of a data set that match a pattern, by name; fetched where the cache has none.
 
     The hub is asked only where no revision of that name was fetched before, or a file of it is not
-    whole any more. Every file has the hash that it is kept under.
+    whole any more. Every file has the hash that it is kept under. Of processes that begin together
+    one fetches, and the others wait for it.
 
     Raises:
-        DownloadRefused: the hub says no or is not reached, there is no such file, or one is
-            damaged.
+        DownloadRefused: the hub says no or is not reached, there is no such file, one arrived
+            damaged, or the cache cannot be written.
     """
+    folder = hub_cache() / ("datasets--" + repo.replace("/", "--"))
+    found = _kept(folder, pattern, revision)
+    if found:
+        return found
+    try:
+        with _alone(folder):
+            return _kept(folder, pattern, revision) or _fetched(folder, repo, pattern, revision)
+    except OSError as error:
+        raise DownloadRefused(
+            f"cannot write the files: {error.strerror or error}",
+            where=str(error.filename or folder),
+            rule="what is fetched is kept in the hub's cache",
+            fix="make the folder writable, or set HF_HOME to another",
+        ) from error
+
+
+def _kept(folder: Path, pattern: str, revision: str) -> list[Path]:
+    """The files in the cache; none where there are none, or one is not whole."""
+    known = folder / "refs" / revision
+    if not known.is_file():
+        return []
+    root = folder / "snapshots" / known.read_text(encoding="utf-8").strip()
+    found = sorted(root.glob(pattern))
+    return found if all(map(_whole, found)) else []
+
+
+def _fetched(folder: Path, repo: str, pattern: str, revision: str) -> list[Path]:
     from huggingface_hub import constants
 
-    folder = hub_cache() / ("datasets--" + repo.replace("/", "--"))
-    known = folder / "refs" / revision
-    if known.is_file():
-        root = folder / "snapshots" / known.read_text(encoding="utf-8").strip()
-        found = sorted(root.glob(pattern))
-        if found and all(map(_whole, found)):
-            return found
     commit, offered = listing(repo, revision, constants.ENDPOINT, "dataset")
     wanted = [entry for entry in offered if fnmatchcase(entry[0], pattern)]
     if not wanted:
@@ -57,6 +83,15 @@ def dataset_files(repo: str, pattern: str, *, revision: str = "main") -> list[Pa
         point_to(blob, folder / "snapshots" / commit / name)
     name_in_cache(folder, revision, commit)
     return sorted(folder / "snapshots" / commit / name for name, _, _ in wanted)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Waits until no other process is in here."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with (folder / LOCK).open("ab") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
 
 
 def _whole(file: Path) -> bool:

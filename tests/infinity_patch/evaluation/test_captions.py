@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -159,3 +160,17 @@ def test_files_that_are_none(tmp_path: Path, name: str, text: str | None, messag
         (tmp_path / name).write_text(text)
     with pytest.raises(UserError, match=message):
         read_captions(tmp_path / name)
+
+
+def test_parts_that_begin_together_fetch_it_once(coco: Hub) -> None:
+    coco.slow[FILE] = 0.2
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda _: coco_captions(), range(3)))
+    assert found[0] == found[1] == found[2]
+    assert coco.requests[FILE] == 1
+
+
+def test_a_cache_that_cannot_be_written_is_said(coco: Hub, cache: Path) -> None:
+    cache.write_text("a file where the folder should be")
+    with pytest.raises(UserError, match="cannot write the files"):
+        coco_captions()

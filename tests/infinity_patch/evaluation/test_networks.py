@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from scalekv.cli.eval.asked import NETWORK_NAMES
 from scalekv.infinity_patch.evaluation.networks import (
     NETWORKS,
     FeatureDistance,
@@ -84,6 +85,10 @@ def test_fid_is_clean_fids_of_two_folders(monkeypatch: pytest.MonkeyPatch, tmp_p
     monkeypatch.setitem(sys.modules, "cleanfid.fid", module)
     assert fid(tmp_path / "full", tmp_path / "less") == 2.5
     assert asked == [str(tmp_path / "full"), str(tmp_path / "less"), "clean"]
+
+
+def test_every_network_can_be_named() -> None:
+    assert set(NETWORK_NAMES) == NETWORKS.keys()
 
 
 def test_what_is_not_installed_is_named() -> None:
