@@ -3,7 +3,7 @@ no method."""
 
 from __future__ import annotations
 
-from typing import ClassVar, Self
+from typing import Self
 
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.calibration.profile import AttentionProfile
@@ -14,7 +14,7 @@ from scalekv.kv.policies.registry import plan_named
 class ProfiledPolicy:
     """A policy with what a calibration measured of the model's heads."""
 
-    name: ClassVar[str]
+    name: str
 
     def __init__(self, profile: AttentionProfile | None = None) -> None:
         self._profile = profile

@@ -150,7 +150,8 @@ def test_every_layer_and_scale_has_its_place() -> None:
                 torch.from_numpy(means.mass[scale, : scale + 1, layer].T.copy()),
                 torch.from_numpy(means.top[0, scale, layer]),
                 torch.from_numpy(means.focus[0, scale, layer]),
-                *(torch.from_numpy(x[scale, layer]) for x in (means.entropy, means.variance)),
+                torch.from_numpy(means.entropy[scale, layer]),
+                torch.from_numpy(means.variance[scale, layer]),
                 torch.from_numpy(means.change[scale, layer]),
             )
             assert_same(found, expected)
