@@ -217,6 +217,14 @@ OPTIONS: tuple[Option, ...] = (
         owner=Owner.NOBODY,
     ),
     _sampling(
+        "stop_after",
+        whole(1),
+        "Last scale to draw: finer ones are not, and what there is by then is decoded at full "
+        "size. A baseline for methods that save work at the last scales.",
+        (*SAMPLED, "plan"),
+        otherwise="all",
+    ),
+    _sampling(
         "reproducible",
         _FLAG,
         "One picture at a time, so that a seed gives the same bits alone and among others "

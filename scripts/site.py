@@ -1,5 +1,6 @@
 """What the documentation's site needs besides docs/: pages that lie elsewhere in the repository,
-the leaderboard, and the files that pages link to. A hook of mkdocs; knows Markdown links and paths.
+the leaderboard, the notebook, and the files that pages link to. A hook of mkdocs; knows Markdown
+links and paths.
 """
 
 from __future__ import annotations
@@ -7,6 +8,8 @@ from __future__ import annotations
 import os
 import re
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path, PurePosixPath
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -31,6 +34,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=text))
     files.append(File.generated(config, "leaderboard.md", content=_leaderboard()))
+    files.append(File.generated(config, "notebook.md", content=_notebook()))
     for file in list(files.documentation_pages()):
         for match in LINK.finditer(file.content_string):
             target = _target(file.src_uri, match["path"])
@@ -53,13 +57,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _leaderboard() -> str:
+    with _scripts():
+        from scripts.leaderboard import leaderboard, results
+    return leaderboard(results())
+
+
+def _notebook() -> str:
+    with _scripts():
+        from scripts.notebook import as_page, read_notebook
+    return as_page(read_notebook())
+
+
+@contextmanager
+def _scripts() -> Iterator[None]:
     """mkdocs runs this file by itself, with no package around it."""
     sys.path.insert(0, str(ROOT))
     try:
-        from scripts.leaderboard import leaderboard, results
+        yield
     finally:
         sys.path.remove(str(ROOT))
-    return leaderboard(results())
 
 
 def _target(page: str, link: str) -> str:

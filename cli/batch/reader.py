@@ -219,7 +219,7 @@ class Reader:
         facts |= {
             "model": settled.preset.name,
             "dtype": [self.choices.dtype, self.choices.placement.text_dtype],
-            "pixels": str(settled.schedule),
+            "pixels": str(settled.picture),
             "budget": budget,
             "cfg": settled.cfg,
             "cfg_layer": None if settled.cfg_layers == presets_own else settled.cfg_layers,
@@ -228,6 +228,8 @@ class Reader:
         }
         if (weights := self.choices.placement.weights) != AUTO:
             facts["weights"] = weights
+        if settled.schedule == settled.picture:  # as before there was a choice
+            del facts["stop_after"]
         if (writing := writing_of(self.choices).mark) is not None:
             facts["file"] = writing
         return mark(facts)

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from scalekv.cli import options as given
-from scalekv.cli.console.commands import CommandGroup
+from scalekv.cli.console.commands import Command, CommandGroup
 from scalekv.cli.options import DEFAULTS_NOTE
 from scalekv.configs.option import OUTPUT, SAMPLING
 from scalekv.configs.values import MOST_SEED
@@ -37,12 +37,63 @@ Examples:
 """
     + DEFAULTS_NOTE
 )
+EXPORT_HELP = (
+    "Draw a benchmark's prompts in the layout that its scorer reads: GenEval (4 pictures of each), "
+    "DPG-Bench (sheets of 2 x 2), HPSv2.1 (four styles), ImageReward (10 of each).\n\n"
+    "Picture j of prompt i has the seed --seed + i times the pictures of a prompt + j. What is in "
+    "--out is not drawn again. The folders go to stdout; the scorers themselves are not part of "
+    "scalekv."
+)
+EXPORT_EPILOG = (
+    """
+Examples:
+
+  scalekv eval export geneval --model infinity-2b --policy full,scalekv --budget 10%
+
+  scalekv eval export geneval --rewritten on --model infinity-2b --shard 1/8
+
+  scalekv eval export dpg --prompts dpg_bench.csv --limit 8
+
+"""
+    + DEFAULTS_NOTE
+)
+IMPORT_HELP = (
+    "Read what a benchmark's scorer wrote, and show it in the table of the evaluation in --out.\n\n"
+    "GenEval: results.jsonl. DPG-Bench: the file of --res-path. HPSv2.1: what it prints, kept in a "
+    "file. ImageReward: ImageReward-v1.0-benchmark-NAME-result.json."
+)
+IMPORT_EPILOG = """
+Examples:
+
+  scalekv eval import geneval results.jsonl --policy scalekv --budget 10%
+
+  scalekv eval import hps results.txt --policy full
+"""
 WHAT = "What is measured"
+DRAWN = "What is drawn"
+MODELS_OWN = "the model's"
 PROTOCOLS_DEFAULT = "the protocol's"
 
 evaluations = typer.Typer(
     name="eval", help=HELP, epilog=EPILOG, invoke_without_command=True, cls=CommandGroup
 )
+
+KeptIn = Annotated[
+    Path,
+    typer.Option(
+        "--out",
+        "-o",
+        metavar="DIR",
+        help="Folder to keep it in and go on from.",
+        rich_help_panel=OUTPUT,
+    ),
+]
+
+
+def _benchmarks() -> list[str]:
+    from scalekv.infinity_patch.benchmarks.layouts import BENCHMARKS
+
+    return list(BENCHMARKS)
 
 
 def _protocols() -> list[str]:
@@ -166,11 +217,7 @@ def evaluate(
     top_p: Annotated[float | None, given.with_default("top_p", PROTOCOLS_DEFAULT)] = None,
     ratio: Annotated[str | None, given.with_default("ratio", PROTOCOLS_DEFAULT)] = None,
     pixels: Annotated[str | None, given.with_default("pixels", PROTOCOLS_DEFAULT)] = None,
-    out: Annotated[
-        Path,
-        typer.Option("--out", "-o", metavar="DIR", help="Folder to keep it in and go on from.",
-                     rich_help_panel=OUTPUT),
-    ] = Path("eval"),
+    out: KeptIn = Path("eval"),
     json: given.Json = False,
     *,
     typed: given.Typed,
@@ -209,3 +256,134 @@ def evaluate(
         run.report_only()
     else:
         run.execute()
+
+
+@evaluations.command("export", help=EXPORT_HELP, epilog=EXPORT_EPILOG, cls=Command)
+@given.takes_options("eval")
+def export(
+    benchmark: Annotated[
+        str,
+        typer.Argument(
+            metavar="BENCHMARK",
+            help="geneval, dpg, hps or imagereward.",
+            autocompletion=given.completes_words(_benchmarks),
+        ),
+    ],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="The list as it was published, a folder for hps. [default: fetched once, and kept "
+            "in --out]",
+            show_default=False,
+            rich_help_panel=DRAWN,
+        ),
+    ] = None,
+    rewritten: Annotated[
+        str | None,
+        typer.Option(
+            metavar="on|FILE",
+            help="GenEval's prompts as a language model wrote them anew: Infinity's, or a JSON "
+            "object of yours from prompt to prompt.",
+            show_default=False,
+            rich_help_panel=DRAWN,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="How many of the prompts." + given.default_note("all"),
+            show_default=False,
+            rich_help_panel=DRAWN,
+        ),
+    ] = None,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Draw only part I of N, counted from 1: one for every GPU or array job, all with "
+            "the same --out.",
+            rich_help_panel=DRAWN,
+        ),
+    ] = None,
+    policy: Annotated[
+        list[str] | None,
+        given.several_of("policy", "NAME", "Policies, each under every budget.", "full"),
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        given.several_of("budget", "BUDGET", "Budgets, each with every policy.", "10%"),
+    ] = None,
+    kv_dtype: Annotated[
+        list[str] | None,
+        given.several_of("kv_dtype", "NAME", "How held tokens are stored.", "auto"),
+    ] = None,
+    seed: Annotated[str | None, given.with_default("seed", "0")] = None,
+    cfg: Annotated[str | None, given.with_default("cfg", MODELS_OWN)] = None,
+    tau: Annotated[str | None, given.with_default("tau", MODELS_OWN)] = None,
+    top_p: Annotated[float | None, given.with_default("top_p", MODELS_OWN)] = None,
+    ratio: Annotated[str | None, given.with_default("ratio", "1:1")] = None,
+    pixels: Annotated[str | None, given.with_default("pixels", MODELS_OWN)] = None,
+    out: KeptIn = Path("eval"),
+    json: given.Json = False,
+    *,
+    typed: given.Typed,
+) -> None:
+    """Draws a benchmark's pictures."""
+    from scalekv.cli.batch.command import shard_of
+    from scalekv.cli.console.errors import stderr
+    from scalekv.cli.eval.exporting import ExportAsked, ExportRun
+
+    sampling = {
+        "seed": seed, "cfg": cfg, "tau": tau, "top_p": top_p, "ratio": ratio, "pixels": pixels,
+    }  # fmt: skip
+    asked = ExportAsked(
+        benchmark=benchmark,
+        prompts=prompts,
+        rewritten=rewritten,
+        limit=limit,
+        policies=policy or (),
+        budgets=budget or (),
+        kv_dtypes=kv_dtype or (),
+        part=shard_of(shard),
+        out=out,
+        typed={**typed, **sampling},
+    )
+    ExportRun(asked, stderr(), json=json).execute()
+
+
+@evaluations.command("import", help=IMPORT_HELP, epilog=IMPORT_EPILOG, cls=Command)
+def import_scores(
+    benchmark: Annotated[
+        str,
+        typer.Argument(
+            metavar="BENCHMARK",
+            help="geneval, dpg, hps or imagereward.",
+            autocompletion=given.completes_words(_benchmarks),
+        ),
+    ],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="What its scorer wrote.")],
+    policy: Annotated[
+        str, typer.Option(metavar="NAME", help="The policy that the pictures were drawn with.")
+    ],
+    budget: Annotated[
+        str, typer.Option(metavar="BUDGET", help="Their budget; nothing to the full cache.")
+    ] = "10%",
+    kv_dtype: Annotated[
+        str, typer.Option(metavar="NAME", help="How held tokens were stored.")
+    ] = "auto",
+    rewritten: Annotated[
+        bool, typer.Option("--rewritten", help="They are of GenEval's rewritten prompts.")
+    ] = False,
+    out: KeptIn = Path("eval"),
+    json: given.Json = False,
+) -> None:
+    """Reads a scorer's file."""
+    from scalekv.cli.console.errors import stderr
+    from scalekv.cli.eval.importing import ScoresImport
+
+    ScoresImport(
+        benchmark, file, policy, budget, kv_dtype, rewritten, out, stderr(), json
+    ).execute()

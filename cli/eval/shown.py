@@ -21,15 +21,16 @@ def show_result(result: Mapping[str, Any]) -> None:
     """Prints the table, the papers' beside it, and what differs."""
     show(
         Paragraph(headline(result), "bold"),
-        _table(quality(result)),
+        grid_table(quality(result)),
         *(Paragraph(line, "dim") for line in left_out(result)),
         Paragraph("Beside the papers", "bold"),
-        _table(beside_papers(result)),
+        grid_table(beside_papers(result)),
         *(Paragraph(f"- {line}", "dim") for line in differences(result)),
     )
 
 
-def _table(grid: Grid) -> ResultTable:
+def grid_table(grid: Grid) -> ResultTable:
+    """A table as it is shown; columns at the left are words."""
     columns = [
         Column(heading, right=place >= grid.words, rank=max(place - grid.words, 0))
         for place, heading in enumerate(grid.headings)

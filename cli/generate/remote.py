@@ -242,6 +242,7 @@ def body_of(choices: Choices, index: int) -> dict[str, Any]:
         "tau": request.tau,
         "top_p": request.top_p,
         "negative": request.negative,
+        "stop_after": request.stop_after,
     }
     return {
         "prompt": request.prompts[index // request.num_images],

@@ -222,8 +222,9 @@ def _figures(
         "sequences": work.sequences,
         "text_tokens": work.text_tokens,
         "size": {"width": width, "height": height},
-        "schedule": str(work.schedule),
-        "history_tokens": work.schedule.history,
+        "schedule": str(work.picture),
+        "stop_after": request.stop_after,
+        "history_tokens": work.picture.history,
         "device": {"type": target.device, "name": target.name, "memory_bytes": target.memory},
         "dtype": work.dtype,
         "weights_dtype": work.weights,
@@ -241,10 +242,10 @@ def _figures(
             "scale_bytes": list(cache.scale_bytes),
         },
         "full_caches": [
-            full.to_dict(cache.held_peak_bytes) for full in uncompressed(work.schedule, shape)
+            full.to_dict(cache.held_peak_bytes) for full in uncompressed(work.picture, shape)
         ],
         "budgets": _budgets(planner, footprint, target.memory, asked),
-        "lower_bound": LowerBound.of(work.schedule, shape.head_dim).to_dict(
+        "lower_bound": LowerBound.of(work.picture, shape.head_dim).to_dict(
             cache.held_peak_bytes, places
         ),
     }

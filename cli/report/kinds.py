@@ -58,9 +58,11 @@ class Kinds:
 
 
 def drawn_kind(cache: Mapping[str, Any]) -> tuple[str, str]:
-    """Policy and budget of a ledger; "full" where it has no budget."""
-    budget = cache.get("budget")
-    return str(cache["policy"]), str(budget["label"]) if budget else "full"
+    """Policy and budget of a ledger; "full" where it has no budget. Where finer scales were not
+    drawn, the policy says so."""
+    budget, stop = cache.get("budget"), cache.get("stop_after")
+    policy = str(cache["policy"]) + (f" up to scale {stop}" if stop else "")
+    return policy, str(budget["label"]) if budget else "full"
 
 
 def drawn_with(policy: str, budget: str) -> str:

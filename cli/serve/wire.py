@@ -102,6 +102,7 @@ class ImageRequest(BaseModel):
     top_p: Finite | None = None
     negative: Text | None = None
     positive_prompt: bool | None = None
+    stop_after: Annotated[int, Field(ge=1)] | None = None
     truncate: bool | None = None
 
 
@@ -245,6 +246,7 @@ _PASSED_ON = (
     "top_p",
     "negative",
     "positive_prompt",
+    "stop_after",
     "truncate",
 )
 

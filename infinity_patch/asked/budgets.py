@@ -36,11 +36,17 @@ class ReadBudget:
         """Whether it says how many bytes, so that batch and dtype decide how many tokens."""
         return isinstance(self.amount, BudgetRequest) and self.amount.nbytes is not None
 
-    def on(self, schedule: Schedule, bytes_of: BytesOf | None = None) -> Budget:
+    def on(
+        self,
+        schedule: Schedule,
+        bytes_of: BytesOf | None = None,
+        picture: Schedule | None = None,
+    ) -> Budget:
         """Its capacities on a schedule.
 
         Args:
             bytes_of: needed for a budget in bytes.
+            picture: see `resolve`.
 
         Raises:
             UserError: a budget that cannot be on this schedule.
@@ -54,6 +60,7 @@ class ReadBudget:
             self.drafters,
             origin=self.origin,
             bytes_of=bytes_of,
+            picture=picture,
         )
 
 

@@ -33,6 +33,8 @@ class Request:
     pictures are generated in; kv_dtype and kv_device are as there.
     cfg, tau: one number, or one per scale; None takes the preset's. cfg_layer: where guidance
     mixes, 0 for the logits, or one or several -n for the hidden states after block depth - n.
+    stop_after: the last scale to draw, from 1; finer ones are not drawn, and the sum so far is
+    decoded at the picture's size. None draws all.
     ratio is width:height. positive_prompt: add words for faces to prompts that mention people.
     batch_size: the most pictures that go through the model together, or "auto", as many as free
     memory takes. reproducible: pictures run one at a time whatever batch_size says, so that a seed
@@ -59,6 +61,7 @@ class Request:
     kv_dtype: str = "auto"
     kv_device: str = "auto"
     seeds: Sequence[int] | None = None
+    stop_after: int | None = None
 
     def __post_init__(self) -> None:
         """Takes what Python has for the same: one string, a list, numbers of numpy.
@@ -70,6 +73,8 @@ class Request:
         self._settle("prompts", _texts(prompts))
         for name in ("seed", "num_images"):
             self._settle(name, _whole(getattr(self, name), name))
+        if self.stop_after is not None:
+            self._settle("stop_after", _whole(self.stop_after, "stop_after"))
         if self.seeds is not None:
             self._settle("seeds", tuple(_whole(seed, "seeds") for seed in self.seeds))
         for name in ("cfg", "tau", "top_p", "cfg_layer", "batch_size"):

@@ -47,8 +47,9 @@ class Settled:
         preset: the model's.
         device: type of the device, "cpu", "cuda" or "mps".
         dtype: of the matrix products inside the blocks, "fp32", "bf16" or "fp16".
-        schedule: the pictures' scales.
-        cfg, tau: guidance strength and temperature of each scale.
+        schedule: the scales that are drawn.
+        picture: all scales of pictures of this size; more than are drawn with `stop_after`.
+        cfg, tau: guidance strength and temperature of each scale that is drawn.
         cfg_layers: where guidance mixes, as `Guidance` takes them.
         top_p: the nucleus; 0: off.
         calibration: what the policy works from; None: nothing.
@@ -64,6 +65,7 @@ class Settled:
     device: str
     dtype: str
     schedule: Schedule
+    picture: Schedule
     cfg: tuple[float, ...]
     tau: tuple[float, ...]
     cfg_layers: tuple[int, ...]
@@ -173,7 +175,7 @@ class Settled:
 
     def _with(self, read: ReadBudget, pictures: int) -> Settled:
         shape = _shape(self.preset, self.cfg, self.dtype, pictures)
-        asked = _allotment(read, self.request, shape, self.dtype, self.schedule)
+        asked = _allotment(read, self.request, shape, self.dtype, self.schedule, self.picture)
         planned = plan_of_policy(self.policy, asked, self.calibration)
         return replace(self, read=read, asked=asked, planned=planned, batch=pictures)
 
@@ -194,7 +196,8 @@ def settle(
     check_dtype(dtype, "--dtype")
     check_kv_dtype(request.kv_dtype)
     check_kv_device(request.kv_device)
-    schedule = schedule_of(request, preset)
+    picture = schedule_of(request, preset)
+    schedule = _drawn(picture, request.stop_after)
     if request.batch_size != AUTO and not (
         isinstance(request.batch_size, int) and request.batch_size >= 1
     ):
@@ -203,8 +206,9 @@ def settle(
             where="--batch-size",
             rule="a whole number of at least 1, or auto",
         )
-    sampling, scales = preset.sampling, len(schedule)
+    sampling, scales = preset.sampling, len(picture)
     cfg = per_scale(sampling.cfg if request.cfg is None else request.cfg, scales, "--cfg")
+    cfg = cfg[: len(schedule)]
     if request.negative is not None and not _guided(cfg):
         raise UserError(
             "guidance is off, so that a negative prompt would do nothing",
@@ -217,7 +221,7 @@ def settle(
     read = _read(request, preset)
     batch = _batch(request, place, read)
     shape = _shape(preset, cfg, dtype, batch or 1)
-    asked = _allotment(read, request, shape, dtype, schedule)
+    asked = _allotment(read, request, shape, dtype, schedule, picture)
     calibration = calibration_of(_policy(request), preset.name)
     planned = plan_of_policy(_policy(request), asked, calibration)
     tau = per_scale(sampling.tau if request.tau is None else request.tau, scales, "--tau")
@@ -234,8 +238,9 @@ def settle(
         device=place,
         dtype=dtype,
         schedule=schedule,
+        picture=picture,
         cfg=cfg,
-        tau=tau,
+        tau=tau[: len(schedule)],
         cfg_layers=cfg_layers,
         top_p=top_p,
         calibration=calibration,
@@ -297,6 +302,24 @@ def schedule_of(request: Request, preset: ModelPreset) -> Schedule:
     return schedule_for(request.ratio, asked)
 
 
+def _drawn(picture: Schedule, stop_after: int | None) -> Schedule:
+    """The scales of a picture that are drawn.
+
+    Raises:
+        UserError: there is no such scale.
+    """
+    if stop_after is None:
+        return picture
+    if not 1 <= stop_after <= len(picture):
+        raise UserError(
+            f"scale {stop_after}",
+            where="--stop-after",
+            rule=f"pictures of this size have scales 1 to {len(picture)}",
+            fix=f"--stop-after {min(max(stop_after, 1), len(picture))}",
+        )
+    return Schedule.of(picture.scales[:stop_after])
+
+
 def device_type(name: str) -> str:
     """The type of a device by its name, as far as that is known without torch."""
     if name == "auto":
@@ -324,10 +347,15 @@ def _read(request: Request, preset: ModelPreset) -> ReadBudget:
 
 
 def _allotment(
-    read: ReadBudget, request: Request, shape: CacheShape, dtype: str, schedule: Schedule
+    read: ReadBudget,
+    request: Request,
+    shape: CacheShape,
+    dtype: str,
+    schedule: Schedule,
+    picture: Schedule,
 ) -> Budget:
     precision = precision_of(request.kv_dtype, dtype)
-    return read.on(schedule, stored_bytes_of(shape, precision, schedule))
+    return read.on(schedule, stored_bytes_of(shape, precision, schedule), picture)
 
 
 def _guided(cfg: Sequence[float]) -> bool:

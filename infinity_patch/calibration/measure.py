@@ -178,6 +178,20 @@ class Calibration:
             "entropy": _rounded(self.entropy()),
         }
 
+    def profile(self) -> dict[str, Any]:
+        """What policies that give heads or layers budgets of their own read of a calibration; see
+        `scalekv.kv.calibration.profile`."""
+        means = self.means
+        numbers: dict[str, Any] = _rounded(
+            {
+                "own_mass": means.own.mean(0).tolist(),
+                "entropy_bits": means.entropy.tolist(),
+                "attention_variance": means.variance.tolist(),
+                "key_change": means.change.tolist(),
+            }
+        )
+        return numbers
+
     def to_dict(self) -> dict[str, Any]:
         """Every number. Axes in this order, all from 0: scale (target), source scale, layer,
         head; null where there is nothing to measure."""
@@ -188,10 +202,9 @@ class Calibration:
             "index": _rounded(self.layer_index.tolist()),
             "index_by_head": _rounded(self.index.tolist()),
             "z_scores": _rounded(self.scores.tolist()),
-            "own_mass": _rounded(means.own.mean(0).tolist()),
             "top_mass": _rounded(means.top.mean(0).tolist()),
             "top_share": _rounded(means.focus.mean(0).tolist()),
-            "entropy_bits": _rounded(means.entropy.tolist()),
+            **self.profile(),
             "s_cas": _rounded(means.mass.tolist()),
             "mass_of_later_scales": _rounded(self.later_mass.tolist()),
         }

@@ -138,6 +138,7 @@ def force_bits(
                 pipeline.preset.tokenizer.patchify,
                 guidance_of(settled),
                 choose,
+                picture=settled.picture,
             )
             ledger = {} if caches is None or caches.ledger is None else caches.ledger.to_dict()
     told = torch.stack(found).double().cpu()

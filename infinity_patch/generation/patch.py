@@ -123,6 +123,7 @@ def patched_as_settled(model: nn.Module, settled: Settled) -> Iterator[Caches]:
         make_policy(settled.policy, settled.calibration),
         lambda schedule: settled.planned,
         settled.schedule,
+        picture=settled.picture,
         kv_dtype=settled.request.kv_dtype,
         kv_device=settled.request.kv_device,
         guided=settled.guided,

@@ -148,6 +148,7 @@ def computed(
             guidance_of(settled),
             sampler,
             after_scale=lambda scale: report(scale, caches.nbytes),
+            picture=settled.picture,
         )
         assert caches.ledger is not None
         assert sampler.finite is not None
@@ -194,6 +195,7 @@ class Recording:
                 patchify,
                 guidance_of(settled),
                 self._choose,
+                settled.picture,
             )
             loop.step(0)
             return loop

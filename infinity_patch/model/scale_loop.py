@@ -61,8 +61,8 @@ class ScaleLoop:
     """The scales of a batch of pictures, one after another. To be used inside `computing(model)`.
 
     Attributes:
-        codes: what has been drawn so far, summed up at the last scale's size, (B, b, H, W) float32;
-            None before the first scale.
+        codes: what has been drawn so far, summed up at the size of the picture's last scale,
+            (B, b, H, W) float32; None before the first scale.
     """
 
     def __init__(
@@ -73,18 +73,21 @@ class ScaleLoop:
         patchify: bool,
         guidance: Guidance,
         choose: Chooser,
+        picture: Schedule | None = None,
     ) -> None:
-        """`condition` holds 2 B sequences, conditional first, or B where no guidance is needed."""
+        """`condition` holds 2 B sequences, conditional first, or B where no guidance is needed.
+        `schedule` are the scales to draw, the first of all scales of the `picture`; None: all."""
         assert len(guidance.cfg) == len(guidance.tau) == len(schedule), "one value per scale"
         self.codes: Tensor | None = None
         self._model, self._condition, self._schedule = model, condition, schedule
         self._patchify, self._guidance, self._choose = patchify, guidance, choose
         self._halves = 2 if guidance.needed else 1
+        picture = picture or schedule
         self._scales = [(1, h, w) for h, w in schedule.scales]
         self._tables = rotary_tables(
-            schedule.scales, grid_of(schedule), model.spec.head_dim, condition.start.device
+            schedule.scales, grid_of(picture), model.spec.head_dim, condition.start.device
         )
-        self._sizes = vae_sizes(schedule.scales, patchify)
+        self._sizes = vae_sizes(picture.scales, patchify)
         self._x = model.embed_start(condition)
 
     def step(self, k: int) -> None:
@@ -125,13 +128,14 @@ def generate_codes(
     guidance: Guidance,
     choose: Chooser,
     after_scale: Callable[[int], None] | None = None,
+    picture: Schedule | None = None,
 ) -> Tensor:
     """Summed codes (B, b, H, W) float32 of B pictures, as `ScaleLoop` makes them.
 
     `after_scale(k)` is called when scale k is done.
     """
     with computing(model):
-        loop = ScaleLoop(model, condition, schedule, patchify, guidance, choose)
+        loop = ScaleLoop(model, condition, schedule, patchify, guidance, choose, picture)
         for k in range(len(schedule)):
             loop.step(k)
             if after_scale is not None:

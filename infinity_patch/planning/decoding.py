@@ -21,7 +21,7 @@ def decoding(work: Work) -> int:
     Maps of at least `LARGE` numbers are worked on in strips, a block's input and output whole.
     """
     tokenizer, element = work.preset.tokenizer, decoder_bytes(work)
-    height, width = work.schedule.scales[-1]
+    height, width = work.picture.scales[-1]
     size = height * width * (4 if tokenizer.patchify else 1)
     widths = [tokenizer.ch * multiple for multiple in tokenizer.ch_mult]
     before = widths[-1]

@@ -51,6 +51,8 @@ class Work:
     """What is to be generated, as far as memory depends on it.
 
     Attributes:
+        schedule: the scales that are drawn.
+        picture: all scales of the picture.
         budget: as the policy plans it; None: everything is kept.
         pictures: at once.
         guided: whether every picture has an unconditional half.
@@ -67,6 +69,7 @@ class Work:
 
     preset: ModelPreset
     schedule: Schedule
+    picture: Schedule
     budget: Budget | None
     pictures: int = 1
     guided: bool = True

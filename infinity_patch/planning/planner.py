@@ -134,6 +134,7 @@ def work_of(
     return Work(
         preset=preset if text is None else replace(preset, text=text),
         schedule=settled.schedule,
+        picture=settled.picture,
         budget=settled.planned,
         pictures=settled.together,
         guided=settled.guided,

@@ -205,6 +205,7 @@ def resolve(
     *,
     origin: str = "",
     bytes_of: BytesOf | None = None,
+    picture: Schedule | None = None,
 ) -> Budget:
     """Turns what was asked for, or what a file says, into capacities.
 
@@ -213,27 +214,36 @@ def resolve(
             None takes the file's own, anything else replaces them.
         origin: where `drafters` come from, one line.
         bytes_of: needed for a request in bytes.
+        picture: all scales of the picture, whose history a percentage is of, where `schedule` is
+            the first of them; None: `schedule`.
 
     Raises:
         UserError: made for another depth or schedule, or capacities that break `Budget`'s rules.
     """
+    picture = picture or schedule
     if isinstance(asked, BudgetSpec):
-        return _resolve_spec(asked, schedule, layers, drafters, origin)
+        return _resolve_spec(asked, schedule, layers, drafters, origin, picture)
     assert asked.name is None, f"named budget {asked.name} must be read before it is resolved"
     if asked.nbytes is not None:
         assert bytes_of is not None, f"{asked.label} needs to know what a token takes"
         mean = fitting_mean(schedule, asked.nbytes, bytes_of, asked.label)
     else:
         percent = Fraction(100) if asked.full else asked.percent
-        mean = _mean_tokens(schedule, percent, asked.mean)
+        mean = _mean_tokens(picture, percent, asked.mean)
     allotted = capacities_for(
         schedule, layers, drafters or (), mean, label=asked.label, origin=origin
     )
-    return replace(allotted, percent=asked.percent, nbytes=asked.nbytes)
+    percent = _percent_of(schedule, asked.percent, picture)
+    return replace(allotted, percent=percent, nbytes=asked.nbytes)
 
 
 def _resolve_spec(
-    spec: BudgetSpec, schedule: Schedule, layers: int, drafters: Drafters | None, origin: str
+    spec: BudgetSpec,
+    schedule: Schedule,
+    layers: int,
+    drafters: Drafters | None,
+    origin: str,
+    picture: Schedule,
 ) -> Budget:
     where = f"budget {spec.name}"
     if spec.layers != layers:
@@ -243,15 +253,15 @@ def _resolve_spec(
             rule="a budget fits models of its own depth",
             fix="ask for a percentage, or for a budget made for this model",
         )
-    if spec.schedule is not None and spec.schedule != schedule:
+    if spec.schedule is not None and spec.schedule != picture:
         raise UserError(
-            f"made for the schedule {spec.schedule}, this picture has {schedule}",
+            f"made for the schedule {spec.schedule}, this picture has {picture}",
             where=where,
             rule="a budget with its own schedule fits no other",
             fix="ask for a percentage, or for a budget without a schedule",
         )
     if spec.capacities is None:
-        mean = _mean_tokens(schedule, spec.percent, spec.mean)
+        mean = _mean_tokens(picture, spec.percent, spec.mean)
         if drafters is None:
             drafters, origin = spec.drafters, spec.provenance
         if spec.linear is not None:
@@ -266,7 +276,8 @@ def _resolve_spec(
             origin=origin,
             linear=spec.linear,
         )
-        return replace(budget, bound=spec.bound, percent=spec.percent)
+        percent = _percent_of(schedule, spec.percent, picture)
+        return replace(budget, bound=spec.bound, percent=percent)
     if drafters is not None:
         raise UserError(
             "drafters given for a budget that lists its capacities",
@@ -278,9 +289,9 @@ def _resolve_spec(
         spec.capacities.get(scale + 1, (schedule.before(scale),) * layers)
         for scale in range(len(schedule))
     ]
-    if beyond := [number for number in spec.capacities if not 1 <= number <= len(schedule)]:
+    if beyond := [number for number in spec.capacities if not 1 <= number <= len(picture)]:
         raise UserError(
-            f"capacities for scale {beyond[0]}, the schedule has {len(schedule)}",
+            f"capacities for scale {beyond[0]}, the schedule has {len(picture)}",
             where=where,
             rule="scales are numbered from 1",
         )
@@ -295,6 +306,13 @@ def _resolve_spec(
         origin=spec.provenance,
         bound=spec.bound,
     )
+
+
+def _percent_of(schedule: Schedule, percent: Fraction | None, picture: Schedule) -> Fraction | None:
+    """A percentage of a picture's history as one of its first scales'; all of it at most."""
+    if percent is None or schedule == picture or not schedule.history:
+        return percent
+    return min(percent * picture.history / schedule.history, Fraction(100))
 
 
 def _mean_tokens(schedule: Schedule, percent: Fraction | None, mean: int | None) -> int:

@@ -69,6 +69,7 @@ class Caches:
         kv_device: str = "auto",
         guided: bool | None = None,
         as_planned: bool = False,
+        picture: Schedule | None = None,
     ) -> None:
         """
         Args:
@@ -85,6 +86,7 @@ class Caches:
                 memory, each layer's brought over while the layer before it computes).
             guided: whether sequences are pairs of guidance halves, conditional first; None: unsaid.
             as_planned: whether `budget_for` answers with what the policy has planned already.
+            picture: what ledgers measure against, where not all scales of a picture are drawn.
 
         Raises:
             UserError: whatever `budget_for` raises for the schedule given, or an unknown dtype or
@@ -101,6 +103,7 @@ class Caches:
         self.observer: Observer | None = None
         self._budget_for = budget_for
         self._only = schedule
+        self._picture = picture
         self._schedule: Schedule | None = None
         self._limits: Budget | None = None
         self._rooms: list[list[tuple[int, ...]]] = []
@@ -301,14 +304,8 @@ class Caches:
         if schedule != self._schedule:
             self._plan(schedule)
         batch, heads, _, dim = like.shape
-        shape = CacheShape(
-            layers=len(self.layers),
-            sequences=batch,
-            heads=heads,
-            head_dim=dim,
-            k_bytes=like.dtype.itemsize,
-            v_bytes=like.dtype.itemsize,
-        )
+        element = like.dtype.itemsize
+        shape = CacheShape(len(self.layers), batch, heads, dim, element, element)
         precision = precision_of(self._kv_dtype, DTYPE_NAMES[like.dtype])
         if self._made_of_bytes is not None:
             self._take(self._made_of_bytes(stored_bytes_of(shape, precision, schedule)), schedule)
@@ -324,8 +321,9 @@ class Caches:
             cache.begin(like, schedule, self._storage.of_layer(layer))
         self._bytes = [(cache.nbytes, cache.index_nbytes) for cache in self.layers]
         self._workspace.ahead = on_host
+        about = self._storage.to_dict()
         self.ledger = CacheLedger(
-            schedule, shape, self.policy.name, self.budget, precision, self._storage.to_dict()
+            schedule, shape, self.policy.name, self.budget, precision, about, self._picture
         )
         for layer in range(len(self.layers)):
             self.ledger.record(0, layer, LayerRecord(0, 0, 0, 0.0, 0, 0))

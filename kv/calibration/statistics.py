@@ -1,5 +1,6 @@
 """Where attention goes while pictures are generated with the full cache: how much every source
-scale gets, how peaked it is, its entropy. Measures only; `scalekv.kv.calibration.drafting` draws
+scale gets, how peaked it is, its entropy, how it differs from query to query; and how keys change
+from map to map. Measures only; `scalekv.kv.calibration.drafting` draws
 the conclusions. Never makes a matrix of all queries by all keys."""
 
 from __future__ import annotations
@@ -9,6 +10,7 @@ from math import log
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -34,12 +36,17 @@ class LayerAttention:
         top: (H,) sum of the K' largest weights on tokens of earlier scales; 0 at scale 0.
         focus: (H,) that sum as a share of the query's attention on earlier scales; 0 at scale 0.
         entropy: (H,) of a query's attention over all tokens, in bits.
+        variance: (H,) over the queries, of the attention that a token gets; summed over the tokens.
+            0 where all queries look at the same tokens.
+        change: (H,) see `key_change`; 0 at scale 0.
     """
 
     mass: Tensor
     top: Tensor
     focus: Tensor
     entropy: Tensor
+    variance: Tensor
+    change: Tensor
 
 
 def layer_attention(
@@ -64,14 +71,16 @@ def layer_attention(
         f"{tokens} keys at scale {scale + 1} of {schedule}: statistics need the full cache"
     )
     received = torch.zeros(heads, tokens, dtype=torch.float32, device=q.device)
-    largest, focus, entropy = torch.zeros(3, heads, dtype=torch.float32, device=q.device)
+    largest, focus, entropy, variance = torch.zeros(4, heads, dtype=torch.float32, device=q.device)
     chunk = max(chunk_bytes // (4 * heads * tokens), 1)
     with torch.no_grad(), without_autocast(q):
         for sequence in range(sequences):
             keys = k[sequence].float().transpose(1, 2)
+            sums_HT, squares_HT = torch.zeros_like(received), torch.zeros_like(received)
             for rows in q[sequence].split(chunk, dim=1):
                 weights = (rows.float() @ keys).softmax(-1)  # (H, queries of the chunk, T)
-                received += weights.sum(1)
+                sums_HT += weights.sum(1)
+                squares_HT += weights.square().sum(1)
                 entropy += torch.special.entr(weights).sum((1, 2))
                 if before:
                     earlier = weights[..., :before]
@@ -79,10 +88,39 @@ def layer_attention(
                     largest += sums.sum(1)
                     # An attention so small that it is 0 in float32 is spread over nothing.
                     focus += (sums / earlier.sum(-1).clamp_min(TINY)).sum(1)
+            received += sums_HT
+            variance += (squares_HT - sums_HT.square() / queries).sum(1)
         parts = received.split(schedule.tokens[: scale + 1], dim=1)
         mass = torch.stack([part.sum(1) for part in parts], dim=1)
     count = sequences * queries
-    return LayerAttention(mass / count, largest / count, focus / count, entropy / count / log(2))
+    return LayerAttention(
+        mass / count,
+        largest / count,
+        focus / count,
+        entropy / count / log(2),
+        variance / count,
+        key_change(k, schedule, scale),
+    )
+
+
+def key_change(k: Tensor, schedule: Schedule, scale: int) -> Tensor:
+    """(H,) how far the keys of a map are from those of the map before it, brought to its size: 1
+    less the mean cosine over tokens and sequences. 0 at scale 0, and where the keys are the same.
+
+    Args:
+        k: (B, H, T, D) keys of all tokens up to and including `scale`, in order.
+    """
+    change = torch.zeros(k.shape[1], dtype=torch.float32, device=k.device)
+    if not scale:
+        return change
+    start, middle, end = (schedule.before(number) for number in (scale - 1, scale, scale + 1))
+    with torch.no_grad(), without_autocast(k):
+        for head in range(k.shape[1]):  # one at a time, which bounds the copies
+            maps = k[:, head, start:middle].float().mT.unflatten(2, schedule.scales[scale - 1])
+            grown = F.interpolate(maps, schedule.scales[scale], mode="bilinear").flatten(2).mT
+            now = k[:, head, middle:end].float()
+            change[head] = 1 - F.cosine_similarity(grown, now, dim=-1).mean()
+    return change
 
 
 @dataclass(frozen=True, eq=False)
@@ -97,6 +135,7 @@ class AttentionMeans:
         top: (P, K, N, H) likewise, sum of the K' largest weights on earlier scales.
         focus: (P, K, N, H) likewise, that sum as a share of the attention on earlier scales.
         entropy: (K, N, H) of a query's attention, in bits.
+        variance, change: (K, N, H) as of `LayerAttention`.
     """
 
     schedule: Schedule
@@ -105,6 +144,8 @@ class AttentionMeans:
     top: Numbers
     focus: Numbers
     entropy: Numbers
+    variance: Numbers
+    change: Numbers
 
     @property
     def pictures(self) -> int:
@@ -136,7 +177,7 @@ class AttentionStatistics:
         self._parts = halves if conditional else 1
         self._now: dict[tuple[int, int], LayerAttention] = {}
         self._mass: Numbers | None = None  # sums over the pictures
-        self._entropy: Numbers | None = None
+        self._sums = np.zeros(0)  # of entropy, variance and change over the pictures: (3, K, N, H)
         self._each: list[Numbers] = []  # own, top, focus of each picture: (3, K, N, H)
 
     def __call__(
@@ -154,28 +195,32 @@ class AttentionStatistics:
     def means(self) -> AttentionMeans:
         """Of all whole pictures so far; at least one."""
         assert self._mass is not None, "no picture was measured"
-        assert self._entropy is not None
         own, top, focus = np.stack(self._each, axis=1)
+        entropy, variance, change = self._sums / len(self._each)
         return AttentionMeans(
             schedule=self.schedule,
             mass=self._mass / len(self._each),
             own=own,
             top=top,
             focus=focus,
-            entropy=self._entropy / len(self._each),
+            entropy=entropy,
+            variance=variance,
+            change=change,
         )
 
     def _end_picture(self) -> None:
         scales, heads = len(self.schedule), len(self._now[0, 0].top)
         mass = np.zeros((scales, scales, self.layers, heads))
-        own, top, focus, entropy = np.zeros((4, scales, self.layers, heads))
+        own, top, focus = np.zeros((3, scales, self.layers, heads))
+        sums = np.zeros((3, scales, self.layers, heads))
         for (scale, layer), seen in self._now.items():
             mass[scale, : scale + 1, layer] = seen.mass.T.cpu().numpy()
             own[scale, layer] = mass[scale, scale, layer]
             top[scale, layer] = seen.top.cpu().numpy()
             focus[scale, layer] = seen.focus.cpu().numpy()
-            entropy[scale, layer] = seen.entropy.cpu().numpy()
+            means = torch.stack((seen.entropy, seen.variance, seen.change))
+            sums[:, scale, layer] = means.cpu().numpy()
         self._now.clear()
         self._mass = mass if self._mass is None else self._mass + mass
-        self._entropy = entropy if self._entropy is None else self._entropy + entropy
+        self._sums = self._sums + sums if self._each else sums
         self._each.append(np.stack((own, top, focus)))

@@ -37,6 +37,7 @@ class CacheLedger:
     Attributes:
         budget: as planned; `LayerRecord.capacity` is its, what was held may be less.
         precision: how held tokens were stored.
+        picture: all scales of the picture; more than the schedule's where finer ones are not drawn.
         storage: what there is to say of a way to store them that is a policy's own.
         held_peak_bytes: the most k and v that all layers together held at any moment.
         index_peak_bytes: the most that positions of held tokens, and notes on them, took.
@@ -51,8 +52,10 @@ class CacheLedger:
         budget: Budget | None,
         precision: Precision | None = None,
         storage: Mapping[str, Any] | None = None,
+        picture: Schedule | None = None,
     ) -> None:
         self.schedule = schedule
+        self.picture = picture or schedule
         self.shape = shape
         self.policy = policy
         self.budget = budget
@@ -85,12 +88,12 @@ class CacheLedger:
     @property
     def full_bytes(self) -> int:
         """What the history would take with nothing dropped, in the same dtype."""
-        return self.shape.full_bytes(self.schedule)
+        return self.shape.full_bytes(self.picture)
 
     @property
     def full_bytes_all(self) -> int:
         """The same with the last scale, which no later scale reads, counted too."""
-        return self.shape.full_bytes(self.schedule, last_scale=True)
+        return self.shape.full_bytes(self.picture, last_scale=True)
 
     @property
     def ratio_history(self) -> float:
@@ -112,9 +115,10 @@ class CacheLedger:
         return {
             "policy": self.policy,
             "budget": None if budget is None else _budget_dict(budget),
-            "schedule": str(self.schedule),
-            "history_tokens": self.schedule.history,
-            "total_tokens": self.schedule.total,
+            "schedule": str(self.picture),
+            **({} if self.picture == self.schedule else {"stop_after": len(self.schedule)}),
+            "history_tokens": self.picture.history,
+            "total_tokens": self.picture.total,
             "shape": asdict(self.shape),
             "kv_dtype": None if self.precision is None else self.precision.name,
             "held_peak_bytes": self.held_peak_bytes,

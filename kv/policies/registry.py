@@ -39,6 +39,17 @@ class PolicyEntry:
 
 _UNIFORM, _PYRAMID = "scalekv.kv.budgets.shapes:uniform", "scalekv.kv.budgets.shapes:pyramid"
 
+
+def _profiled(path: str, plan: str) -> PolicyEntry:
+    """A policy whose budget goes by what a calibration measured of heads."""
+    return PolicyEntry(
+        f"scalekv.kv.policies.{path}",
+        plan=f"scalekv.kv.budgets.head_shares:{plan}",
+        calibration="attention.json",
+        reader="scalekv.kv.calibration.profile:read_profile",
+    )
+
+
 _BUILT_IN = {
     "full": PolicyEntry("scalekv.kv.policies.full:FullPolicy", takes_budget=False),
     "scalekv": PolicyEntry("scalekv.kv.policies.scale:ScaleKVPolicy"),
@@ -59,6 +70,10 @@ _BUILT_IN = {
         calibration="heat-order.json",
         reader="scalekv.kv.budgets.heat_order:read_order",
     ),
+    "ams-kv": _profiled("ams_kv:AMSKVPolicy", "ams_budget"),
+    "hack": _profiled("hack:HACKPolicy", "hack_budget"),
+    "hack-plus": _profiled("hack_plus:HACKPlusPolicy", "hack_plus_budget"),
+    "adakv": _profiled("adakv:AdaKVPolicy", "adaptive_budget"),
     "coded": PolicyEntry(
         "scalekv.kv.policies.coded:CodedPolicy",
         plan="scalekv.kv.coded.plan:coded_budget",

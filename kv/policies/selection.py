@@ -1,5 +1,6 @@
-"""Which of the newest map's tokens observe for a policy. Knows maps; nothing here waits for the
-device. What policies do to scores is in `scalekv.kv.kernels`."""
+"""Which of the newest map's tokens observe for a policy, and tokens wanted for their place alone.
+Knows maps; nothing here waits for the device. What policies do to scores is in
+`scalekv.kv.kernels`."""
 
 from __future__ import annotations
 
@@ -8,6 +9,10 @@ from functools import cache, lru_cache
 
 import torch
 from torch import Tensor
+
+from scalekv.kv.policies.policy import Step
+from scalekv.kv.schedule import Schedule
+from scalekv.kv.to_device import to_device
 
 
 @cache
@@ -46,3 +51,42 @@ def _centres(length: int, parts: int, device: torch.device) -> Tensor:
     # so that the host does not wait.
     edges = torch.arange(parts + 1, device=device) * length // parts
     return (edges[:-1] + edges[1:] - 1) // 2
+
+
+def first_and_newest(step: Step, first: int) -> Tensor:
+    """(B, H, T) float32 of each cached token: how much it is wanted by a method that keeps the
+    first maps and the newest, whatever they hold.
+
+    The first `first` maps are wanted most, earlier ones more; then maps by age, the newest first.
+    Within a map tokens are wanted in an order of which any beginning is spread evenly over it.
+    """
+    wanted = _wanted(step.schedule, step.scale + 1, first, step.k.device)
+    batch, heads, tokens = step.k.shape[:3]
+    if step.positions is None:
+        return wanted.expand(batch, heads, tokens)
+    return wanted[step.positions]
+
+
+@lru_cache(maxsize=64)  # layers, and pictures, share a scale's
+def _wanted(schedule: Schedule, scales: int, first: int, device: torch.device) -> Tensor:
+    """(T,) float32 of every token of the first `scales` maps; see `first_and_newest`."""
+    with torch.inference_mode(False):
+        parts = []
+        for scale, (height, width) in enumerate(schedule.scales[:scales]):
+            late = 1.0 - dithered(height, width) / (height * width)  # above 0, at most 1
+            parts.append(late + (2 * scales - scale if scale < first else scale))
+        return to_device(torch.cat(parts), device)
+
+
+def dithered(height: int, width: int) -> Tensor:
+    """(height * width,) float32 whole numbers: the place of each token of a map, row-major, in an
+    order of which any beginning is spread evenly; that of an ordered dither (Bayer's matrix)."""
+    rows = torch.arange(height, device="cpu")[:, None].expand(height, width)
+    columns = torch.arange(width, device="cpu")[None].expand(height, width)
+    places = torch.zeros((height, width), dtype=torch.int64, device="cpu")
+    bits = max(height - 1, width - 1, 1).bit_length()
+    for bit in range(bits):  # the lowest bits of a place decide first
+        low = bits - 1 - bit
+        places |= (((rows ^ columns) >> bit) & 1) << (2 * low + 1)
+        places |= ((rows >> bit) & 1) << (2 * low)
+    return places.flatten().argsort().argsort().float()

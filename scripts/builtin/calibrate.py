@@ -1,5 +1,6 @@
 """Calibrate the built-in model, compare the drafters found with drafters tried out, and write what
-ships: its budgets, its HeatKV order, its constants, the maps and the tables of docs/calibration.md.
+ships: its budgets, its HeatKV order, its heads' profile, its constants, the maps and the tables of
+docs/calibration.md.
 
 python -m scripts.builtin.calibrate
 """
@@ -306,6 +307,12 @@ def sparsity_text(found: Calibration) -> str:
     return json.dumps(kept, indent=2) + "\n"
 
 
+def profile_text(found: Calibration) -> str:
+    """The file that policies read which give heads or layers budgets of their own."""
+    provenance = {k: v for k, v in found.summary()["provenance"].items() if k != "settings"}
+    return json.dumps({"format": FORMAT, "provenance": provenance, **found.profile()}) + "\n"
+
+
 def write(path: Path, content: bytes) -> None:
     """Replaces a file, whole at any moment, and says so."""
     with replacing(path) as hidden:
@@ -357,6 +364,7 @@ def main() -> None:
     assert found.constants is not None, "they were asked for"
     write(folder / "coded.safetensors", write_constants(found.constants))
     write(folder / SHIPPED, sparsity_text(found).encode())
+    write(folder / "attention.json", profile_text(found).encode())
     for index in INDICES:
         numbers = concluded(found, index, 2).to_dict()
         write(images / f"calibration-index-{index}.png", index_map(numbers))

@@ -15,6 +15,7 @@ from scalekv.configs.sparsity import measured_sparsity
 from scalekv.infinity_patch.files.hashes import prompts_sha256, weights_sha256
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.kv.budgets.heat_order import read_order
+from scalekv.kv.calibration.profile import read_profile
 from scripts.builtin.calibrate import CHOOSING, COMPARING, MEASURED, difference, said, table
 from scripts.builtin.captions import load_heldout
 from scripts.builtin.pages import END, begin
@@ -61,6 +62,14 @@ def test_the_order_ranks_every_head_of_the_model() -> None:
     spec = model_named("emoji").transformer
     assert (order.layers, order.heads, len(order.pairs)) == (spec.depth, spec.heads, 3)
     assert json.loads((FOLDER / "emoji/heat-order.json").read_text()), "JSON as published"
+
+
+def test_the_profile_is_of_the_shipped_weights(weights: str) -> None:
+    text = (FOLDER / "emoji/attention.json").read_text(encoding="utf-8")
+    profile, spec = read_profile(text), model_named("emoji").transformer
+    assert (profile.layers, profile.heads, profile.scales) == (spec.depth, spec.heads, 7)
+    assert json.loads(text)["provenance"]["weights"] == weights, AGAIN
+    assert 0 < sum(map(len, profile.structural)) < spec.depth * spec.heads
 
 
 def test_sets_are_judged_on_prompts_of_their_own() -> None:

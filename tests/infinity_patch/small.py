@@ -13,13 +13,13 @@ from scalekv.infinity_patch.model.sampling import BitSampler
 from scalekv.infinity_patch.model.scale_loop import Guidance, conditions, generate_codes
 from scalekv.infinity_patch.model.transformer import Infinity
 from scalekv.infinity_patch.schedules import schedule_for
-from scalekv.kv.budgets.heat_order import order_from_mass
 from scalekv.kv.policies.coded import CodedPolicy
-from scalekv.kv.policies.heatkv import HeatKVPolicy
 from scalekv.kv.policies.policy import Policy
+from scalekv.kv.policies.registry import entry_named
 from scalekv.kv.schedule import Schedule
 from tests.golden.weights import tensor_value
 from tests.kv.coded.made import made_constants
+from tests.kv.stand_in import policy_for
 
 SPEC = TransformerSpec(depth=4, width=128, heads=2, chunks=2, text_width=128)
 BITS = 8
@@ -45,11 +45,10 @@ def ready(policy: str) -> str | Policy:
     one."""
     if policy == "coded":
         return CodedPolicy(made_constants(SPEC.depth, SPEC.heads, SPEC.head_dim, len(SHORT) - 1))
-    if policy != "heatkv":
+    entry = entry_named(policy)
+    if entry is None or not entry.calibration:
         return policy
-    generator = torch.Generator().manual_seed(5)
-    mass = torch.rand(len(SHORT) - 1, SPEC.depth, SPEC.heads, generator=generator).tolist()
-    return HeatKVPolicy(order_from_mass(mass))
+    return policy_for(policy, SHORT, SPEC.depth, SPEC.heads)
 
 
 def run(

@@ -16,9 +16,11 @@ from scalekv.kv.budgets.asked import parse_budget, resolve
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.heat_order import order_from_mass
 from scalekv.kv.caches.caches import Caches
+from scalekv.kv.calibration.profile import AttentionProfile
 from scalekv.kv.policies.full import FullPolicy
 from scalekv.kv.policies.heatkv import HeatKVPolicy
 from scalekv.kv.policies.policy import Policy, Step
+from scalekv.kv.policies.profiled import ProfiledPolicy
 from scalekv.kv.policies.registry import policy_named
 from scalekv.kv.schedule import Schedule
 
@@ -79,11 +81,29 @@ def raw_queries(q: Tensor, tokens: Tensor) -> Tensor:
 def policy_for(name: str, schedule: Schedule, layers: int, heads: int = 2) -> Policy:
     """A policy by name; one that needs a calibration gets a made-up one."""
     policy = policy_named(name)
+    if isinstance(policy, ProfiledPolicy):
+        return policy.calibrated(made_profile(len(schedule), layers, heads))
     if name != "heatkv":
         return policy
     generator = torch.Generator().manual_seed(5)
     mass = torch.rand(len(schedule) - 1, layers, heads, generator=generator).tolist()
     return HeatKVPolicy(order_from_mass(mass))
+
+
+def made_profile(scales: int, layers: int, heads: int, seed: int = 7) -> AttentionProfile:
+    """Of no model: heads differ in everything, and both kinds of heads are in every layer."""
+    generator = torch.Generator().manual_seed(seed)
+
+    def table() -> Any:
+        return torch.rand(scales, layers, heads, generator=generator)
+
+    def rows(x: Tensor) -> Any:
+        return tuple(tuple(tuple(heads) for heads in row) for row in x.tolist())
+
+    kinds = torch.where(torch.arange(heads) % 2 == 0, 1.0, 0.01)
+    return AttentionProfile(
+        rows(table()), rows(6 * table()), rows(kinds * (1 + table())), rows(table())
+    )
 
 
 Watch = Callable[[int, int], None]

@@ -62,13 +62,20 @@ def test_real_runs_keep_to_the_schema_and_find_each_other(scalekv: Program) -> N
         assert list(found["stages"]) == ["load", "encode", "scales", "decode"]
         rows = found["cache"]["scales"]
         described = SCHEMA["$defs"]["cache"]["properties"]
-        assert found["cache"].keys() == described.keys() - {"coded"}  # of that policy alone
+        assert found["cache"].keys() == described.keys() - {"coded", "stop_after"}  # not of all
         assert rows[-1].keys() == described["scales"]["items"]["properties"].keys()
         assert found["cache"]["shape"].keys() == set(described["shape"]["required"])
     assert scalekv("report", "out/report.json").code == 0
     assert len(re.findall("<img ", Path("out/report.html").read_text())) == 2
     assert scalekv("report", "out").code == 0
     assert len(re.findall("<img ", Path("out/report-2.html").read_text())) == 1
+
+
+def test_the_page_says_where_scales_are_left_out(scalekv: Program) -> None:
+    words = ("generate", "a red apple", "--policy", "full", "--stop-after", "4")
+    assert scalekv(*words, "--memory-report", "json,html").code == 0
+    assert report()["cache"]["stop_after"] == len(report()["cache"]["scales"]) == 4
+    assert "full up to scale 4" in Path("out/report.html").read_text()
 
 
 def test_the_page_is_rebuilt_from_json(scalekv: Program, stand_in: StandIn) -> None:

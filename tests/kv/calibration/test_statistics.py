@@ -18,6 +18,7 @@ from scalekv.kv.calibration.statistics import (
     AttentionMeans,
     AttentionStatistics,
     LayerAttention,
+    key_change,
     layer_attention,
 )
 from scalekv.kv.policies.full import FullPolicy
@@ -36,9 +37,12 @@ def by_definition(
     heads = q.shape[1]
     found = {name: torch.zeros(heads).double() for name in ("top", "focus", "entropy")}
     found["mass"] = torch.zeros(heads, scale + 1).double()
+    found["variance"] = torch.zeros(heads).double()
     before = schedule.before(scale)
     for sequence in range(q.shape[0]):
         for head in range(heads):
+            attention = (q[sequence, head].double() @ k[sequence, head].double().T).softmax(1)
+            found["variance"][head] += len(attention) * attention.var(0, correction=0).sum()
             for query in q[sequence, head]:
                 weights = (k[sequence, head].double() @ query.double()).softmax(0)
                 for source in range(scale + 1):
@@ -111,7 +115,7 @@ def test_means_of_pictures() -> None:
     both = measured(first, second)
     each = [measured(first), measured(second)]
     assert both.pictures == 2
-    for name in ("mass", "entropy"):
+    for name in ("mass", "entropy", "variance", "change"):
         mean = (getattr(each[0], name) + getattr(each[1], name)) / 2
         np.testing.assert_allclose(getattr(both, name), mean, rtol=1e-12)
     for name in ("own", "top", "focus"):
@@ -121,6 +125,17 @@ def test_means_of_pictures() -> None:
     assert not both.mass[np.triu_indices(4, 1)].any()
     own = np.stack([both.mass[scale, scale] for scale in range(4)])
     np.testing.assert_allclose(both.own.mean(0), own, rtol=1e-12)
+
+
+def test_how_keys_change_from_map_to_map() -> None:
+    schedule = Schedule.parse("1x1 2x2 4x4")
+    smooth = torch.ones(2, 3, 21, 8) * torch.randn(8, generator=torch.Generator().manual_seed(0))
+    assert key_change(smooth[:, :, :5], schedule, 1).tolist() == pytest.approx([0] * 3, abs=1e-6)
+    turned = smooth.clone()
+    turned[:, 1, 5:] *= -1
+    found = key_change(turned, schedule, 2)
+    assert found.tolist() == pytest.approx([0, 2, 0], abs=1e-6)
+    assert key_change(smooth[:, :, :1], schedule, 0).tolist() == [0] * 3
 
 
 def test_every_layer_and_scale_has_its_place() -> None:
@@ -136,6 +151,8 @@ def test_every_layer_and_scale_has_its_place() -> None:
                 torch.from_numpy(means.top[0, scale, layer]),
                 torch.from_numpy(means.focus[0, scale, layer]),
                 torch.from_numpy(means.entropy[scale, layer]),
+                torch.from_numpy(means.variance[scale, layer]),
+                torch.from_numpy(means.change[scale, layer]),
             )
             assert_same(found, expected)
 

@@ -9,17 +9,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from scalekv.kv.policies.policy import Step
-from scalekv.kv.policies.registry import policy_named, policy_names
+from scalekv.kv.policies.policy import Policy, Step
+from scalekv.kv.policies.registry import policy_names
 from scalekv.kv.policies.selection import window_tokens
 from scalekv.kv.schedule import Schedule
-from tests.kv.stand_in import Operations, step_of
+from tests.kv.stand_in import Operations, policy_for, step_of
 
 WHOLE_SCALES = "heatkv"  # selects by scale and not by token; its own tests say how
 KEEP_ALL = ("full", "coded")
 BUDGETED = [name for name in policy_names() if name not in (*KEEP_ALL, WHOLE_SCALES)]
 ALL_QUERIES = {"h2o"}  # scores every query, also where nothing is dropped
-UNSCORED = {"sliding-window", "streaming-llm", "random"}
+UNSCORED = {"sliding-window", "streaming-llm", "random", "ams-kv"}
 
 sides = st.integers(1, 7)
 
@@ -47,6 +47,24 @@ def last_window(step: Step) -> int:
     return min(step.observers, step.q.shape[2])
 
 
+def first_maps(step: Step) -> set[int]:
+    """Slots of the first two maps' tokens, of as many whole maps as fit, where all heads hold
+    equally many of them."""
+    ends = (step.schedule.before(maps) for maps in range(min(2, step.scale + 1) + 1))
+    first = max(end for end in ends if end <= step.capacity)
+    if step.positions is None:
+        return set(range(first))
+    held = (step.positions < first).sum(-1)
+    return set(range(int(held.min()))) if int(held.min()) == int(held.max()) else set()
+
+
+def promised(name: str, step: Step) -> list[set[int]]:
+    """By head: the slots that a policy always keeps. HACK's even heads are structural here."""
+    if name not in BY_KIND:
+        return [PROMISED[name](step)] * len(step.heads)
+    return [first_maps(step) if head % 2 == 0 else patch_centres(step) for head in step.heads]
+
+
 PROMISED: dict[str, Callable[[Step], set[int]]] = {
     "scalekv": patch_centres,
     "scalekv-anchored": lambda step: patch_centres(step) | anchored(step),
@@ -60,18 +78,25 @@ PROMISED: dict[str, Callable[[Step], set[int]]] = {
     "pyramidkv": newest(last_window),
     "h2o": newest(lambda step: step.capacity - step.capacity // 2),
     "random": newest(lambda step: 0),
+    "ams-kv": first_maps,
+    "adakv": newest(last_window),
 }
+BY_KIND = {"hack", "hack-plus"}  # which promise one thing for one kind of heads
+
+
+def made(name: str, step: Step) -> Policy:
+    return policy_for(name, step.schedule, 1, len(step.heads))
 
 
 def operations(name: str, step: Step) -> Operations:
-    policy, recorded = policy_named(name), Operations()
+    policy, recorded = made(name, step), Operations()
     with recorded:
         policy.select(step)
     return recorded
 
 
 def test_every_policy_says_what_it_always_keeps() -> None:
-    assert sorted(PROMISED) == sorted(BUDGETED)
+    assert sorted([*PROMISED, *BY_KIND]) == sorted(BUDGETED)
 
 
 @pytest.mark.parametrize("name", BUDGETED)
@@ -95,7 +120,7 @@ def test_slots_are_ascending_in_range_and_exactly_as_many_as_fit(
     capacity = max(1, int(share * schedule.total))
     step = step_of(schedule, len(scales) - 1, capacity, dropped=dropped, dtype=dtype, seed=seed)
     tokens = step.k.shape[2]
-    slots = policy_named(name).select(step)
+    slots = made(name, step).select(step)
     if tokens <= capacity:
         assert slots is None
         return
@@ -105,18 +130,19 @@ def test_slots_are_ascending_in_range_and_exactly_as_many_as_fit(
     assert (slots.diff(dim=-1) > 0).all()
     assert int(slots.min()) >= 0
     assert int(slots.max()) < tokens
-    promised = PROMISED[name](step)
-    assert all(promised <= set(kept) for kept in slots.flatten(0, 1).tolist())
+    for kept in slots.tolist():
+        for slots_of_head, always in zip(kept, promised(name, step), strict=True):
+            assert always <= set(slots_of_head)
 
 
 @pytest.mark.parametrize("name", BUDGETED)
 def test_selecting_changes_nothing_it_was_given_and_repeats(name: str) -> None:
     schedule = Schedule.parse("2x2 4x4 6x6")
     step, untouched = (step_of(schedule, 2, 20, dropped=0.3) for _ in range(2))
-    first = policy_named(name).select(step)
+    first = made(name, step).select(step)
     for given_, before in ((step.q, untouched.q), (step.k, untouched.k), (step.v, untouched.v)):
         assert torch.equal(given_, before)
-    second = policy_named(name).select(untouched)
+    second = made(name, untouched).select(untouched)
     assert first is not None
     assert second is not None
     assert torch.equal(first, second)
@@ -128,7 +154,7 @@ def test_missing_positions_mean_all_tokens(name: str) -> None:
     tokens = step.k.shape[2]
     spelled = torch.arange(tokens, dtype=torch.int32).expand(2, 2, tokens)
     explicit = Step(**{**vars(step), "positions": spelled, "notes": {}})
-    ours, theirs = (policy_named(name).select(given_) for given_ in (step, explicit))
+    ours, theirs = (made(name, given_).select(given_) for given_ in (step, explicit))
     assert ours is not None
     assert theirs is not None
     assert torch.equal(ours, theirs)
@@ -145,10 +171,11 @@ def test_no_loop_over_sequences_or_heads_and_no_waiting_for_the_device(
     name: str, dropped: float
 ) -> None:
     schedule = Schedule.parse("4x4 8x8 12x12")
+    few = 2 if name in BY_KIND else 1  # heads of both kinds in either case
     # first calls make what is kept for later ones, such as the window's tokens
-    for batch, heads in ((1, 1), (4, 3)):
+    for batch, heads in ((1, few), (4, 3)):
         operations(name, step_of(schedule, 2, 50, dropped=dropped, batch=batch, heads=heads))
-    small = operations(name, step_of(schedule, 2, 50, dropped=dropped, batch=1, heads=1))
+    small = operations(name, step_of(schedule, 2, 50, dropped=dropped, batch=1, heads=few))
     large = operations(name, step_of(schedule, 2, 50, dropped=dropped, batch=4, heads=3))
     assert small.names == large.names
     waits = ("_local_scalar_dense", "nonzero", "unique", "masked_select")

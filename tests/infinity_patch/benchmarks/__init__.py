@@ -1,0 +1,1 @@
+"""Benchmarks of others: prompts, layouts and scores."""
