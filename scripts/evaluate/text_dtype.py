@@ -20,13 +20,13 @@ import torch
 from torch import Tensor
 
 from scalekv.infinity_patch import Pipeline, Request, generate, load
+from scalekv.infinity_patch.evaluation.statistics import interval, mean, median
 from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.generation.forced import force_bits
 from scalekv.infinity_patch.generation.pipeline import settled_on
 from scalekv.infinity_patch.likeness import likeness
 from scalekv.infinity_patch.loading.text_files import read_text_encoder
 from scalekv.infinity_patch.model.text import TextPrecision
-from scripts.evaluate.measures import interval, mean, median
 from scripts.evaluate.prompts import heldout_prompts
 
 TEXTS = {

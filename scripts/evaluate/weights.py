@@ -16,16 +16,20 @@ import argparse
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from scalekv.infinity_patch import Pipeline, Placement, load
-from scalekv.infinity_patch.asked.settled import settle
+import torch
+
+from scalekv.infinity_patch import Pipeline, Placement, Request, load
+from scalekv.infinity_patch.evaluation.captions import read_captions
+from scalekv.infinity_patch.evaluation.drawing import DrawnPicture, draw_with_bits
+from scalekv.infinity_patch.evaluation.statistics import interval, mean, median
 from scalekv.infinity_patch.generation.forced import force_bits
+from scalekv.infinity_patch.generation.pipeline import settled_on
 from scripts.bench.sides import heading, table
-from scripts.evaluate.fidelity import agreement
-from scripts.evaluate.measures import alike, interval, mean, median
-from scripts.evaluate.pictures import FULL, CacheVariant, DrawnPicture, draw, request_for
-from scripts.evaluate.prompts import heldout_prompts, read_prompts
-from scripts.evaluate.rows import exit_code
+from scripts.evaluate.exits import exit_code
+from scripts.evaluate.measures import alike
+from scripts.evaluate.prompts import heldout_prompts
 
 Way = tuple[str, str]
 """How weights are held, and the budget: "int8", "full"."""
@@ -40,9 +44,10 @@ class HeldAgainst:
     forced: list[float] = field(default_factory=list)
 
 
-def variant_of(way: Way) -> CacheVariant:
-    """The cache of a way."""
-    return FULL if way[1] == "full" else CacheVariant("scalekv", way[1])
+def request_for(way: Way, prompt: str, seed: int) -> Request:
+    """One picture in a way."""
+    policy = "full" if way[1] == "full" else "scalekv"
+    return Request((prompt,), policy=policy, budget=way[1], seed=seed, truncate=True)
 
 
 def compare(
@@ -55,22 +60,15 @@ def compare(
     for seed, prompt in enumerate(prompts):
         drawn: dict[Way, DrawnPicture] = {}
         for way in dict.fromkeys(way for pair in pairs for way in pair):
-            request = request_for(prompt, seed, variant_of(way))
-            drawn[way] = draw(pipelines[way[0]], request)
+            drawn[way] = draw_with_bits(pipelines[way[0]], request_for(way, prompt, seed))
         for way, other in pairs:
             held = found.setdefault((way, other), HeldAgainst())
             picture, reference = drawn[way], drawn[other]
             held.psnr.append(alike(picture.picture, reference.picture).psnr)
-            shares = agreement(reference, picture)
-            sizes = [bits.numel() for bits in reference.bits]
-            held.equal.append(sum(s * n for s, n in zip(shares, sizes, strict=True)) / sum(sizes))
+            mine, others = (torch.cat([b.flatten() for b in p.bits]) for p in (picture, reference))
+            held.equal.append(float((mine == others).double().mean()))
             pipeline = pipelines[way[0]]
-            settled = settle(
-                request_for(prompt, seed, variant_of(way)),
-                pipeline.preset,
-                pipeline.device.type,
-                "fp32" if way[0] == "fp32" else "bf16",
-            )
+            settled = settled_on(pipeline, request_for(way, prompt, seed))
             bits = [part[None] for part in reference.bits]
             held.forced.append(force_bits(pipeline, settled, prompt, seed, bits).agreement)
         yield f"{seed + 1} of {len(prompts)}: {prompt}"
@@ -95,7 +93,9 @@ def run(args: argparse.Namespace) -> None:
     Raises:
         UserError: a request that cannot be fulfilled.
     """
-    prompts = heldout_prompts() if args.prompts is None else read_prompts(args.prompts)
+    prompts = heldout_prompts()
+    if args.prompts is not None:
+        prompts = list(read_captions(args.prompts).texts)
     pipelines = {
         weights: load(
             args.model,
@@ -131,7 +131,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--weights-dir")
     parser.add_argument("--device", default="auto")
     parser.add_argument("--budget", default="10%", help="of the small cache")
-    parser.add_argument("--prompts", help="a line each, or COCO captions as .json")
+    parser.add_argument("--prompts", type=Path, help="a line each, or COCO captions as .json")
     parser.add_argument("--limit", type=int, default=24, help="how many of the prompts")
     args = parser.parse_args(arguments)
     return exit_code(lambda: run(args))
