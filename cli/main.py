@@ -21,6 +21,7 @@ from scalekv.cli.console.commands import Command, CommandGroup
 from scalekv.cli.console.interrupts import received
 from scalekv.cli.console.streams import usable_streams
 from scalekv.cli.console.usage import USAGE, not_understood
+from scalekv.cli.eval import command as evaluation
 from scalekv.cli.generate import command as generate
 from scalekv.cli.plan import command as plan
 from scalekv.cli.report import command as report_command
@@ -93,6 +94,7 @@ app.add_typer(models.models, rich_help_panel=MODELS)
 app.add_typer(budgets.budgets, rich_help_panel=MODELS)
 _add(MODELS, calibrate.calibrate, calibrate)
 _add(MACHINE, bench.bench, bench)
+app.add_typer(evaluation.evaluations, rich_help_panel=MACHINE)
 _add(MACHINE, plan.plan, plan)
 _add(MACHINE, report_command.report, report_command)
 _add(MACHINE, doctor.doctor, doctor)

@@ -73,7 +73,7 @@ def _parameter(option: Option) -> Parameter:
 
 def _place(parameter: Parameter) -> tuple[int, int]:
     """Arguments and panels of the command's own first, then by panel and in the table's order."""
-    declared = parameter.annotation.__metadata__[0]
+    declared = getattr(parameter.annotation, "__metadata__", (None,))[0]
     panel = getattr(declared, "rich_help_panel", None)
     if panel not in PANELS:
         return 0, 0
@@ -82,14 +82,19 @@ def _place(parameter: Parameter) -> tuple[int, int]:
     return PANELS.index(panel) + 1, row
 
 
-def _declared(option: Option) -> Any:
+def with_default(name: str, words: str) -> Any:
+    """An option of the table where a command has words of its own for what holds by default."""
+    return _declared(BY_NAME[name], words)
+
+
+def _declared(option: Option, words: str = "") -> Any:
     kind = option.kind
     names = option.names
     if not names:
         plain = "--" + option.name.replace("_", "-")
         both = kind.shell is bool and option.scope is not Scope.CALL
         names = (f"{plain}/--no-{plain[2:]}" if both else plain,)
-    words = option.shown_default
+    words = words or option.shown_default
     return typer.Option(
         *names,
         min=kind.least,
@@ -106,11 +111,15 @@ Completion: TypeAlias = Callable[[typer.Context, str], list[str]]
 """What a shell is offered for a word that is not whole yet."""
 
 
-def several_of(name: str, metavar: str, help_text: str) -> Any:
-    """The option of a command that does its work once with each of several values of a setting."""
+def several_of(name: str, metavar: str, help_text: str, words: str = "the one set") -> Any:
+    """The option of a command that does its work once with each of several values of a setting.
+
+    Args:
+        words: for what holds by default.
+    """
     return typer.Option(
         metavar=f"{metavar}[,...]",
-        help=help_text + default_note("the one set"),
+        help=help_text + default_note(words),
         autocompletion=completes(name, several=True),
         rich_help_panel=BY_NAME[name].panel,
     )

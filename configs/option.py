@@ -33,8 +33,9 @@ MAKE = ("generate", "batch")
 DRAW = (*MAKE, "compare")
 SAMPLED = (*DRAW, "serve")
 PLANNED = (*MAKE, "plan", "serve")
-LOADING = (*DRAW, "bench", "calibrate", "serve", "selftest")
+LOADING = (*DRAW, "bench", "calibrate", "serve", "selftest", "eval")
 ALL = (*LOADING, "plan")
+REPLAYING = tuple(name for name in ALL if name != "eval")  # that asks for every bit as it is drawn
 
 
 class Scope(Enum):

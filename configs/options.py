@@ -17,6 +17,7 @@ from scalekv.configs.option import (
     MACHINE,
     MAKE,
     PLANNED,
+    REPLAYING,
     SAMPLED,
     SAMPLING,
     Option,
@@ -288,7 +289,7 @@ OPTIONS: tuple[Option, ...] = (
         one_of(AUTO, "on", "off"),
         "Record the scales of pictures as CUDA graphs and replay them: auto when pictures of one "
         "shape come a second time, on the first time, off. Pictures are the same.",
-        ALL,
+        REPLAYING,
         default=AUTO,
         repeats=True,
     ),

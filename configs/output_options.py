@@ -98,7 +98,7 @@ OUTPUT_OPTIONS: tuple[Option, ...] = (
         "quiet",
         _FLAG,
         "Nothing on stderr but errors.",
-        (*DRAW, "bench", "calibrate", "selftest"),
+        (*DRAW, "bench", "calibrate", "selftest", "eval"),
         default="false",
         names=("--quiet/--no-quiet", "-q"),
         repeats=True,

@@ -32,8 +32,13 @@ class Likeness:
     identical: bool
 
 
-def likeness(picture: Image.Image, reference: Image.Image) -> Likeness:
+def likeness(
+    picture: Image.Image, reference: Image.Image, *, device: torch.device | str = "cpu"
+) -> Likeness:
     """Compares two pictures of one size.
+
+    Args:
+        device: that computes, in float64: SSIM of a megapixel takes a CPU core many seconds.
 
     Raises:
         UserError: they differ in size.
@@ -44,7 +49,7 @@ def likeness(picture: Image.Image, reference: Image.Image) -> Likeness:
             f"{reference.width}x{reference.height} pixels",
             rule="only pictures of one size can be compared",
         )
-    mine, other = _pixels(picture), _pixels(reference)
+    mine, other = (_pixels(image).to(device) for image in (picture, reference))
     ssim = structural_similarity_index_measure(mine, other, data_range=WHITE)
     assert isinstance(ssim, Tensor)  # a pair only where its map is asked for too
     return Likeness(

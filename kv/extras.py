@@ -10,6 +10,7 @@ EXTRAS = {
     "fastapi": "serve",
     "matplotlib": "plots",
     "prometheus_client": "serve",
+    "pyarrow": "eval",
     "ray": "ray",
     "torchmetrics": "metrics",
     "uvicorn": "serve",

@@ -1,11 +1,12 @@
 """What the documentation's site needs besides docs/: pages that lie elsewhere in the repository,
-and the files that pages link to. A hook of mkdocs; knows Markdown links and paths, nothing else.
+the leaderboard, and the files that pages link to. A hook of mkdocs; knows Markdown links and paths.
 """
 
 from __future__ import annotations
 
 import os
 import re
+import sys
 from pathlib import Path, PurePosixPath
 
 from mkdocs.config.defaults import MkDocsConfig
@@ -29,6 +30,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
     for source, page in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
         files.append(File.generated(config, page, content=text))
+    files.append(File.generated(config, "leaderboard.md", content=_leaderboard()))
     for file in list(files.documentation_pages()):
         for match in LINK.finditer(file.content_string):
             target = _target(file.src_uri, match["path"])
@@ -48,6 +50,16 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
         return os.path.relpath(site, here.parent) + (match["anchor"] or "")
 
     return LINK.sub(moved, markdown)
+
+
+def _leaderboard() -> str:
+    """mkdocs runs this file by itself, with no package around it."""
+    sys.path.insert(0, str(ROOT))
+    try:
+        from scripts.leaderboard import leaderboard, results
+    finally:
+        sys.path.remove(str(ROOT))
+    return leaderboard(results())
 
 
 def _target(page: str, link: str) -> str:

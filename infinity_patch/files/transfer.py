@@ -34,8 +34,13 @@ class Damaged(Exception):
     """A file that arrived is not what the hub said it is; it is gone again."""
 
 
-def listing(repo: str, revision: str, endpoint: str) -> tuple[str, list[tuple[str, int, Checksum]]]:
+def listing(
+    repo: str, revision: str, endpoint: str, kind: str = "model"
+) -> tuple[str, list[tuple[str, int, Checksum]]]:
     """The commit a revision is at, and path, size and hash of all files in it.
+
+    Args:
+        kind: of the repository, "model" or "dataset".
 
     Raises:
         DownloadRefused: the hub says no, is not reached, or is no hub.
@@ -43,9 +48,9 @@ def listing(repo: str, revision: str, endpoint: str) -> tuple[str, list[tuple[st
     from huggingface_hub import HfApi
 
     try:
-        info = HfApi(endpoint=endpoint).model_info(
-            repo, revision=revision, files_metadata=True, timeout=30
-        )
+        api = HfApi(endpoint=endpoint)
+        ask = api.dataset_info if kind == "dataset" else api.model_info
+        info = ask(repo, revision=revision, files_metadata=True, timeout=30)
         commit = str(info.sha)
         files = [
             (

@@ -45,7 +45,7 @@ def pack_backbone(path: Path) -> None:
     import torch
     from safetensors.torch import save_file
 
-    from scripts.builtin.backbone import UNUSED, backbone
+    from scalekv.infinity_patch.evaluation.backbone import UNUSED, backbone
 
     tensors = {
         name: tensor.half() if tensor.dtype == torch.float32 else tensor

@@ -22,11 +22,11 @@ import torch
 from torch import Tensor, nn
 
 from scalekv.configs.models import model_named
+from scalekv.infinity_patch.evaluation.backbone import as_input
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
-from scripts.builtin.backbone import as_input
 from scripts.builtin.captions import heldout_rows
 from scripts.builtin.dataset import DEFAULT_FOLDER, load_rows
 from scripts.builtin.peaks import standardised

@@ -4,7 +4,7 @@
     python -m scripts.builtin.remake --list
 
 After `ship`: the drawings at the model's size, budgets and orders and the page of calibration,
-constants of the coded cache, fidelity of all policies, retrieval,
+constants of the coded cache, fidelity of all policies, the leaderboard's rows, retrieval,
 reconstruction, fringes, both contact sheets, and what the pages say of them. Every step is a
 command of its own; what was made for these weights is not made again. Knows commands and pages;
 nothing of what they measure.
@@ -25,6 +25,7 @@ from statistics import median
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.configs.whole_files import replace_text, replacing
+from scalekv.infinity_patch.evaluation.tables import what_was_measured
 from scalekv.infinity_patch.files.hashes import SUMS, sha256_of
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model import parameters
@@ -38,6 +39,7 @@ BUDGETS = ("50%", "20%", "10%", "5%", "2%")
 JUDGED = ("full", "scalekv", "scalekv-anchored", "heatkv")
 PUBLISHED = ("as-published-10", "as-published-20")
 RANKED_AT = "10%"
+RANKED = ("20%", RANKED_AT)
 PAPER = ("scalekv", "pyramidkv", "snapkv", "streaming-llm", "sliding-window")
 """ScaleKV's table at 10 % of the 2B model, best first (arXiv 2505.19602)."""
 CARD, FIDELITY = Path("docs/builtin-model.md"), Path("docs/fidelity.md")
@@ -110,11 +112,17 @@ def _table(folder: str, page: Path, name: str) -> Callable[[Path], None]:
 
 
 def _fidelity(runs: Path) -> None:
-    _table("fidelity", FIDELITY, "fidelity")(runs)
+    result = json.loads((runs / "fidelity" / "result.json").read_text(encoding="utf-8"))
+    pages.replace(ROOT / FIDELITY, f"{SELF}: fidelity", what_was_measured(result))
     shutil.copyfile(runs / "fidelity" / "plot.png", ROOT / "docs/images/fidelity.png")
     lines = (runs / "fidelity" / "pictures.jsonl").read_text(encoding="utf-8").splitlines()
     rows = [json.loads(line) for line in lines[1:]]  # the first line is the settings
     pages.replace(ROOT / FIDELITY, f"{SELF}: ranking", ranking(rows, RANKED_AT))
+
+
+def _leaderboard(runs: Path) -> None:
+    with replacing(ROOT / "results" / f"{MODEL}-scalekv.json") as hidden:
+        shutil.copyfile(runs / "leaderboard" / "result.json", hidden)
 
 
 def _printed(name: str) -> Callable[[Path], None]:
@@ -140,8 +148,11 @@ def steps(preset: ModelPreset, runs: Path) -> list[Chapter]:
     policies = [name for name in policy_names() if name != "full"]
     sheet = [*python, "scripts.evaluate.contact_sheet"]
 
-    drawn = [*python, "scripts.evaluate.fidelity", "--out", str(runs / "fidelity")]
-    drawn += ["--limit", "64", "--dtype", "bf16"]
+    def measured(protocol: str, out: str, which: Sequence[str], at: Sequence[str]) -> list[str]:
+        words = ["eval", "--protocol", protocol, "--captions", str(runs / "captions.out")]
+        words += ["--limit", "64", "--dtype", "bf16", "--out", str(runs / out)]
+        words += ["--policy", ",".join(which), "--budget", ",".join(at)]
+        return [sys.executable, "-c", CLI, *words]
 
     def evaluate(name: str, *more: str) -> list[str]:
         return [*python, f"scripts.evaluate.{name}", "--out", str(runs / name), *more]
@@ -158,11 +169,14 @@ def steps(preset: ModelPreset, runs: Path) -> list[Chapter]:
              "--out", str(runs / "coded" / "emoji.yaml")],
             _constants,
         ),
-        Chapter("fidelity", [*drawn, *budgets, "--policies", *policies]),
-        Chapter("published budgets", [*drawn, "--policies", "scalekv", "--budgets", *PUBLISHED]),
-        Chapter("bits of held tokens", [*drawn, "--policies", "full", "scalekv", "heatkv",
-                                     "--budgets", "10%", "20%", "--kv-dtypes", "int8", "int4"],
-             _fidelity),
+        Chapter("captions", [*python, "scripts.evaluate.prompts"]),
+        Chapter("fidelity", measured("preset", "fidelity", policies, BUDGETS)),
+        Chapter("published budgets", measured("preset", "fidelity", ["scalekv"], PUBLISHED)),
+        Chapter("bits of held tokens", [
+            *measured("preset", "fidelity", ["full", "scalekv", "heatkv"], ["10%", "20%"]),
+            "--kv-dtype", "int8,int4",
+        ], _fidelity),
+        Chapter("leaderboard", measured("scalekv", "leaderboard", policies, RANKED), _leaderboard),
         Chapter("generation", evaluate("generation", *data, "--policies", *JUDGED, *budgets),
              _table("generation", CARD, "generation")),
         Chapter("reconstruction", evaluate("reconstruction", *data),

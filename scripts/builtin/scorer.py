@@ -20,8 +20,8 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from scalekv.infinity_patch.evaluation.backbone import as_input, backbone
 from scalekv.kv.errors import UserError
-from scripts.builtin.backbone import as_input, backbone
 from scripts.builtin.dataset import SIZE
 
 WEIGHTS = Path(__file__).with_name("scorer.safetensors")

@@ -24,11 +24,11 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from scalekv.configs.models import model_named
+from scalekv.infinity_patch.evaluation.backbone import backbone, feature_distance
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
-from scripts.builtin.backbone import backbone, feature_distance
 from scripts.builtin.captions import training_rows
 from scripts.builtin.compositions import Composer, stacked
 from scripts.builtin.dataset import PIXELS, load_rows

@@ -23,11 +23,11 @@ from PIL import Image, ImageFilter
 from torch import Tensor
 
 from scalekv.configs.models import model_named
+from scalekv.infinity_patch.evaluation.backbone import as_input
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.quantiser import codes, quantise_latents, resize, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
-from scripts.builtin.backbone import as_input
 from scripts.builtin.captions import Row
 from scripts.builtin.dataset import PIXELS, SIZE, Pixels, load_rows
 from scripts.builtin.scorer import WEIGHTS, Scorer, load_scorer, pooled_features

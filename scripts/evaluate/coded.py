@@ -27,13 +27,13 @@ from scalekv.cli.batch.file import prompts_alone
 from scalekv.configs.models import calibration_prompts
 from scalekv.infinity_patch import Pipeline, Request, generate, load, patched
 from scalekv.infinity_patch.calibration.coded import GROUPS, ConstantsMeasure
+from scalekv.infinity_patch.evaluation.statistics import interval, median
 from scalekv.infinity_patch.generation.pipeline import settled_on
 from scalekv.kv.coded import codec, fitting, units
 from scalekv.kv.coded.constants import GUIDED, Constants
 from scalekv.kv.coded.levels import OCTAVE
 from scalekv.kv.coded.statistics import Moments
 from scalekv.kv.policies.coded import CodedPolicy
-from scripts.evaluate.measures import interval, median
 from scripts.evaluate.prompts import composed_prompts, heldout_prompts
 
 FIRST, SEED = 64, 50000

@@ -25,16 +25,21 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from scalekv.infinity_patch import Pipeline, load
+from scalekv.infinity_patch import Pipeline, Request, load
 from scalekv.infinity_patch.asked.check import check
+from scalekv.infinity_patch.evaluation.drawing import draw_with_bits
+from scalekv.infinity_patch.evaluation.rows import Rows
+from scalekv.infinity_patch.evaluation.statistics import interval, mean
+from scalekv.infinity_patch.evaluation.variants import FULL_CACHE, CacheVariant, cache_variants
+from scalekv.infinity_patch.files.hashes import model_hashes
+from scalekv.infinity_patch.files.hub import model_files
 from scalekv.kv.errors import UserError
 from scalekv.kv.policies.registry import policy_names
 from scripts.builtin.captions import Row, heldout_rows, prompt
 from scripts.builtin.dataset import DEFAULT_FOLDER, Pixels, load_rows
 from scripts.builtin.scorer import Scorer, as_judged, load_scorer, pooled_features
-from scripts.evaluate.measures import interval, kernel_distance, mean
-from scripts.evaluate.pictures import FULL, CacheVariant, draw, request_for, variants, weights_of
-from scripts.evaluate.rows import Rows, exit_code
+from scripts.evaluate.exits import exit_code
+from scripts.evaluate.measures import kernel_distance
 
 RECIPE = 3  # raise when the same pictures would give other numbers
 CHOICES = 100
@@ -93,7 +98,7 @@ def make(
                 v for v in variant_list if (row["id"], image, v.policy, v.budget) not in found.done
             ]
             for variant in missing:
-                picture = draw(pipeline, request_for(text, seed, variant)).picture
+                picture = draw_with_bits(pipeline, request_for(text, seed, variant)).picture
                 path = picture_path(args.out, variant.folder, row["id"], image)
                 path.parent.mkdir(parents=True, exist_ok=True)
                 Image.fromarray(picture).save(path)
@@ -112,6 +117,13 @@ def make(
             if missing:
                 done, count = image * len(wanted) + number + 1, args.num_images * len(wanted)
                 print(f"{done} of {count}: {text}", file=sys.stderr, flush=True)
+
+
+def request_for(prompt: str, seed: int, variant: CacheVariant) -> Request:
+    """One picture under a variant."""
+    return Request(
+        (prompt,), policy=variant.policy, budget=variant.budget, seed=seed, truncate=True
+    )
 
 
 def picture_path(out: Path, folder: str, name: str, image: int) -> Path:
@@ -179,14 +191,16 @@ def table(
     ]
     sets = [("all", tuple(GROUPS)), *((title, (group,)) for group, (title, _) in GROUPS.items())]
     for title, groups in sets:
-        full = hits(found, groups, FULL)
+        full = hits(found, groups, FULL_CACHE)
         for variant in variant_list:
             its = hits(found, groups, variant)
             if not its:
                 continue
             prompts = by_prompt(its)
             apart = by_prompt({key: its[key] - full[key] for key in its if key in full})
-            difference = shown(list(apart.values()), sign="+") if variant != FULL and apart else ""
+            difference = (
+                shown(list(apart.values()), sign="+") if variant != FULL_CACHE and apart else ""
+            )
             cells = [title, variant.policy, variant.budget, str(len(prompts)), str(len(its))]
             lines.append(
                 "| " + " | ".join([*cells, shown(list(prompts.values())), difference]) + " |"
@@ -212,7 +226,7 @@ def settings_of(args: argparse.Namespace, pipeline: Pipeline) -> dict[str, Any]:
     """What all rows of a file have in common."""
     return {
         "recipe": RECIPE,
-        "weights": weights_of(pipeline),
+        "weights": model_hashes(model_files(pipeline.preset, pipeline.weights_dir)),
         "dtype": str(pipeline.dtype).removeprefix("torch."),
         "seed": args.seed,
         "torch": version("torch"),
@@ -237,7 +251,7 @@ def run(args: argparse.Namespace) -> None:
     if args.num_images < 1:
         raise UserError(f"{args.num_images} pictures", where="--num-images", rule="at least 1")
     scorer = load_scorer()
-    variant_list = variants(args.policies, args.budgets)
+    variant_list = cache_variants(args.policies, args.budgets)
     pipeline = load("emoji", dtype=args.dtype, weights_dir=args.weights_dir)
     rows = load_rows(args.data)
     for variant in variant_list:
@@ -246,7 +260,7 @@ def run(args: argparse.Namespace) -> None:
     make(pipeline, scorer, rows, variant_list, found, args)
     variant_list = sorted(
         {CacheVariant(row["policy"], row["budget"]) for row in found.rows},
-        key=lambda v: (v != FULL, policy_names().index(v.policy), v.budget),
+        key=lambda v: (v != FULL_CACHE, policy_names().index(v.policy), v.budget),
     )
     images = np.load(args.data / "images.npy", mmap_mode="r")
     places = {row["id"]: i for i, row in enumerate(rows)}

@@ -1,24 +1,20 @@
-"""How far two pictures are from one another, and how sure a mean over prompts is.
+"""Distances of pictures that only the scripts take: (H, W, 3) uint8, or sets of their features.
 
-Pictures are (H, W, 3) uint8. Knows nothing of models, policies or files.
+Knows nothing of models, policies or files.
 """
 
 from __future__ import annotations
-
-from collections.abc import Callable, Sequence
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from PIL import Image
 
+from scalekv.infinity_patch.evaluation.backbone import as_input, backbone, feature_distance
+from scalekv.infinity_patch.evaluation.statistics import Values
 from scalekv.infinity_patch.likeness import Likeness, likeness
-from scripts.builtin.backbone import as_input, backbone, feature_distance
 
 Pixels = npt.NDArray[np.uint8]
-Values = npt.NDArray[np.float64]
-
-RESAMPLES = 2000
 
 
 def alike(picture: Pixels, reference: Pixels) -> Likeness:
@@ -49,32 +45,3 @@ def kernel_distance(a: npt.NDArray[np.floating], b: npt.NDArray[np.floating]) ->
         return float((k.sum() - np.trace(k)) / (len(p) * (len(p) - 1)))
 
     return within(x) + within(y) - 2 * float(kernel(x, y).mean())
-
-
-def interval(
-    values: Sequence[float] | Values,
-    statistic: Callable[[Values], Values],
-    seed: int = 0,
-    level: float = 0.95,
-) -> tuple[float, float, float]:
-    """A statistic of `values` and the bounds of its percentile bootstrap interval.
-
-    `statistic` reduces the last axis; `mean` and `median` below do. Equal values and seed give
-    equal bounds. Infinite values are allowed with the median.
-    """
-    given = np.asarray(values, dtype=np.float64)
-    rng = np.random.default_rng(seed)
-    drawn = statistic(given[rng.integers(0, len(given), (RESAMPLES, len(given)))])
-    edges = ((1 - level) / 2, (1 + level) / 2)
-    low, high = np.quantile(drawn, edges, method="inverted_cdf")
-    return float(statistic(given[None])[0]), float(low), float(high)
-
-
-def mean(values: Values) -> Values:
-    """The mean over the last axis."""
-    return np.asarray(values.mean(-1))
-
-
-def median(values: Values) -> Values:
-    """The median over the last axis, the lower one of two; takes infinities."""
-    return np.asarray(np.quantile(values, 0.5, axis=-1, method="inverted_cdf"))

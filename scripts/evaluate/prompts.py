@@ -1,17 +1,17 @@
-"""Prompts to evaluate with: the built-in model's held-out ones, or those of a file.
+"""Prompts to evaluate the built-in model with, which no training saw.
 
-The held-out ones, in one fixed order: 64 in nobody's wording (free_prompts.txt), the 64
+    python -m scripts.evaluate.prompts > heldout.txt
+
+In one fixed order: 64 in nobody's wording (free_prompts.txt), the 64
 compositions no training drew, then the 292 drawings no training saw.
 """
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import numpy as np
 
-from scalekv.kv.errors import UserError
 from scripts.builtin.captions import (
     FIRST_STYLES,
     STYLE_PHRASES,
@@ -68,44 +68,10 @@ def heldout_prompts() -> list[str]:
     return [*free_prompts(), *composed_prompts(), *drawing_prompts()]
 
 
-def read_prompts(path: Path) -> list[str]:
-    """The prompts of a file: a line each, or the captions of a COCO annotations file (.json).
-
-    Of a COCO file the first caption of each picture is taken, in the order of picture ids.
-
-    Raises:
-        UserError: no such file, not text, not COCO's form, or nothing in it.
-    """
-    try:
-        text = path.read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(
-            f"cannot read the prompts: {error}",
-            where=str(path),
-            rule="a text file with one prompt a line, or COCO's captions as .json",
-        ) from error
-    if path.suffix == ".json":
-        prompts = _coco(text, path)
-    else:
-        prompts = [line.strip() for line in text.splitlines() if line.strip()]
-    if not prompts:
-        raise UserError("there is no prompt in the file", where=str(path))
-    return prompts
+def main() -> None:
+    """Prints them, a line each: captions for `scalekv eval`."""
+    print("\n".join(heldout_prompts()))
 
 
-def _coco(text: str, path: Path) -> list[str]:
-    try:
-        rows = json.loads(text)["annotations"]
-        first: dict[int, tuple[int, str]] = {}
-        for row in rows:
-            entry = (int(row["id"]), str(row["caption"]).strip())
-            picture = int(row["image_id"])
-            first[picture] = min(first.get(picture, entry), entry)
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(
-            "not a file of COCO captions",
-            where=str(path),
-            rule='{"annotations": [{"image_id": 1, "id": 1, "caption": "…"}, …]}',
-            fix="name captions_val2014.json, or a text file with one prompt a line",
-        ) from error
-    return [first[picture][1] for picture in sorted(first)]
+if __name__ == "__main__":
+    main()

@@ -18,16 +18,19 @@ import numpy as np
 import torch
 
 from scalekv.infinity_patch import Pipeline, load
+from scalekv.infinity_patch.evaluation.backbone import as_input, backbone
+from scalekv.infinity_patch.evaluation.rows import Row, Rows
+from scalekv.infinity_patch.evaluation.statistics import interval, mean
+from scalekv.infinity_patch.files.hashes import model_hashes
+from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.model.scale_loop import to_uint8
 from scalekv.infinity_patch.schedules import schedule_for
 from scalekv.kv.errors import UserError
-from scripts.builtin.backbone import as_input, backbone
 from scripts.builtin.captions import heldout_rows
 from scripts.builtin.dataset import DEFAULT_FOLDER, Pixels, load_rows
-from scripts.evaluate.measures import alike, interval, mean, perceptual_distance
-from scripts.evaluate.pictures import weights_of
-from scripts.evaluate.rows import Row, Rows, exit_code
+from scripts.evaluate.exits import exit_code
+from scripts.evaluate.measures import alike, perceptual_distance
 
 MEASURES = {"psnr": "PSNR (dB)", "ssim": "SSIM", "features": "feature distance"}
 RECIPE = 1  # raise when the same pictures would give other numbers
@@ -87,7 +90,7 @@ def run(args: argparse.Namespace) -> None:
     backbone()
     settings = {
         "recipe": RECIPE,
-        "vae": weights_of(pipeline)["vae.safetensors"],
+        "vae": model_hashes(model_files(pipeline.preset, pipeline.weights_dir))["vae"],
         "torch": version("torch"),
     }
     found = Rows.open(args.out / "drawings.jsonl", settings, key=("id",))

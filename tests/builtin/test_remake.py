@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -58,9 +59,10 @@ def test_the_card_says_the_sizes_of_what_is_shipped() -> None:
 def test_every_policy_and_budget_is_measured_at_the_models_size(tmp_path: Path) -> None:
     commands = {step.name: list(step.command) for step in steps(next_preset(), tmp_path)}
     assert commands["drawings"][-1] == "256"
-    assert set(BUDGETS) <= set(commands["fidelity"])
+    asked = dict(pairwise(commands["fidelity"]))
+    assert asked["--budget"].split(",") == list(BUDGETS)
     assert {"50%", "20%", "10%", "5%", "2%"} == set(BUDGETS)
-    assert {"scalekv", "heatkv", "random"} <= set(commands["fidelity"])
+    assert {"scalekv", "heatkv", "random"} <= set(asked["--policy"].split(","))
     assert str(tmp_path / "drawings") in commands["generation"]
 
 

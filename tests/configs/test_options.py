@@ -13,6 +13,7 @@ from scalekv.cli.bench.command import bench
 from scalekv.cli.calibrate.command import calibrate
 from scalekv.cli.choices import Choices
 from scalekv.cli.compare.command import compare
+from scalekv.cli.eval.command import evaluate
 from scalekv.cli.generate.command import generate
 from scalekv.cli.plan.command import plan
 from scalekv.cli.selftest.command import selftest
@@ -27,7 +28,7 @@ from scalekv.kv.errors import UserError
 
 COMMANDS = {
     f.__name__: f for f in (generate, batch, compare, bench, calibrate, plan, serve, selftest)
-}
+} | {"eval": evaluate}
 ONE_BY_ONE = {"record"}
 """For a few pictures that are looked at: a file of megabytes beside each is no batch's."""
 HOMES: dict[Owner, Any] = {

@@ -9,6 +9,8 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from scalekv.infinity_patch.evaluation.rows import Rows
+from scalekv.infinity_patch.evaluation.variants import FULL_CACHE, CacheVariant
 from scripts.builtin.captions import Row, load_heldout
 from scripts.builtin.dataset import SIZE
 from scripts.builtin.scorer import FEATURES, Scorer, as_judged, load_scorer
@@ -24,8 +26,6 @@ from scripts.evaluate.generation import (
     table,
 )
 from scripts.evaluate.measures import kernel_distance
-from scripts.evaluate.pictures import FULL, CacheVariant
-from scripts.evaluate.rows import Rows
 
 
 def made_up(number: int) -> list[Row]:
@@ -87,13 +87,13 @@ LESS = CacheVariant("scalekv", "10%")
 
 
 def test_differences_are_paired(tmp_path: Path) -> None:
-    wrong = {FULL: 4, LESS: 5}
+    wrong = {FULL_CACHE: 4, LESS: 5}
     found = rows_of(
         tmp_path / "rows.jsonl",
         {variant: [[3 if i < n else 0] for i in range(10)] for variant, n in wrong.items()},
     )
-    assert sum(hits(found, ["trained"], FULL).values()) == 6
-    lines = table(found, [FULL, LESS], {FULL: 0.5}).splitlines()
+    assert sum(hits(found, ["trained"], FULL_CACHE).values()) == 6
+    lines = table(found, [FULL_CACHE, LESS], {FULL_CACHE: 0.5}).splitlines()
     assert any(line.startswith("| all | full | full | 10 | 10 | 0.600 (") for line in lines)
     assert any(line.startswith("| trained on | full | full | 10 | 10 | 0.600 (") for line in lines)
     (line,) = [x for x in lines if x.startswith("| trained on | scalekv | 10% | 10 | 10 | 0.500 (")]
@@ -101,9 +101,9 @@ def test_differences_are_paired(tmp_path: Path) -> None:
 
 
 def test_a_prompt_counts_once_however_many_pictures_it_has(tmp_path: Path) -> None:
-    found = rows_of(tmp_path / "rows.jsonl", {FULL: [[0, 0, 5], [7]], LESS: [[0], [0]]})
-    assert by_prompt(hits(found, ["trained"], FULL)) == {"0": pytest.approx(2 / 3), "1": 0}
-    lines = table(found, [FULL, LESS], {}).splitlines()
+    found = rows_of(tmp_path / "rows.jsonl", {FULL_CACHE: [[0, 0, 5], [7]], LESS: [[0], [0]]})
+    assert by_prompt(hits(found, ["trained"], FULL_CACHE)) == {"0": pytest.approx(2 / 3), "1": 0}
+    lines = table(found, [FULL_CACHE, LESS], {}).splitlines()
     assert any(line.startswith("| all | full | full | 2 | 4 | 0.333 (") for line in lines)
     # of pictures that only one side has, none counts towards the difference
     (line,) = [x for x in lines if x.startswith("| all | scalekv | 10% | 2 | 2 | 1.000 (")]

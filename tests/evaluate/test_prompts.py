@@ -2,12 +2,6 @@
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
-import pytest
-
-from scalekv.kv.errors import UserError
 from scripts.builtin.captions import (
     STYLE_PHRASES,
     compose,
@@ -23,7 +17,6 @@ from scripts.evaluate.prompts import (
     free_prompts,
     heldout_prompts,
     other_style_prompts,
-    read_prompts,
 )
 
 
@@ -66,36 +59,3 @@ def test_the_contact_sheet_shows_held_out_prompts_of_each_kind() -> None:
         text.removeprefix("a ").removeprefix("an ").removeprefix("the ") in known
         for text in other_style_prompts()
     )
-
-
-def test_a_file_of_lines(tmp_path: Path) -> None:
-    path = tmp_path / "prompts.txt"
-    path.write_text("a cat\n\n  two dogs  \n", encoding="utf-8")
-    assert read_prompts(path) == ["a cat", "two dogs"]
-
-
-def test_coco_captions_one_a_picture_in_order_of_pictures(tmp_path: Path) -> None:
-    path = tmp_path / "captions.json"
-    rows = [
-        {"image_id": 9, "id": 3, "caption": "A dog. "},
-        {"image_id": 2, "id": 8, "caption": "second"},
-        {"image_id": 2, "id": 7, "caption": "first"},
-    ]
-    path.write_text(json.dumps({"annotations": rows}))
-    assert read_prompts(path) == ["first", "A dog."]
-
-
-@pytest.mark.parametrize(
-    ("name", "text", "message"),
-    [
-        ("none.txt", None, "cannot read the prompts"),
-        ("empty.txt", "\n\n", "no prompt"),
-        ("list.json", "[1]", "not a file of COCO captions"),
-        ("other.json", '{"annotations": [{"id": 1}]}', "not a file of COCO captions"),
-    ],
-)
-def test_files_that_are_none(tmp_path: Path, name: str, text: str | None, message: str) -> None:
-    if text is not None:
-        (tmp_path / name).write_text(text)
-    with pytest.raises(UserError, match=message):
-        read_prompts(tmp_path / name)

@@ -18,10 +18,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from scalekv.configs.models import ModelPreset
+from scalekv.infinity_patch.evaluation.backbone import feature_distance, read_backbone
 from scalekv.infinity_patch.model.autoencoder import Autoencoder
 from scalekv.infinity_patch.model.quantiser import quantise_latents, vae_sizes
 from scalekv.infinity_patch.schedules import schedule_for
-from scripts.builtin.backbone import feature_distance, read_backbone
 from scripts.builtin.bundle import BACKBONE
 from scripts.builtin.gpu.clock import Every, Stop, TimeLimit, rate_at
 from scripts.builtin.gpu.files import VAE, save_tensors

@@ -16,6 +16,7 @@ from torch.utils._pytree import tree_flatten
 
 from scalekv.infinity_patch import Picture, Pipeline, Placement, Request, generate, load, patched
 from scalekv.infinity_patch.compute.graphs import KEPT, Graphs
+from scalekv.infinity_patch.evaluation.drawing import draw_with_bits
 from scalekv.infinity_patch.generation import scales as scales_module
 from scalekv.infinity_patch.model.scale_loop import generate_codes
 from scalekv.infinity_patch.pieces import padded_text
@@ -163,6 +164,15 @@ def test_the_first_picture_is_recorded_where_that_is_asked_for(pipeline: Pipelin
     assert (pipeline.graphs.recorded, pipeline.graphs.replayed) == (1, 0)
     pictures(pipeline, "an owl", seed=4)
     assert (pipeline.graphs.recorded, pipeline.graphs.replayed) == (1, 1)
+
+
+def test_a_picture_with_its_bits_is_computed_where_it_could_be_replayed(pipeline: Pipeline) -> None:
+    pipeline.graphs.mode = "on"
+    (replayed,) = pictures(pipeline, "a fox", policy="full")
+    drawn = draw_with_bits(pipeline, Request(("a fox",), policy="full"))
+    assert (pipeline.graphs.recorded, pipeline.graphs.replayed) == (1, 0)
+    assert [len(bits) for bits in drawn.bits] == [1, 4, 16, 36, 64, 144, 256]
+    assert np.array_equal(drawn.picture, np.asarray(replayed.image))
 
 
 def test_the_length_of_a_prompt_is_a_bucket(pipeline: Pipeline) -> None:

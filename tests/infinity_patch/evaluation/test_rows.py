@@ -6,8 +6,13 @@ from pathlib import Path
 
 import pytest
 
+from scalekv.infinity_patch.evaluation.rows import (
+    Rows,
+    files_of_parts,
+    part_file,
+    rows_of_parts,
+)
 from scalekv.kv.errors import UserError
-from scripts.evaluate.rows import Rows, exit_code
 
 KEY = ("number", "policy")
 
@@ -56,13 +61,28 @@ def test_nothing_there_to_report(tmp_path: Path) -> None:
         Rows.read(tmp_path / "rows.jsonl")
 
 
-def test_exit_codes(capsys: pytest.CaptureFixture[str]) -> None:
-    def interrupted() -> None:
-        raise KeyboardInterrupt
+def test_parts_see_one_anothers_rows_and_write_their_own(tmp_path: Path) -> None:
+    own = [part_file(tmp_path, "pictures", (number, 2)) for number in (1, 2)]
+    assert [path.name for path in own] == ["pictures-1of2.jsonl", "pictures-2of2.jsonl"]
+    first = Rows.open(own[0], {"seed": 0}, KEY)
+    first.add({"number": 0, "policy": "full"})
+    second = Rows.open(own[1], {"seed": 0}, KEY, beside=[own[0]])
+    assert second.done == {(0, "full")}
+    second.add({"number": 1, "policy": "full"})
+    assert len(Rows.read(own[0]).rows) == len(Rows.read(own[1]).rows) == 1
+    assert files_of_parts(tmp_path, "pictures") == own
+    assert [row["number"] for row in rows_of_parts(tmp_path, "pictures", KEY).rows] == [0, 1]
 
-    def refused() -> None:
-        raise UserError("no such thing", where="--out")
 
-    assert [exit_code(work) for work in (lambda: None, refused, interrupted)] == [0, 2, 130]
-    assert "no such thing" in (told := capsys.readouterr().err)
-    assert "a second call goes on" in told
+def test_a_row_that_two_parts_wrote_counts_once(tmp_path: Path) -> None:
+    for part, psnr in ((None, 1.0), ((2, 2), 2.0)):
+        rows = Rows.open(part_file(tmp_path, "pictures", part), {}, KEY)
+        rows.add({"number": 0, "policy": "full", "psnr": psnr})
+    assert [row["psnr"] for row in rows_of_parts(tmp_path, "pictures", KEY).rows] == [1.0]
+
+
+def test_parts_of_other_settings_are_not_put_together(tmp_path: Path) -> None:
+    for number in (1, 2):
+        Rows.open(part_file(tmp_path, "pictures", (number, 2)), {"seed": number}, KEY)
+    with pytest.raises(UserError, match="another seed: 2, now 1"):
+        rows_of_parts(tmp_path, "pictures", KEY)

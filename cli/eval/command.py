@@ -1,0 +1,211 @@
+"""The commands `scalekv eval ...`: their options. `run` does the work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from scalekv.cli import options as given
+from scalekv.cli.console.commands import CommandGroup
+from scalekv.cli.options import DEFAULTS_NOTE
+from scalekv.configs.option import OUTPUT, SAMPLING
+from scalekv.configs.values import MOST_SEED
+from scalekv.kv.precision import KV_DTYPES
+
+HELP = (
+    "Measure what compressed caches take from pictures, as the papers do, and set it beside their "
+    "tables.\n\n"
+    "Every caption is drawn with the full cache and with each policy under each budget, from one "
+    "seed. The table goes to stdout; --out keeps pictures, rows, result.json, report.md, table.tex "
+    "and plot.png. What is in the folder is not drawn again: a run that was stopped goes on, and "
+    "another policy is added to it."
+)
+EPILOG = (
+    """
+Examples:
+
+  scalekv eval --protocol scalekv --captions captions.txt --limit 64
+
+  scalekv eval --model infinity-2b --policy scalekv,snapkv,pyramidkv,streaming-llm,sliding-window
+
+  scalekv eval --model infinity-8b --protocol heatkv --policy heatkv:order.json --shard 1/8
+
+  scalekv eval --report-only --out eval --json | jq '.variants'
+
+"""
+    + DEFAULTS_NOTE
+)
+WHAT = "What is measured"
+PROTOCOLS_DEFAULT = "the protocol's"
+
+evaluations = typer.Typer(
+    name="eval", help=HELP, epilog=EPILOG, invoke_without_command=True, cls=CommandGroup
+)
+
+
+def _protocols() -> list[str]:
+    from scalekv.infinity_patch.evaluation.protocols import PROTOCOLS
+
+    return list(PROTOCOLS)
+
+
+def _measures() -> tuple[str, ...]:
+    from scalekv.cli.eval.asked import NETWORK_NAMES, NONE
+
+    return (*NETWORK_NAMES, NONE)
+
+
+@evaluations.callback()
+@given.takes_options("eval")
+def evaluate(
+    context: typer.Context,
+    protocol: Annotated[
+        str,
+        typer.Option(
+            metavar="NAME",
+            help="Whose measures: scalekv or heatkv (the papers'), or preset (the model's own "
+            "sampling).",
+            rich_help_panel=WHAT,
+            autocompletion=given.completes_words(_protocols),
+        ),
+    ] = "scalekv",
+    captions: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE",
+            help="A caption a line, or COCO's captions as .json. [default: COCO 2017's validation "
+            "set, from the hub]",
+            show_default=False,
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="How many of the captions." + given.default_note("5000, as in the papers"),
+            show_default=False,
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    measure: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="NAME[,...]",
+            help="Which networks look at the pictures: lpips, fid, features, or none. PSNR, SSIM "
+            "and bits are always measured." + given.default_note("those that are here"),
+            show_default=False,
+            rich_help_panel=WHAT,
+            autocompletion=given.completes_words(_measures),
+        ),
+    ] = None,
+    agreement: Annotated[
+        bool,
+        typer.Option(
+            "--agreement",
+            help="Force the full cache's bits on every variant too, and say what share of each "
+            "scale's it would have drawn from the same noise; takes about as long again.",
+            rich_help_panel=WHAT,
+        ),
+    ] = False,
+    shard: Annotated[
+        str | None,
+        typer.Option(
+            metavar="I/N",
+            help="Draw only part I of N, counted from 1: one for every GPU or array job, all with "
+            "the same --out. A call without it reports on all.",
+            rich_help_panel=WHAT,
+        ),
+    ] = None,
+    report_only: Annotated[
+        bool,
+        typer.Option(
+            "--report-only",
+            help="Draw nothing and load nothing: report on what is in --out.",
+            rich_help_panel=WHAT,
+        ),
+    ] = False,
+    policy: Annotated[
+        list[str] | None,
+        given.several_of("policy", "NAME", "Policies, each under every budget.", PROTOCOLS_DEFAULT),
+    ] = None,
+    budget: Annotated[
+        list[str] | None,
+        given.several_of("budget", "BUDGET", "Budgets, each with every policy.", PROTOCOLS_DEFAULT),
+    ] = None,
+    kv_dtype: Annotated[
+        list[str] | None,
+        given.several_of(
+            "kv_dtype",
+            "NAME",
+            "How held tokens are stored, each with every policy and budget: "
+            + ", ".join(KV_DTYPES)
+            + ".",
+            "auto",
+        ),
+    ] = None,
+    seed: Annotated[
+        int | None,
+        typer.Option(
+            "--seed",
+            "-s",
+            min=0,
+            max=MOST_SEED,
+            metavar="N",
+            help="Seed of the first caption, each further one has the next."
+            + given.default_note(PROTOCOLS_DEFAULT),
+            show_default=False,
+            rich_help_panel=SAMPLING,
+        ),
+    ] = None,
+    cfg: Annotated[str | None, given.with_default("cfg", PROTOCOLS_DEFAULT)] = None,
+    tau: Annotated[str | None, given.with_default("tau", PROTOCOLS_DEFAULT)] = None,
+    top_p: Annotated[float | None, given.with_default("top_p", PROTOCOLS_DEFAULT)] = None,
+    ratio: Annotated[str | None, given.with_default("ratio", PROTOCOLS_DEFAULT)] = None,
+    pixels: Annotated[str | None, given.with_default("pixels", PROTOCOLS_DEFAULT)] = None,
+    out: Annotated[
+        Path,
+        typer.Option("--out", "-o", metavar="DIR", help="Folder to keep it in and go on from.",
+                     rich_help_panel=OUTPUT),
+    ] = Path("eval"),
+    json: given.Json = False,
+    *,
+    typed: given.Typed,
+) -> None:  # fmt: skip
+    """Measures, where no other command is named."""
+    if context.invoked_subcommand is not None:
+        return
+    from scalekv.cli.batch.command import shard_of
+    from scalekv.cli.console.errors import stderr
+    from scalekv.cli.eval.asked import EvaluationAsked
+    from scalekv.cli.eval.run import EvaluationRun
+
+    sampling = {
+        "seed": None if seed is None else str(seed),
+        "cfg": cfg,
+        "tau": tau,
+        "top_p": top_p,
+        "ratio": ratio,
+        "pixels": pixels,
+    }
+    asked = EvaluationAsked(
+        protocol=protocol,
+        captions=captions,
+        limit=limit,
+        policies=policy or (),
+        budgets=budget or (),
+        kv_dtypes=kv_dtype or (),
+        measures=measure or (),
+        agreement=agreement,
+        part=shard_of(shard),
+        out=out,
+        typed={**typed, **sampling},
+    )
+    run = EvaluationRun(asked, stderr(), json=json)
+    if report_only:
+        run.report_only()
+    else:
+        run.execute()

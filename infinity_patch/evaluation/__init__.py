@@ -1,0 +1,1 @@
+"""How far compressed caches move pictures: protocols, measures, and what is kept."""
