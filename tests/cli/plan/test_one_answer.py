@@ -115,7 +115,7 @@ def test_a_batch_keeps_the_text_encoder_and_says_what_freeing_it_does(
     words = " ".join(refused.err.split())
     least = needed("infinity-2b", "10%", kept=True)
     assert 9 * GIB < least < 10 * GIB  # and not the 8 that it would be without
-    assert f"would take {size_text(least)} of the 9GiB of a card" in words
+    assert f"would take {size_text(least)} of the {size_text(9 * GIB)} of a card" in words
     assert "--free-text-encoder" in words
     assert scalekv("batch", "p.txt", "--model", "infinity-2b", "--free-text-encoder").code == 0
     assert scalekv("generate", "an owl", "--model", "infinity-2b").code == 0
