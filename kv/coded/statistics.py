@@ -8,6 +8,7 @@ these bases.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -19,6 +20,12 @@ from scalekv.kv.coded.units import BANDS, units_of
 from scalekv.kv.schedule import Schedule
 
 PARTS = 3  # middle, side, and the conditional half alone
+
+
+def _signals(k: Tensor, v: Tensor, turns: Tensor | None, parts: int) -> Iterator[Tensor]:
+    """Of keys, then of values, (H, P, n, B, D)."""
+    yield signals_of(k, turns, parts)
+    yield signals_of(v, None, parts)
 
 
 class Moments:
@@ -39,11 +46,13 @@ class Moments:
 
     def add(self, layer: int, number: int, k: Tensor, v: Tensor, turns: Tensor | None) -> None:
         """Takes a map's k and v (P * B, H, n, D)."""
-        signals = signals_of(k, v, turns, self._parts)  # (2, P, H, D, B, n)
-        self.tokens[layer, number] += signals.shape[4] * signals.shape[5]
-        self.sums[layer, :, :, :, number] += signals.sum((4, 5)).double().cpu()
-        rows = signals.transpose(1, 2).flatten(4)  # (2, H, P, D, B n)
-        self.scatter[layer] += (rows @ rows.mT).sum(2).double().cpu()
+        for which, signals in enumerate(_signals(k, v, turns, self._parts)):  # (H, P, n, B, D)
+            if which == 0:
+                self.tokens[layer, number] += signals.shape[2] * signals.shape[3]
+            sums = signals.sum((2, 3)).transpose(0, 1)
+            self.sums[layer, which, :, :, number] += sums.double().cpu()
+            rows = signals.flatten(1, 3)
+            self.scatter[layer, which] += (rows.mT @ rows).double().cpu()
 
     def means(self) -> Tensor:
         """(N, 2, P, H, K, D) float64."""
@@ -83,18 +92,19 @@ class Spectra:
     def add(self, layer: int, number: int, k: Tensor, v: Tensor, turns: Tensor | None) -> None:
         """Takes a map's k and v (P * B, H, n, D)."""
         units = units_of(self._schedule)[number]
-        signals = signals_of(k, v, turns, self._parts)
-        signals -= self._means[layer, :, :, :, number].to(k.device)[..., None, None]
-        basis = self._basis[layer, :, None].to(k.device)
-        y = transformed(signals, units)
-        y = (basis.mT @ y.flatten(4)).view(y.shape)
-        if self._parts == 2:
-            y = torch.cat((y, y.sum(1, keepdim=True)), dim=1)
-        pictures = y.shape[4]
-        for band, size, span in zip(units.bands, units.sizes, units.spans, strict=True):
-            energy = y[..., span].square().sum((4, 5)).double().cpu()
-            self.energy[layer, :, :, :, number, band] += energy
-            self.count[layer, number, band] += size * pictures
+        for which, signals in enumerate(_signals(k, v, turns, self._parts)):
+            mean = self._means[layer, which, :, :, number].to(k.device).transpose(0, 1)
+            signals -= mean[:, :, None, None]
+            plain = transformed(signals, units)
+            basis = self._basis[layer, which].to(k.device)
+            y = (plain.flatten(1, 3) @ basis).view(plain.shape)
+            if self._parts == 2:
+                y = torch.cat((y, y.sum(1, keepdim=True)), dim=1)
+            for band, span in zip(units.bands, units.spans, strict=True):
+                energy = y[:, :, span].square().sum((2, 3)).transpose(0, 1)
+                self.energy[layer, which, :, :, number, band] += energy.double().cpu()
+        for band, size in zip(units.bands, units.sizes, strict=True):
+            self.count[layer, number, band] += size * (len(k) // self._parts)
 
     def weigh(self, layer: int, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> None:
         """Takes the attention of the last scale; see `reach_of_errors`."""
