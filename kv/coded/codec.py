@@ -126,7 +126,9 @@ class LayerCodec:
                         for parts in layout.parts
                     ]
                     for place, (out, turn) in enumerate(outs[kinds]):
-                        write_back([x for s in signals for x in s[place].unbind(1)], turn, out[:, heads])
+                        write_back(
+                            [x for s in signals for x in s[place].unbind(1)], turn, out[:, heads]
+                        )
             first += tokens
 
     def coarser(self, coded: CodedMaps, maps: Maps, threshold: int) -> list[Tensor] | None:
@@ -192,7 +194,13 @@ class LayerCodec:
                 piece = value.flatten(3).mT @ basis[..., least:, :]
                 pieces.append(piece.unflatten(2, value.shape[3:]))
             if not pieces:
-                shape = (*basis.shape[:2], parts.stop - parts.start, 1, coded.pictures, basis.shape[2])
+                shape = (
+                    *basis.shape[:2],
+                    parts.stop - parts.start,
+                    1,
+                    coded.pictures,
+                    basis.shape[2],
+                )
                 pieces = [basis.new_zeros(shape)]
             together = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=3)
             if not units.transformed and together.shape[3] < units.tokens:
@@ -283,12 +291,11 @@ def _gains(
     energy = weights.new_zeros((kinds, heads, parts, pictures))
     for value, block in zip(values, blocks, strict=True):
         members = _members(units, value.device)[units.columns(block.units), block.units]
-        weight = weights[block.kinds, :, block.least :, block.parts, None, block.units]
-        by_unit = value.square().transpose(4, 5) @ members
-        energy[block.kinds, :, block.parts] += by_unit.mul_(weight).sum((2, 5))
-    count = ((weights > 0).float() @ _members(units, weights.device).sum(0)).sum(2)
-    rms = (energy / count.clamp_min_(1).unsqueeze(3)).sqrt_()
-    return rms.clamp_(_LEAST_GAIN, _MOST_GAIN).half()
+        weight = weights[block.kinds, :, block.least :, block.parts, block.units, None]
+        by_unit = torch.tensordot(members, value.square(), dims=([0], [4]))
+        found = by_unit.mul_(weight.movedim(4, 0)).sum((0, 3))
+        energy[block.kinds, :, block.parts] += found
+    return energy.sqrt_().clamp_(_LEAST_GAIN, _MOST_GAIN).half()
 
 
 def _of_block(gains: Tensor, block: Block) -> Tensor:

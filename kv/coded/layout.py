@@ -56,7 +56,8 @@ class Layout:
     Attributes:
         blocks: of every map, all that has bits.
         counts: [level][unit] channels.
-        weights: of each map (2, H, D, P, U) float32: 1 / variance; 0 for no bits.
+        weights: of each map (2, H, D, P, U) float32: 1 / variance; 0 for no bits. Divided by how
+            many of the map's coefficients of these kinds, head and part have any.
         places: where the codes lie.
         small: whether a map is one block, and all maps are worked on together.
     """
@@ -107,11 +108,8 @@ class Layout:
             if block.number == len(old.maps):
                 break
             units = old.maps[block.number]
-            for other, value in zip(old.blocks, values, strict=True):
-                if other.holds(block):
-                    break
-            else:
-                raise AssertionError(f"{block} has bits that it had not before")
+            place = next(n for n, other in enumerate(old.blocks) if other.holds(block))
+            other, value = old.blocks[place], values[place]
             columns, first = units.columns(block.units), units.ends[other.units.start]
             found.append(
                 value[
@@ -167,10 +165,12 @@ class Layouts:
             sigma = np.exp2(variances.astype(np.float32) / (2 * OCTAVE))
             levels.append(level)
             steps.append(_DELTAS[level] * sigma)
-            weights.append(torch.from_numpy((level > 0) / sigma**2).to(self._device))
+            with_bits = (level > 0) * np.array(units.sizes, dtype=np.float32)
+            number = with_bits.sum((2, 4), keepdims=True).clip(1)
+            weights.append(torch.from_numpy((level > 0) / (sigma**2 * number)).to(self._device))
         tokens = sum(units.tokens for units in maps)
         small = is_small(levels[0][..., 0].size, tokens)
-        blocks = tuple(_blocks(levels, small))
+        blocks = tuple(_blocks(maps, levels, small))
         counts = [
             np.bincount(column.ravel(), minlength=len(LEVELS))
             for level in levels
@@ -205,31 +205,38 @@ def _inside(of_maps: list[NDArray[Any]], block: Block) -> NDArray[Any]:
     return x[block.kinds, :, block.least :, block.parts, block.units]
 
 
-def _blocks(levels: list[NDArray[np.uint8]], small: bool) -> Iterator[Block]:
-    """Of small maps a block each; of large ones one for each unit of keys or values, middle or
-    side."""
-    for number, level in enumerate(levels):
-        kinds, _, dim, parts, _ = level.shape
+def _blocks(maps: Maps, levels: list[NDArray[np.uint8]], small: bool) -> Iterator[Block]:
+    """Of small maps one block for their mean, which has most bits, and one for the rest; of large
+    ones one for each unit of keys or values, middle or side."""
+    for number, (units, level) in enumerate(zip(maps, levels, strict=True)):
+        kinds, _, _, parts, count = level.shape
         if small:
-            known = (level > 0).any((0, 1, 3))  # (D, U)
-            units = _last(known.any(0))
-            if units:
-                whole = (slice(0, kinds), slice(0, parts), slice(0, units))
-                yield Block(number, *whole, int(known.any(1).argmax()))
+            of = (slice(0, kinds), slice(0, parts))
+            ends = [1, count] if units.transformed and count > 1 else [count]
+            yield from _chain(number, *of, level > 0, ends)
             continue
         for kind in range(kinds):
             for part in range(parts):
-                known = (level[kind, :, :, part] > 0).any(0)
-                for unit in range(_last(known.any(0))):
-                    with_bits = known[:, unit]
-                    least = int(with_bits.argmax()) if with_bits.any() else dim
-                    yield Block(number, _one(kind), _one(part), _one(unit), least)
+                of = (_one(kind), _one(part))
+                known = level[of[0], :, :, of[1]] > 0
+                yield from _chain(number, *of, known, range(1, count + 1))
 
 
-def _last(known: NDArray[np.bool_]) -> int:
-    """How many there are up to the last that is true."""
-    places = np.flatnonzero(known)
-    return int(places[-1]) + 1 if len(places) else 0
+def _chain(
+    number: int, kinds: slice, parts: slice, known: NDArray[np.bool_], ends: Sequence[int]
+) -> Iterator[Block]:
+    """Blocks of units up to each of `ends`, as far as any has bits: `known` (kinds, H, D, P, U)."""
+    by_unit = known.any((0, 1, 3))  # (D, U)
+    first, last = 0, int(np.flatnonzero(by_unit.any(0)).max(initial=-1))
+    for end in ends:
+        if first > last:
+            return
+        end = min(end, last + 1)
+        channels = np.flatnonzero(by_unit[:, first:end].any(1))
+        yield Block(
+            number, kinds, parts, slice(first, end), int(channels.min(initial=len(by_unit)))
+        )
+        first = end
 
 
 def _within(inner: slice, outer: slice) -> slice:

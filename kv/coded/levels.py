@@ -50,7 +50,7 @@ def code_bytes(codes: Count, bits: int) -> Count:
     return total
 
 
-KEPT = 32 << 20
+KEPT = 48 << 20
 """Bytes of tables of where codes lie that are kept, of all layers; others are made whenever they
 are needed."""
 

@@ -20,7 +20,10 @@ from scalekv.kv.coded.levels import LEVELS, SMALL
 Levels = NDArray[np.uint8]
 Numbers = NDArray[np.float32]
 
-_HALVES = np.array([0, *(2.0 ** (bits - 1) for bits in LEVELS[1:])], dtype=np.float32)
+_MIDDLES = tuple(2.0 ** (bits - 1) for bits in LEVELS[1:])
+"""Per level above 0 the code where values begin that are not negative."""
+
+_HALVES = np.array([0, *_MIDDLES], dtype=np.float32)
 
 
 class Places(Protocol):
@@ -68,9 +71,7 @@ class ByCoefficient:
         order = np.argsort(each, kind="stable")
         bounds = np.searchsorted(each[order], np.arange(1, len(LEVELS) + 1))
         order = order[bounds[0] :]
-        self._shapes = [
-            (*x.shape[:-1], sum(of)) for x, of in zip(levels, sizes, strict=True)
-        ]
+        self._shapes = [(*x.shape[:-1], sum(of)) for x, of in zip(levels, sizes, strict=True)]
         self._all = len(each)
         self.codes = [int(end - start) for start, end in pairwise(bounds)]
         self._index = torch.from_numpy(order).to(device)
@@ -83,10 +84,10 @@ class ByCoefficient:
 
     def values(self, levels: Sequence[Tensor], pictures: int) -> list[Tensor]:
         """See `Places`."""
-        codes = torch.cat(
-            [level.float().add_(0.5 - half) for level, half in zip(levels, _HALVES[1:], strict=True)]
-        ).view(-1, pictures)
-        codes *= self._steps.unsqueeze(1)
+        codes = torch.cat(list(levels)).float().view(-1, pictures)
+        for level, half in zip(codes.split(self.codes), _MIDDLES, strict=True):
+            level.add_(0.5 - half)
+        codes.mul_(self._steps.unsqueeze(1))
         if pictures == 1:
             found = codes.new_zeros(self._all).scatter_(0, self._index, codes.view(-1))
         else:
@@ -101,10 +102,9 @@ class ByCoefficient:
         pictures = blocks[0].shape[-1] if blocks else 1
         flat = torch.cat([block.reshape(-1, pictures) for block in blocks])
         codes = flat.index_select(0, self._index).div_(self._steps.unsqueeze(1))
-        return [
-            _whole(level.add_(half), 2 * half - 1).flatten()
-            for level, half in zip(codes.split(self.codes), _HALVES[1:].tolist(), strict=True)
-        ]
+        for level, half in zip(codes.split(self.codes), _MIDDLES, strict=True):
+            level.clamp_(-half, half - 0.5).add_(half)
+        return list(codes.to(torch.uint8).flatten().split([n * pictures for n in self.codes]))
 
 
 class ByRow:
@@ -131,7 +131,9 @@ class ByRow:
         places = [np.argsort(x, kind="stable").astype(np.int32) for x in order]
         halves = [_HALVES[x] for x in flat]
         self._order, self._places, self._steps, self._halves = (
-            torch.from_numpy(np.concatenate([x.ravel() for x in each] or [[]]).astype(dtype)).to(device)
+            torch.from_numpy(np.concatenate([x.ravel() for x in each] or [[]]).astype(dtype)).to(
+                device
+            )
             for each, dtype in (
                 (order, np.int32),
                 (places, np.int32),
@@ -149,13 +151,24 @@ class ByRow:
         """See `Places`."""
         by_block = zip(
             *(
-                level.split([shape[-1] * of[number] * pictures for shape, of in zip(self._shapes, self._counts, strict=True)])
+                level.split(
+                    [
+                        shape[-1] * of[number] * pictures
+                        for shape, of in zip(self._shapes, self._counts, strict=True)
+                    ]
+                )
                 for number, level in enumerate(levels, 1)
             ),
             strict=True,
         )
         offsets = self._steps * (0.5 - self._halves)
-        tables = zip(*(x.split(self._rows) for x in (self._places, self._steps, offsets)), self._shapes, self._counts, by_block, strict=True)
+        tables = zip(
+            *(x.split(self._rows) for x in (self._places, self._steps, offsets)),
+            self._shapes,
+            self._counts,
+            by_block,
+            strict=True,
+        )
         blocks = []
         for places, steps, offset, shape, counts, pieces in tables:
             width = shape[-1] * pictures
@@ -169,19 +182,20 @@ class ByRow:
         """See `Places`."""
         levels: list[list[Tensor]] = [[] for _ in LEVELS]
         inverse = torch.where(self._steps > 0, 1 / self._steps, 0)
-        tables = zip(blocks, *(x.split(self._rows) for x in (self._order, inverse, self._halves)), self._counts, strict=True)
+        tables = zip(
+            blocks,
+            *(x.split(self._rows) for x in (self._order, inverse, self._halves)),
+            self._counts,
+            strict=True,
+        )
         for block, order, scale, half, counts in tables:
             rows = block.reshape(len(order), block.shape[-2] * block.shape[-1])
-            codes = torch.addcmul(half.unsqueeze(1), rows, scale.unsqueeze(1))
-            codes = _whole(codes, (2 * half - 1).unsqueeze(1)).index_select(0, order)
+            codes = torch.addcmul(half.unsqueeze(1), rows, scale.unsqueeze(1)).clamp_min_(0)
+            codes = codes.clamp_max_((2 * half - 0.5).unsqueeze(1)).to(torch.uint8)
+            codes = codes.index_select(0, order)
             for level, piece in enumerate(codes.split(counts)):
                 levels[level].append(piece.flatten())
         return [torch.cat(pieces) for pieces in levels[1:]]
-
-
-def _whole(codes: Tensor, most: Tensor | float) -> Tensor:
-    """Codes as uint8, those out of range the nearest."""
-    return codes.floor_().clamp_min_(0).clamp_max_(most).to(torch.uint8)
 
 
 def is_small(channels: int, tokens: int) -> bool:

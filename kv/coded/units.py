@@ -105,6 +105,7 @@ def units_of(schedule: Schedule) -> tuple[MapUnits, ...]:
 WHOLE = 100
 """Up to so many tokens a map's transform is one matrix."""
 
+
 def groups_of(schedule: Schedule, channels: int) -> tuple[tuple[MapUnits, ...], ...]:
     """The maps that are ever held, in groups that are packed together: as many in a row as have at
     most `SMALL` coefficients in so many channels together, and larger ones alone."""

@@ -34,10 +34,9 @@ from scalekv.kv.coded.levels import OCTAVE
 from scalekv.kv.coded.statistics import Moments
 from scalekv.kv.policies.coded import CodedPolicy
 from scripts.evaluate.measures import interval, median
-from scripts.evaluate.prompts import composed_prompts, heldout_prompts
+from scripts.evaluate.prompts import composed_prompts, drawing_prompts
 
-FIRST, SEED = 64, 50000
-"""The standard set's prompts are the first 64: choices are made on others."""
+SEED = 50000
 
 TOGETHER = 16
 
@@ -56,6 +55,7 @@ class Left:
         groups: see `Constants.variance_channel`; -1: each unit by itself.
         prompts: calibrated on so many.
         composed: calibrated on composed prompts instead of single drawings.
+        drawings: measured on single drawings instead of composed prompts.
     """
 
     name: str
@@ -67,6 +67,7 @@ class Left:
     groups: int = GROUPS
     prompts: int = 8
     composed: bool = False
+    drawings: bool = False
 
 
 VARIANTS = (
@@ -83,7 +84,14 @@ VARIANTS = (
     Left("16 calibration prompts", prompts=16),
     Left("2 calibration prompts", prompts=2),
     Left("calibrated on composed prompts", composed=True),
+    Left("drawings, calibrated on drawings", drawings=True),
+    Left("drawings, calibrated on composed prompts", composed=True, drawings=True),
 )
+
+
+def prompts_of(left: Left, limit: int) -> list[str]:
+    """What a variant is measured on: none of the standard set, and none it is calibrated on."""
+    return drawing_prompts()[:limit] if left.drawings else composed_prompts()[::2][:limit]
 
 
 @contextmanager
@@ -149,7 +157,7 @@ def decibels(
     """PSNR of every prompt's picture against the full cache's, for a variant."""
     known = prompts_alone(calibration_prompts(pipeline.preset.name))
     if left.composed:
-        known = tuple(composed_prompts()[: len(known)])
+        known = tuple(composed_prompts()[1::2])
     with only(left):
         constants = constants_of(pipeline, known[: left.prompts], left)
         policy = CodedPolicy(constants)
@@ -215,14 +223,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(row["name"], row["budget"]) for row in rows}
     pipeline = load("emoji", dtype=args.dtype)
-    prompts = heldout_prompts()[FIRST : FIRST + args.limit]
-    with patched(pipeline.model, "full"):
-        full = pictures(pipeline, prompts)
+    full: dict[bool, NDArray[np.float64]] = {}
     for budget in args.budgets:
         for left in VARIANTS:
             if (left.name, budget) in done:
                 continue
-            psnr = decibels(pipeline, prompts, full, left, budget)
+            prompts = prompts_of(left, args.limit)
+            if left.drawings not in full:
+                with patched(pipeline.model, "full"):
+                    full[left.drawings] = pictures(pipeline, prompts)
+            psnr = decibels(pipeline, prompts, full[left.drawings], left, budget)
             rows.append({"name": left.name, "budget": budget, "psnr": psnr})
             with path.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
