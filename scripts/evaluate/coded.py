@@ -157,7 +157,7 @@ def decibels(
     """PSNR of every prompt's picture against the full cache's, for a variant."""
     known = prompts_alone(calibration_prompts(pipeline.preset.name))
     if left.composed:
-        known = tuple(composed_prompts()[1::2])
+        known = tuple(composed_prompts()[1::8])
     with only(left):
         constants = constants_of(pipeline, known[: left.prompts], left)
         policy = CodedPolicy(constants)
