@@ -6,6 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 
 import numpy as np
 import torch
@@ -15,8 +16,11 @@ from scalekv.kv.coded.constants import ALONE, GUIDED, Constants
 from scalekv.kv.coded.layout import Block, Layout, Layouts, Maps
 from scalekv.kv.coded.levels import LEVELS, TOGETHER, code_bytes
 from scalekv.kv.coded.packing import pack, unpack
-from scalekv.kv.coded.signals import restored, signals_of, transformed, write_back
+from scalekv.kv.coded.signals import restored, signals_of, transformed, waves_of, write_back
 from scalekv.kv.coded.units import MapUnits
+from scalekv.kv.kernels.coded_maps import coded_maps
+from scalekv.kv.kernels.coded_values import coded_values
+from scalekv.kv.to_device import whole_numbers
 
 _LEAST_GAIN, _MOST_GAIN = 0.25, 4.0
 
@@ -108,6 +112,9 @@ class LayerCodec:
             basis: of `bases`, made once for many maps.
         """
         layout = self._layouts.of(coded.maps, coded.threshold)
+        if layout.tables:
+            self._decode_by_kernels(coded, layout, turns, k_out, v_out)
+            return
         values = self._values(coded, layout)
         gains = [x.to(self._device, non_blocking=True) for x in coded.gains]
         for value, block in zip(values, layout.blocks, strict=True):
@@ -130,6 +137,50 @@ class LayerCodec:
                             [x for s in signals for x in s[place].unbind(1)], turn, out[:, heads]
                         )
             first += tokens
+
+    def _decode_by_kernels(
+        self,
+        coded: CodedMaps,
+        layout: Layout,
+        turns: Tensor | None,
+        k_out: Tensor,
+        v_out: Tensor,
+    ) -> None:
+        """`decode` on a CUDA device: one kernel, and two for each map."""
+        counts = [codes * coded.pictures for codes in layout.places.codes]
+        sizes = [code_bytes(count, bits) for count, bits in zip(counts, LEVELS[1:], strict=True)]
+        sections = [0, 1]
+        for first, size in zip(accumulate(sizes, initial=0), sizes, strict=False):
+            sections += [first, max(size, 1)]
+        starts, steps, columns = layout.tables
+        values = coded_values(
+            coded.codes.to(self._device, non_blocking=True),
+            starts,
+            steps,
+            torch.stack(coded.gains).to(self._device, non_blocking=True),
+            columns,
+            whole_numbers(tuple(sections), self._device, torch.int32).view(-1, 2),
+            self._basis,
+        )
+        first = 0
+        for units in coded.maps:
+            rows = slice(first, first + units.tokens)
+            mean = self._means[min(units.number, self._constants.maps - 1)].float()
+            coded_maps(
+                values[:, :, :, rows],
+                *self._restoring(units, mean),
+                None if turns is None else torch.view_as_real(turns[rows]),
+                not units.transformed,
+                k_out[:, :, rows],
+                v_out[:, :, rows],
+            )
+            first += units.tokens
+
+    def _restoring(self, units: MapUnits, mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Places, what is added, waves of rows and of columns; see `coded_maps`."""
+        places, rows, columns = waves_of(units, self._device)
+        shift = mean * units.tokens**0.5 if units.transformed else mean
+        return places, shift.contiguous(), rows, columns
 
     def coarser(self, coded: CodedMaps, maps: Maps, threshold: int) -> list[Tensor] | None:
         """The values under a threshold that is not lower; None: no code changes.

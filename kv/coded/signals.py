@@ -15,6 +15,7 @@ from torch import Tensor
 
 from scalekv.kv.coded.units import WHOLE, MapUnits
 from scalekv.kv.halves import turned
+from scalekv.kv.to_device import counting_up
 
 
 def signals_of(tokens: Tensor, turns: Tensor | None, parts: int) -> Tensor:
@@ -85,6 +86,16 @@ def restored(coefficients: Tensor, units: MapUnits) -> Tensor:
     return found.flatten(-3, -2).unflatten(-1, rest)
 
 
+def waves_of(units: MapUnits, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
+    """What kernels restore a map by: which coefficient lies at each place of the transform, row by
+    row, (n,); and the waves of rows, (h, h), and columns, (w, w), float32."""
+    if units.transformed:
+        places = _places(units, len(units.sizes), device)
+        return places, _cosines(units.height, device), _cosines(units.width, device)
+    places = counting_up(units.tokens, device)
+    return places, _none(units.height, device), _none(units.width, device)
+
+
 def _times(matrix: Tensor, x: Tensor) -> Tensor:
     """(r, c) times each of (…, c, m); as torch.matmul, which would lay out x anew."""
     batch = x.flatten(0, -3)
@@ -100,6 +111,13 @@ def _cosines(side: int, device: torch.device) -> Tensor:
     waves = torch.cos(math.pi / side * (places + 0.5) * places[:, None]) * math.sqrt(2 / side)
     waves[0] /= math.sqrt(2)
     return waves.float().to(device)
+
+
+@lru_cache(maxsize=16)
+@torch.inference_mode(False)
+def _none(side: int, device: torch.device) -> Tensor:
+    """(side, side): no transform."""
+    return torch.eye(side, device=device)
 
 
 @lru_cache(maxsize=256)

@@ -217,6 +217,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budgets", nargs="+", default=["5%"])
     parser.add_argument("--limit", type=int, default=32, help="how many prompts")
     parser.add_argument("--dtype", default="bf16")
+    names = [left.name for left in VARIANTS]
+    parser.add_argument("--variants", nargs="+", choices=names, default=names, metavar="NAME")
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "ablation.jsonl"
@@ -225,7 +227,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pipeline = load("emoji", dtype=args.dtype)
     full: dict[bool, NDArray[np.float64]] = {}
     for budget in args.budgets:
-        for left in VARIANTS:
+        for left in (VARIANTS[names.index(name)] for name in args.variants):
             if (left.name, budget) in done:
                 continue
             prompts = prompts_of(left, args.limit)
@@ -239,6 +241,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     known = prompts_alone(calibration_prompts("emoji"))
     spectra = "\n".join(energy(constants_of(pipeline, known[:8], VARIANTS[0]), pipeline))
+    rows.sort(key=lambda row: names.index(row["name"]))
     (args.out / "ablation.md").write_text(f"{table(rows)}\n{spectra}\n")
     print((args.out / "ablation.md").read_text())
 
