@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -56,6 +56,7 @@ class Left:
         prompts: calibrated on so many.
         composed: calibrated on composed prompts instead of single drawings.
         drawings: measured on single drawings instead of composed prompts.
+        gradients: calibrated with gradients.
     """
 
     name: str
@@ -68,6 +69,7 @@ class Left:
     prompts: int = 8
     composed: bool = False
     drawings: bool = False
+    gradients: bool = False
 
 
 VARIANTS = (
@@ -81,6 +83,8 @@ VARIANTS = (
     Left("none of transform, halves, basis, weights", False, False, False, weights=False),
     Left("channels alike in all bands", groups=1),
     Left("channels by unit", groups=-1),
+    Left("weights by gradients", gradients=True),
+    Left("weights by gradients, 16 calibration prompts", gradients=True, prompts=16),
     Left("16 calibration prompts", prompts=16),
     Left("2 calibration prompts", prompts=2),
     Left("calibrated on composed prompts", composed=True),
@@ -124,12 +128,15 @@ def constants_of(pipeline: Pipeline, prompts: Sequence[str], left: Left) -> Cons
     settled = settled_on(pipeline, Request(tuple(prompts), policy="full", batch_size=1))
     spec, schedule = pipeline.preset.transformer, settled.schedule
     groups = (len(schedule) - 1) * units.BANDS if left.groups == -1 else left.groups
-    measure = ConstantsMeasure(pipeline, settled, groups)
+    measure = ConstantsMeasure(pipeline, settled, groups, left.gradients)
     kind = Moments if left.basis else _Plain
     parts = 2 if left.halves else 1
     measure.moments = kind(schedule, spec.depth, spec.heads, spec.head_dim, parts)
-    for observer in (measure.first, measure.second):
-        with patched(pipeline.model, "full") as caches:
+    for observer, watching in (
+        (measure.first, nullcontext()),
+        (measure.second, measure.watching()),
+    ):
+        with watching, patched(pipeline.model, "full") as caches:
             caches.observer = observer
             for _ in generate(pipeline, Request(tuple(prompts))):
                 pass
