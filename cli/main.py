@@ -133,7 +133,7 @@ def _run(arguments: Sequence[str]) -> int:
     except USAGE as error:
         return _show(not_understood(error, arguments), console, for_programs)
     except Exception as error:
-        return _show(error, console, for_programs)
+        return _show(errors.as_refusal(error), console, for_programs)
     if code == errors.INTERRUPTED:
         return _show(errors.Interrupted(), console, for_programs)
     return code

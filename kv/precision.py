@@ -40,7 +40,7 @@ class Precision:
 
     def held_bytes(self, head_dim: int, scales: int, rooms: Sequence[int]) -> int:
         """Bytes of one sequence in one layer whose heads have room for `rooms` tokens each."""
-        used = sum(1 for room in rooms if room)
+        used = len(rooms) - rooms.count(0)
         return sum(rooms) * self.token_bytes(head_dim) + used * self.head_bytes(head_dim, scales)
 
 

@@ -23,8 +23,10 @@ if not Path("/dev/nvidiactl").exists():  # where there is no device, kernels are
     os.environ["TRITON_INTERPRET"] = "1"  # before triton is imported, which reads it once
 os.environ["HF_HUB_CACHE"] = os.path.join(tempfile.gettempdir(), "scalekv-tests-have-no-cache")
 
-# Tests started in the background may ignore Ctrl-C, and the programs they start inherit that.
+# Tests started in the background may ignore Ctrl-C, those under nohup the terminal's end, and the
+# programs they start inherit that.
 signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)
 settings.load_profile("repeatable")

@@ -5,6 +5,7 @@ Knows nothing of what failed. Only the boundary in `scalekv.cli.main` shows fail
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import sys
@@ -50,6 +51,7 @@ KINDS = {
 }
 """What a program may find as `kind`, and what it means; the words stay as they are."""
 
+_IMPOSSIBLE_PATHS = (errno.ENAMETOOLONG, errno.ELOOP)  # that they are not there is not said so
 _OUT_OF_MEMORY = ("MemoryError", "OutOfMemoryError")  # by name: torch is not imported here
 
 
@@ -74,6 +76,18 @@ def json_wanted(arguments: Sequence[str]) -> bool:
     """Whether a command line asks for JSON, so that its failure is for a program too."""
     options = arguments[: arguments.index("--")] if "--" in arguments else arguments
     return "--json" in options
+
+
+def as_refusal(error: Exception) -> Exception:
+    """The failure itself, or what it comes to where the system cannot even look for a path."""
+    if isinstance(error, OSError) and error.errno in _IMPOSSIBLE_PATHS and error.filename:
+        return UserError(
+            f"cannot look for a path: {error.strerror}",
+            where=os.fsdecode(error.filename),
+            rule="names and paths as long as this system has them, and links that lead somewhere",
+            fix="give another path",
+        )
+    return error
 
 
 def kind_of(error: BaseException) -> str:

@@ -194,7 +194,9 @@ class Budget:
 
 def filled(limits: Sequence[int], held: Sequence[int], new: int) -> tuple[int, ...]:
     """Tokens of each head once `new` have come, under a policy that fills its limits."""
-    return tuple(min(most, has + new) for most, has in zip(limits, held, strict=True))
+    if len(limits) != len(held):
+        raise ValueError(f"limits of {len(limits)} heads, tokens of {len(held)}")
+    return tuple(map(min, limits, [has + new for has in held]))
 
 
 def _check_length(row: Sequence[object], layers: int, where: str) -> None:

@@ -205,6 +205,7 @@ def predicted(
     held, indices = [0] * shape.layers, [0] * shape.layers
     tokens = [(0,) * shape.heads] * shape.layers
     by_scale, peak, index_peak, transient = [], 0, 0, 0
+    all_held = all_indices = 0
     all_rooms = rooms(schedule, shape.layers, shape.heads, limits)
     for scale, row in enumerate(all_rooms):
         following = min(scale + 1, len(schedule) - 1)
@@ -215,12 +216,17 @@ def predicted(
                 nbytes = sum(room) * compute
             else:
                 nbytes = precision.held_bytes(shape.head_dim, len(schedule) - 1, room)
+            all_held -= held[layer]
+            all_indices -= indices[layer]
             held[layer] = shape.sequences * nbytes
-            dropped_from = (n for n in tokens[layer] if n < schedule.before(scale))
+            everything = schedule.before(scale)
+            dropped_from = [n for n in tokens[layer] if n < everything]
             indices[layer] = shape.sequences * (
                 sum(dropped_from) * POSITION_BYTES + sum(tokens[layer]) * note_bytes
             )
-            peak, index_peak = max(peak, sum(held)), max(index_peak, sum(indices))
+            all_held += held[layer]
+            all_indices += indices[layer]
+            peak, index_peak = max(peak, all_held), max(index_peak, all_indices)
             most = (schedule.before(following),) * shape.heads
             if limits is not None:
                 most = limits.limits(following, layer, shape.heads)
@@ -229,5 +235,5 @@ def predicted(
             if scale and not (grown and as_computed and not on_host):
                 joined = sum(tokens[layer]) + shape.heads * schedule.tokens[scale]
                 transient = max(transient, shape.sequences * joined * compute)
-        by_scale.append(sum(held))
+        by_scale.append(all_held)
     return CachePrediction(tuple(by_scale), peak, index_peak, transient)

@@ -27,7 +27,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
-from transformers import AutoTokenizer, T5Config, T5EncoderModel
+from transformers import PreTrainedTokenizerFast, T5Config, T5EncoderModel
 
 from scalekv.configs.models import ModelPreset, model_named
 from scalekv.infinity_patch.files.hub import BUILT_IN
@@ -167,7 +167,7 @@ def main() -> None:
     composer = Composer(args.data, bits.rows)
     wordings = Wordings(load_rows(args.data))
     words_files = shipped_files / "text_encoder" if args.preset else args.data / "text_tokenizer"
-    tokenizer = AutoTokenizer.from_pretrained(words_files)
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(words_files)
     encoder = text_encoder(len(tokenizer), preset.transformer.text_width)
     model = Infinity(preset.transformer, preset.tokenizer.token_bits)
     if args.from_shipped:

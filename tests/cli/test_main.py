@@ -271,3 +271,26 @@ def test_a_missing_extra_is_refused_before_anything_is_made(
     assert done.code == 2
     assert "it comes with the extra" in done.err
     assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("generate", "a cat", "--budget", "{}.yaml"),
+        ("generate", "a cat", "--out", "{}/pictures"),
+        ("report", "{}"),
+        ("models", "show", "{}.yaml"),
+    ],
+)
+@pytest.mark.parametrize("kind", ["too long", "a link to itself"])
+def test_a_path_that_cannot_be_looked_for(
+    scalekv: Program, tmp_path: Path, arguments: tuple[str, ...], kind: str
+) -> None:
+    path = tmp_path / ("x" * 300 if kind == "too long" else "loop")
+    if kind != "too long":
+        for name in ("loop", "loop.yaml"):
+            (tmp_path / name).symlink_to(tmp_path / name)
+    outcome = scalekv(*(a.format(path) for a in arguments))
+    assert outcome.code == errors.REFUSED, outcome.err
+    assert str(path) in outcome.err
+    assert "Traceback" not in outcome.err

@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor, nn
-from transformers import AutoTokenizer
+from transformers import PreTrainedTokenizerFast
 
 from scalekv.configs.models import ModelPreset
 from scalekv.infinity_patch.files.hub import BUILT_IN
@@ -86,7 +86,8 @@ class Batches:
 
     def __init__(self, pictures: Pictures, latents: dict[str, Tensor], device: torch.device):
         self.pictures, self.latents, self.device = pictures, latents, device
-        self.words = AutoTokenizer.from_pretrained(BUILT_IN / "emoji" / "text_encoder")
+        folder = BUILT_IN / "emoji" / "text_encoder"
+        self.words = PreTrainedTokenizerFast.from_pretrained(folder)
         self.wordings = Wordings(pictures.rows)
 
     def chosen(self, count: int, rng: np.random.Generator) -> tuple[np.ndarray, list[str]]:

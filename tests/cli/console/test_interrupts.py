@@ -110,6 +110,7 @@ def test_at_any_moment_of_the_start(number: int, code: int) -> None:
         status = f"/proc/{program.pid}/status"
         last_of_ours = 1 << (signal.SIGHUP - 1)
         while not last_of_ours & int(_field(status, "SigCgt"), 16):
+            assert program.poll() is None, program.communicate()
             time.sleep(0.005)
         time.sleep(wait)
         program.send_signal(number)

@@ -65,7 +65,9 @@ class _Painter(StandIn):
         lost, share = {"full": (1, 1.0), "20%": (7, 0.2), "10%": (13, 0.1)}[
             str(settled.request.budget)
         ]
-        picture.image = Image.linear_gradient("L").point(lambda shade: shade - shade % lost)
+        picture.image = (
+            Image.linear_gradient("L").reduce(4).point(lambda shade: shade - shade % lost)
+        )
         held = int(picture.cache["full_bytes"] * share)
         picture.cache |= {"held_peak_bytes": held, "ratio_history": share}
         return picture
