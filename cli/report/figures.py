@@ -168,7 +168,7 @@ def print_summary(report: Mapping[str, Any], console: Console, more: str = "") -
             ("of", int(full["bytes"]), f"what a full cache holds; that is {full['ratio']:.1%}")
         )
         if (other := _alternative(report)) is not None:
-            remark = f"with --policy {other}, which keeps every token"
+            remark = f"--policy {other}, which keeps every token"
             rows.append(("or", int(cache["held_peak_bytes"]), remark))
     memory = report["memory"]
     suffix = f"; more in {more}" if more else ""
