@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from scalekv.kv.coded.constants import ALONE, GUIDED, Constants
-from scalekv.kv.coded.layout import Block, Layout, Layouts, Maps
+from scalekv.kv.coded.layout import CodedBlock, Layout, Layouts, Maps
 from scalekv.kv.coded.levels import LEVELS, TOGETHER, code_bytes
 from scalekv.kv.coded.packing import pack, unpack
 from scalekv.kv.coded.signals import restored, signals_of, transformed, waves_of, write_back
@@ -208,7 +208,7 @@ class LayerCodec:
         self,
         signals: Tensor,
         units: MapUnits,
-        blocks: Sequence[Block],
+        blocks: Sequence[CodedBlock],
         heads: slice,
         basis: Tensor,
     ) -> list[Tensor]:
@@ -331,7 +331,7 @@ def _members(units: MapUnits, device: torch.device) -> Tensor:
 
 def _gains(
     values: Sequence[Tensor],
-    blocks: Sequence[Block],
+    blocks: Sequence[CodedBlock],
     weights: Tensor,
     units: MapUnits,
     pictures: int,
@@ -349,6 +349,6 @@ def _gains(
     return energy.sqrt_().clamp_(_LEAST_GAIN, _MOST_GAIN).half()
 
 
-def _of_block(gains: Tensor, block: Block) -> Tensor:
+def _of_block(gains: Tensor, block: CodedBlock) -> Tensor:
     """Gains (2, H, P, B) as (kinds, H, 1, P', 1, B)."""
     return gains[block.kinds, :, None, block.parts, None]

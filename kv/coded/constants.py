@@ -98,7 +98,7 @@ class Constants:
 
     def channels(self, parts: slice) -> int:
         """Of keys and values of a layer, all heads, so many parts."""
-        return 2 * (parts.stop - parts.start) * self.heads * self.head_dim
+        return int(2 * (parts.stop - parts.start) * self.heads * self.head_dim)
 
     @property
     def maps(self) -> int:

@@ -24,7 +24,7 @@ Whole = NDArray[np.int32]
 
 
 @dataclass(frozen=True)
-class Block:
+class CodedBlock:
     """Some of a map's coefficients (kinds, H, D', P', n, B): all those behind the last unit, and
     before the first channel, that have bits, are left out.
 
@@ -42,7 +42,7 @@ class Block:
     units: slice
     least: int
 
-    def holds(self, other: Block) -> bool:
+    def holds(self, other: CodedBlock) -> bool:
         """Whether all of another's coefficients are in it."""
         pairs = ((self.kinds, other.kinds), (self.parts, other.parts), (self.units, other.units))
         inside = all(a.start <= b.start and b.stop <= a.stop for a, b in pairs)
@@ -65,7 +65,7 @@ class Layout:
     """
 
     maps: Maps
-    blocks: tuple[Block, ...]
+    blocks: tuple[CodedBlock, ...]
     counts: NDArray[np.int64]
     weights: tuple[Tensor, ...]
     places: Places
@@ -210,7 +210,7 @@ def by_kernels(device: torch.device) -> bool:
 
 def tables_of(
     maps: Maps,
-    blocks: Sequence[Block],
+    blocks: Sequence[CodedBlock],
     levels: list[NDArray[np.uint8]],
     steps: list[NDArray[np.float32]],
     device: torch.device,
@@ -241,12 +241,12 @@ def tables_of(
 _DELTAS = np.array([STEPS[bits] for bits in LEVELS], dtype=np.float32)
 
 
-def _inside(of_maps: list[NDArray[Any]], block: Block) -> NDArray[Any]:
+def _inside(of_maps: list[NDArray[Any]], block: CodedBlock) -> NDArray[Any]:
     x = of_maps[block.number]
     return x[block.kinds, :, block.least :, block.parts, block.units]
 
 
-def _blocks(maps: Maps, levels: list[NDArray[np.uint8]], small: bool) -> Iterator[Block]:
+def _blocks(maps: Maps, levels: list[NDArray[np.uint8]], small: bool) -> Iterator[CodedBlock]:
     """Of small maps one block for their mean, which has most bits, and one for the rest; of large
     ones one for each unit of keys or values, middle or side."""
     for number, (units, level) in enumerate(zip(maps, levels, strict=True)):
@@ -265,7 +265,7 @@ def _blocks(maps: Maps, levels: list[NDArray[np.uint8]], small: bool) -> Iterato
 
 def _chain(
     number: int, kinds: slice, parts: slice, known: NDArray[np.bool_], ends: Sequence[int]
-) -> Iterator[Block]:
+) -> Iterator[CodedBlock]:
     """Blocks of units up to each of `ends`, as far as any has bits: `known` (kinds, H, D, P, U)."""
     by_unit = known.any((0, 1, 3))  # (D, U)
     first, last = 0, int(np.flatnonzero(by_unit.any(0)).max(initial=-1))
@@ -274,7 +274,7 @@ def _chain(
             return
         end = min(end, last + 1)
         channels = np.flatnonzero(by_unit[:, first:end].any(1))
-        yield Block(
+        yield CodedBlock(
             number, kinds, parts, slice(first, end), int(channels.min(initial=len(by_unit)))
         )
         first = end
