@@ -78,12 +78,10 @@ class LayerCodec:
         layout, number = self._layouts.of(maps, threshold), maps.index(units)
         pictures = len(k) // self._parts
         found: dict[int, list[Tensor]] = {n: [] for n in layout.of_map(number)}
+        tokens: list[tuple[Tensor, Tensor | None]] = [(k, turns), (v, None)]
         for heads in self._stretches(pictures * units.tokens):
             for kinds in layout.kinds:
-                signals = [
-                    signals_of(x[:, heads], turn, self._parts)
-                    for x, turn in ((k, turns), (v, None))[kinds]
-                ]
+                signals = [signals_of(x[:, heads], turn, self._parts) for x, turn in tokens[kinds]]
                 both = torch.stack(signals) if len(signals) > 1 else signals[0].unsqueeze(0)
                 for parts in layout.parts:
                     numbers = layout.of_chain(number, kinds, parts)

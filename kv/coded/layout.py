@@ -267,7 +267,7 @@ def _chain(
     number: int, kinds: slice, parts: slice, known: NDArray[np.bool_], ends: Sequence[int]
 ) -> Iterator[CodedBlock]:
     """Blocks of units up to each of `ends`, as far as any has bits: `known` (kinds, H, D, P, U)."""
-    by_unit = known.any((0, 1, 3))  # (D, U)
+    by_unit = np.asarray(known.any((0, 1, 3)))  # (D, U)
     first, last = 0, int(np.flatnonzero(by_unit.any(0)).max(initial=-1))
     for end in ends:
         if first > last:

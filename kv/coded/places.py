@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -62,12 +62,7 @@ class ByCoefficient:
         device: torch.device,
     ) -> None:
         """Of each block (…, U), units of `sizes`, levels and quantiser steps."""
-        each, step = (
-            np.concatenate(
-                [x.repeat(of, axis=-1).ravel() for x, of in zip(kind, sizes, strict=True)] or [[]]
-            )
-            for kind in (levels, steps)
-        )
+        each, step = (_flat(kind, sizes) for kind in (levels, steps))
         order = np.argsort(each, kind="stable")
         bounds = np.searchsorted(each[order], np.arange(1, len(LEVELS) + 1))
         order = order[bounds[0] :]
@@ -107,6 +102,12 @@ class ByCoefficient:
         return list(codes.to(torch.uint8).flatten().split([n * pictures for n in self.codes]))
 
 
+def _flat(blocks: Sequence[NDArray[Any]], sizes: Sequence[Sequence[int]]) -> NDArray[Any]:
+    """Of blocks (…, U) what every coefficient has."""
+    found = [x.repeat(of, axis=-1).ravel() for x, of in zip(blocks, sizes, strict=True)]
+    return np.concatenate(found) if found else np.empty(0)
+
+
 class ByRow:
     """For each block, of one unit, a table of rows sorted by level. Codes of a level are sorted by
     block, row, coefficient and picture. Small tables, for large maps."""
@@ -131,9 +132,9 @@ class ByRow:
         places = [np.argsort(x, kind="stable").astype(np.int32) for x in order]
         halves = [_HALVES[x] for x in flat]
         self._order, self._places, self._steps, self._halves = (
-            torch.from_numpy(np.concatenate([x.ravel() for x in each] or [[]]).astype(dtype)).to(
-                device
-            )
+            torch.from_numpy(
+                np.concatenate([np.empty(0), *(x.ravel() for x in each)]).astype(dtype)
+            ).to(device)
             for each, dtype in (
                 (order, np.int32),
                 (places, np.int32),

@@ -30,7 +30,7 @@ def signals_of(tokens: Tensor, turns: Tensor | None, parts: int) -> Tensor:
     x = tokens.float()
     if turns is not None:
         x = turned(x, turns.conj())
-    x = x.unflatten(0, (parts, -1)).permute(2, 0, 3, 1, 4)
+    x = torch.unflatten(x, 0, (parts, -1)).permute(2, 0, 3, 1, 4)
     if parts == 1:
         return x.contiguous()
     c, u = x.unbind(1)
@@ -60,12 +60,14 @@ def transformed(signals: Tensor, units: MapUnits, count: int | None = None) -> T
     device = signals.device
     if units.tokens <= WHOLE:
         matrix = _matrix(units, device)[: units.ends[count]]
-        return _times(matrix, signals.flatten(-2)).unflatten(-1, signals.shape[-2:])
+        return torch.unflatten(_times(matrix, signals.flatten(-2)), -1, signals.shape[-2:])
     rows, columns = units.boxes[count]
-    plane = signals.unflatten(-3, (units.height, units.width)).flatten(-3)
-    lines = _times(_cosines(units.height, device)[:rows], plane).unflatten(-1, (units.width, -1))
+    plane = torch.unflatten(signals, -3, (units.height, units.width)).flatten(-3)
+    lines = _times(_cosines(units.height, device)[:rows], plane)
+    lines = torch.unflatten(lines, -1, (units.width, -1))
     found = _times(_cosines(units.width, device)[:columns], lines).flatten(-3, -2)
-    return found.index_select(-2, _order(units, count, device)).unflatten(-1, signals.shape[-2:])
+    found = found.index_select(-2, _order(units, count, device))
+    return torch.unflatten(found, -1, signals.shape[-2:])
 
 
 def restored(coefficients: Tensor, units: MapUnits) -> Tensor:
@@ -76,14 +78,15 @@ def restored(coefficients: Tensor, units: MapUnits) -> Tensor:
     known = coefficients.shape[-3]
     if units.tokens <= WHOLE:
         matrix = _matrix(units, device)[:known]
-        return _times(matrix.mT, coefficients.flatten(-2)).unflatten(-1, rest)
+        return torch.unflatten(_times(matrix.mT, coefficients.flatten(-2)), -1, rest)
     count = units.ends.index(known)
     rows, columns = units.boxes[count]
     plane = coefficients.flatten(-2).index_select(-2, _places(units, count, device))
-    plane = plane.unflatten(-2, (rows, columns)).flatten(-2)
-    lines = _times(_cosines(units.height, device)[:rows].mT, plane).unflatten(-1, (columns, -1))
+    plane = torch.unflatten(plane, -2, (rows, columns)).flatten(-2)
+    lines = _times(_cosines(units.height, device)[:rows].mT, plane)
+    lines = torch.unflatten(lines, -1, (columns, -1))
     found = _times(_cosines(units.width, device)[:columns].mT, lines)
-    return found.flatten(-3, -2).unflatten(-1, rest)
+    return torch.unflatten(found.flatten(-3, -2), -1, rest)
 
 
 def waves_of(units: MapUnits, device: torch.device) -> tuple[Tensor, Tensor, Tensor]:
@@ -99,7 +102,8 @@ def waves_of(units: MapUnits, device: torch.device) -> tuple[Tensor, Tensor, Ten
 def _times(matrix: Tensor, x: Tensor) -> Tensor:
     """(r, c) times each of (…, c, m); as torch.matmul, which would lay out x anew."""
     batch = x.flatten(0, -3)
-    return torch.bmm(matrix.expand(len(batch), -1, -1), batch).unflatten(0, x.shape[:-2])
+    found = torch.bmm(matrix.expand(len(batch), -1, -1), batch)
+    return torch.unflatten(found, 0, x.shape[:-2])
 
 
 # Ordinary tensors even under inference mode: they are kept, and used outside of it too.

@@ -54,7 +54,7 @@ def decoded(
     sequences = held.pictures * (2 if guided else 1)
     shape = (2, sequences, SCHEDULE.history, *basis.shape[1:3])
     outs = list(torch.zeros(shape, dtype=dtype, device=basis.device).transpose(2, 3))
-    codec.decode(held, turns, *outs, basis)
+    codec.decode(held, turns, outs[0], outs[1], basis)
     return outs
 
 
