@@ -42,7 +42,8 @@ class Moved(LastScaleGradients):
 
 def direction(like: Tensor) -> Tensor:
     generator = torch.Generator().manual_seed(5)
-    return torch.randn(like.shape, generator=generator) / like[0, 0].numel() ** 0.5
+    found: Tensor = torch.randn(like.shape, generator=generator) / like[0, 0].numel() ** 0.5
+    return found
 
 
 @pytest.fixture(scope="module")
