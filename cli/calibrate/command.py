@@ -106,6 +106,14 @@ def calibrate(
             rich_help_panel=CALIBRATION,
         ),
     ] = False,
+    gradients: Annotated[
+        bool,
+        typer.Option(
+            "--gradients",
+            help="With --coded: weigh errors by gradients, not by attention; see docs/coded.md.",
+            rich_help_panel=CALIBRATION,
+        ),
+    ] = False,
     out: Annotated[
         Path,
         typer.Option(
@@ -152,7 +160,9 @@ def calibrate(
     pictures = replace(
         choices.request, seed=choices.seeds.one("calibrate"), seeds=None, num_images=1
     )
-    request = CalibrationRequest(pictures, budget, drafters, top, index, both_halves, coded)
+    request = CalibrationRequest(
+        pictures, budget, drafters, top, index, both_halves, coded, gradients
+    )
     CalibrationRun(
         choices,
         request,

@@ -151,7 +151,8 @@ def print_table(report: Mapping[str, Any], console: Console) -> None:
 
 
 def print_summary(report: Mapping[str, Any], console: Console, more: str = "") -> None:
-    """The figures that everybody asks for, in three lines.
+    """The figures that everybody asks for, in three lines; and one for a policy that would drop
+    nothing, where there is one.
 
     Args:
         more: where the others are.
@@ -166,6 +167,9 @@ def print_summary(report: Mapping[str, Any], console: Console, more: str = "") -
         rows.append(
             ("of", int(full["bytes"]), f"what a full cache holds; that is {full['ratio']:.1%}")
         )
+        if (other := _alternative(report)) is not None:
+            remark = f"--policy {other}, which keeps every token"
+            rows.append(("or", int(cache["held_peak_bytes"]), remark))
     memory = report["memory"]
     suffix = f"; more in {more}" if more else ""
     for total, where in (("device_peak_bytes", "device"), ("process_peak_bytes", "process")):
@@ -173,6 +177,14 @@ def print_summary(report: Mapping[str, Any], console: Console, more: str = "") -
             rows.append(("peak", memory[total], f"the most memory of the {where}{suffix}"))
             break
     _print_rows(rows, console)
+
+
+def _alternative(report: Mapping[str, Any]) -> str | None:
+    """A policy that would have kept every token in as many bytes, where this one dropped some."""
+    cache = report["cache"]
+    drops = "coded" not in cache and (cache.get("budget") or {}).get("evicts")
+    other: str | None = report.get("alternative") if drops else None
+    return other
 
 
 def _print_rows(rows: Sequence[tuple[str, int, str]], console: Console) -> None:
@@ -273,9 +285,8 @@ def _cache_rows(report: Mapping[str, Any]) -> list[tuple[str, int, str]]:
         last = tokens_bytes(cache["scales"][-1])
         share = f"{last / cache['full_bytes']:.1%} of the history" if cache["full_bytes"] else ""
         rows.append(("cache held, last scale", last, f"{share}; the peak is between scales"))
-    drops = "coded" not in cache and (cache.get("budget") or {}).get("evicts")
-    if drops and "alternative" in report:
-        remark = f"--policy {report['alternative']} keeps every token in as many: docs/coded.md"
+    if (other := _alternative(report)) is not None:
+        remark = f"--policy {other} keeps every token in as many: docs/coded.md"
         rows.append(("  or, coded", cache["held_peak_bytes"], remark))
     if "coded" in cache:
         constants = int(cache["coded"]["constants_bytes"])

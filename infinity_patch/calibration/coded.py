@@ -3,12 +3,14 @@ Writes no files."""
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from scalekv.infinity_patch.asked.settled import Settled
+from scalekv.infinity_patch.calibration.gradients import LastScaleGradients
 from scalekv.infinity_patch.compute.products import weights_of
 from scalekv.infinity_patch.generation.patch import self_attentions
 from scalekv.infinity_patch.loading.loader import Pipeline
@@ -33,8 +35,14 @@ class ConstantsMeasure:
         first, second: observers of the passes, one after the other.
     """
 
-    def __init__(self, pipeline: Pipeline, settled: Settled, groups: int = GROUPS) -> None:
-        """`groups`: see `Constants.variance_channel`."""
+    def __init__(
+        self, pipeline: Pipeline, settled: Settled, groups: int = GROUPS, gradients: bool = False
+    ) -> None:
+        """
+        Args:
+            groups: see `Constants.variance_channel`.
+            gradients: weigh errors by gradients instead of attention weights.
+        """
         spec = pipeline.preset.transformer
         self._settled, self._groups = settled, groups
         self._schedule = settled.schedule
@@ -43,6 +51,11 @@ class ConstantsMeasure:
         parts = 2 if settled.guided else 1
         self.moments = Moments(self._schedule, spec.depth, spec.heads, spec.head_dim, parts)
         self._spectra: Spectra | None = None
+        self._gradients = LastScaleGradients(pipeline, settled, self._differ) if gradients else None
+
+    def watching(self) -> AbstractContextManager[None]:
+        """A block in which the second pass is made."""
+        return nullcontext() if self._gradients is None else self._gradients.watching()
 
     def first(
         self, layer: int, scale: int, schedule: Schedule, q: Tensor, k: Tensor, v: Tensor
@@ -57,12 +70,20 @@ class ConstantsMeasure:
     ) -> None:
         """Likewise: variances in the bases, and attention of the last scale."""
         if self._spectra is None:
-            self._spectra = Spectra(self._schedule, self.moments.means(), self.moments.basis())
+            with torch.inference_mode(False):  # gradients are added up outside of it
+                means, basis = self.moments.means(), self.moments.basis()
+                self._spectra = Spectra(self._schedule, means, basis)
         if scale + 1 < len(schedule):
             rows = slice(schedule.before(scale), schedule.before(scale + 1))
             self._spectra.add(layer, scale, k[:, :, rows], v[:, :, rows], self._turns[rows])
-        else:
+        elif self._gradients is None:
             self._spectra.weigh(layer, q, k, v, weights_of(self._outputs[layer]))
+        else:
+            self._gradients.seen(layer, k, v)
+
+    def _differ(self, layer: int, which: int, gradients: Tensor) -> None:
+        assert self._spectra is not None
+        self._spectra.add_gradients(layer, which, gradients, self._turns)
 
     def constants(self, about: dict[str, Any]) -> Constants:
         """The constants, once both passes were made; `about` says what else they come from."""
@@ -73,7 +94,9 @@ class ConstantsMeasure:
         facts = {
             "cfg": list(self._settled.cfg),
             "guided": self._settled.guided,
-            "importance": "attention weights of the last scale",
+            "importance": "attention weights of the last scale"
+            if self._gradients is None
+            else "gradients of the last scale's bits",
         }
         return constants_from(found, self._groups, {**about, **facts})
 

@@ -243,7 +243,9 @@ def calibrate(
     )
     # first what may be refused: nothing measured is lost then
     weights = weights_sha256(model_files(pipeline.preset, pipeline.weights_dir).transformer)
-    coded = ConstantsMeasure(pipeline, settled) if request.coded else None
+    coded = None
+    if request.coded:
+        coded = ConstantsMeasure(pipeline, settled, gradients=request.gradients)
     settings: dict[str, Any] = {}
 
     def through(*observers: Observer) -> None:
@@ -260,7 +262,8 @@ def calibrate(
 
     through(statistics, *([coded.first] if coded else []))
     if coded:
-        through(coded.second)
+        with coded.watching():
+            through(coded.second)
     sequences = "both guidance halves" if request.both_halves else "the conditional half"
     provenance = Provenance(
         program=f"scalekv {version('scalekv')}",

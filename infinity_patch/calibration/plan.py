@@ -29,7 +29,8 @@ class CalibrationRequest:
     or tokens, which decides at what scales tokens are dropped and is what the file asks for.
     drafters: drafters per such scale in the mean; None takes `usual_drafters`. top: K'. index: one
     of `INDICES`. both_halves: measure the unconditional half of guidance too. coded: measure the
-    constants of a coded cache as well, in a second pass over the pictures.
+    constants of a coded cache as well, in a second pass over the pictures. gradients: weigh errors
+    in them by gradients of the last scale's bits instead of attention weights.
     """
 
     pictures: Request
@@ -39,6 +40,7 @@ class CalibrationRequest:
     index: str = INDICES[0]
     both_halves: bool = False
     coded: bool = False
+    gradients: bool = False
 
 
 @dataclass(frozen=True)

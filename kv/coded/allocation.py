@@ -225,7 +225,7 @@ def histogram(constants: Constants, schedule: Schedule, guided: bool) -> Histogr
             counts = np.bincount((q - least).ravel(), weights.ravel(), minlength=bins)
             above[units.number, layer, :bins] = counts
     above = above[:, :, ::-1].cumsum(2)[:, :, ::-1]
-    groups = tuple(group[0].number for group in groups_of(schedule))
+    groups = tuple(group[0].number for group in groups_of(schedule, constants.channels(parts)))
     return Histogram(least, above, 2 * (parts.stop - parts.start) * constants.heads, groups)
 
 

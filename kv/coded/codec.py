@@ -6,17 +6,21 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
+from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from scalekv.kv.coded.constants import ALONE, GUIDED, Constants
-from scalekv.kv.coded.layout import Layout, Layouts, Maps
+from scalekv.kv.coded.layout import CodedBlock, Layout, Layouts, Maps
 from scalekv.kv.coded.levels import LEVELS, TOGETHER, code_bytes
 from scalekv.kv.coded.packing import pack, unpack
-from scalekv.kv.coded.signals import restored, signals_of, transformed, write_back
+from scalekv.kv.coded.signals import restored, signals_of, transformed, waves_of, write_back
 from scalekv.kv.coded.units import MapUnits
+from scalekv.kv.kernels.coded_maps import coded_maps
+from scalekv.kv.kernels.coded_values import coded_values
+from scalekv.kv.to_device import whole_numbers
 
 _LEAST_GAIN, _MOST_GAIN = 0.25, 4.0
 
@@ -28,8 +32,8 @@ class CodedMaps:
     Attributes:
         maps: which they are.
         codes: (bytes,) uint8, packed in the order of `Layout`.
-        gains: of each map (2, P, H, B) float16: what the standard deviations are to be multiplied
-            by, of keys and values, part, head and picture.
+        gains: of each map (2, H, P, B) float16: what the standard deviations are to be multiplied
+            by, of keys and values, head, part and picture.
         threshold: that the bits were given by.
         pictures: B.
     """
@@ -42,7 +46,8 @@ class CodedMaps:
 
 
 class LayerCodec:
-    """Codes maps of one layer. Coefficients are (C, B, n) float32, see `Layout`."""
+    """Codes maps of one layer. Values are blocks of coefficients (kinds, H, D', P', n, B) float32
+    as `Layout` has them, divided by their gains."""
 
     def __init__(
         self, constants: Constants, layer: int, parts: slice, device: torch.device
@@ -50,6 +55,7 @@ class LayerCodec:
         """`parts`: see `scalekv.kv.coded.constants.GUIDED`."""
         self._constants, self._layer, self._slice, self._device = constants, layer, parts, device
         self._parts = parts.stop - parts.start
+        self.channels = constants.channels(parts)
         self._layouts = Layouts(constants, layer, parts, device)
 
     def encode(
@@ -60,126 +66,250 @@ class LayerCodec:
         units: MapUnits,
         maps: Maps,
         threshold: int,
-    ) -> tuple[Tensor, Tensor]:
-        """A map's k and v (P * B, H, n, D) as coefficients in steps, and its gains.
+        basis: Tensor,
+    ) -> tuple[list[Tensor], Tensor]:
+        """The values of a map's k and v (P * B, H, n, D), and its gains.
 
         Args:
             turns: see `signals_of`.
             units: of the map, one of `maps`, which are to be packed together.
+            basis: see `decode`.
         """
-        layout = self._layouts.of(maps, threshold)
-        columns = layout.columns(units)
-        inverse, deltas = (
-            self._by_head(x[:, columns]).unsqueeze(4) for x in (layout.inverse, layout.deltas)
-        )
-        shape = (2, self._parts, *self._sizes, len(k) // self._parts, units.tokens)
-        y, gains = k.new_empty(shape, dtype=torch.float32), []
-        basis, means = self._basis, self._means(units.number)
-        for heads in self._stretches(shape[4] * shape[5]):
-            signals = signals_of(k[:, heads], v[:, heads], turns, self._parts)
-            signals -= means[:, :, heads]
-            part = basis[:, :, heads].mT @ transformed(signals, units).flatten(4)
-            part = _scaled(part.view(signals.shape), inverse[:, :, heads], units.sizes)
-            gain = _gains(part, deltas[:, :, heads], units)
-            torch.div(part, gain[:, :, :, None, :, None].float(), out=part)
-            y[:, :, heads] = part
-            gains.append(gain)
-        return y.view(-1, *shape[4:]), torch.cat(gains, dim=2)
+        layout, number = self._layouts.of(maps, threshold), maps.index(units)
+        pictures = len(k) // self._parts
+        found: dict[int, list[Tensor]] = {n: [] for n in layout.of_map(number)}
+        tokens: list[tuple[Tensor, Tensor | None]] = [(k, turns), (v, None)]
+        for heads in self._stretches(pictures * units.tokens):
+            for kinds in layout.kinds:
+                signals = [signals_of(x[:, heads], turn, self._parts) for x, turn in tokens[kinds]]
+                both = torch.stack(signals) if len(signals) > 1 else signals[0].unsqueeze(0)
+                for parts in layout.parts:
+                    numbers = layout.of_chain(number, kinds, parts)
+                    blocks = [layout.blocks[n] for n in numbers]
+                    values = self._forward(both[:, :, parts], units, blocks, heads, basis)
+                    for n, value in zip(numbers, values, strict=True):
+                        found[n].append(value)
+        values = [x[0] if len(x) == 1 else torch.cat(x, dim=1) for x in found.values()]
+        blocks = [layout.blocks[n] for n in found]
+        gains = _gains(values, blocks, layout.weights[number], units, pictures)
+        for value, block in zip(values, blocks, strict=True):
+            value.div_(_of_block(gains, block))
+        return values, gains
 
-    def decode(self, coded: CodedMaps, turns: Tensor | None, k_out: Tensor, v_out: Tensor) -> None:
-        """Writes what codes stand for into (P * B, H, n, D) tensors, n tokens of all the maps."""
+    def decode(
+        self,
+        coded: CodedMaps,
+        turns: Tensor | None,
+        k_out: Tensor,
+        v_out: Tensor,
+        basis: Tensor,
+    ) -> None:
+        """Writes what codes stand for into (P * B, H, n, D) tensors, n tokens of all the maps.
+
+        Args:
+            basis: of `bases`, made once for many maps.
+        """
         layout = self._layouts.of(coded.maps, coded.threshold)
-        y = self._by_head(self._values(coded, layout))
-        gains = torch.stack(coded.gains, dim=-1).to(self._device, non_blocking=True).float()
-        gains = gains.repeat_interleave(
-            layout.units_of_maps, dim=-1, output_size=len(layout.sizes)
-        )  # (2, P, H, B, U)
-        factors = self._by_head(layout.steps).unsqueeze(4) * gains.unsqueeze(3)
-        tokens = [units.tokens for units in coded.maps]
-        basis, means = self._basis, [self._means(units.number) for units in coded.maps]
-        for heads in self._stretches(coded.pictures * sum(tokens)):
-            part = _scaled(y[:, :, heads], factors[:, :, heads], layout.sizes)
-            z = (basis[:, :, heads] @ part.flatten(4)).view(part.shape)
-            pieces = z.split(tokens, dim=-1)
-            for units, piece, mean in zip(coded.maps, pieces, means, strict=True):
-                torch.add(restored(piece, units), mean[:, :, heads], out=piece)
-            write_back(z, turns, k_out[:, heads], v_out[:, heads])
+        if layout.tables:
+            self._decode_by_kernels(coded, layout, turns, k_out, v_out)
+            return
+        values = self._values(coded, layout)
+        gains = [x.to(self._device, non_blocking=True) for x in coded.gains]
+        for value, block in zip(values, layout.blocks, strict=True):
+            value.mul_(_of_block(gains[block.number], block))
+        first = 0
+        for numbers in layout.together:
+            maps = [coded.maps[number] for number in numbers]
+            tokens = sum(units.tokens for units in maps)
+            rows = slice(first, first + tokens)
+            here = None if turns is None else turns[rows]
+            outs = [(k_out[:, :, rows], here), (v_out[:, :, rows], None)]
+            for heads in self._stretches(coded.pictures * tokens):
+                for kinds in layout.kinds:
+                    signals = [
+                        self._back(values, layout, numbers, kinds, parts, heads, coded, basis)
+                        for parts in layout.parts
+                    ]
+                    for place, (out, turn) in enumerate(outs[kinds]):
+                        write_back(
+                            [x for s in signals for x in s[place].unbind(1)], turn, out[:, heads]
+                        )
+            first += tokens
 
-    def coarser(self, coded: CodedMaps, maps: Maps, threshold: int) -> Tensor | None:
-        """The coefficients in steps of a threshold that is not lower; None: no code changes.
+    def _decode_by_kernels(
+        self,
+        coded: CodedMaps,
+        layout: Layout,
+        turns: Tensor | None,
+        k_out: Tensor,
+        v_out: Tensor,
+    ) -> None:
+        """`decode` on a CUDA device: one kernel, and two for each map."""
+        counts = [codes * coded.pictures for codes in layout.places.codes]
+        sizes = [code_bytes(count, bits) for count, bits in zip(counts, LEVELS[1:], strict=True)]
+        sections = [0, 1]
+        for first, size in zip(accumulate(sizes, initial=0), sizes, strict=False):
+            sections += [first, max(size, 1)]
+        starts, steps, columns = layout.tables
+        values = coded_values(
+            coded.codes.to(self._device, non_blocking=True),
+            starts,
+            steps,
+            torch.stack(coded.gains).to(self._device, non_blocking=True),
+            columns,
+            whole_numbers(tuple(sections), self._device, torch.int32).view(-1, 2),
+            self._basis,
+        )
+        first = 0
+        for units in coded.maps:
+            rows = slice(first, first + units.tokens)
+            mean = self._means[min(units.number, self._constants.maps - 1)].float()
+            coded_maps(
+                values[:, :, :, rows],
+                *self._restoring(units, mean),
+                None if turns is None else torch.view_as_real(turns[rows]),
+                not units.transformed,
+                k_out[:, :, rows],
+                v_out[:, :, rows],
+            )
+            first += units.tokens
+
+    def _restoring(self, units: MapUnits, mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Places, what is added, waves of rows and of columns; see `coded_maps`."""
+        places, rows, columns = waves_of(units, self._device)
+        shift = mean * units.tokens**0.5 if units.transformed else mean
+        return places, shift.contiguous(), rows, columns
+
+    def coarser(self, coded: CodedMaps, maps: Maps, threshold: int) -> list[Tensor] | None:
+        """The values under a threshold that is not lower; None: no code changes.
 
         Args:
             maps: those held and others behind them, which are to be packed together.
         """
         old = self._layouts.of(coded.maps, coded.threshold)
         new = self._layouts.of(maps, threshold)
-        units = len(old.sizes)
-        if old.counts == new.counts[:units]:  # a higher threshold gives no channel more bits
-            return None
-        factors = (old.steps * new.inverse[:, :units]).unsqueeze(1)
-        return _scaled(self._values(coded, old), factors, old.sizes)
-
-    def values(self, coded: CodedMaps) -> Tensor:
-        """The coefficients in steps."""
-        layout = self._layouts.of(coded.maps, coded.threshold)
-        return self._values(coded, layout)
+        if maps == coded.maps and np.array_equal(old.counts, new.counts):
+            return None  # a higher threshold gives no channel more bits
+        return new.taken_from(old, self._values(coded, old))
 
     def packed(
-        self, values: Tensor, maps: Maps, gains: tuple[Tensor, ...], threshold: int
+        self, values: Sequence[Tensor], maps: Maps, gains: tuple[Tensor, ...], threshold: int
     ) -> CodedMaps:
-        """The codes of coefficients in steps."""
+        """The codes of values."""
         layout = self._layouts.of(maps, threshold)
-        parts = []
-        for bits, level in zip(LEVELS[1:], layout.places.gather(values), strict=True):
-            codes = level.add_(2 ** (bits - 1)).floor_().clamp_(0, 2**bits - 1)
-            parts.append(pack(codes.to(torch.uint8), bits))
-        return CodedMaps(maps, torch.cat(parts), gains, threshold, values.shape[1])
+        levels = layout.places.quantised(values) if values else []
+        parts = [pack(codes, bits) for codes, bits in zip(levels, LEVELS[1:], strict=bool(values))]
+        none = gains[0].new_empty(0, dtype=torch.uint8)
+        return CodedMaps(maps, torch.cat([none, *parts]), gains, threshold, gains[0].shape[-1])
 
-    def _values(self, coded: CodedMaps, layout: Layout) -> Tensor:
-        """(C, B, n) coefficients in steps."""
-        counts = [codes * coded.pictures for codes in layout.codes]
+    def _forward(
+        self,
+        signals: Tensor,
+        units: MapUnits,
+        blocks: Sequence[CodedBlock],
+        heads: slice,
+        basis: Tensor,
+    ) -> list[Tensor]:
+        """Blocks, all of the same kinds and parts, of signals (kinds, H, P', n, B, D)."""
+        if not blocks:
+            return []
+        kinds, parts = blocks[0].kinds, blocks[0].parts
+        coefficients = transformed(signals, units, blocks[-1].units.stop)
+        self._shift(coefficients, units, kinds, parts, heads, -1)
+        basis, values = basis[kinds, heads], []
+        for block in blocks:
+            inside = coefficients[:, :, :, units.columns(block.units)]
+            value = basis[..., block.least :, :] @ inside.flatten(2, 4).mT
+            values.append(value.unflatten(-1, inside.shape[2:5]))
+        return values
+
+    def _back(
+        self,
+        values: Sequence[Tensor],
+        layout: Layout,
+        numbers: Sequence[int],
+        kinds: slice,
+        parts: slice,
+        heads: slice,
+        coded: CodedMaps,
+        basis: Tensor,
+    ) -> Tensor:
+        """Signals (kinds, H, P', n, B, D) of some maps in a row."""
+        basis, maps = basis[kinds, heads], []
+        for number in numbers:
+            units, pieces = coded.maps[number], []
+            for n in layout.of_chain(number, kinds, parts):
+                value, least = values[n][:, heads], layout.blocks[n].least
+                piece = value.flatten(3).mT @ basis[..., least:, :]
+                pieces.append(piece.unflatten(2, value.shape[3:]))
+            if not pieces:
+                shape = (
+                    *basis.shape[:2],
+                    parts.stop - parts.start,
+                    1,
+                    coded.pictures,
+                    basis.shape[2],
+                )
+                pieces = [basis.new_zeros(shape)]
+            together = pieces[0] if len(pieces) == 1 else torch.cat(pieces, dim=3)
+            if not units.transformed and together.shape[3] < units.tokens:
+                together = together.repeat_interleave(units.tokens, dim=3)
+            self._shift(together, units, kinds, parts, heads, 1)
+            maps.append(restored(together, units))
+        return maps[0] if len(maps) == 1 else torch.cat(maps, dim=3)
+
+    def _shift(
+        self,
+        coefficients: Tensor,
+        units: MapUnits,
+        kinds: slice,
+        parts: slice,
+        heads: slice,
+        sign: int,
+    ) -> None:
+        """Adds a map's mean, or takes it away: it is in one coefficient of a transformed map."""
+        number = min(units.number, self._constants.maps - 1)
+        mean = self._means[number, kinds, heads, parts, None, None]
+        if units.transformed:
+            coefficients[:, :, :, :1].add_(mean, alpha=sign * units.tokens**0.5)
+        else:
+            coefficients.add_(mean, alpha=sign)
+
+    def _values(self, coded: CodedMaps, layout: Layout) -> list[Tensor]:
+        if not layout.blocks:
+            return []
+        counts = [codes * coded.pictures for codes in layout.places.codes]
         packed = coded.codes.to(self._device, non_blocking=True).split(
             [code_bytes(count, bits) for count, bits in zip(counts, LEVELS[1:], strict=True)]
         )
         levels = [
-            unpack(piece, bits, count).float().add_(0.5 - 2 ** (bits - 1))
+            unpack(piece, bits, count)
             for piece, bits, count in zip(packed, LEVELS[1:], counts, strict=True)
         ]
-        return layout.places.scatter(levels, coded.pictures)
-
-    def _by_head(self, x: Tensor) -> Tensor:
-        """(C, …) as (2, P, H, D, …)."""
-        return x.reshape(2, self._parts, *self._sizes, *x.shape[1:])
-
-    @property
-    def _sizes(self) -> tuple[int, int]:
-        return self._constants.heads, self._constants.head_dim
+        return layout.places.values(levels, coded.pictures)
 
     def _stretches(self, coefficients: int) -> list[slice]:
         """Heads that are worked on in one go, so many coefficients in each channel."""
-        heads, dim = self._sizes
+        heads, dim = self._constants.heads, self._constants.head_dim
         together = max(TOGETHER // (2 * self._parts * dim * max(coefficients, 1)), 1)
         return [slice(first, first + together) for first in range(0, heads, together)]
 
     @cached_property
-    def _basis16(self) -> Tensor:
-        return torch.from_numpy(self._constants.basis[self._layer]).to(self._device)
-
-    @property
     def _basis(self) -> Tensor:
-        """(2, 1, H, D, D) float32."""
-        return self._basis16.float().unsqueeze(1)
+        """(2, H, D, D) float16: rows are the basis's channels."""
+        basis = torch.from_numpy(self._constants.basis[self._layer]).to(self._device)
+        return basis.mT.contiguous()
+
+    def bases(self) -> Tensor:
+        """(2, H, D, D) float32: rows are the basis's channels."""
+        return self._basis.float()
 
     @cached_property
-    def _means16(self) -> Tensor:
+    def _means(self) -> Tensor:
+        """(K, 2, H, P, D) float16."""
         maps = range(self._constants.maps)
         means = [self._constants.means(self._layer, self._slice, number) for number in maps]
-        return torch.from_numpy(np.stack(means, axis=-1)).to(self._device, torch.float16)
-
-    def _means(self, number: int) -> Tensor:
-        """(2, P, H, D, 1, 1) float32 of map `number`; kept as float16, the same both ways."""
-        mean = self._means16[..., min(number, self._constants.maps - 1)]
-        return mean.float()[..., None, None]
+        return torch.from_numpy(np.stack(means)).transpose(2, 3).to(self._device, torch.float16)
 
 
 @lru_cache(maxsize=256)
@@ -197,20 +327,26 @@ def _members(units: MapUnits, device: torch.device) -> Tensor:
     return torch.from_numpy(np.eye(len(units.sizes), dtype=np.float32)[unit]).to(device)
 
 
-def _gains(y: Tensor, deltas: Tensor, units: MapUnits) -> Tensor:
-    """(2, P, H, B) float16: the root of the mean square, in standard deviations, of coefficients
-    (2, P, H, D, B, n) in steps of `deltas` (2, P, H, D, 1, U), of those that have bits; the others
-    are 0 here."""
-    members = _members(units, y.device)
-    energy = (y.square() @ members).mul_(deltas.square()).sum((3, 5))
-    count = ((deltas > 0).float() @ members.sum(0)).sum(3)
-    rms = (energy / count.clamp_min(1)).sqrt()
-    return rms.clamp(_LEAST_GAIN, _MOST_GAIN).half()
+def _gains(
+    values: Sequence[Tensor],
+    blocks: Sequence[CodedBlock],
+    weights: Tensor,
+    units: MapUnits,
+    pictures: int,
+) -> Tensor:
+    """(2, H, P, B) float16: the root of the mean square, in standard deviations, of a map's
+    coefficients with bits."""
+    kinds, heads, _, parts, _ = weights.shape
+    energy = weights.new_zeros((kinds, heads, parts, pictures))
+    for value, block in zip(values, blocks, strict=True):
+        members = _members(units, value.device)[units.columns(block.units), block.units]
+        weight = weights[block.kinds, :, block.least :, block.parts, block.units, None]
+        by_unit = torch.tensordot(members, value.square(), dims=([0], [4]))
+        found = by_unit.mul_(weight.movedim(4, 0)).sum((0, 3))
+        energy[block.kinds, :, block.parts] += found
+    return energy.sqrt_().clamp_(_LEAST_GAIN, _MOST_GAIN).half()
 
 
-def _scaled(x: Tensor, factors: Tensor, sizes: Sequence[int]) -> Tensor:
-    """x (…, n) times factors (…, U) by unit, in place."""
-    by_unit = x.split(list(sizes), dim=-1)
-    for unit, factor in zip(by_unit, factors.unsqueeze(-1).unbind(-2), strict=True):
-        unit.mul_(factor)
-    return x
+def _of_block(gains: Tensor, block: CodedBlock) -> Tensor:
+    """Gains (2, H, P, B) as (kinds, H, 1, P', 1, B)."""
+    return gains[block.kinds, :, None, block.parts, None]

@@ -96,6 +96,10 @@ class Constants:
         """Channels of a head."""
         return int(self.basis.shape[3])
 
+    def channels(self, parts: slice) -> int:
+        """Of keys and values of a layer, all heads, so many parts."""
+        return int(2 * (parts.stop - parts.start) * self.heads * self.head_dim)
+
     @property
     def maps(self) -> int:
         """Maps they were measured on; later ones of a longer schedule are taken to be alike."""

@@ -32,15 +32,18 @@ def constants_from(found: Measured, groups: int, about: dict[str, Any]) -> Const
     sizes = found.sizes.numpy()
     logs = np.log2(np.maximum(_steadied(variance, sizes, found.pictures), LEAST_VARIANCE))
     unit, channel = _parted(logs, sizes, groups)
-    weight = np.log2(np.maximum(found.weight.numpy(), 1e-30))
-    layers, _, kinds, heads, _, _, dim = variance.shape
+    weight, channels = (
+        np.log2(np.maximum(x.numpy(), 1e-30)) for x in (found.weight, found.channel_weight)
+    )
+    if channels.shape[2] == 1:
+        channels = channels.repeat(3, axis=2)
     return Constants(
         mean=means.astype(np.float16),
         basis=found.basis.numpy().astype(np.float16),
         variance_unit=_whole(unit),
         variance_channel=_whole(channel),
         weight_map=_whole(weight),
-        weight_channel=np.zeros((layers, 2, kinds, heads, dim), dtype=np.int16),
+        weight_channel=_whole(channels),
         about=about,
     )
 

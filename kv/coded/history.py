@@ -6,7 +6,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import replace
 
-import torch
 from torch import Tensor
 
 from scalekv.kv.coded.allocation import Allocation
@@ -25,7 +24,7 @@ class CodedHistory:
         self._codec = codec
         self._allocation = allocation
         self._place = place
-        self._groups = groups_of(allocation.schedule)
+        self._groups = groups_of(allocation.schedule, codec.channels)
         self._held: list[CodedMaps] = []
 
     @property
@@ -46,17 +45,18 @@ class CodedHistory:
 
     def copy_to(self, k_out: Tensor, v_out: Tensor, turns: Tensor | None) -> None:
         """Writes what is held into two (S, H, T, D) tensors; `turns` is (T, D / 2) complex."""
+        basis = self._codec.bases()
         for coded in self._held:
             rows = self._rows(coded.maps)
             here = None if turns is None else turns[rows]
-            self._codec.decode(coded, here, k_out[:, :, rows], v_out[:, :, rows])
+            self._codec.decode(coded, here, k_out[:, :, rows], v_out[:, :, rows], basis)
 
     def hold(self, scale: int, k: Tensor, v: Tensor, turns: Tensor | None) -> None:
         """Holds the history that `scale` attends to: k and v are (S, H, T, D) of all its tokens.
 
         Maps held already are not coded again from k and v: their codes are made coarser.
         """
-        threshold = self._allocation.thresholds[scale]
+        threshold, basis = self._allocation.thresholds[scale], self._codec.bases()
         for number, group in enumerate(self._groups):
             maps = tuple(units for units in group if units.number < scale)
             if not maps:
@@ -65,21 +65,20 @@ class CodedHistory:
             if old is not None and old.maps == maps:
                 self._coarsen(number, threshold)
                 continue
-            values, gains = [], list(old.gains) if old is not None else []
+            values: list[Tensor] = []
+            gains = list(old.gains) if old is not None else []
             if old is not None:
-                coarser = self._codec.coarser(old, maps, threshold)
-                values.append(self._codec.values(old) if coarser is None else coarser)
+                values += self._codec.coarser(old, maps, threshold) or ()
                 self._forget(number)
             for units in maps[len(gains) :]:
                 rows = self._rows((units,))
                 here = None if turns is None else turns[rows]
                 value, gain = self._codec.encode(
-                    k[:, :, rows], v[:, :, rows], here, units, maps, threshold
+                    k[:, :, rows], v[:, :, rows], here, units, maps, threshold, basis
                 )
-                values.append(value)
+                values += value
                 gains.append(self._place(gain))
-            together = values[0] if len(values) == 1 else torch.cat(values, dim=2)
-            self._hold(number, self._codec.packed(together, maps, tuple(gains), threshold))
+            self._hold(number, self._codec.packed(values, maps, tuple(gains), threshold))
 
     def _coarsen(self, number: int, threshold: int) -> None:
         old = self._held[number]

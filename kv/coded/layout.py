@@ -4,7 +4,7 @@ thresholds; nothing of values."""
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -16,60 +16,119 @@ from torch import Tensor
 
 from scalekv.kv.coded.constants import Constants
 from scalekv.kv.coded.levels import KEPT, LEVELS, OCTAVE, OFFSETS, STEPS
-from scalekv.kv.coded.places import Places, places_of
+from scalekv.kv.coded.places import ByCoefficient, ByRow, Places, is_small
 from scalekv.kv.coded.units import MapUnits
-from scalekv.kv.to_device import whole_numbers
 
 Maps = tuple[MapUnits, ...]
 Whole = NDArray[np.int32]
 
 
-@dataclass(frozen=True, eq=False)
-class Layout:
-    """Quantisers of some maps in a row, and where each coefficient's code lies. Rows are the
-    C = 2 P H D channels: keys before values, middle before side, heads, channels of the basis.
+@dataclass(frozen=True)
+class CodedBlock:
+    """Some of a map's coefficients (kinds, H, D', P', n, B): all those behind the last unit, and
+    before the first channel, that have bits, are left out.
 
     Attributes:
-        sizes: coefficients of each of the U units of all maps.
-        codes: of each level above 0, of one picture.
-        counts: [unit][level] channels.
-        steps: (C, U) float32 of the quantiser, for a gain of 1; 0 for no bits.
-        deltas: (C, U) float32: the same in standard deviations.
+        number: of the map among those of a layout.
+        kinds: keys, values, or both.
+        parts: middle, side, or both.
+        units: of the map.
+        least: the first channel of the basis.
+    """
+
+    number: int
+    kinds: slice
+    parts: slice
+    units: slice
+    least: int
+
+    def holds(self, other: CodedBlock) -> bool:
+        """Whether all of another's coefficients are in it."""
+        pairs = ((self.kinds, other.kinds), (self.parts, other.parts), (self.units, other.units))
+        inside = all(a.start <= b.start and b.stop <= a.stop for a, b in pairs)
+        return inside and self.number == other.number and self.least <= other.least
+
+
+@dataclass(frozen=True, eq=False)
+class Layout:
+    """Quantisers of some maps in a row, and where each coefficient's code lies.
+
+    Attributes:
+        blocks: of every map, all that has bits.
+        counts: [level][unit] channels.
+        weights: of each map (2, H, D, P, U) float32: 1 / variance; 0 for no bits. Divided by how
+            many of the map's coefficients of these kinds, head and part have any.
         places: where the codes lie.
+        small: whether a map is one block, and all maps are worked on together.
+        tables: of CUDA devices what kernels find codes by: starts, steps and columns, as
+            `scalekv.kv.kernels.coded_values` has them.
     """
 
     maps: Maps
-    sizes: tuple[int, ...]
-    codes: tuple[int, ...]
-    counts: tuple[tuple[int, ...], ...]
-    steps: Tensor
-    deltas: Tensor
+    blocks: tuple[CodedBlock, ...]
+    counts: NDArray[np.int64]
+    weights: tuple[Tensor, ...]
     places: Places
+    small: bool
+    tables: tuple[Tensor, ...]
+
+    @property
+    def kinds(self) -> tuple[slice, ...]:
+        """Keys and values in one go, or one after the other."""
+        return (slice(0, 2),) if self.small else (_one(0), _one(1))
+
+    @property
+    def parts(self) -> tuple[slice, ...]:
+        """Likewise of middle and side."""
+        count = self.weights[0].shape[3]
+        return (slice(0, count),) if self.small else tuple(map(_one, range(count)))
+
+    @property
+    def together(self) -> tuple[range, ...]:
+        """Numbers of maps that are decoded in one go."""
+        numbers = range(len(self.maps))
+        return (numbers,) if self.small else tuple(range(n, n + 1) for n in numbers)
+
+    def of_map(self, number: int) -> list[int]:
+        """Numbers of a map's blocks."""
+        return [n for (of, _, _), found in self._chains.items() if of == number for n in found]
+
+    def of_chain(self, number: int, kinds: slice, parts: slice) -> list[int]:
+        """Numbers of the blocks of a map, kinds and parts: its first units, one after the other."""
+        return self._chains.get((number, kinds.start, parts.start), [])
+
+    @cached_property
+    def _chains(self) -> dict[tuple[int, int, int], list[int]]:
+        found: dict[tuple[int, int, int], list[int]] = {}
+        for n, block in enumerate(self.blocks):
+            found.setdefault((block.number, block.kinds.start, block.parts.start), []).append(n)
+        return found
+
+    def taken_from(self, old: Layout, values: Sequence[Tensor]) -> list[Tensor]:
+        """Of an older layout's values those that have bits here; fewer maps, more bits."""
+        found = []
+        for block in self.blocks:
+            if block.number == len(old.maps):
+                break
+            units = old.maps[block.number]
+            place = next(n for n, other in enumerate(old.blocks) if other.holds(block))
+            other, value = old.blocks[place], values[place]
+            columns, first = units.columns(block.units), units.ends[other.units.start]
+            found.append(
+                value[
+                    _within(block.kinds, other.kinds),
+                    :,
+                    block.least - other.least :,
+                    _within(block.parts, other.parts),
+                    columns.start - first : columns.stop - first,
+                ]
+            )
+        return found
 
     @property
     def nbytes(self) -> int:
-        """Of its tensors, once all are made."""
-        return self.places.nbytes + 3 * self.steps.nbytes
-
-    def columns(self, units: MapUnits) -> slice:
-        """Which of the U units are those of one of the maps."""
-        first = 0
-        for one in self.maps:
-            if one is units:
-                break
-            first += len(one.sizes)
-        return slice(first, first + len(units.sizes))
-
-    @cached_property
-    def units_of_maps(self) -> Tensor:
-        """(maps,) int64: how many of the U units are each one's."""
-        counts = tuple(len(units.sizes) for units in self.maps)
-        return whole_numbers(counts, self.steps.device)
-
-    @cached_property
-    def inverse(self) -> Tensor:
-        """(C, U) float32: 1 / steps, and 0 for no bits."""
-        return torch.where(self.steps > 0, 1 / self.steps, 0)
+        """Of its tensors."""
+        return self.places.nbytes + sum(x.nbytes for x in (*self.weights, *self.tables))
 
 
 class Layouts:
@@ -97,31 +156,133 @@ class Layouts:
 
     @torch.inference_mode(False)  # kept, and used outside of it too
     def _made(self, maps: Maps, threshold: int) -> Layout:
-        q = self._units(maps, self._constants.importances)
-        variances = self._units(maps, self._constants.variances)
-        levels = np.zeros(q.shape, dtype=np.uint8)
-        for offset in OFFSETS:
-            levels += q >= threshold + offset
-        deltas = np.array([STEPS[bits] for bits in LEVELS], dtype=np.float32)[levels]
-        steps = deltas * np.exp2(variances.astype(np.float32) / (2 * OCTAVE))
-        counts = [np.bincount(column, minlength=len(LEVELS)).tolist() for column in levels.T]
-        sizes = [size for units in maps for size in units.sizes]
-
-        def there(x: NDArray[Any]) -> Tensor:
-            return torch.from_numpy(x).to(self._device)
-
+        levels, steps, weights = [], [], []
+        for units in maps:
+            q, variances = (
+                self._by_channel(of(self._layer, self._parts, units))
+                for of in (self._constants.importances, self._constants.variances)
+            )
+            level = np.zeros(q.shape, dtype=np.uint8)
+            for offset in OFFSETS:
+                level += q >= threshold + offset
+            sigma = np.exp2(variances.astype(np.float32) / (2 * OCTAVE))
+            levels.append(level)
+            steps.append(_DELTAS[level] * sigma)
+            with_bits = (level > 0) * np.array(units.sizes, dtype=np.float32)
+            number = with_bits.sum((2, 4), keepdims=True).clip(1)
+            weights.append(torch.from_numpy((level > 0) / (sigma**2 * number)).to(self._device))
+        tokens = sum(units.tokens for units in maps)
+        small = is_small(levels[0][..., 0].size, tokens)
+        blocks = tuple(_blocks(maps, levels, small))
+        counts = [
+            np.bincount(column.ravel(), minlength=len(LEVELS))
+            for level in levels
+            for column in np.moveaxis(level, -1, 0)
+        ]
+        kind = ByCoefficient if small else ByRow
         return Layout(
             maps=maps,
-            sizes=tuple(sizes),
-            codes=tuple((np.array(sizes) @ np.array(counts))[1:].tolist()),
-            counts=tuple(map(tuple, counts)),
-            steps=there(steps),
-            deltas=there(deltas),
-            places=places_of(levels, sizes, self._device),
+            blocks=blocks,
+            counts=np.array(counts).T,
+            weights=tuple(weights),
+            places=kind(
+                [_inside(levels, block) for block in blocks],
+                [_inside(steps, block) for block in blocks],
+                [maps[block.number].sizes[block.units] for block in blocks],
+                self._device,
+            ),
+            small=small,
+            tables=tables_of(maps, blocks, levels, steps, self._device)
+            if by_kernels(self._device)
+            else (),
         )
 
-    def _units(self, maps: Maps, of: Callable[..., Whole]) -> Whole:
-        """(C, U) of what the constants say of each map's units and channels."""
-        found = [of(self._layer, self._parts, units) for units in maps]  # (2, P, H, U, D)
-        together = np.moveaxis(np.concatenate(found, axis=3), 3, 4)
-        return np.ascontiguousarray(together).reshape(-1, together.shape[4])
+    @staticmethod
+    def _by_channel(x: Whole) -> Whole:
+        """(2, P, H, U, D) as (2, H, D, P, U)."""
+        return np.ascontiguousarray(x.transpose(0, 2, 4, 1, 3))
+
+
+def by_kernels(device: torch.device) -> bool:
+    """Whether codes are decoded by kernels."""
+    return device.type == "cuda"
+
+
+def tables_of(
+    maps: Maps,
+    blocks: Sequence[CodedBlock],
+    levels: list[NDArray[np.uint8]],
+    steps: list[NDArray[np.float32]],
+    device: torch.device,
+) -> tuple[Tensor, Tensor, Tensor]:
+    """See `Layout.tables`; levels and steps are of each map (2, H, D, P, U)."""
+    starts = [level.astype(np.int32) for level in levels]
+    for bits in range(1, len(LEVELS)):
+        first = 0
+        for block in blocks:
+            with_bits = _inside(levels, block) == bits
+            sizes = with_bits * np.array(maps[block.number].sizes[block.units])
+            ends = first + sizes.cumsum().reshape(sizes.shape)
+            inside = _inside(starts, block)
+            inside += np.where(with_bits, (ends - sizes) << 3, 0).astype(np.int32)
+            first = int(ends.max(initial=first))
+    sizes = [size for units in maps for size in units.sizes]
+    columns = (
+        np.repeat(np.arange(len(sizes)), sizes),
+        np.repeat(np.arange(len(maps)), [units.tokens for units in maps]),
+        np.concatenate([np.arange(size) for size in sizes]),
+    )
+    tables = (np.concatenate(starts, -1), np.concatenate(steps, -1), np.stack(columns))
+    kinds = (np.int32, np.float32, np.int32)
+    one, two, three = (torch.from_numpy(x.astype(k)) for x, k in zip(tables, kinds, strict=True))
+    return one.to(device), two.to(device), three.to(device)
+
+
+_DELTAS = np.array([STEPS[bits] for bits in LEVELS], dtype=np.float32)
+
+
+def _inside(of_maps: list[NDArray[Any]], block: CodedBlock) -> NDArray[Any]:
+    x = of_maps[block.number]
+    return x[block.kinds, :, block.least :, block.parts, block.units]
+
+
+def _blocks(maps: Maps, levels: list[NDArray[np.uint8]], small: bool) -> Iterator[CodedBlock]:
+    """Of small maps one block for their mean, which has most bits, and one for the rest; of large
+    ones one for each unit of keys or values, middle or side."""
+    for number, (units, level) in enumerate(zip(maps, levels, strict=True)):
+        kinds, _, _, parts, count = level.shape
+        if small:
+            of = (slice(0, kinds), slice(0, parts))
+            ends = [1, count] if units.transformed and count > 1 else [count]
+            yield from _chain(number, *of, level > 0, ends)
+            continue
+        for kind in range(kinds):
+            for part in range(parts):
+                of = (_one(kind), _one(part))
+                known = level[of[0], :, :, of[1]] > 0
+                yield from _chain(number, *of, known, range(1, count + 1))
+
+
+def _chain(
+    number: int, kinds: slice, parts: slice, known: NDArray[np.bool_], ends: Sequence[int]
+) -> Iterator[CodedBlock]:
+    """Blocks of units up to each of `ends`, as far as any has bits: `known` (kinds, H, D, P, U)."""
+    by_unit = np.asarray(known.any((0, 1, 3)))  # (D, U)
+    first, last = 0, int(np.flatnonzero(by_unit.any(0)).max(initial=-1))
+    for end in ends:
+        if first > last:
+            return
+        end = min(end, last + 1)
+        channels = np.flatnonzero(by_unit[:, first:end].any(1))
+        yield CodedBlock(
+            number, kinds, parts, slice(first, end), int(channels.min(initial=len(by_unit)))
+        )
+        first = end
+
+
+def _within(inner: slice, outer: slice) -> slice:
+    return slice(inner.start - outer.start, inner.stop - outer.start)
+
+
+def _one(place: int) -> slice:
+    return slice(place, place + 1)

@@ -50,21 +50,22 @@ def code_bytes(codes: Count, bits: int) -> Count:
     return total
 
 
-KEPT = 32 << 20
+KEPT = 48 << 20
 """Bytes of tables of where codes lie that are kept, of all layers; others are made whenever they
 are needed."""
 
 SMALL = 1 << 19
-"""Maps of up to so many coefficients have a table with a place for every one of them."""
+"""Maps of up to so many coefficients of a picture, all channels, are packed together, by a table
+with a place for every one of them."""
 
-PLACE_BYTES = 8
-"""Of such a table for one coefficient; of larger maps', for one channel of one unit."""
+PLACE_BYTES = 16
+"""Of such a table for one coefficient, at most; of larger maps', for one channel of one unit."""
 
-FACTOR_BYTES = 12
-"""Of three factors for one channel of one unit."""
+WEIGHT_BYTES = 4
+"""Of one number more for a channel of a unit."""
 
 QUERIES = 256
 """At so many of a head's queries attention is looked at in one go, in a calibration."""
 
-TOGETHER = 1 << 19
+TOGETHER = 1 << 20
 """Coefficients that are worked on in one go: as many as caches of a processor have room for."""

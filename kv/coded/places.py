@@ -1,5 +1,5 @@
-"""Which coefficient each code of a level belongs to: two ways to say it, and to move numbers
-between coefficients and codes. Knows channels, units and levels; nothing of what the numbers are.
+"""Where codes of blocks of coefficients lie, and from codes to values and back: two ways to say it.
+Knows channels, units and levels; nothing of what the values are.
 
 Codes are sorted by level, from 1 bit on. Both ways hold as many codes of each level.
 """
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -17,118 +17,188 @@ from torch import Tensor
 
 from scalekv.kv.coded.levels import LEVELS, SMALL
 
+Levels = NDArray[np.uint8]
+Numbers = NDArray[np.float32]
+
+_MIDDLES = tuple(2.0 ** (bits - 1) for bits in LEVELS[1:])
+"""Per level above 0 the code where values begin that are not negative."""
+
+_HALVES = np.array([0, *_MIDDLES], dtype=np.float32)
+
 
 class Places(Protocol):
-    """Of the coefficients (C, B, n) of some maps, whose units are columns of n."""
+    """Of blocks (…, n, B): rows of n coefficients, of one or several units, for B pictures.
+
+    Attributes:
+        codes: of each level above 0, of one picture.
+    """
+
+    codes: list[int]
 
     @property
     def nbytes(self) -> int:
         """Of its tables."""
         ...
 
-    def gather(self, values: Tensor) -> list[Tensor]:
-        """Of coefficients (C, B, n) those of each level above 0, flat."""
+    def values(self, levels: Sequence[Tensor], pictures: int) -> list[Tensor]:
+        """What codes (uint8, flat) of each level above 0 stand for: blocks, float32; coefficients
+        without bits are 0."""
         ...
 
-    def scatter(self, levels: Sequence[Tensor], pictures: int) -> Tensor:
-        """The inverse: (C, B, n); those without bits are 0."""
+    def quantised(self, blocks: Sequence[Tensor]) -> list[Tensor]:
+        """Values to codes of each level above 0."""
         ...
-
-
-def places_of(levels: NDArray[np.uint8], sizes: Sequence[int], device: torch.device) -> Places:
-    """Of channels and units with levels (C, U), units of `sizes` coefficients: the quicker way."""
-    if len(levels) * sum(sizes) <= SMALL:
-        return ByCoefficient(levels, sizes, device)
-    return ByUnit(levels, sizes, device)
 
 
 class ByCoefficient:
-    """A table of all coefficients with bits, sorted by level; in a level by picture, channel and
+    """A table of all coefficients with bits, sorted by level; in a level by block, row and
     coefficient. Few operations, for small maps."""
 
     def __init__(
-        self, levels: NDArray[np.uint8], sizes: Sequence[int], device: torch.device
+        self,
+        levels: Sequence[Levels],
+        steps: Sequence[Numbers],
+        sizes: Sequence[Sequence[int]],
+        device: torch.device,
     ) -> None:
-        each = np.repeat(levels, sizes, axis=1).ravel()
+        """Of each block (…, U), units of `sizes`, levels and quantiser steps."""
+        each, step = (_flat(kind, sizes) for kind in (levels, steps))
         order = np.argsort(each, kind="stable")
         bounds = np.searchsorted(each[order], np.arange(1, len(LEVELS) + 1))
-        self._channels, self._coefficients = len(levels), sum(sizes)
-        self._counts = [int(end - start) for start, end in pairwise(bounds)]
-        self._index = torch.from_numpy(order[bounds[0] :]).to(device)
+        order = order[bounds[0] :]
+        self._shapes = [(*x.shape[:-1], sum(of)) for x, of in zip(levels, sizes, strict=True)]
+        self._all = len(each)
+        self.codes = [int(end - start) for start, end in pairwise(bounds)]
+        self._index = torch.from_numpy(order).to(device)
+        self._steps = torch.from_numpy(step[order].astype(np.float32)).to(device)
 
     @property
     def nbytes(self) -> int:
         """See `Places`."""
-        return self._index.nbytes
+        return self._index.nbytes + self._steps.nbytes
 
-    def gather(self, values: Tensor) -> list[Tensor]:
+    def values(self, levels: Sequence[Tensor], pictures: int) -> list[Tensor]:
         """See `Places`."""
-        by_picture = values.transpose(0, 1).flatten(1)
-        codes = by_picture.index_select(1, self._index)
-        return [level.flatten() for level in codes.split(self._counts, dim=1)]
+        codes = torch.cat(list(levels)).float().view(-1, pictures)
+        for level, half in zip(codes.split(self.codes), _MIDDLES, strict=True):
+            level.add_(0.5 - half)
+        codes.mul_(self._steps.unsqueeze(1))
+        if pictures == 1:
+            found = codes.new_zeros(self._all).scatter_(0, self._index, codes.view(-1))
+        else:
+            found = codes.new_zeros((self._all, pictures)).index_copy_(0, self._index, codes)
+        blocks = found.split([int(np.prod(shape)) * 1 for shape in self._shapes])
+        return [
+            block.view(*shape, pictures) for block, shape in zip(blocks, self._shapes, strict=True)
+        ]
 
-    def scatter(self, levels: Sequence[Tensor], pictures: int) -> Tensor:
+    def quantised(self, blocks: Sequence[Tensor]) -> list[Tensor]:
         """See `Places`."""
-        codes = torch.cat([level.view(pictures, -1) for level in levels], dim=1)
-        values = codes.new_zeros((pictures, self._channels * self._coefficients))
-        values.scatter_(1, self._index.expand(pictures, -1), codes)
-        return values.view(pictures, self._channels, -1).transpose(0, 1).contiguous()
+        pictures = blocks[0].shape[-1] if blocks else 1
+        flat = torch.cat([block.reshape(-1, pictures) for block in blocks])
+        codes = flat.index_select(0, self._index).div_(self._steps.unsqueeze(1))
+        for level, half in zip(codes.split(self.codes), _MIDDLES, strict=True):
+            level.clamp_(-half, half - 0.5).add_(half)
+        return list(codes.to(torch.uint8).flatten().split([n * pictures for n in self.codes]))
 
 
-class ByUnit:
-    """For each unit a table of channels sorted by level. Codes of a level are sorted by unit,
-    channel, picture and coefficient. Small tables, for large maps."""
+def _flat(blocks: Sequence[NDArray[Any]], sizes: Sequence[Sequence[int]]) -> NDArray[Any]:
+    """Of blocks (…, U) what every coefficient has."""
+    found = [x.repeat(of, axis=-1).ravel() for x, of in zip(blocks, sizes, strict=True)]
+    return np.concatenate(found) if found else np.empty(0)
+
+
+class ByRow:
+    """For each block, of one unit, a table of rows sorted by level. Codes of a level are sorted by
+    block, row, coefficient and picture. Small tables, for large maps."""
 
     def __init__(
-        self, levels: NDArray[np.uint8], sizes: Sequence[int], device: torch.device
+        self,
+        levels: Sequence[Levels],
+        steps: Sequence[Numbers],
+        sizes: Sequence[Sequence[int]],
+        device: torch.device,
     ) -> None:
-        order = np.argsort(levels.T, axis=1, kind="stable").astype(np.int32)
-        places = np.empty_like(order)
-        channels = np.broadcast_to(np.arange(len(levels), dtype=np.int32), order.shape)
-        np.put_along_axis(places, order, channels, axis=1)
-        self._sizes = list(sizes)
-        self._counts = [np.bincount(row, minlength=len(LEVELS)).tolist() for row in levels.T]
-        self._order, self._places = (torch.from_numpy(x).to(device) for x in (order, places))
+        """See `ByCoefficient`; every block has one unit."""
+        self._shapes = [(*x.shape[:-1], *of) for x, of in zip(levels, sizes, strict=True)]
+        flat = [x.ravel() for x in levels]
+        order = [np.argsort(x, kind="stable").astype(np.int32) for x in flat]
+        self._rows = [len(x) for x in flat]
+        self._counts = [np.bincount(x, minlength=len(LEVELS)).tolist() for x in flat]
+        self.codes = [
+            sum(shape[-1] * of[level] for shape, of in zip(self._shapes, self._counts, strict=True))
+            for level in range(1, len(LEVELS))
+        ]
+        places = [np.argsort(x, kind="stable").astype(np.int32) for x in order]
+        halves = [_HALVES[x] for x in flat]
+        self._order, self._places, self._steps, self._halves = (
+            torch.from_numpy(
+                np.concatenate([np.empty(0), *(x.ravel() for x in each)]).astype(dtype)
+            ).to(device)
+            for each, dtype in (
+                (order, np.int32),
+                (places, np.int32),
+                (steps, np.float32),
+                (halves, np.float32),
+            )
+        )
 
     @property
     def nbytes(self) -> int:
         """See `Places`."""
-        return self._order.nbytes + self._places.nbytes
+        return 4 * self._order.nbytes
 
-    def gather(self, values: Tensor) -> list[Tensor]:
+    def values(self, levels: Sequence[Tensor], pictures: int) -> list[Tensor]:
         """See `Places`."""
-        levels: list[list[Tensor]] = [[] for _ in LEVELS]
-        units = values.split(self._sizes, dim=2)
-        for unit, order, counts in zip(units, self._order, self._counts, strict=True):
-            ordered = unit.index_select(0, order)
-            for level, piece in enumerate(ordered.split(counts)):
-                levels[level].append(piece.flatten())
-        return [torch.cat(pieces) for pieces in levels[1:]]
-
-    def scatter(self, levels: Sequence[Tensor], pictures: int) -> Tensor:
-        """See `Places`."""
-        by_unit = zip(
+        by_block = zip(
             *(
-                level.split(sizes)
-                for level, sizes in zip(levels, self._codes(pictures), strict=True)
+                level.split(
+                    [
+                        shape[-1] * of[number] * pictures
+                        for shape, of in zip(self._shapes, self._counts, strict=True)
+                    ]
+                )
+                for number, level in enumerate(levels, 1)
             ),
             strict=True,
         )
-        values = levels[0].new_empty((len(self._order[0]), pictures, sum(self._sizes)))
-        units = values.split(self._sizes, dim=2)
-        tables = zip(units, self._sizes, self._places, self._counts, by_unit, strict=True)
-        for unit, size, places, counts, pieces in tables:
-            none = values.new_zeros((counts[0], pictures, size))
-            ordered = torch.cat([none, *(piece.view(-1, pictures, size) for piece in pieces)])
-            unit.copy_(ordered.index_select(0, places))
-        return values
+        offsets = self._steps * (0.5 - self._halves)
+        tables = zip(
+            *(x.split(self._rows) for x in (self._places, self._steps, offsets)),
+            self._shapes,
+            self._counts,
+            by_block,
+            strict=True,
+        )
+        blocks = []
+        for places, steps, offset, shape, counts, pieces in tables:
+            width = shape[-1] * pictures
+            none = pieces[0].new_zeros(counts[0] * width)
+            codes = torch.cat((none, *pieces)).view(-1, width).index_select(0, places)
+            values = torch.addcmul(offset.unsqueeze(1), codes.float(), steps.unsqueeze(1))
+            blocks.append(values.view(*shape, pictures))
+        return blocks
 
-    def _codes(self, pictures: int) -> list[list[int]]:
-        """[level][unit] codes, of all pictures together."""
-        return [
-            [
-                size * row[level] * pictures
-                for size, row in zip(self._sizes, self._counts, strict=True)
-            ]
-            for level in range(1, len(LEVELS))
-        ]
+    def quantised(self, blocks: Sequence[Tensor]) -> list[Tensor]:
+        """See `Places`."""
+        levels: list[list[Tensor]] = [[] for _ in LEVELS]
+        inverse = torch.where(self._steps > 0, 1 / self._steps, 0)
+        tables = zip(
+            blocks,
+            *(x.split(self._rows) for x in (self._order, inverse, self._halves)),
+            self._counts,
+            strict=True,
+        )
+        for block, order, scale, half, counts in tables:
+            rows = block.reshape(len(order), block.shape[-2] * block.shape[-1])
+            codes = torch.addcmul(half.unsqueeze(1), rows, scale.unsqueeze(1)).clamp_min_(0)
+            codes = codes.clamp_max_((2 * half - 0.5).unsqueeze(1)).to(torch.uint8)
+            codes = codes.index_select(0, order)
+            for level, piece in enumerate(codes.split(counts)):
+                levels[level].append(piece.flatten())
+        return [torch.cat(pieces) for pieces in levels[1:]]
+
+
+def is_small(channels: int, tokens: int) -> bool:
+    """Whether maps of so many tokens together have a table of every coefficient."""
+    return channels * tokens <= SMALL

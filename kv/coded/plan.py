@@ -10,7 +10,7 @@ from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.shapes import uniform
 from scalekv.kv.coded.allocation import Allocation, allocate, histogram
 from scalekv.kv.coded.constants import Constants
-from scalekv.kv.coded.levels import FACTOR_BYTES, KEPT, PLACE_BYTES, QUERIES, SMALL, TOGETHER
+from scalekv.kv.coded.levels import KEPT, PLACE_BYTES, QUERIES, SMALL, TOGETHER, WEIGHT_BYTES
 from scalekv.kv.coded.units import BANDS, groups_of
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CachePrediction, CacheShape
@@ -89,27 +89,27 @@ def decoding_bytes(schedule: Schedule, shape: CacheShape) -> int:
     """Bytes beside the workspace while maps of one layer are decoded or coded, at most: three
     copies of a group's coefficients in float32, and several of what is worked on in one go."""
     channels = 2 * shape.sequences * shape.heads * shape.head_dim
-    tokens = [sum(units.tokens for units in group) for group in groups_of(schedule)]
+    tokens = [sum(units.tokens for units in group) for group in groups_of(schedule, channels)]
     group = max(tokens, default=0) * channels
-    return 4 * (3 * group + 4 * min(max(TOGETHER, group // shape.heads), group))
+    return 4 * (3 * group + 6 * min(max(TOGETHER, group // shape.heads), group))
 
 
 def table_bytes(constants: Constants, allocation: Allocation) -> int:
-    """Bytes of the tables of where codes lie that are kept after a picture, of all layers."""
+    """Bytes of the tables of where codes lie that are kept after a picture, of all layers, at
+    most."""
     schedule, layers = allocation.schedule, constants.layers
     known = histogram(constants, schedule, allocation.guided)
-    parts = allocation.parts.stop - allocation.parts.start
-    channels = 2 * parts * constants.heads * constants.head_dim
+    channels = constants.channels(allocation.parts)
     kept: list[list[int]] = [[] for _ in range(layers)]
     for scale in range(allocation.first, len(schedule)):
         codes = known.counts(scale, allocation.thresholds[scale]).sum(0)  # (maps, N)
-        for group in groups_of(schedule):
-            held = [one.number for one in group if one.number < scale]
-            units = sum(len(group[number - group[0].number].sizes) for number in held)
-            small = channels * sum(group[n - group[0].number].tokens for n in held) <= SMALL
+        for group in groups_of(schedule, channels):
+            held = [units for units in group if units.number < scale]
+            rows = channels * sum(len(units.sizes) for units in held)
+            small = channels * sum(units.tokens for units in group) <= SMALL
             for layer, tables in enumerate(kept):
-                places = int(codes[held, layer].sum()) if small else channels * units
-                tables.append(PLACE_BYTES * places + FACTOR_BYTES * channels * units)
+                places = sum(int(codes[units.number, layer]) for units in held) if small else rows
+                tables.append(PLACE_BYTES * places + WEIGHT_BYTES * rows)
                 while sum(tables) > KEPT // layers:  # those used last stay
                     del tables[0]
     return sum(map(sum, kept))
@@ -122,7 +122,7 @@ def calibration_bytes(schedule: Schedule, shape: CacheShape) -> tuple[int, int]:
     width = heads * dim
     reach = 2 * shape.sequences * tokens * width + 2 * tokens * width  # k and v; v in the metric
     reach += 4 * heads * QUERIES * tokens + 4 * QUERIES * width + width * width
-    newest = max((units.tokens for group in groups_of(schedule) for units in group), default=0)
+    newest = max(schedule.tokens[:-1], default=0)
     signals = 5 * 2 * shape.sequences * newest * width
     scatter = 2 * shape.layers * heads * dim * dim
     energy = 2 * 3 * shape.layers * width * (len(schedule) - 1) * BANDS

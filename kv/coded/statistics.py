@@ -8,6 +8,7 @@ these bases.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -18,7 +19,16 @@ from scalekv.kv.coded.signals import signals_of, transformed
 from scalekv.kv.coded.units import BANDS, units_of
 from scalekv.kv.schedule import Schedule
 
+STEADY = 0.05
+"""So much of a channel's importance by gradients is its head's mean."""
+
 PARTS = 3  # middle, side, and the conditional half alone
+
+
+def _signals(k: Tensor, v: Tensor, turns: Tensor | None, parts: int) -> Iterator[Tensor]:
+    """Of keys, then of values, (H, P, n, B, D)."""
+    yield signals_of(k, turns, parts)
+    yield signals_of(v, None, parts)
 
 
 class Moments:
@@ -39,11 +49,13 @@ class Moments:
 
     def add(self, layer: int, number: int, k: Tensor, v: Tensor, turns: Tensor | None) -> None:
         """Takes a map's k and v (P * B, H, n, D)."""
-        signals = signals_of(k, v, turns, self._parts)  # (2, P, H, D, B, n)
-        self.tokens[layer, number] += signals.shape[4] * signals.shape[5]
-        self.sums[layer, :, :, :, number] += signals.sum((4, 5)).double().cpu()
-        rows = signals.transpose(1, 2).flatten(4)  # (2, H, P, D, B n)
-        self.scatter[layer] += (rows @ rows.mT).sum(2).double().cpu()
+        for which, signals in enumerate(_signals(k, v, turns, self._parts)):  # (H, P, n, B, D)
+            if which == 0:
+                self.tokens[layer, number] += signals.shape[2] * signals.shape[3]
+            sums = signals.sum((2, 3)).transpose(0, 1)
+            self.sums[layer, which, :, :, number] += sums.double().cpu()
+            rows = signals.flatten(1, 3)
+            self.scatter[layer, which] += (rows.mT @ rows).double().cpu()
 
     def means(self) -> Tensor:
         """(N, 2, P, H, K, D) float64."""
@@ -67,6 +79,8 @@ class Spectra:
         count: (K, BANDS) coefficients that went into each sum, of one channel.
         weight: (N, 2, H, K) float64 sums of what one token's error does, keys and values.
         sequences: (N,) that went into them.
+        reach: (N, 2, PARTS or 1, H, K, D) float64 sums of squared gradients with respect to
+            coefficients, where there are any.
     """
 
     def __init__(self, schedule: Schedule, means: Tensor, basis: Tensor) -> None:
@@ -79,22 +93,37 @@ class Spectra:
         self.count = torch.zeros((layers, maps, BANDS), dtype=torch.float64)
         self.weight = torch.zeros((layers, 2, heads, maps), dtype=torch.float64)
         self.sequences = torch.zeros(layers, dtype=torch.float64)
+        self.reach = torch.zeros((layers, 2, kinds, heads, maps, dim), dtype=torch.float64)
 
     def add(self, layer: int, number: int, k: Tensor, v: Tensor, turns: Tensor | None) -> None:
         """Takes a map's k and v (P * B, H, n, D)."""
         units = units_of(self._schedule)[number]
-        signals = signals_of(k, v, turns, self._parts)
-        signals -= self._means[layer, :, :, :, number].to(k.device)[..., None, None]
-        basis = self._basis[layer, :, None].to(k.device)
-        y = transformed(signals, units)
-        y = (basis.mT @ y.flatten(4)).view(y.shape)
-        if self._parts == 2:
-            y = torch.cat((y, y.sum(1, keepdim=True)), dim=1)
-        pictures = y.shape[4]
-        for band, size, span in zip(units.bands, units.sizes, units.spans, strict=True):
-            energy = y[..., span].square().sum((4, 5)).double().cpu()
-            self.energy[layer, :, :, :, number, band] += energy
-            self.count[layer, number, band] += size * pictures
+        for which, signals in enumerate(_signals(k, v, turns, self._parts)):
+            mean = self._means[layer, which, :, :, number].to(k.device).transpose(0, 1)
+            signals -= mean[:, :, None, None]
+            plain = transformed(signals, units)
+            basis = self._basis[layer, which].to(k.device)
+            y = (plain.flatten(1, 3) @ basis).view(plain.shape)
+            if self._parts == 2:
+                y = torch.cat((y, y.sum(1, keepdim=True)), dim=1)
+            for band, span in zip(units.bands, units.spans, strict=True):
+                energy = y[:, :, span].square().sum((2, 3)).transpose(0, 1)
+                self.energy[layer, which, :, :, number, band] += energy.double().cpu()
+        for band, size in zip(units.bands, units.sizes, strict=True):
+            self.count[layer, number, band] += size * (len(k) // self._parts)
+
+    def add_gradients(self, layer: int, which: int, g: Tensor, turns: Tensor) -> None:
+        """Takes gradients with respect to a layer's keys (`which` 0) or values (1) of the whole
+        history, (P * B, H, T, D)."""
+        for units in units_of(self._schedule):
+            rows = slice(*(self._schedule.before(units.number + i) for i in (0, 1)))
+            signals = signals_of(g[:, :, rows], None if which else turns[rows], self._parts)
+            plain = transformed(signals, units)
+            y = (plain.flatten(1, 3) @ self._basis[layer, which].to(g.device)).view(plain.shape)
+            if self._parts == 2:  # of middle and side: the sum and the difference of the halves'
+                y = torch.cat((2 * y, y.sum(1, keepdim=True)), dim=1)
+            sums = y.square().sum((2, 3)).transpose(0, 1)
+            self.reach[layer, which, :, :, units.number] += sums.double().cpu()
 
     def weigh(self, layer: int, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> None:
         """Takes the attention of the last scale; see `reach_of_errors`."""
@@ -148,7 +177,9 @@ class Measured:
         means, basis: of `Moments`.
         variance: (N, 2, PARTS, H, K, BANDS, D) float64; of a transformed map's band 0, per token.
         sizes: (K, BANDS) coefficients of each unit; 0 where a map has no such band.
-        weight: (N, 2, H, K).
+        weight: (N, 2, H, K) of an error in a token of a map.
+        channel_weight: (N, 2, PARTS, H, D) how much more one in a channel matters than in another;
+            ones where that was not measured.
     """
 
     pictures: int
@@ -157,6 +188,7 @@ class Measured:
     variance: Tensor
     sizes: Tensor
     weight: Tensor
+    channel_weight: Tensor
 
 
 def measured(schedule: Schedule, pictures: int, moments: Moments, spectra: Spectra) -> Measured:
@@ -167,4 +199,13 @@ def measured(schedule: Schedule, pictures: int, moments: Moments, spectra: Spect
         if units.transformed:
             variance[:, :, :, :, units.number, 0] /= units.tokens
     weight = spectra.weight / spectra.sequences[:, None, None, None]
-    return Measured(pictures, moments.means(), moments.basis(), variance, sizes, weight)
+    channels = torch.ones_like(spectra.reach[:, :, :, :, 0])
+    if spectra.reach.any():
+        tokens = spectra.reach.new_tensor([units.tokens for units in units_of(schedule)])
+        matters = spectra.reach / tokens[:, None]
+        weight = matters[:, :, :2].mean((2, 5)).clamp_min(1e-30)
+        shares = matters / weight[:, :, None, ..., None]
+        channels = (shares * tokens[:, None]).sum(4) / tokens.sum()
+        channels = (1 - STEADY) * channels + STEADY * channels.mean(-1, keepdim=True)
+    basis = moments.basis()
+    return Measured(pictures, moments.means(), basis, variance, sizes, weight, channels)

@@ -4,10 +4,12 @@ arithmetic; knows no tensors and no model."""
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
+from itertools import pairwise
 
 import numpy as np
 
+from scalekv.kv.coded.levels import SMALL
 from scalekv.kv.schedule import Schedule
 
 COARSE = 3
@@ -49,8 +51,26 @@ class MapUnits:
     @property
     def spans(self) -> tuple[slice, ...]:
         """Where each unit lies among the sorted coefficients."""
-        ends = np.cumsum(self.sizes).tolist()
-        return tuple(slice(end - size, end) for end, size in zip(ends, self.sizes, strict=True))
+        return tuple(slice(*ends) for ends in pairwise(self.ends))
+
+    @cached_property
+    def ends(self) -> tuple[int, ...]:
+        """Coefficients of the first so many units, from none to all."""
+        return (0, *np.cumsum(self.sizes).tolist())
+
+    @cached_property
+    def boxes(self) -> tuple[tuple[int, int], ...]:
+        """Rows and columns of the transform that the first so many units fill, likewise."""
+        order = np.array(self.order)
+        rows, columns = (1 + np.maximum.accumulate(x) for x in divmod(order, self.width))
+        return ((0, 0), *((int(rows[end - 1]), int(columns[end - 1])) for end in self.ends[1:]))
+
+    def columns(self, units: slice) -> slice:
+        """Where some units in a row lie among the sorted coefficients."""
+        return slice(self.ends[units.start], self.ends[units.stop])
+
+    def __hash__(self) -> int:  # quicker than of every coefficient
+        return hash((self.number, self.height, self.width))
 
 
 @lru_cache(maxsize=256)
@@ -85,16 +105,14 @@ def units_of(schedule: Schedule) -> tuple[MapUnits, ...]:
 WHOLE = 100
 """Up to so many tokens a map's transform is one matrix."""
 
-_TOGETHER = 2048  # tokens of maps that are worked on in one go
 
-
-def groups_of(schedule: Schedule) -> tuple[tuple[MapUnits, ...], ...]:
+def groups_of(schedule: Schedule, channels: int) -> tuple[tuple[MapUnits, ...], ...]:
     """The maps that are ever held, in groups that are packed together: as many in a row as have at
-    most so many tokens together, and larger ones alone."""
+    most `SMALL` coefficients in so many channels together, and larger ones alone."""
     groups: list[tuple[MapUnits, ...]] = []
     for units in units_of(schedule):
         together = (*groups[-1], units) if groups else (units,)
-        if groups and sum(one.tokens for one in together) <= _TOGETHER:
+        if groups and channels * sum(one.tokens for one in together) <= SMALL:
             groups[-1] = together
         else:
             groups.append((units,))

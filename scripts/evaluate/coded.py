@@ -13,7 +13,7 @@ import argparse
 import json
 import sys
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -34,10 +34,9 @@ from scalekv.kv.coded.constants import GUIDED, Constants
 from scalekv.kv.coded.levels import OCTAVE
 from scalekv.kv.coded.statistics import Moments
 from scalekv.kv.policies.coded import CodedPolicy
-from scripts.evaluate.prompts import composed_prompts, heldout_prompts
+from scripts.evaluate.prompts import composed_prompts, drawing_prompts
 
-FIRST, SEED = 64, 50000
-"""The standard set's prompts are the first 64: choices are made on others."""
+SEED = 50000
 
 TOGETHER = 16
 
@@ -56,6 +55,8 @@ class Left:
         groups: see `Constants.variance_channel`; -1: each unit by itself.
         prompts: calibrated on so many.
         composed: calibrated on composed prompts instead of single drawings.
+        drawings: measured on single drawings instead of composed prompts.
+        gradients: calibrated with gradients.
     """
 
     name: str
@@ -67,6 +68,8 @@ class Left:
     groups: int = GROUPS
     prompts: int = 8
     composed: bool = False
+    drawings: bool = False
+    gradients: bool = False
 
 
 VARIANTS = (
@@ -80,10 +83,19 @@ VARIANTS = (
     Left("none of transform, halves, basis, weights", False, False, False, weights=False),
     Left("channels alike in all bands", groups=1),
     Left("channels by unit", groups=-1),
+    Left("weights by gradients", gradients=True),
+    Left("weights by gradients, 16 calibration prompts", gradients=True, prompts=16),
     Left("16 calibration prompts", prompts=16),
     Left("2 calibration prompts", prompts=2),
     Left("calibrated on composed prompts", composed=True),
+    Left("drawings, calibrated on drawings", drawings=True),
+    Left("drawings, calibrated on composed prompts", composed=True, drawings=True),
 )
+
+
+def prompts_of(left: Left, limit: int) -> list[str]:
+    """What a variant is measured on: none of the standard set, and none it is calibrated on."""
+    return drawing_prompts()[:limit] if left.drawings else composed_prompts()[::2][:limit]
 
 
 @contextmanager
@@ -116,12 +128,15 @@ def constants_of(pipeline: Pipeline, prompts: Sequence[str], left: Left) -> Cons
     settled = settled_on(pipeline, Request(tuple(prompts), policy="full", batch_size=1))
     spec, schedule = pipeline.preset.transformer, settled.schedule
     groups = (len(schedule) - 1) * units.BANDS if left.groups == -1 else left.groups
-    measure = ConstantsMeasure(pipeline, settled, groups)
+    measure = ConstantsMeasure(pipeline, settled, groups, left.gradients)
     kind = Moments if left.basis else _Plain
     parts = 2 if left.halves else 1
     measure.moments = kind(schedule, spec.depth, spec.heads, spec.head_dim, parts)
-    for observer in (measure.first, measure.second):
-        with patched(pipeline.model, "full") as caches:
+    for observer, watching in (
+        (measure.first, nullcontext()),
+        (measure.second, measure.watching()),
+    ):
+        with watching, patched(pipeline.model, "full") as caches:
             caches.observer = observer
             for _ in generate(pipeline, Request(tuple(prompts))):
                 pass
@@ -149,7 +164,7 @@ def decibels(
     """PSNR of every prompt's picture against the full cache's, for a variant."""
     known = prompts_alone(calibration_prompts(pipeline.preset.name))
     if left.composed:
-        known = tuple(composed_prompts()[: len(known)])
+        known = tuple(composed_prompts()[1::8])
     with only(left):
         constants = constants_of(pipeline, known[: left.prompts], left)
         policy = CodedPolicy(constants)
@@ -209,26 +224,31 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--budgets", nargs="+", default=["5%"])
     parser.add_argument("--limit", type=int, default=32, help="how many prompts")
     parser.add_argument("--dtype", default="bf16")
+    names = [left.name for left in VARIANTS]
+    parser.add_argument("--variants", nargs="+", choices=names, default=names, metavar="NAME")
     args = parser.parse_args(arguments)
     args.out.mkdir(parents=True, exist_ok=True)
     path = args.out / "ablation.jsonl"
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(row["name"], row["budget"]) for row in rows}
     pipeline = load("emoji", dtype=args.dtype)
-    prompts = heldout_prompts()[FIRST : FIRST + args.limit]
-    with patched(pipeline.model, "full"):
-        full = pictures(pipeline, prompts)
+    full: dict[bool, NDArray[np.float64]] = {}
     for budget in args.budgets:
-        for left in VARIANTS:
+        for left in (VARIANTS[names.index(name)] for name in args.variants):
             if (left.name, budget) in done:
                 continue
-            psnr = decibels(pipeline, prompts, full, left, budget)
+            prompts = prompts_of(left, args.limit)
+            if left.drawings not in full:
+                with patched(pipeline.model, "full"):
+                    full[left.drawings] = pictures(pipeline, prompts)
+            psnr = decibels(pipeline, prompts, full[left.drawings], left, budget)
             rows.append({"name": left.name, "budget": budget, "psnr": psnr})
             with path.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
             print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
     known = prompts_alone(calibration_prompts("emoji"))
     spectra = "\n".join(energy(constants_of(pipeline, known[:8], VARIANTS[0]), pipeline))
+    rows.sort(key=lambda row: names.index(row["name"]))
     (args.out / "ablation.md").write_text(f"{table(rows)}\n{spectra}\n")
     print((args.out / "ablation.md").read_text())
 

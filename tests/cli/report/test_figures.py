@@ -99,16 +99,21 @@ def test_a_narrow_terminal_gets_no_remarks() -> None:
     assert all(len(line) <= 40 for line in lines)
 
 
-def test_three_lines() -> None:
+def test_three_lines_and_one_where_a_model_has_another_policy() -> None:
     stages = {"load": {"resident_peak_bytes": 5 << 20}}
     to, file = console()
     report = memory_report(ledger().to_dict(), {"vae": 200}, stages, {}, [])
     print_summary(report, to, "out/report.json")
-    assert file.getvalue().splitlines() == [
+    lines = [
         "held   4.0 KiB  the most the cache held: policy scalekv, budget 20%",
         "of    20.0 KiB  what a full cache holds; that is 20.0%",
         "peak   5.0 MiB  the most memory of the process; more in out/report.json",
     ]
+    assert file.getvalue().splitlines() == lines
+    to, file = console()
+    print_summary({**report, "alternative": "coded"}, to, "out/report.json")
+    other = "or     4.0 KiB  --policy coded, which keeps every token"
+    assert file.getvalue().splitlines() == [*lines[:2], other, lines[2]]
 
 
 def test_without_pictures_the_peak_is_told() -> None:

@@ -58,14 +58,16 @@ def drawn(
     """k and v (P * pictures, H, n, D) of a map, normal with the means and variances that the
     constants say, turned by `turns_of`."""
     generator = torch.Generator().manual_seed(units.number)
-    logs = constants.variances(layer, parts, units)  # (2, P, H, U, D)
+    logs = constants.variances(layer, parts, units).transpose(0, 2, 1, 3, 4)  # (2, H, P, U, D)
     spread = np.repeat(np.exp2(logs / (2 * OCTAVE)), units.sizes, axis=3)
-    sigma = torch.from_numpy(spread).float().transpose(3, 4).unsqueeze(4)
-    y = sigma * torch.randn((*sigma.shape[:4], pictures, units.tokens), generator=generator)
-    basis = torch.from_numpy(constants.basis[layer]).float().unsqueeze(1)
-    signals = restored((basis @ y.flatten(4)).view(y.shape), units)
-    signals += torch.from_numpy(constants.means(layer, parts, units.number))[..., None, None]
-    shape = (y.shape[1] * pictures, y.shape[2], units.tokens, y.shape[3])
+    sigma = torch.from_numpy(spread).float().unsqueeze(4)
+    y = sigma * torch.randn((*sigma.shape[:4], pictures, sigma.shape[5]), generator=generator)
+    basis = torch.from_numpy(constants.basis[layer]).float()
+    signals = restored((y.flatten(2, 4) @ basis.mT).view(y.shape), units)
+    means = torch.from_numpy(constants.means(layer, parts, units.number)).transpose(1, 2)
+    signals += means[:, :, :, None, None]
+    shape = (y.shape[2] * pictures, y.shape[1], units.tokens, y.shape[5])
     k, v = torch.empty(shape), torch.empty(shape)
-    write_back(signals, turns_of(units.tokens, y.shape[3]), k, v)
+    write_back(signals[0].unbind(1), turns_of(units.tokens, y.shape[5]), k)
+    write_back(signals[1].unbind(1), None, v)
     return k, v

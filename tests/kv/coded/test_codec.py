@@ -42,16 +42,21 @@ def test_units_are_every_coefficient_once(number: int, height: int, width: int) 
 @pytest.mark.parametrize(("height", "width"), [(1, 1), (3, 5), (16, 16), (17, 16), (20, 30)])
 def test_the_transform_is_orthonormal_and_comes_back(height: int, width: int) -> None:
     units = map_units(4, height, width)
-    x = torch.randn((2, 3, height * width), generator=torch.Generator().manual_seed(1))
+    x = torch.randn((2, height * width, 3, 4), generator=torch.Generator().manual_seed(1))
     y = transformed(x, units)
-    torch.testing.assert_close(y.square().sum(-1), x.square().sum(-1))
-    torch.testing.assert_close(y[..., 0], x.mean(-1) * (height * width) ** 0.5, atol=1e-5, rtol=0)
+    torch.testing.assert_close(y.square().sum(1), x.square().sum(1))
+    torch.testing.assert_close(y[:, 0], x.mean(1) * (height * width) ** 0.5, atol=1e-5, rtol=0)
     torch.testing.assert_close(restored(y, units), x, atol=1e-5, rtol=0)
+    for count, end in enumerate(units.ends[1:], 1):
+        first = transformed(x, units, count)
+        torch.testing.assert_close(first, y[:, :end], atol=1e-5, rtol=0)
+        cut = torch.cat((first, torch.zeros_like(y[:, end:])), dim=1)
+        torch.testing.assert_close(restored(first, units), restored(cut, units))
 
 
 def test_a_large_map_is_transformed_as_a_small_one_is(monkeypatch: pytest.MonkeyPatch) -> None:
     units = map_units(4, 8, 6)
-    x = torch.randn((2, 48))
+    x = torch.randn((2, 48, 1, 4))
     y = transformed(x, units)
     monkeypatch.setattr("scalekv.kv.coded.signals.WHOLE", 0)
     torch.testing.assert_close(transformed(x, units), y)
@@ -60,22 +65,21 @@ def test_a_large_map_is_transformed_as_a_small_one_is(monkeypatch: pytest.Monkey
 
 @pytest.mark.parametrize("parts", [1, 2])
 def test_signals_come_back(parts: int) -> None:
-    k, v = (torch.randn((4, 2, 6, 8), generator=torch.Generator().manual_seed(i)) for i in (0, 1))
-    turns = turns_of(6, 8)
-    signals = signals_of(k, v, turns, parts)
-    assert signals.shape == (2, parts, 2, 8, 4 // parts, 6)
-    k_out, v_out = torch.empty_like(k), torch.empty_like(v)
-    write_back(signals, turns, k_out, v_out)
-    torch.testing.assert_close(k_out, k)
-    torch.testing.assert_close(v_out, v)
+    x = torch.randn((4, 2, 6, 8), generator=torch.Generator().manual_seed(0))
+    for turns in (turns_of(6, 8), None):
+        signals = signals_of(x, turns, parts)
+        assert signals.shape == (2, parts, 6, 4 // parts, 8)
+        out = torch.empty_like(x)
+        write_back(signals.unbind(1), turns, out)
+        torch.testing.assert_close(out, x)
 
 
 def test_equal_halves_have_no_side() -> None:
     half = torch.randn((1, 2, 6, 8))
     both = half.repeat(2, 1, 1, 1)
-    signals = signals_of(both, both, None, 2)
+    signals = signals_of(both, None, 2)
     assert not signals[:, 1].any()
-    torch.testing.assert_close(signals[1, 0, :, :, 0].mT, half[0])
+    torch.testing.assert_close(signals[:, 0, :, 0], half[0])
 
 
 def _coded(
@@ -99,7 +103,7 @@ def _coded(
 def _one(
     codec: LayerCodec, k: Tensor, v: Tensor, turns: Tensor, units: MapUnits, threshold: int
 ) -> CodedMaps:
-    values, gains = codec.encode(k, v, turns, units, (units,), threshold)
+    values, gains = codec.encode(k, v, turns, units, (units,), threshold, codec.bases())
     return codec.packed(values, (units,), (gains,), threshold)
 
 
@@ -110,7 +114,7 @@ def _coarser(codec: LayerCodec, coded: CodedMaps, threshold: int) -> CodedMaps:
 
 def _error(codec: LayerCodec, coded: CodedMaps, turns: Tensor, k: Tensor, v: Tensor) -> float:
     k_out, v_out = torch.empty_like(k), torch.empty_like(v)
-    codec.decode(coded, turns, k_out, v_out)
+    codec.decode(coded, turns, k_out, v_out, codec.bases())
     return float((k_out - k).square().mean() + (v_out - v).square().mean())
 
 
@@ -199,14 +203,17 @@ def test_recoding_equals_coding_with_fewer_bits() -> None:
 
 def test_pictures_together_decode_as_each_alone() -> None:
     schedule = Schedule(((1, 1), (2, 2), (3, 3), (6, 8), (9, 9)))
-    codec, together, units, k, v = _coded(made_constants(), schedule, 3, -500, True, 2)
-    turns = turns_of(schedule.before(4), 8)[schedule.before(3) :]
+    constants, units = made_constants(), units_of(schedule)[3]
+    codec = LayerCodec(constants, 1, GUIDED, CPU)
+    k, v = drawn(constants, 1, GUIDED, units, pictures=2)
+    turns = turns_of(units.tokens, 8)
+    together = _one(codec, k, v, turns, units, -500)
     k_out, v_out = torch.empty_like(k), torch.empty_like(v)
-    codec.decode(together, turns, k_out, v_out)
+    codec.decode(together, turns, k_out, v_out, codec.bases())
     for picture in (0, 1):
         rows = [picture, 2 + picture]
         alone = _one(codec, k[rows], v[rows], turns, units, -500)
         k_one, v_one = torch.empty_like(k[rows]), torch.empty_like(v[rows])
-        codec.decode(alone, turns, k_one, v_one)
+        codec.decode(alone, turns, k_one, v_one, codec.bases())
         torch.testing.assert_close(k_one, k_out[rows], atol=1e-5, rtol=1e-5)
         torch.testing.assert_close(v_one, v_out[rows], atol=1e-5, rtol=1e-5)

@@ -63,20 +63,22 @@ def test_means_bases_and_variances_are_those_of_all_signals_at_once() -> None:
     turns = turns_of(SCHEDULE.history, DIM)
     units = units_of(SCHEDULE)[3]
     rows = slice(SCHEDULE.before(3), SCHEDULE.before(4))
-    signals = signals_of(k[:, :, rows], v[:, :, rows], turns[rows], 2)
-    mean = signals.mean((4, 5))
-    torch.testing.assert_close(measure.means[0, :, :, :, 3], mean.double(), atol=1e-5, rtol=1e-4)
-    basis = measure.basis[0].float()
-    torch.testing.assert_close(basis.mT @ basis, torch.eye(DIM).expand_as(basis))
-    y = basis.unsqueeze(1).mT @ transformed(signals - mean[..., None, None], units).flatten(4)
-    y = y.view(signals.shape)
-    for band, span in zip(units.bands, units.spans, strict=True):
-        expected = y[..., span].square().mean((4, 5)).double()
-        if band == 0:
-            expected = expected / units.tokens
+    both = (signals_of(k[:, :, rows], turns[rows], 2), signals_of(v[:, :, rows], None, 2))
+    for which, signals in enumerate(both):  # (H, P, n, B, D)
+        mean = signals.mean((2, 3))
         torch.testing.assert_close(
-            measure.variance[0, :, :2, :, 3, band], expected, atol=1e-6, rtol=1e-3
+            measure.means[0, which, :, :, 3].transpose(0, 1), mean.double(), atol=1e-5, rtol=1e-4
         )
+        basis = measure.basis[0, which].float()
+        torch.testing.assert_close(basis.mT @ basis, torch.eye(DIM).expand_as(basis))
+        y = transformed(signals - mean[:, :, None, None], units) @ basis[:, None, None]
+        for band, span in zip(units.bands, units.spans, strict=True):
+            expected = y[:, :, span].square().mean((2, 3)).transpose(0, 1).double()
+            if band == 0:
+                expected = expected / units.tokens
+            torch.testing.assert_close(
+                measure.variance[0, which, :2, :, 3, band], expected, atol=1e-6, rtol=1e-3
+            )
 
 
 def test_the_basis_puts_the_energy_into_few_channels() -> None:

@@ -16,9 +16,20 @@ from scalekv.infinity_patch.compute.kernels import (
     residual,
     rows_in_fp8,
 )
-from scalekv.kv.kernels import best, gather, mass, operator, pooling
+from scalekv.kv.kernels import (
+    best,
+    coded_maps,
+    coded_values,
+    gather,
+    mass,
+    operator,
+    pooling,
+)
 
-MODULES = (bias_and_gain, norm, queries_keys, residual, rows_in_fp8, best, gather, mass, pooling)
+MODULES = (
+    *(bias_and_gain, norm, queries_keys, residual, rows_in_fp8),
+    *(best, coded_maps, coded_values, gather, mass, pooling),
+)
 COMPILED: set[operator.Kernel] = set()
 
 
@@ -67,6 +78,16 @@ def main() -> None:
     qkv = torch.zeros(2, length, 3, heads, dim, dtype=half)
     k, v = kv[:, :, :, :length]
     queries_keys._fused(qkv, torch.ones(2, heads, 1), turns, q, k, v)
+    numbers, few = torch.zeros(2, heads, dim, 2, 6), torch.zeros(9, 2, heads, 2, 1, dtype=half)
+    columns, codes = torch.zeros(3, length, dtype=torch.int32), torch.zeros(9, dtype=torch.uint8)
+    basis = torch.zeros(2, heads, dim, dim, dtype=torch.float16)
+    found = coded_values._fused(
+        codes, numbers.int(), numbers, few.half(), columns, columns[:2, :5].T, basis
+    )
+    rows, across = torch.zeros(15, 15), torch.zeros(20, 20)
+    mean, angles = torch.zeros(2, heads, 2, dim), torch.zeros(length, dim // 2, 2)
+    for turned in (None, angles):
+        coded_maps._fused(found, columns[0], mean, rows, across, turned, turned is None, k, v)
     everything = {
         value
         for module in MODULES

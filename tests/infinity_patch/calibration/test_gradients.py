@@ -1,0 +1,96 @@
+"""Gradients of the last scale's bits: those of the model, and what becomes of them."""
+
+from __future__ import annotations
+
+from contextlib import nullcontext
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from scalekv.infinity_patch import Pipeline, Request, generate, load
+from scalekv.infinity_patch.calibration.coded import ConstantsMeasure
+from scalekv.infinity_patch.calibration.gradients import LastScaleGradients
+from scalekv.infinity_patch.generation.patch import patched
+from scalekv.infinity_patch.generation.pipeline import settled_on
+
+
+class Moved(LastScaleGradients):
+    """Also finds the sum with a layer's keys and values a little further on, and back."""
+
+    LAYER, STEP = 3, 1e-2
+    slopes: list[float]
+
+    def _differentiate(self, *args: Any) -> float:
+        total = super()._differentiate(*args)
+        self.slopes, cached, x = [], dict(self._cached), args[1]
+        take, self._take = self._take, lambda *_: None
+        for which in (0, 1):
+            sums = []
+            for sign in (1, -1):
+                pair = [part.clone() for part in cached[self.LAYER]]
+                pair[which] += sign * self.STEP * direction(pair[which])
+                self._cached[self.LAYER] = pair[0], pair[1]
+                self._generator.manual_seed(0)
+                sums.append(super()._differentiate(args[0], x.clone(), *args[2:]))
+            self._cached[self.LAYER] = cached[self.LAYER]
+            self.slopes.append((sums[0] - sums[1]) / (2 * self.STEP))
+        self._take = take
+        return total
+
+
+def direction(like: Tensor) -> Tensor:
+    generator = torch.Generator().manual_seed(5)
+    found: Tensor = torch.randn(like.shape, generator=generator) / like[0, 0].numel() ** 0.5
+    return found
+
+
+@pytest.fixture(scope="module")
+def pipeline() -> Pipeline:
+    return load("emoji", device="cpu")
+
+
+def test_gradients_are_slopes_and_the_model_is_as_it_was(pipeline: Pipeline) -> None:
+    request = Request(("a frog",), seed=3, policy="full", top_p=0.0)
+    settled, found = settled_on(pipeline, request), {}
+
+    def take(layer: int, which: int, gradients: Tensor) -> None:
+        found[layer, which] = gradients.clone()
+
+    moved = Moved(pipeline, settled, take)
+    before = dict(vars(pipeline.model))
+
+    def observe(layer: int, scale: int, _schedule: Any, _q: Tensor, k: Tensor, v: Tensor) -> None:
+        if scale + 1 == len(settled.schedule):
+            moved.seen(layer, k, v)
+
+    (plain,) = generate(pipeline, request)
+    with moved.watching(), patched(pipeline.model, "full") as caches:
+        caches.observer = observe
+        (watched,) = generate(pipeline, Request(("a frog",), seed=3, top_p=0.0))
+    assert watched.image.tobytes() == plain.image.tobytes()
+    assert vars(pipeline.model) == before
+    assert not any("forward" in vars(block) for block in pipeline.model.blocks)
+    assert len(found) == 2 * len(pipeline.model.blocks)
+    for which, slope in enumerate(moved.slopes):
+        gradients = found[Moved.LAYER, which]
+        along = direction(
+            torch.empty(*gradients.shape[:2], settled.schedule.total, gradients.shape[3])
+        )
+        expected = float((gradients * along[:, :, : gradients.shape[2]]).sum())
+        assert slope == pytest.approx(expected, rel=0.05, abs=2e-3)
+
+
+def test_constants_by_gradients_weigh_channels(pipeline: Pipeline) -> None:
+    settled = settled_on(pipeline, Request(("a frog",), policy="full"))
+    measure = ConstantsMeasure(pipeline, settled, gradients=True)
+    passes = ((measure.first, nullcontext()), (measure.second, measure.watching()))
+    for observer, watching in passes:
+        with watching, patched(pipeline.model, "full") as caches:
+            caches.observer = observer
+            list(generate(pipeline, Request(("a frog",))))
+    constants = measure.constants({})
+    assert constants.about["importance"] == "gradients of the last scale's bits"
+    assert constants.weight_channel.std() > 0
+    assert constants.weight_map.std() > 0
