@@ -6,7 +6,6 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
-import torch
 from torch import Tensor
 
 from scalekv.infinity_patch import Pipeline, Request, generate, load
