@@ -102,10 +102,20 @@ def calibrate(
         bool,
         typer.Option(
             "--coded",
-            help="Measure the constants of the policy coded too; draws the prompts twice.",
+            help="Measure the constants of the policy coded too, which draws prompts twice.",
             rich_help_panel=CALIBRATION,
         ),
     ] = False,
+    coded_prompts: Annotated[
+        int | None,
+        typer.Option(
+            "--coded-prompts",
+            min=1,
+            metavar="N",
+            help="With --coded: measure them on the first N prompts." + default_note("8"),
+            rich_help_panel=CALIBRATION,
+        ),
+    ] = None,
     gradients: Annotated[
         bool,
         typer.Option(
@@ -161,7 +171,7 @@ def calibrate(
         choices.request, seed=choices.seeds.one("calibrate"), seeds=None, num_images=1
     )
     request = CalibrationRequest(
-        pictures, budget, drafters, top, index, both_halves, coded, gradients
+        pictures, budget, drafters, top, index, both_halves, coded, gradients, coded_prompts
     )
     CalibrationRun(
         choices,

@@ -110,7 +110,7 @@ class CalibrationRun:
                     placement,
                 )
 
-                drawings = range(2 * count if self.request.coded else count)
+                drawings = range(count + self.request.pictures_coded)
                 drawn = iter(drawings)
 
                 def done(picture: Picture) -> None:

@@ -3,8 +3,8 @@ attention is. Writes no files."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import date
 from functools import cached_property
 from importlib.metadata import version
@@ -15,6 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from scalekv.configs.budget_files import drafters_from
+from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.calibration.coded import ConstantsMeasure
 from scalekv.infinity_patch.calibration.plan import (
     CalibrationPlan,
@@ -233,6 +234,7 @@ def calibrate(
     plan = plan_of(request, pipeline.preset)
     settled = settled_on(pipeline, pictures_of(request))
     pictures, guided = settled.request, settled.guided
+    coded_prompts = pictures.prompts[: request.pictures_coded]
     layers = pipeline.preset.transformer.depth
     statistics = AttentionStatistics(
         plan.schedule,
@@ -245,25 +247,35 @@ def calibrate(
     weights = weights_sha256(model_files(pipeline.preset, pipeline.weights_dir).transformer)
     coded = None
     if request.coded:
-        coded = ConstantsMeasure(pipeline, settled, gradients=request.gradients)
+        few = settled_on(pipeline, replace(pictures_of(request), prompts=coded_prompts))
+        coded = ConstantsMeasure(pipeline, few, gradients=request.gradients)
     settings: dict[str, Any] = {}
 
-    def through(*observers: Observer) -> None:
+    def through(pictures: Settled, observers: Sequence[tuple[Observer, int]]) -> None:
+        """Draws pictures, the first so many of them before each observer."""
+        number = 0
+
         def observe(*call: Any) -> None:
-            for observer in observers:
-                observer(*call)
+            for observer, count in observers:
+                if number < count:
+                    observer(*call)
 
         with patched(pipeline.model, "full", schedule=plan.schedule) as caches:
             caches.observer = observe
-            for picture in generate(pipeline, settled, on_progress=on_progress):
+            for number, picture in enumerate(  # noqa: B007 - observe reads it
+                generate(pipeline, pictures, on_progress=on_progress), 1
+            ):
                 settings.update(settings or picture.settings)
                 if on_picture is not None:
                     on_picture(picture)
 
-    through(statistics, *([coded.first] if coded else []))
-    if coded:
+    all_pictures = (statistics, len(pictures.prompts))
+    if coded is None:
+        through(settled, [all_pictures])
+    else:
+        through(settled, [all_pictures, (coded.first, request.pictures_coded)])
         with coded.watching():
-            through(coded.second)
+            through(few, [(coded.second, request.pictures_coded)])
     sequences = "both guidance halves" if request.both_halves else "the conditional half"
     provenance = Provenance(
         program=f"scalekv {version('scalekv')}",
@@ -284,7 +296,10 @@ def calibrate(
     )
     constants = None
     if coded:
-        known = asdict(provenance).items()
+        of_few = replace(
+            provenance, prompts=len(coded_prompts), prompts_sha256=prompts_sha256(coded_prompts)
+        )
+        known = asdict(of_few).items()
         constants = coded.constants({name: x for name, x in known if name not in _OF_ATTENTION})
     return Calibration(plan, provenance, statistics.means(), layers, constants)
 

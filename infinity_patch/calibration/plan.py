@@ -17,6 +17,9 @@ from scalekv.kv.schedule import Schedule
 INDICES = ("paper", "share")
 """Ways to tell drafters; see `scalekv.kv.calibration.drafting.selectivity`."""
 
+CODED_PROMPTS = 8
+"""How many prompts the constants of a coded cache are measured on, where nobody says."""
+
 TOP = 16
 """K', which the paper does not state: as many tokens as the observation window keeps anyway."""
 
@@ -29,8 +32,9 @@ class CalibrationRequest:
     or tokens, which decides at what scales tokens are dropped and is what the file asks for.
     drafters: drafters per such scale in the mean; None takes `usual_drafters`. top: K'. index: one
     of `INDICES`. both_halves: measure the unconditional half of guidance too. coded: measure the
-    constants of a coded cache as well, in a second pass over the pictures. gradients: weigh errors
-    in them by gradients of the last scale's bits instead of attention weights.
+    constants of a coded cache as well, on the first `coded_prompts` pictures (None:
+    `CODED_PROMPTS`), which are drawn twice. gradients: weigh errors in them by gradients of the
+    last scale's bits instead of attention weights.
     """
 
     pictures: Request
@@ -41,6 +45,14 @@ class CalibrationRequest:
     both_halves: bool = False
     coded: bool = False
     gradients: bool = False
+    coded_prompts: int | None = None
+
+    @property
+    def pictures_coded(self) -> int:
+        """How many of the pictures the constants of a coded cache are measured on."""
+        if not self.coded:
+            return 0
+        return min(self.coded_prompts or CODED_PROMPTS, len(self.pictures.prompts))
 
 
 @dataclass(frozen=True)
@@ -99,6 +111,18 @@ def plan_of(request: CalibrationRequest, preset: ModelPreset) -> CalibrationPlan
     Raises:
         UserError: a setting that cannot be, or a budget that drops nothing.
     """
+    if not request.coded:
+        for option, given in (
+            ("--gradients", request.gradients),
+            ("--coded-prompts", request.coded_prompts),
+        ):
+            if given:
+                raise UserError(
+                    f"{option} is of the constants of a coded cache, which are not asked for",
+                    where=option,
+                    rule="an option of --coded",
+                    fix=f"--coded {option}",
+                )
     schedule = schedule_of(request.pictures, preset)
     asked, mean = _amount(request.budget, schedule)
     scales = tuple(scale for scale in range(1, len(schedule)) if schedule.before(scale) > mean)

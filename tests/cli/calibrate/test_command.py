@@ -13,7 +13,8 @@ from PIL import Image
 from scalekv.cli import engine
 from scalekv.cli.calibrate import heat_maps
 from scalekv.configs.budget_files import load_budget
-from scalekv.infinity_patch.calibration.plan import INDICES, TOP
+from scalekv.infinity_patch.asked.request import Request
+from scalekv.infinity_patch.calibration.plan import INDICES, TOP, CalibrationRequest
 from scalekv.kv import extras
 from scalekv.kv.budgets.heat_order import read_order
 from scalekv.kv.coded.constants import read_constants
@@ -169,16 +170,16 @@ def test_maps_of_a_deep_model() -> None:
 def test_constants_of_a_coded_cache_are_measured_and_drawn_with(
     scalekv: Program, prompts: str
 ) -> None:
-    done = scalekv(
-        *("calibrate", "--prompts", prompts, "--coded", "--no-plots", "--out", "b/own.yaml")
-    )
+    names = ("--prompts", prompts, "--no-plots", "--out", "b/own.yaml")
+    done = scalekv("calibrate", "--coded", "--coded-prompts", "1", *names)
     assert done.code == 0, done.err
-    assert "picture 4/4" in done.err, "the prompts are drawn twice"
+    assert "picture 3/3" in done.err, "two prompts, the first of them twice"
     assert "b/own-coded.safetensors" in done.out.splitlines()
     constants = read_constants(Path("b/own-coded.safetensors").read_bytes())
     numbers = json.loads(Path("b/own-attention.json").read_text())
     assert constants.about["weights"] == numbers["provenance"]["weights"]
-    assert (constants.about["model"], constants.about["prompts"]) == ("emoji", 2)
+    assert (constants.about["model"], constants.about["prompts"]) == ("emoji", 1)
+    assert numbers["provenance"]["prompts"] == 2
 
     policy = "coded:b/own-coded.safetensors"
     drawn = scalekv("generate", "a frog", "--policy", policy, "--budget", "3%", "--json", "--quiet")
@@ -191,3 +192,21 @@ def test_constants_of_a_coded_cache_are_measured_and_drawn_with(
     again = scalekv("calibrate", "--prompts", prompts, "--coded", "--out", "b/own.yaml")
     assert again.code == 2
     assert "is there already" in again.err
+
+
+@pytest.mark.parametrize("options", [("--gradients",), ("--coded-prompts", "4")])
+def test_options_of_coded_alone_are_refused(scalekv: Program, options: tuple[str, ...]) -> None:
+    done = scalekv("calibrate", *options, "--out", "b/own.yaml")
+    assert done.code == 2
+    assert f"fix:   --coded {options[0]}" in done.err
+
+
+@pytest.mark.parametrize(
+    ("coded", "asked", "given", "measured"),
+    [(False, None, 16, 0), (True, None, 16, 8), (True, None, 3, 3), (True, 12, 16, 12)],
+)
+def test_how_many_prompts_constants_are_of(
+    coded: bool, asked: int | None, given: int, measured: int
+) -> None:
+    request = CalibrationRequest(Request(("a",) * given), coded=coded, coded_prompts=asked)
+    assert request.pictures_coded == measured
