@@ -58,8 +58,11 @@ SMALL = 1 << 19
 """Maps of up to so many coefficients of a picture, all channels, are packed together, by a table
 with a place for every one of them."""
 
-PLACE_BYTES = 16
-"""Of such a table for one coefficient, at most; of larger maps', for one channel of one unit."""
+PLACE_BYTES = 12
+"""Of such a table for one coefficient with bits."""
+
+ROW_BYTES = 16
+"""Of the table of a larger map for one channel of one unit."""
 
 WEIGHT_BYTES = 4
 """Of one number more for a channel of a unit."""

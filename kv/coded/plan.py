@@ -10,7 +10,15 @@ from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.budgets.shapes import uniform
 from scalekv.kv.coded.allocation import Allocation, allocate, histogram
 from scalekv.kv.coded.constants import Constants
-from scalekv.kv.coded.levels import KEPT, PLACE_BYTES, QUERIES, SMALL, TOGETHER, WEIGHT_BYTES
+from scalekv.kv.coded.levels import (
+    KEPT,
+    PLACE_BYTES,
+    QUERIES,
+    ROW_BYTES,
+    SMALL,
+    TOGETHER,
+    WEIGHT_BYTES,
+)
 from scalekv.kv.coded.units import BANDS, groups_of
 from scalekv.kv.errors import UserError
 from scalekv.kv.memory.predicted import CachePrediction, CacheShape
@@ -94,25 +102,30 @@ def decoding_bytes(schedule: Schedule, shape: CacheShape) -> int:
     return 4 * (3 * group + 6 * min(max(TOGETHER, group // shape.heads), group))
 
 
-def table_bytes(constants: Constants, allocation: Allocation) -> int:
+def table_bytes(constants: Constants, allocation: Allocation, by_kernels: bool) -> int:
     """Bytes of the tables of where codes lie that are kept after a picture, of all layers, at
-    most."""
+    most.
+
+    Args:
+        by_kernels: whether kernels decode, which have tables of their own.
+    """
     schedule, layers = allocation.schedule, constants.layers
     known = histogram(constants, schedule, allocation.guided)
     channels = constants.channels(allocation.parts)
-    kept: list[list[int]] = [[] for _ in range(layers)]
+    made = [0] * layers
     for scale in range(allocation.first, len(schedule)):
         codes = known.counts(scale, allocation.thresholds[scale]).sum(0)  # (maps, N)
         for group in groups_of(schedule, channels):
             held = [units for units in group if units.number < scale]
+            tokens = sum(units.tokens for units in held)
             rows = channels * sum(len(units.sizes) for units in held)
             small = channels * sum(units.tokens for units in group) <= SMALL
-            for layer, tables in enumerate(kept):
-                places = sum(int(codes[units.number, layer]) for units in held) if small else rows
-                tables.append(PLACE_BYTES * places + WEIGHT_BYTES * rows)
-                while sum(tables) > KEPT // layers:  # those used last stay
-                    del tables[0]
-    return sum(map(sum, kept))
+            same = WEIGHT_BYTES * rows
+            same += (2 * WEIGHT_BYTES * rows + 3 * WEIGHT_BYTES * tokens) * by_kernels
+            for layer in range(layers):
+                places = sum(int(codes[units.number, layer]) for units in held)
+                made[layer] += same + (PLACE_BYTES * places if small else ROW_BYTES * rows)
+    return sum(min(tables, KEPT // layers) for tables in made)
 
 
 def calibration_bytes(schedule: Schedule, shape: CacheShape) -> tuple[int, int]:

@@ -61,10 +61,11 @@ def test_a_row(option: Any) -> None:
 
 
 def test_all_of_a_request_and_a_placement_can_be_said() -> None:
-    """Drafters and seeds are for programs; prompts are arguments, or a batch's rows."""
+    """Drafters, seeds and when texts are encoded are for programs; prompts are arguments, or a
+    batch's rows."""
     words = {option.name for option in OPTIONS}
     assert {field.name for field in fields(Request)} - words == {"prompts", "drafters", "seeds"}
-    assert {field.name for field in fields(Placement)} <= words
+    assert {field.name for field in fields(Placement)} - words == {"text_read", "text_first"}
 
 
 def test_what_generate_takes_batch_takes() -> None:

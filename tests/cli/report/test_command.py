@@ -111,7 +111,7 @@ def test_forms_of_the_report(scalekv: Program, stand_in: StandIn) -> None:
     assert sorted(p.name for p in Path("bare").iterdir()) == ["0-a.json", "0-a.png"]
     assert "held" not in done.err
     done = scalekv("generate", "a", "--out", "plain")
-    assert [line.split()[0] for line in done.err.splitlines()[-3:]] == ["held", "of", "peak"]
+    assert [line.split()[0] for line in done.err.splitlines()[-4:]] == ["held", "of", "or", "peak"]
     assert done.err.endswith("more in plain/report.json\n")
     for wrong in ("html,tabel", "json,none"):
         refused = scalekv("generate", "a", "--memory-report", wrong)

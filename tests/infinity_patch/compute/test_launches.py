@@ -92,8 +92,8 @@ class Device(TorchFunctionMode):
         if func is Tensor.contiguous:
             x = args[0]
             return x if x.is_contiguous() else x.clone(memory_format=torch.contiguous_format)
-        if func in (Tensor.float, Tensor.to) and _of_another_dtype(*args):
-            return torch.ops.aten._to_copy(args[0], dtype=(*args, torch.float32)[1])
+        if func in (Tensor.float, Tensor.to) and (dtype := _other_dtype(func, *args)) is not None:
+            return torch.ops.aten._to_copy(args[0], dtype=dtype)
         if func is Tensor.copy_:
             return torch.ops.aten.copy_(*args[:2])
         if func is Tensor.__getitem__:
@@ -107,8 +107,10 @@ class Device(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
-def _of_another_dtype(x: Tensor, dtype: Any = torch.float32) -> bool:
-    return isinstance(dtype, torch.dtype) and x.dtype != dtype
+def _other_dtype(func: Any, x: Tensor, *others: Any) -> torch.dtype | None:
+    """What a conversion gives, where it is not what there is."""
+    asked = [torch.float32] if func is Tensor.float else others
+    return next((d for d in asked if isinstance(d, torch.dtype) and d != x.dtype), None)
 
 
 def indexed(x: Tensor, index: Any) -> Tensor:
