@@ -3,7 +3,7 @@ any weight is read. Knows options and protocols; draws nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -52,7 +52,7 @@ class EvaluationAsked:
         Raises:
             UserError: one that there is not.
         """
-        words = _words(self.measures)
+        words = words_named(self.measures)
         if not words:
             return None
         for word in words:
@@ -97,35 +97,51 @@ def settle_evaluation(asked: EvaluationAsked) -> EvaluationSettled:
     captions = coco_captions() if asked.captions is None else read_captions(asked.captions)
     limit = min(asked.limit or protocol.pictures, len(captions.texts))
     variants = cache_variants(
-        _words(asked.policies) or protocol.policies,
-        _words(asked.budgets) or protocol.budgets_for(preset),
-        _words(asked.kv_dtypes) or (AUTO,),
+        words_named(asked.policies) or protocol.policies,
+        words_named(asked.budgets) or protocol.budgets_for(preset),
+        words_named(asked.kv_dtypes) or (AUTO,),
     )
-    target = target_of(choices.device)
-    prompts = captions.texts[:limit]
+    plain = replace(choices.request, num_images=1, negative=None, cfg_layer=None)
+    choices, drawn = settle_variants(
+        replace(choices, request=plain), (FULL_CACHE, *variants), captions.texts[:limit]
+    )
+    return EvaluationSettled(protocol, networks, choices, captions, limit, drawn)
 
-    def settled(variant: CacheVariant) -> Settled:
+
+def settle_variants(
+    choices: Choices, variants: Iterable[CacheVariant], prompts: Sequence[str]
+) -> tuple[Choices, dict[CacheVariant, Settled]]:
+    """How each variant is drawn, each once, and the choices with a placement that all fit with.
+
+    Args:
+        prompts: the full cache is settled with all of them, the others with the first.
+
+    Raises:
+        UserError: the first thing found wrong, or what cannot fit.
+    """
+    variants = list(dict.fromkeys(variants))
+    for variant in variants:
+        check_policy_name(variant.policy)
+    target, placement = target_of(choices.device), choices.placement
+    settled = {}
+    for variant in variants:
         request = replace(
             choices.request,
-            prompts=prompts if variant == FULL_CACHE else prompts[:1],
+            prompts=tuple(prompts if variant == FULL_CACHE else prompts[:1]),
             policy=variant.policy,
             budget=variant.budget,
             kv_dtype=variant.kv_dtype,
             batch_size=1,
-            num_images=1,
-            negative=None,
-            cfg_layer=None,
         )
-        found = engine.check(request, preset, choices.weights_dir, choices.dtype, target.device)
+        found = engine.check(
+            request, choices.preset, choices.weights_dir, choices.dtype, target.device
+        )
         if not choices.force:
-            check_room(found, target, choices.placement, choices.weights_dir, cache_is_given=True)
-        return found
-
-    for variant in variants:
-        check_policy_name(variant.policy)
-    every = dict.fromkeys((FULL_CACHE, *variants))
-    drawn = {variant: settled(variant) for variant in every}
-    return EvaluationSettled(protocol, networks, choices, captions, limit, drawn)
+            placement = check_room(
+                found, target, placement, choices.weights_dir, cache_is_given=True
+            )
+        settled[variant] = found
+    return replace(choices, placement=placement), settled
 
 
 def _sampling(asked: EvaluationAsked, protocol: Protocol, preset: ModelPreset) -> dict[str, Any]:
@@ -142,5 +158,6 @@ def _sampling(asked: EvaluationAsked, protocol: Protocol, preset: ModelPreset) -
     return {name: says[name] if typed[name] is None else typed[name] for name in says}
 
 
-def _words(several: Sequence[str]) -> list[str]:
+def words_named(several: Sequence[str]) -> list[str]:
+    """The words of options that may hold several, each once."""
     return [word for word in listed(several) if word is not None]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -11,13 +11,12 @@ from rich.console import Console
 
 from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, Options, choose
-from scalekv.cli.compare.run import listed
 from scalekv.cli.console.errors import Interrupted
 from scalekv.cli.console.interrupts import interruptible, raise_lost
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
+from scalekv.cli.eval.asked import settle_variants, words_named
 from scalekv.cli.generate.destination import refuse_file
-from scalekv.cli.plan.room import check_room, target_of
 from scalekv.configs.values import AUTO
 from scalekv.infinity_patch.benchmarks.layouts import REWRITTEN, ScoredBenchmark, benchmark_named
 from scalekv.infinity_patch.benchmarks.prompts import BenchmarkPrompt, rewritten_prompts
@@ -25,7 +24,6 @@ from scalekv.infinity_patch.benchmarks.sources import read_files
 from scalekv.infinity_patch.evaluation.rows import Part
 from scalekv.infinity_patch.evaluation.variants import CacheVariant, cache_variants
 from scalekv.kv.errors import UserError
-from scalekv.kv.policies.registry import check_policy_name
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch.asked.settled import Settled
@@ -99,7 +97,7 @@ class ExportRun:
         benchmark = benchmark_named(asked.benchmark)
         choices = self._choices()
         prompts = asked.listed_prompts(benchmark)
-        settled = self._settled(choices)
+        choices, settled = self._settled(choices)
         drawn = 0
         try:
             with interruptible(), Display(self.console, quiet=choices.quiet) as display:
@@ -134,33 +132,11 @@ class ExportRun:
         choices.seeds.one("eval export")
         return choices
 
-    def _settled(self, choices: Choices) -> dict[CacheVariant, Settled]:
-        asked, target = self.asked, target_of(choices.device)
-        policies, budgets, kv_dtypes = (
-            [word for word in listed(several) if word is not None]
-            for several in (asked.policies, asked.budgets, asked.kv_dtypes)
-        )
+    def _settled(self, choices: Choices) -> tuple[Choices, dict[CacheVariant, Settled]]:
+        several = (self.asked.policies, self.asked.budgets, self.asked.kv_dtypes)
+        policies, budgets, kv_dtypes = map(words_named, several)
         variants = cache_variants(policies or [FULL], budgets or ["10%"], kv_dtypes or [AUTO])
-        settled = {}
-        for variant in variants:
-            check_policy_name(variant.policy)
-            request = replace(
-                choices.request,
-                prompts=("a picture",),
-                policy=variant.policy,
-                budget=variant.budget,
-                kv_dtype=variant.kv_dtype,
-                batch_size=1,
-            )
-            found = engine.check(
-                request, choices.preset, choices.weights_dir, choices.dtype, target.device
-            )
-            if not choices.force:
-                check_room(
-                    found, target, choices.placement, choices.weights_dir, cache_is_given=True
-                )
-            settled[variant] = found
-        return settled
+        return settle_variants(choices, variants, ("a picture",))
 
     def _export(
         self,

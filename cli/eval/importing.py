@@ -15,7 +15,13 @@ from scalekv.cli.eval.run import EvaluationRun
 from scalekv.cli.eval.shown import grid_table
 from scalekv.infinity_patch.benchmarks.layouts import benchmark_named
 from scalekv.infinity_patch.benchmarks.scores import BenchmarkScore, read_score
-from scalekv.infinity_patch.evaluation.kept import PICTURES, VARIANT, EvaluationFolder
+from scalekv.infinity_patch.evaluation.kept import (
+    PICTURES,
+    SCORE_KEY,
+    SCORES,
+    VARIANT,
+    EvaluationFolder,
+)
 from scalekv.infinity_patch.evaluation.rows import Row, files_of_parts
 from scalekv.infinity_patch.evaluation.tables import Grid
 from scalekv.infinity_patch.evaluation.variants import FULL_CACHE, CacheVariant
@@ -23,9 +29,6 @@ from scalekv.kv.budgets.budget import FULL
 from scalekv.kv.errors import UserError
 from scalekv.kv.policies.registry import check_policy_name
 from scalekv.kv.sizes import human_bytes
-
-SCORES = "scores"
-SCORE_KEY = (*VARIANT, "score")
 
 
 @dataclass

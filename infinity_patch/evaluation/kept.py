@@ -32,6 +32,10 @@ VARIANT = tuple(field.name for field in fields(CacheVariant))
 KEY = ("number", *VARIANT)
 """What tells rows apart: the prompt's number, and how the cache was held."""
 
+SCORES, SCORE_KEY = "scores", (*VARIANT, "score")
+FIDS, FID_KEY = "fid", (*VARIANT, "pictures")
+"""Files of rows that are not of one picture, and what tells these apart."""
+
 
 @dataclass(frozen=True)
 class EvaluationFolder:

@@ -20,8 +20,12 @@ from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.evaluation.captions import Captions
 from scalekv.infinity_patch.evaluation.drawing import DrawnPicture, draw_with_bits
 from scalekv.infinity_patch.evaluation.kept import (
+    FID_KEY,
+    FIDS,
     KEY,
     PICTURES,
+    SCORE_KEY,
+    SCORES,
     VARIANT,
     EvaluationFolder,
     key_of,
@@ -162,7 +166,7 @@ class Evaluation:
         wanted = range(min(self.limit, len(self.captions.texts)))
         if not done.issuperset(wanted) or any(count != whole for count in counts.values()):
             raise Missing("it is of whole folders, and not all pictures are there yet")
-        rows = self.folder.rows("fid", self.settings, self.part, (*VARIANT, "pictures"))
+        rows = self.folder.rows(FIDS, self.settings, self.part, FID_KEY)
         for variant in counts:
             names = {name: getattr(variant, name) for name in VARIANT}
             if (*names.values(), whole) not in rows.done:
@@ -302,8 +306,8 @@ def summed_up(folder: EvaluationFolder, left_out: Mapping[str, str]) -> dict[str
     rows = joined(pictures.rows, more)
     if not any(variant_of(row) == FULL_CACHE for row in rows):
         raise UserError("no picture of the full cache is there yet", where=str(folder.path))
-    fids = folder.found("fid", (*VARIANT, "pictures"))
-    scores = folder.found("scores", (*VARIANT, "score"))
+    fids = folder.found(FIDS, FID_KEY)
+    scores = folder.found(SCORES, SCORE_KEY)
     told = result(pictures.settings, rows, fids, {}, scores)
     taken = {name for facts in told["variants"] for name in facts}
     return told | {"left_out": {n: why for n, why in left_out.items() if n not in taken}}

@@ -6,6 +6,7 @@ import json
 import shutil
 import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -17,8 +18,12 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 from torchmetrics.image import PeakSignalNoiseRatio
 
+from scalekv.cli.choices import FULL, Options, choose
+from scalekv.cli.eval.asked import settle_variants
 from scalekv.infinity_patch.evaluation import networks, run
 from scalekv.infinity_patch.evaluation.drawing import draw_with_bits
+from scalekv.infinity_patch.evaluation.variants import FULL_CACHE, CacheVariant
+from scalekv.infinity_patch.loading.placement import Placement
 from tests.cli.conftest import Outcome
 from tests.cli.eval.conftest import CAPTIONS, ask
 
@@ -265,3 +270,20 @@ def test_a_picture_that_is_gone_is_missed(whole: Whole, tmp_path: Path) -> None:
     ended = ask(out, "--policy", "h2o", "--limit", "1", "--measure", "none")
     assert ended.code == 2
     assert "a picture that was made is gone" in ended.err
+
+
+def test_what_fits_is_what_is_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A placement that one cache fits with is what the next is asked about."""
+    seen: list[str] = []
+
+    def lighter(_settled: Any, _target: Any, placement: Placement, *_: Any, **__: Any) -> Placement:
+        seen.append(placement.weights)
+        return replace(placement, weights="int8")
+
+    monkeypatch.setattr("scalekv.cli.eval.asked.check_room", lighter)
+    choices = choose(Options((), {"policy": FULL, "budget": FULL}))
+    small = CacheVariant("scalekv", "10%")
+    found, settled = settle_variants(choices, (FULL_CACHE, small, FULL_CACHE), ("a", "b"))
+    assert found.placement.weights == "int8"
+    assert seen == [choices.placement.weights, "int8"]
+    assert [len(one.request.prompts) for one in settled.values()] == [2, 1]
