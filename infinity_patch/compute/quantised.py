@@ -6,7 +6,7 @@ for one product, or for one block's, and forgotten. Knows tensors and modules; n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 import torch
@@ -128,6 +128,20 @@ class QuantisedLinear(nn.Linear):
         finally:
             for layer in ours:
                 layer._written = None
+
+
+def hold_linear_layers(
+    of: nn.Module, kind: torch.dtype, dtype_of: Callable[[str], torch.dtype]
+) -> None:
+    """Has a module's linear layers hold 8-bit weights, whose numbers are still to be given.
+
+    Args:
+        dtype_of: of the products of a layer, by its name.
+    """
+    room = WritingRoom()
+    for name, layer in list(of.named_modules()):
+        if type(layer) is nn.Linear:
+            of.set_submodule(name, QuantisedLinear(layer, kind, dtype_of(name), room))
 
 
 def _write(held: Tensor, scale: Tensor, out: Tensor) -> Tensor:

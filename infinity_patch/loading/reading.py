@@ -14,8 +14,7 @@ from scalekv.configs.spec import EIGHT_BITS, PLAIN
 from scalekv.configs.values import AUTO
 from scalekv.infinity_patch.compute.quantised import (
     KINDS,
-    QuantisedLinear,
-    WritingRoom,
+    hold_linear_layers,
     quantised,
 )
 from scalekv.infinity_patch.files.header import SCALE, STORED, kind_of_weights
@@ -40,11 +39,7 @@ def hold_in_8_bits(model: Infinity, kind: str, dtype: torch.dtype) -> None:
         kind: "int8" or "fp8".
         dtype: of the products.
     """
-    workspace = WritingRoom()
-    for module in list(model.block_chunks.modules()):
-        for name, layer in module.named_children():
-            if type(layer) is nn.Linear:
-                setattr(module, name, QuantisedLinear(layer, KINDS[kind], dtype, workspace))
+    hold_linear_layers(model.block_chunks, KINDS[kind], lambda _: dtype)
 
 
 def fit(

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 
 from scalekv.configs.models import ModelPreset
-from scalekv.infinity_patch.compute.quantised import QuantisedLinear, WritingRoom, quantised
+from scalekv.infinity_patch.compute.quantised import hold_linear_layers, quantised
 from scalekv.infinity_patch.files.hashes import quick_hash
 from scalekv.infinity_patch.files.header import SCALE
 from scalekv.infinity_patch.files.text_cache import FORMAT, TextCache
@@ -28,7 +28,6 @@ from scalekv.infinity_patch.model.t5 import (
     TABLE,
     encodes_in,
     is_product,
-    linear_layers_of,
     shapes_of_t5,
     t5_encoder,
 )
@@ -172,11 +171,9 @@ def _read(folder: Path, precision: TextPrecision) -> Any:
     with weightless():
         encoder = t5_encoder(config)
         if precision.in_8_bits:
-            workspace = WritingRoom()
-            for name, layer in linear_layers_of(encoder):
-                dtype = encodes_in(f"{name}.weight", precision.dtype)
-                eight = QuantisedLinear(layer, torch.int8, dtype, workspace)
-                encoder.set_submodule(name, eight)
+            hold_linear_layers(
+                encoder, torch.int8, lambda name: encodes_in(f"{name}.weight", precision.dtype)
+            )
     with open_text(folder) as checkpoint:
         for name, (kind, _) in held_in(config, precision.dtype, precision.in_8_bits).items():
             if kind is torch.int8:

@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from torch import nn
 
 from scalekv.infinity_patch.files.text_config import GATED, TextConfig
 
@@ -70,8 +69,3 @@ def t5_encoder(config: TextConfig) -> Any:
             dropout_rate=0.0,
         )
     )
-
-
-def linear_layers_of(encoder: nn.Module) -> list[tuple[str, nn.Linear]]:
-    """Names of the linear layers of an encoder, and the layers."""
-    return [(name, m) for name, m in encoder.named_modules() if type(m) is nn.Linear]
