@@ -83,7 +83,8 @@ def test_without_arguments_they_say_how(name: str) -> None:
 
 
 @with_weights
-def test_a_task_of_a_slurm_array(folder: Path) -> None:
+def test_a_task_of_a_slurm_array(folder: Path, encoded_before: Callable[..., None]) -> None:
+    encoded_before(*(folder / "prompts.txt").read_text().splitlines())
     task = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_MAX": "5"}
     done = run("slurm-array.sh", "prompts.txt", "out", **program(folder), **task)
     assert done.returncode == 0, done.stderr
