@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -173,10 +173,12 @@ def planner_of(
         text_tokens: of the longest prompt; None: twice as many as usual.
     """
     from scalekv.infinity_patch.planning.footprint import TEXT_TOKENS
-    from scalekv.infinity_patch.planning.planner import Planner, stored_weights, text_spec_of
+    from scalekv.infinity_patch.planning.planner import (
+        Planner,
+        text_spec_of,
+        with_stored_weights,
+    )
 
     tokens = TEXT_TOKENS if text_tokens is None else text_tokens
-    if placement.weights == AUTO:
-        stored = stored_weights(settled.preset, weights_dir)
-        placement = replace(placement, weights=stored or AUTO)
+    placement = with_stored_weights(placement, settled.preset, weights_dir)
     return Planner(settled, placement, tokens, text_spec_of(settled.preset, weights_dir))

@@ -30,6 +30,9 @@ from scalekv.kv.errors import UserError, close_matches
 JPEG_QUALITY = 95
 """As OpenCV writes what Infinity's own scripts hand to HPSv2."""
 
+EXPORT = "export-"
+"""What names of rows about a benchmark's pictures begin with, in the folder of an evaluation."""
+
 SHEET = 2
 """Pictures beside and below one another on DPG-Bench's sheets."""
 
@@ -55,6 +58,10 @@ class ScoredBenchmark:
     file: Callable[[str, int], str]
     scorer: str
     sheet: bool = False
+
+    def export_name(self, *, rewritten: bool) -> str:
+        """What its pictures' folder is called, by what was done to their prompts."""
+        return self.name + ("-rewritten" if rewritten else "")
 
     def paths(self, folder: Path, prompt: BenchmarkPrompt) -> list[Path]:
         """The files of a prompt's pictures: one each, or the sheet."""

@@ -42,6 +42,17 @@ class Placement:
     text_read: bool = True
     text_first: bool = False
 
+    def text_dtype_on(self, device: str) -> str:
+        """What the text encoder computes in.
+
+        Args:
+            device: the model's, "cpu", "cuda", "cuda:1" or "mps".
+        """
+        if self.text_dtype not in ("auto", "int8"):
+            return self.text_dtype
+        place = device if self.text_device == "auto" else self.text_device
+        return "fp16" if place.startswith("cuda") else "fp32"  # fp16: as published
+
     def for_known_prompts(self) -> Placement:
         """The same where all prompts are known at the start: the text encoder is freed."""
         keep = bool(self.keep_text_encoder)

@@ -12,6 +12,7 @@ from typing import Any
 
 from scalekv.configs.models import ModelPreset
 from scalekv.configs.spec import TextSpec
+from scalekv.configs.values import AUTO
 from scalekv.infinity_patch.asked.request import DEFAULT_POLICY
 from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.files.header import weights_in
@@ -165,6 +166,15 @@ def stored_weights(preset: ModelPreset, weights_dir: Path | None = None) -> str 
         return weights_in(model_files(preset, weights_dir).transformer)
     except UserError:
         return None
+
+
+def with_stored_weights(
+    placement: Placement, preset: ModelPreset, weights_dir: Path | None = None
+) -> Placement:
+    """The same, with weights in 8 bits said where nobody chose and the file has them so."""
+    if placement.weights != AUTO:
+        return placement
+    return replace(placement, weights=stored_weights(preset, weights_dir) or AUTO)
 
 
 def refuse_what_cannot_fit(
