@@ -25,7 +25,7 @@ from scalekv.infinity_patch.benchmarks.prompts import (
     imagereward_prompts,
 )
 from scalekv.infinity_patch.benchmarks.sources import PromptSource
-from scalekv.kv.errors import UserError, close_matches
+from scalekv.kv.errors import check_one_of
 
 JPEG_QUALITY = 95
 """As OpenCV writes what Infinity's own scripts hand to HPSv2."""
@@ -147,13 +147,7 @@ def benchmark_named(name: str) -> ScoredBenchmark:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in BENCHMARKS:
-        raise UserError(
-            f"no benchmark {name!r}",
-            where="BENCHMARK",
-            rule="one of " + ", ".join(BENCHMARKS),
-            fix=close_matches(name, BENCHMARKS),
-        )
+    check_one_of(name, BENCHMARKS, f"no benchmark {name!r}", "BENCHMARK")
     return BENCHMARKS[name]
 
 
