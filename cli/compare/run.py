@@ -178,7 +178,9 @@ class Comparison:
                 display.note(self._headline())
                 display.stage(f"loading {self.choices.preset.name}")
                 c = self.choices
-                pipeline = engine.load(c.preset, c.device, c.dtype, c.weights_dir, place)
+                pipeline = engine.load(
+                    c.preset, c.device, c.dtype, c.weights_dir, place, c.request.texts
+                )
                 self._draw(pipeline, settled, folder, display)
         except KeyboardInterrupt:
             kept = len(self.rows) * len(self.variants) if self.keep else None

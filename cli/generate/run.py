@@ -153,7 +153,7 @@ class Run:
             choices.dtype,
             choices.weights_dir,
             placement,
-            **({"texts": choices.request.texts} if placement.text_first else {}),
+            choices.request.texts,
         )
         display.note(f"computing in {pipeline.computing}")
         return pipeline

@@ -20,7 +20,7 @@ from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.files.text_config import read_text_config
 from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.planning.footprint import TEXT_TOKENS, Footprint, Work, footprint
-from scalekv.infinity_patch.planning.lighter import LIGHTER
+from scalekv.infinity_patch.planning.lighter import BY_OPTIONS
 from scalekv.kv.budgets.budget import FULL
 from scalekv.kv.errors import BudgetTooSmall, UserError
 from scalekv.kv.sizes import size_text
@@ -50,6 +50,7 @@ class Planner:
     text: TextSpec | None = None
     _known: dict[tuple[int, str | int | None], Footprint] = field(default_factory=dict)
     _others: dict[str, Planner] = field(default_factory=dict)
+    _placed: dict[Placement, Planner] = field(default_factory=dict)
 
     def footprint(self, pictures: int | None = None, budget: str | int | None = None) -> Footprint:
         """What so many pictures at once would take.
@@ -103,7 +104,9 @@ class Planner:
     def placed(self, **changes: Any) -> Planner:
         """The same with some of its placement changed."""
         placement = replace(self.placement, **changes)
-        return replace(self, placement=placement, _known={}, _others={})
+        if placement not in self._placed:
+            self._placed[placement] = replace(self, placement=placement, **_nothing_known())
+        return self._placed[placement]
 
     def unbounded(self) -> Planner:
         """The same with nothing dropped."""
@@ -116,8 +119,13 @@ class Planner:
     def _with(self, policy: str) -> Planner:
         if policy not in self._others:
             settled = self.settled.under(policy)
-            self._others[policy] = replace(self, settled=settled, _known={}, _others={})
+            self._others[policy] = replace(self, settled=settled, **_nothing_known())
         return self._others[policy]
+
+
+def _nothing_known() -> dict[str, dict[Any, Any]]:
+    """What a planner remembers, of one that was just made."""
+    return {"_known": {}, "_others": {}, "_placed": {}}
 
 
 def work_of(
@@ -234,7 +242,7 @@ def _nearest(planner: Planner, pictures: int, memory: int, cache_is_given: bool)
 def _lighter(planner: Planner, memory: int) -> str:
     """Options that make a single picture fit."""
     if planner.settled.device == "cuda":
-        for options, changes in LIGHTER[1:]:
+        for options, changes in BY_OPTIONS[1:]:
             if planner.placed(**changes).footprint(1).needed <= memory:
                 return f"{options} with one picture at a time"
     return "a smaller model, or another machine"
