@@ -105,7 +105,7 @@ class Planner:
         """The same with some of its placement changed."""
         placement = replace(self.placement, **changes)
         if placement not in self._placed:
-            self._placed[placement] = replace(self, placement=placement, **_nothing_known())
+            self._placed[placement] = Planner(self.settled, placement, self.text_tokens, self.text)
         return self._placed[placement]
 
     def unbounded(self) -> Planner:
@@ -118,14 +118,10 @@ class Planner:
 
     def _with(self, policy: str) -> Planner:
         if policy not in self._others:
-            settled = self.settled.under(policy)
-            self._others[policy] = replace(self, settled=settled, **_nothing_known())
+            self._others[policy] = Planner(
+                self.settled.under(policy), self.placement, self.text_tokens, self.text
+            )
         return self._others[policy]
-
-
-def _nothing_known() -> dict[str, dict[Any, Any]]:
-    """What a planner remembers, of one that was just made."""
-    return {"_known": {}, "_others": {}, "_placed": {}}
 
 
 def work_of(

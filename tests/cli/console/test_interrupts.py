@@ -86,7 +86,7 @@ def test_any_of_them_is_a_ctrl_c_where_something_can_be_kept(number: int) -> Non
 def test_how_a_block_ended_is_told_once_and_what_ended_it_goes_on(
     error: type[BaseException] | None, outcome: str
 ) -> None:
-    told = []
+    told: list[str] = []
 
     def work() -> None:
         with told_how_it_ends(told.append):
@@ -102,7 +102,7 @@ def test_how_a_block_ended_is_told_once_and_what_ended_it_goes_on(
 
 
 def test_what_is_told_at_the_end_is_written_whole() -> None:
-    told = []
+    told: list[str] = []
 
     def write(outcome: str) -> None:
         press()
