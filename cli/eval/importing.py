@@ -112,9 +112,8 @@ class ScoresImport:
             show(
                 grid_table(scores_grid(scores, held_by_variant(folder))),
                 *(
-                    Paragraph(f"{name.removeprefix(EXPORT)}: {computed_in(settings)}", "dim")
+                    Paragraph(f"{name.removeprefix(EXPORT)}: {computed_in(folder.settings(name))}")
                     for name in _exports(folder)
-                    if (settings := folder.settings(name))
                 ),
             )
 
