@@ -91,7 +91,7 @@ def plan(
         bool,
         typer.Option(
             "--cards",
-            help="Say instead which models fit on cards of 8 to 80 GB, and how much of the cache.",
+            help="Say instead which models fit on cards of 6 to 80 GB, and how much of the cache.",
             rich_help_panel=MACHINE,
         ),
     ] = False,
@@ -135,7 +135,7 @@ def plan(
     )
     options = ""
     if target.memory is not None:
-        planner, options = lightened(planner, target.memory)
+        planner, options = lightened(planner, target.memory, texts_known=True)
     # What is typed is planned for, though a CPU would draw one after another.
     together = choices.request.batch_size
     batch = settled.together if batch_size is None or together == AUTO else int(together)
