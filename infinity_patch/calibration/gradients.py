@@ -66,7 +66,7 @@ class LastScaleGradients:
 
     def _differentiate(
         self, forward: Any, x: Tensor, scale: int, condition: Condition, *rest: Any
-    ) -> float:
+    ) -> Tensor:
         """Hands on the gradients of a sum, and gives it."""
         condition = _copied(condition)
         with _differentiable(self._model, self._leaves()):
@@ -81,7 +81,7 @@ class LastScaleGradients:
             signs = torch.randint(0, 2, p.shape, generator=self._generator) * 2 - 1
             total = (p * signs.to(p.device)).sum()
             total.backward()
-        return float(total.detach())
+        return total.detach()
 
     def _leaves(self) -> list[tuple[Tensor, Tensor]]:
         """Of every layer its history, whose gradients go on as soon as they are known."""

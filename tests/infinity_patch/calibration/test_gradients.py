@@ -25,7 +25,7 @@ class Moved(LastScaleGradients):
     found: dict[tuple[int, int], Tensor]
     slopes: list[float]
 
-    def _differentiate(self, *args: Any) -> float:
+    def _differentiate(self, *args: Any) -> Tensor:
         total = super()._differentiate(*args)
         self.slopes, copies, x = [], dict(self._copies), args[1]
         take, self._take = self._take, lambda *_: None
@@ -40,7 +40,7 @@ class Moved(LastScaleGradients):
                 moved = self._copies[self.LAYER][which]
                 moved += sign * self.STEP * along / along.norm()
                 self._generator.manual_seed(0)
-                sums.append(super()._differentiate(args[0], x.clone(), *args[2:]))
+                sums.append(float(super()._differentiate(args[0], x.clone(), *args[2:])))
             self.slopes.append((sums[0] - sums[1]) / (2 * self.STEP))
         self._take = take
         return total
