@@ -11,7 +11,7 @@ from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.asked.settled import Settled, schedule_of
 from scalekv.kv.budgets.asked import BudgetRequest, parse_budget, percent_tokens
 from scalekv.kv.calibration.drafting import usual_drafters
-from scalekv.kv.errors import UserError, close_matches
+from scalekv.kv.errors import UserError, check_one_of
 from scalekv.kv.memory.predicted import CacheShape
 from scalekv.kv.schedule import Schedule
 
@@ -165,13 +165,7 @@ def plan_of(request: CalibrationRequest, preset: ModelPreset) -> CalibrationPlan
         )
     if request.top < 1:
         raise UserError(f"K' is {request.top}", where="--top", rule="a whole number, at least 1")
-    if request.index not in INDICES:
-        raise UserError(
-            f"no index {request.index!r}",
-            where="--index",
-            rule="one of " + ", ".join(INDICES),
-            fix=close_matches(request.index, INDICES),
-        )
+    check_one_of(request.index, INDICES, f"no index {request.index!r}", "--index")
     layers = preset.transformer.depth
     per_scale = usual_drafters(layers) if request.drafters is None else request.drafters
     pairs = round(per_scale * len(scales)) if 0 < per_scale < layers else 0
