@@ -138,7 +138,7 @@ def encoded_before(
 ) -> Callable[..., None]:
     """Encodes prompts for the programs that a test starts, which then find their features and do
     not import transformers, half of what a start takes."""
-    base = tmp_path_factory.getbasetemp()
+    base = tmp_path_factory.getbasetemp()  # a worker's lies in that of all
     folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "texts"
 
     def encode(*prompts: str) -> None:
