@@ -15,8 +15,8 @@ ROW = re.compile(
     r"^\| ([a-z0-9-]+) \| ([\d.]+)% \|(?: auto \|)? \d+ \|(?: [\d.]+ % \|)?"
     r" ([\d.]+) \(([\d.]+) to ([\d.]+)\)"
 )
-"""Of a table: policy, budget, held as it is computed where that is said, pictures, the share that is
-held where that is said, PSNR."""
+"""Of a table: policy, budget, held as it is computed where that is said, pictures, the share that
+is held where that is said, PSNR."""
 
 Point = tuple[float, float, float, float]
 """Percent of the history's bytes; PSNR, and its interval."""
