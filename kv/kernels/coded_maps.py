@@ -24,13 +24,14 @@ def _plain(
     rows: Tensor,
     columns: Tensor,
     turns: Tensor | None,
+    growth: float,
     everywhere: bool,
     k: Tensor,
     v: Tensor,
 ) -> None:
     plane = values.index_select(3, places)
     at = plane if everywhere else plane[:, :, :, :1]
-    at += mean[:, :, :, None, None]
+    at += growth * mean.float()[:, :, :, None, None]
     plane = plane.unflatten(3, (len(rows), len(columns)))
     plane = torch.einsum("khpijbd,iy,jx->khpyxbd", plane, rows, columns).flatten(3, 4)
     if plane.shape[2] == 2:
@@ -53,6 +54,7 @@ def _rows(
     length_line: tl.tensor,
     line_stride: tl.tensor,
     dim: tl.tensor,
+    growth: tl.tensor,
     EVERYWHERE: tl.constexpr,
     HEIGHT: tl.constexpr,
     NUMBERS: tl.constexpr,
@@ -66,7 +68,7 @@ def _rows(
     place = tl.load(places + row * width + column, mask=tall, other=0)
     source = values + line * line_stride + place[:, None].to(tl.int64) * length_line
     value = tl.load(source + number[None, :], mask=known, other=0.0)
-    shift = tl.load(mean + line * dim + number % dim, mask=real, other=0.0)
+    shift = tl.load(mean + line * dim + number % dim, mask=real, other=0.0).to(tl.float32) * growth
     if EVERYWHERE:
         value += shift[None, :]
     else:
@@ -161,6 +163,7 @@ def _fused(
     rows: Tensor,
     columns: Tensor,
     turns: Tensor | None,
+    growth: float,
     everywhere: bool,
     k: Tensor,
     v: Tensor,
@@ -185,6 +188,7 @@ def _fused(
         together,
         values.stride(1) // parts,
         dim,
+        growth,
         EVERYWHERE=everywhere,
         HEIGHT=max(power_of_two(height), 16),
         NUMBERS=_NUMBERS,
@@ -216,7 +220,7 @@ def _shapes(*_: object) -> None:
 
 _coded_maps = Operator(
     "coded_maps(Tensor values, Tensor places, Tensor mean, Tensor rows, Tensor columns, "
-    "Tensor? turns, bool everywhere, Tensor(a!) k, Tensor(b!) v) -> ()",
+    "Tensor? turns, float growth, bool everywhere, Tensor(a!) k, Tensor(b!) v) -> ()",
     plain=_plain,
     fused=_fused,
     shapes=_shapes,
@@ -231,6 +235,7 @@ def coded_maps(
     rows: Tensor,
     columns: Tensor,
     turns: Tensor | None,
+    growth: float,
     everywhere: bool,
     k: Tensor,
     v: Tensor,
@@ -240,9 +245,10 @@ def coded_maps(
     Args:
         values: (2, H, P, n, B, D) float32 coefficients, keys first.
         places: (n,) whole numbers: which of them lies at each place of the transform, row by row.
-        mean: (2, H, P, D) float32, added to the first of them, or to all: `everywhere`.
+        mean: (2, H, P, D); `growth` times it is added to the first of them, or to all:
+            `everywhere`.
         rows, columns: (h, h) and (w, w) float32: waves of a frequency each.
         turns: (n, D / 2, 2) float32: cosine and sine of what pairs of a key's channels are turned
             by.
     """
-    _coded_maps(values, places, mean, rows, columns, turns, everywhere, k, v)
+    _coded_maps(values, places, mean, rows, columns, turns, growth, everywhere, k, v)
