@@ -12,6 +12,7 @@ from scalekv.kv.coded.allocation import Allocation, allocate, histogram
 from scalekv.kv.coded.constants import Constants
 from scalekv.kv.coded.levels import (
     KEPT,
+    LEVELS,
     PLACE_BYTES,
     QUERIES,
     ROW_BYTES,
@@ -107,7 +108,7 @@ def table_bytes(constants: Constants, allocation: Allocation, by_kernels: bool) 
     most.
 
     Args:
-        by_kernels: whether kernels decode, which have tables of their own.
+        by_kernels: whether kernels code and decode, which have smaller tables.
     """
     schedule, layers = allocation.schedule, constants.layers
     known = histogram(constants, schedule, allocation.guided)
@@ -119,9 +120,13 @@ def table_bytes(constants: Constants, allocation: Allocation, by_kernels: bool) 
             held = [units for units in group if units.number < scale]
             tokens = sum(units.tokens for units in held)
             rows = channels * sum(len(units.sizes) for units in held)
+            if by_kernels:
+                of_unit = (1 + len(LEVELS)) * rows // constants.head_dim + 2 * rows // channels
+                of_map = len(held) * channels // constants.head_dim
+                made = [before + 4 * (of_unit + of_map + 3 * tokens) for before in made]
+                continue
             small = channels * sum(units.tokens for units in group) <= SMALL
             same = WEIGHT_BYTES * rows
-            same += (2 * WEIGHT_BYTES * rows + 3 * WEIGHT_BYTES * tokens) * by_kernels
             for layer in range(layers):
                 places = sum(int(codes[units.number, layer]) for units in held)
                 made[layer] += same + (PLACE_BYTES * places if small else ROW_BYTES * rows)

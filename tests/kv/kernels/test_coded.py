@@ -170,12 +170,12 @@ cases = st.builds(
 )
 
 
-@settings(max_examples=12, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(case=cases)
 def test_the_formulas_beside_the_kernels_code_as_torch_does(case: Case) -> None:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("scalekv.kv.coded.units.SMALL", case.together)
-        patch.setattr(Operator, "__call__", lambda operator, *args: operator.plain(*args))
+        patch.setattr(Operator, "__call__", by_formulas)
         check(case)
 
 
@@ -201,14 +201,32 @@ def test_kernels_code_as_torch_does(case: Case, monkeypatch: pytest.MonkeyPatch)
     assert set(called) == {name for name in OPERATORS if name.startswith("coded_")}
 
 
-def test_the_cases_have_every_level() -> None:
+def by_formulas(operator: Operator, *args: Any) -> Any:
+    return operator.plain(*args)
+
+
+def test_the_cases_have_every_level(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Operator, "__call__", by_formulas)
     case = Case()
     codec = case.codec(FusedCodec, CPU)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Operator, "__call__", lambda operator, *args: operator.plain(*args))
-        [coded] = played(case, codec, CPU).held
-        levels = fused_coefficients(codec, coded)[2]
+    [coded] = played(case, codec, CPU).held
+    levels = fused_coefficients(codec, coded)[2]
     assert set(levels.flatten().tolist()) == set(range(len(LEVELS)))
+
+
+def test_what_keeps_its_bits_is_not_coded_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("scalekv.kv.coded.units.SMALL", 1)  # a map a group
+    monkeypatch.setattr(Operator, "__call__", by_formulas)
+    case = Case()
+    k, v, turns = case.tokens(CPU)
+    allocation = Allocation(case.schedule, True, 1, 0, 0, 2, (0, 0, -1500, -1500, -1400, -700), ())
+    history = CodedHistory(case.codec(FusedCodec, CPU), allocation, lambda x: x)
+    held = []
+    for scale in (2, 3, 4):
+        history.hold(scale, k, v, turns)
+        held.append([coded.codes for coded in history._held[:2]])
+    assert all(a is b for a, b in zip(held[0], held[1], strict=True))
+    assert any(a is not b for a, b in zip(held[1], held[2], strict=True))
 
 
 @pytest.mark.gpu
