@@ -18,6 +18,7 @@ from scalekv.kv.coded.packing import pack, unpack
 from scalekv.kv.coded.signals import restored, signals_of, transformed, write_back
 from scalekv.kv.coded.units import MapUnits
 
+
 @dataclass(frozen=True, eq=False)
 class CodedMaps:
     """Some maps in a row as they are held.

@@ -249,6 +249,4 @@ def coded_again(
         codes: (codes of all levels,) uint8 of the coarser ones.
     """
     if packed.numel():
-        _coded_again(
-            packed, *tables, sections, columns, *new_tables, new_sections, pictures, codes
-        )
+        _coded_again(packed, *tables, sections, columns, *new_tables, new_sections, pictures, codes)

@@ -28,7 +28,8 @@ def _plain_energies(
     tiles = pieces(len(unit), _TOKENS)
     padded = squares.new_zeros((*squares.shape[:3], tiles * _TOKENS, squares.shape[4]))
     padded[:, :, :, : len(unit)] = squares
-    return padded.unflatten(3, (tiles, _TOKENS)).sum(4).transpose(3, 4).contiguous()
+    by_tile = torch.unflatten(padded, 3, (tiles, _TOKENS))
+    return by_tile.sum(4).transpose(3, 4).contiguous()
 
 
 def _plain_codes(
@@ -268,16 +269,18 @@ def coded_codes(
     gains: tuple[float, float],
     codes: Tensor,
 ) -> Tensor:
-    """Writes the codes of one map, each a byte, and returns its gains (2, H, P, B) float16: the root
-    of the mean square, in standard deviations, of its coefficients with bits.
+    """Writes the codes of one map, each a byte, and returns its gains (2, H, P, B) float16: the
+    root of the mean square, in standard deviations, of its coefficients with bits.
 
     Args:
-        values: (2, H, P, n, B, D) float32 coefficients of `scalekv.kv.kernels.coded_waves`; used up.
+        values: (2, H, P, n, B, D) float32 coefficients of `scalekv.kv.kernels.coded_waves`; they
+            are overwritten.
         basis: (2, H, D, D): rows are the coefficients' channels.
         counts: (2, H, P) float32: of the map's coefficients with bits, at least 1.
         tables, levels: see `scalekv.kv.kernels.coded_tables`.
         columns: (3, n) int32, see `scalekv.kv.kernels.coded_values`.
-        sections: (levels + 1, 4) int64; the third of each level is where its codes begin in `codes`.
+        sections: (levels + 1, 4) int64; the third of each level is where its codes begin in
+            `codes`.
         gains: the least and the most.
         codes: (codes of all levels,) uint8.
     """

@@ -33,7 +33,8 @@ def _plain(
     first, size = sections[level.long(), :2].unsqueeze(-2).unbind(-1)
     bits = (1 << level >> 1).unsqueeze(-1)
     byte = torch.where(bits > 0, first + index % size, 0)
-    code = torch.cat((codes, codes.new_zeros(1)))[byte].int() >> torch.where(bits > 0, index // size * bits, 0)
+    code = torch.cat((codes, codes.new_zeros(1)))[byte].int()  # there may be none
+    code >>= torch.where(bits > 0, index // size * bits, 0).int()
     code &= (1 << bits) - 1
     value = (code - (1 << bits >> 1) + 0.5) * steps[:, :, :, unit].unsqueeze(-1)
     value *= gains.float().permute(1, 2, 3, 0, 4)[:, :, :, number].unsqueeze(4)

@@ -1,6 +1,6 @@
-"""Keys and values of a map to its coefficients: keys turned back, guidance halves to middle and side,
-the cosine transform over columns and rows, the mean taken away. The reverse of `coded_maps`; knows
-matrices, nothing of codes."""
+"""Keys and values of a map to its coefficients: keys turned back, guidance halves to middle and
+side, the cosine transform over columns and rows, the mean taken away. The reverse of `coded_maps`;
+knows matrices, nothing of codes."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ def _plain(
         if angles is not None:
             x = turned(x, torch.view_as_complex(angles).conj())
         halves = x.unflatten(0, (mean.shape[2], -1))
-        signals = halves if len(halves) == 1 else middle_and_side(*halves, dim=0)
+        signals = halves if len(halves) == 1 else middle_and_side(halves[0], halves[1], dim=0)
         kinds.append(signals.permute(2, 0, 3, 1, 4))
     plane = torch.stack(kinds).unflatten(3, (len(rows), len(columns)))
     plane = torch.einsum("khpyxbd,iy,jx->khpijbd", plane, rows, columns).flatten(3, 4)
@@ -245,8 +245,8 @@ def coded_waves(
     growth: float,
     everywhere: bool,
 ) -> Tensor:
-    """Coefficients (2, H, P, n, B, D) float32 of one map's keys and values (P * B, H, n, D), n = h w,
-    in the model's own channels.
+    """Coefficients (2, H, P, n, B, D) float32 of one map's keys and values (P * B, H, n, D), n =
+    h w, in the model's own channels.
 
     Args:
         turns, places, rows, columns: see `scalekv.kv.kernels.coded_maps`.

@@ -126,9 +126,7 @@ class FusedCodec(OfLayer):
     ) -> CodedMaps:
         """See `LayerCodec`: one kernel."""
         known, pictures = self._quantisers.of(maps, threshold), gains[0].shape[-1]
-        codes = coded_packed(
-            values[0], known.sections(pictures), known.nbytes_packed(pictures)
-        )
+        codes = coded_packed(values[0], known.sections(pictures), known.nbytes_packed(pictures))
         return CodedMaps(maps, codes, gains, threshold, pictures)
 
     def _stacked(self, gains: tuple[Tensor, ...]) -> Tensor:

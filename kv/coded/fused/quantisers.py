@@ -1,5 +1,5 @@
-"""What kernels find codes by, kept on a device: small tables of units, from which they make those of
-every channel. Knows constants and thresholds; nothing of values."""
+"""What kernels find codes by, kept on a device: small tables of units, from which they make those
+of every channel. Knows constants and thresholds; nothing of values."""
 
 from __future__ import annotations
 

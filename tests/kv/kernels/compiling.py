@@ -67,19 +67,21 @@ def coded(k: torch.Tensor, v: torch.Tensor) -> None:
     levels, sections = torch.zeros(2, 5), torch.zeros(5, 4, dtype=torch.int64)
     columns, codes = torch.zeros(3, length, dtype=kind), torch.zeros(9, dtype=torch.uint8)
     basis, few = torch.zeros(2, heads, dim, dim).half(), torch.zeros(9, 2, heads, 2, 1)
-    tables = coded_tables._fused(units, kinds, channels.short(), weights, levels, 128)
-    found = coded_values._fused(codes, *tables, few.half(), columns, sections, basis)
+    starts, steps = coded_tables._fused(units, kinds, channels.short(), weights, levels, 128)
+    found = coded_values._fused(codes, starts, steps, few.half(), columns, sections, basis)
     rows, across, mean = torch.zeros(15, 15), torch.zeros(20, 20), weights.half()
     for turns in (None, torch.zeros(length, dim // 2, 2)):
         for places in (columns[0], columns[0].long()):
             everywhere = turns is None
             coded_maps._fused(found, places, mean, rows, across, turns, 1.5, everywhere, k, v)
             coded_waves._fused(k, v, turns, places, mean, rows, across, 1.5, everywhere)
-    energies = coded_codes._fused_energies(found, basis, *tables, columns, levels)
+    energies = coded_codes._fused_energies(found, basis, starts, steps, columns, levels)
     coded_codes._fused_codes(
-        found, energies, few[0, ..., 0], *tables, columns, sections, 0.25, 4.0, codes
+        found, energies, few[0, ..., 0], starts, steps, columns, sections, 0.25, 4.0, codes
     )
-    coded_bytes._fused_again(codes, *tables, sections, columns, *tables, sections, 1, codes)
+    coded_bytes._fused_again(
+        codes, starts, steps, sections, columns, starts, steps, sections, 1, codes
+    )
     coded_bytes._fused_packed(codes, sections, 9)
 
 

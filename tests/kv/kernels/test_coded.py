@@ -109,7 +109,9 @@ def fused_coefficients(codec: FusedCodec, coded: CodedMaps) -> tuple[Tensor, Ten
     one = torch.ones_like(torch.stack(coded.gains))
     same = torch.eye(codec._basis.shape[-1], device=one.device).expand(codec._basis.shape)
     sections = known.sections(coded.pictures)
-    found = coded_values(coded.codes, starts, steps, one, known.columns, sections, same.contiguous())
+    found = coded_values(
+        coded.codes, starts, steps, one, known.columns, sections, same.contiguous()
+    )
     unit = known.columns[0].long()
     of_all = (found, steps[:, :, :, unit].unsqueeze(4), (starts & 7)[:, :, :, unit].unsqueeze(4))
     values, steps, levels = (x.cpu() for x in of_all)
