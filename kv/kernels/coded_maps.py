@@ -49,8 +49,8 @@ def _rows(
     mean: tl.tensor,
     waves: tl.tensor,
     out: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
+    count_rows: tl.tensor,
+    count_columns: tl.tensor,
     length_line: tl.tensor,
     line_stride: tl.tensor,
     dim: tl.tensor,
@@ -63,9 +63,9 @@ def _rows(
     column = tl.program_id(1)
     row = tl.arange(0, HEIGHT)
     number = tl.program_id(2) * NUMBERS + tl.arange(0, NUMBERS)
-    tall, real = row < height, number < length_line
+    tall, real = row < count_rows, number < length_line
     known = tall[:, None] & real[None, :]
-    place = tl.load(places + row * width + column, mask=tall, other=0)
+    place = tl.load(places + row * count_columns + column, mask=tall, other=0)
     source = values + line * line_stride + place[:, None].to(tl.int64) * length_line
     value = tl.load(source + number[None, :], mask=known, other=0.0)
     shift = tl.load(mean + line * dim + number % dim, mask=real, other=0.0).to(tl.float32) * growth
@@ -75,9 +75,9 @@ def _rows(
         value += tl.where((row == 0)[:, None] & (column == 0), shift[None, :], 0.0)
     value = tl.where(known, value, 0.0)
     square = tall[:, None] & tall[None, :]
-    wave = tl.load(waves + row[None, :] * height + row[:, None], mask=square, other=0.0)
+    wave = tl.load(waves + row[None, :] * count_rows + row[:, None], mask=square, other=0.0)
     found = tl.dot(wave, value, input_precision="ieee")
-    target = out + ((line * height + row[:, None]) * width + column) * length_line
+    target = out + ((line * count_rows + row[:, None]) * count_columns + column) * length_line
     tl.store(target + number[None, :], found, mask=known)
 
 
@@ -89,8 +89,8 @@ def _columns(
     k: tl.tensor,
     v: tl.tensor,
     heads: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
+    count_rows: tl.tensor,
+    count_columns: tl.tensor,
     pictures: tl.tensor,
     k_batch: tl.tensor,
     k_head: tl.tensor,
@@ -108,14 +108,16 @@ def _columns(
     row = tl.program_id(1)
     place = tl.arange(0, WIDTH)
     pair = tl.program_id(2) * NUMBERS + tl.arange(0, NUMBERS)  # picture by picture
-    wide, real = place < width, pair < pictures * PAIRS
+    wide, real = place < count_columns, pair < pictures * PAIRS
     known = wide[:, None] & real[None, :]
     square = wide[:, None] & wide[None, :]
-    wave = tl.load(waves + place[None, :] * width + place[:, None], mask=square, other=0.0)
+    wave = tl.load(waves + place[None, :] * count_columns + place[:, None], mask=square, other=0.0)
     line = of_head * PARTS
-    source = values + ((line * height + row) * width + place)[:, None] * (2 * pictures * PAIRS)
+    source = values + ((line * count_rows + row) * count_columns + place)[:, None] * (
+        2 * pictures * PAIRS
+    )
     source += 2 * pair[None, :]
-    further = height.to(tl.int64) * width * 2 * pictures * PAIRS
+    further = count_rows.to(tl.int64) * count_columns * 2 * pictures * PAIRS
     even = tl.dot(wave, tl.load(source, mask=known, other=0.0), input_precision="ieee")
     odd = tl.dot(wave, tl.load(source + 1, mask=known, other=0.0), input_precision="ieee")
     other_even, other_odd = even, odd
@@ -126,7 +128,7 @@ def _columns(
         side_odd = tl.dot(wave, side, input_precision="ieee")
         other_even, other_odd = even - side_even, odd - side_odd
         even, odd = even + side_even, odd + side_odd
-    token = row * width + place
+    token = row * count_columns + place
     picture, channel = pair // PAIRS, 2 * (pair % PAIRS)
     is_value = of_head >= heads
     if TURNED:

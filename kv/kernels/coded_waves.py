@@ -53,8 +53,8 @@ def _columns(
     waves: tl.tensor,
     out: tl.tensor,
     heads: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
+    count_rows: tl.tensor,
+    count_columns: tl.tensor,
     pictures: tl.tensor,
     k_batch: tl.tensor,
     k_head: tl.tensor,
@@ -72,9 +72,9 @@ def _columns(
     row = tl.program_id(1)
     place = tl.arange(0, WIDTH)
     pair = tl.program_id(2) * NUMBERS + tl.arange(0, NUMBERS)  # picture by picture
-    wide, real = place < width, pair < pictures * PAIRS
+    wide, real = place < count_columns, pair < pictures * PAIRS
     known = wide[:, None] & real[None, :]
-    token = row * width + place
+    token = row * count_columns + place
     picture, channel = pair // PAIRS, 2 * (pair % PAIRS)
     head, is_value = of_head % heads, of_head >= heads
     if is_value:
@@ -105,14 +105,16 @@ def _columns(
                 side_odd * cos - side_even * sin,
             )
     square = wide[:, None] & wide[None, :]
-    wave = tl.load(waves + place[:, None] * width + place[None, :], mask=square, other=0.0)
+    wave = tl.load(waves + place[:, None] * count_columns + place[None, :], mask=square, other=0.0)
     line = of_head * PARTS
-    target = out + ((line * height + row) * width + place)[:, None] * (2 * pictures * PAIRS)
+    target = out + ((line * count_rows + row) * count_columns + place)[:, None] * (
+        2 * pictures * PAIRS
+    )
     target += 2 * pair[None, :]
     tl.store(target, tl.dot(wave, even, input_precision="ieee"), mask=known)
     tl.store(target + 1, tl.dot(wave, odd, input_precision="ieee"), mask=known)
     if PARTS == 2:
-        target += height.to(tl.int64) * width * 2 * pictures * PAIRS
+        target += count_rows.to(tl.int64) * count_columns * 2 * pictures * PAIRS
         tl.store(target, tl.dot(wave, side_even, input_precision="ieee"), mask=known)
         tl.store(target + 1, tl.dot(wave, side_odd, input_precision="ieee"), mask=known)
 
@@ -124,8 +126,8 @@ def _rows(
     mean: tl.tensor,
     waves: tl.tensor,
     out: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
+    count_rows: tl.tensor,
+    count_columns: tl.tensor,
     length_line: tl.tensor,
     dim: tl.tensor,
     growth: tl.tensor,
@@ -137,20 +139,20 @@ def _rows(
     column = tl.program_id(1)
     row = tl.arange(0, HEIGHT)
     number = tl.program_id(2) * NUMBERS + tl.arange(0, NUMBERS)
-    tall, real = row < height, number < length_line
+    tall, real = row < count_rows, number < length_line
     known = tall[:, None] & real[None, :]
-    source = values + ((line * height + row[:, None]) * width + column) * length_line
+    source = values + ((line * count_rows + row[:, None]) * count_columns + column) * length_line
     value = tl.load(source + number[None, :], mask=known, other=0.0)
     square = tall[:, None] & tall[None, :]
-    wave = tl.load(waves + row[:, None] * height + row[None, :], mask=square, other=0.0)
+    wave = tl.load(waves + row[:, None] * count_rows + row[None, :], mask=square, other=0.0)
     found = tl.dot(wave, value, input_precision="ieee")
     shift = tl.load(mean + line * dim + number % dim, mask=real, other=0.0).to(tl.float32) * growth
     if EVERYWHERE:
         found -= shift[None, :]
     else:
         found -= tl.where((row == 0)[:, None] & (column == 0), shift[None, :], 0.0)
-    place = tl.load(places + row * width + column, mask=tall, other=0)
-    target = line * height * width + place.to(tl.int64)
+    place = tl.load(places + row * count_columns + column, mask=tall, other=0)
+    target = line * count_rows * count_columns + place.to(tl.int64)
     tl.store(out + target[:, None] * length_line + number[None, :], found, mask=known)
 
 

@@ -69,12 +69,18 @@ def coded(k: torch.Tensor, v: torch.Tensor) -> None:
     basis, few = torch.zeros(2, heads, dim, dim).half(), torch.zeros(9, 2, heads, 2, 1)
     starts, steps = coded_tables._fused(units, kinds, channels.short(), weights, levels, 128)
     found = coded_values._fused(codes, starts, steps, few.half(), columns, sections, basis)
-    rows, across, mean = torch.zeros(15, 15), torch.zeros(20, 20), weights.half()
-    for turns in (None, torch.zeros(length, dim // 2, 2)):
-        for places in (columns[0], columns[0].long()):
-            everywhere = turns is None
-            coded_maps._fused(found, places, mean, rows, across, turns, 1.5, everywhere, k, v)
-            coded_waves._fused(k, v, turns, places, mean, rows, across, 1.5, everywhere)
+    mean, angles = weights.half(), torch.zeros(length, dim // 2, 2)
+    places = columns[0]
+    for side, turns, of_map in (
+        (1, angles, places),
+        (20, None, places),
+        (20, angles, places.long()),
+    ):
+        waves, everywhere, tokens = torch.zeros(side, side), turns is None, slice(side * side)
+        to, back = (mean, waves, waves, turns), (mean, waves, waves, 1.5, everywhere)
+        k_map, v_map = k[:, :, tokens], v[:, :, tokens]
+        coded_maps._fused(found[:, :, :, tokens], of_map, *to, 1.5, everywhere, k_map, v_map)
+        coded_waves._fused(k_map, v_map, turns, of_map, *back)
     energies = coded_codes._fused_energies(found, basis, starts, steps, columns, levels)
     coded_codes._fused_codes(
         found, energies, few[0, ..., 0], starts, steps, columns, sections, 0.25, 4.0, codes
@@ -88,7 +94,7 @@ def coded(k: torch.Tensor, v: torch.Tensor) -> None:
 def main() -> None:
     driver.set_active(Hopper())
     operator.Kernel.launch = compile_instead  # type: ignore[method-assign]
-    half, heads, dim, length = torch.bfloat16, 28, 128, 300
+    half, heads, dim, length = torch.bfloat16, 28, 128, 400
     q = torch.zeros(2, length, heads, dim, dtype=half).transpose(1, 2)
     kv = torch.zeros(2, 2, 700, heads, dim, dtype=half).transpose(2, 3)
     mass._fused_mass(q, kv[0], torch.arange(16))
