@@ -94,11 +94,21 @@ def predicted_coded(allocation: Allocation, shape: CacheShape) -> CachePredictio
     )
 
 
-def decoding_bytes(schedule: Schedule, shape: CacheShape) -> int:
+def decoding_bytes(schedule: Schedule, shape: CacheShape, by_kernels: bool) -> int:
     """Bytes beside the workspace while maps of one layer are decoded or coded, at most: three
-    copies of a group's coefficients in float32, and several of what is worked on in one go."""
+    copies of a group's coefficients in float32, and several of what is worked on in one go.
+
+    Args:
+        by_kernels: then it is two copies, a byte for each code, and two times every channel's
+            quantisers and places.
+    """
     channels = 2 * shape.sequences * shape.heads * shape.head_dim
-    tokens = [sum(units.tokens for units in group) for group in groups_of(schedule, channels)]
+    groups = groups_of(schedule, channels)
+    tokens = [sum(units.tokens for units in group) for group in groups]
+    if by_kernels:
+        units = [sum(len(units.sizes) for units in group) for group in groups]
+        sizes = (9 * n + 16 * u for n, u in zip(tokens, units, strict=True))
+        return channels * max(sizes, default=0)
     group = max(tokens, default=0) * channels
     return 4 * (3 * group + 6 * min(max(TOGETHER, group // shape.heads), group))
 
