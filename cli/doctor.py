@@ -111,7 +111,7 @@ def _room(model: str | None, weights_dir: str | None) -> Finding:
         placement = choices.placement.for_known_prompts()
         assert target.memory is not None, target
         planner = planner_of(settled, placement, choices.weights_dir)
-        planner, options = lightened(planner, target.memory)
+        planner, options = lightened(planner, target.memory, texts_known=True)
         gpu = gpu_of(choices.device) if target.device == CUDA else None
         free = None if gpu is None else gpu.free_bytes
         return room(planner, target.memory, target.name, free, options)

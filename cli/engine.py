@@ -148,6 +148,7 @@ def check_calibration(
     weights_dir: Path | None,
     dtype: str,
     device: str,
+    offload: bool,
 ) -> Settled:
     """What the pictures of a calibration come to; refuses what can be known to fail without reading
     weights. Imports no torch.
@@ -157,7 +158,7 @@ def check_calibration(
     """
     from scalekv.infinity_patch.calibration.plan import check_calibration as check_request
 
-    return check_request(request, preset, weights_dir, dtype, device)
+    return check_request(request, preset, weights_dir, dtype, device, offload)
 
 
 def calibrate(

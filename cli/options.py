@@ -3,6 +3,7 @@ Knows how commands are declared; what options come to is settled in `choices`.""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import wraps
 from inspect import Parameter, signature
@@ -193,6 +194,35 @@ def _offers(
         return [before + comma + word for word in known if word.startswith(begun)]
 
     return complete
+
+
+def a_part(panel: str, more: str = "") -> Any:
+    """The option --shard of a command whose work several processes may share; see `shard_of`."""
+    return typer.Option(
+        metavar="I/N",
+        help="Draw only part I of N, counted from 1: one for every GPU or array job, all with the "
+        f"same --out.{more}",
+        rich_help_panel=panel,
+    )
+
+
+def shard_of(text: str | None) -> tuple[int, int] | None:
+    """(i, n) of "i/n".
+
+    Raises:
+        UserError: no such shard.
+    """
+    if text is None:
+        return None
+    parts = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
+    if parts is None or not 1 <= int(parts[1]) <= int(parts[2]):
+        raise UserError(
+            f"no shard {text!r}",
+            where="--shard",
+            rule="I/N, from 1/N to N/N",
+            fix="--shard 1/8 for the first of eight",
+        )
+    return int(parts[1]), int(parts[2])
 
 
 BATCH_SIZE = BY_NAME["batch_size"].names

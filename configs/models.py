@@ -22,7 +22,7 @@ from scalekv.configs.spec import (
     TransformerSpec,
 )
 from scalekv.configs.yaml_files import read_yaml
-from scalekv.kv.errors import UserError, close_matches
+from scalekv.kv.errors import UserError, check_one_of, close_matches
 
 FOLDER = Path(__file__).parent / "models"
 """Where the presets ship: NAME.yaml."""
@@ -140,13 +140,8 @@ def model_named(name: str, where: str = "--model") -> ModelPreset:
     if name.endswith((".yaml", ".yml")):
         return read_preset(Path(name).expanduser())
     known = _known()
-    if name not in known:
-        raise UserError(
-            f"no model named {name!r}",
-            where=where,
-            rule="one of " + ", ".join(known) + ", or the path of a preset, own.yaml",
-            fix=close_matches(name, known),
-        )
+    what, also = f"no model named {name!r}", ", or the path of a preset, own.yaml"
+    check_one_of(name, known, what, where, also=also)
     return _shipped(name)
 
 
@@ -190,20 +185,10 @@ def _check(preset: ModelPreset, where: str) -> None:
             fix=_AS_IN,
         )
     for place, pixels in enumerate(preset.pixel_classes):
-        if pixels not in PIXELS:
-            raise UserError(
-                f"no pixel class {pixels!r}",
-                where=f"{where}, key {'pixels_too' if place else 'pixels'}",
-                rule="one of " + ", ".join(PIXELS),
-                fix=close_matches(pixels, PIXELS) or _AS_IN,
-            )
-    if preset.dtype not in DTYPES:
-        raise UserError(
-            f"no dtype {preset.dtype!r}",
-            where=f"{where}, key dtype",
-            rule="one of " + ", ".join(DTYPES),
-            fix=close_matches(preset.dtype, DTYPES) or _AS_IN,
-        )
+        key = f"{where}, key {'pixels_too' if place else 'pixels'}"
+        check_one_of(pixels, PIXELS, f"no pixel class {pixels!r}", key, otherwise=_AS_IN)
+    what, key = f"no dtype {preset.dtype!r}", f"{where}, key dtype"
+    check_one_of(preset.dtype, DTYPES, what, key, otherwise=_AS_IN)
     for key, fine, rule in (
         ("tau", sampling.tau > 0, "above 0"),
         ("top_p", 0 <= sampling.top_p <= 1, "between 0 and 1; 0 turns it off"),

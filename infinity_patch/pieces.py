@@ -1,4 +1,4 @@
-"""How large the pieces are that large tensors are worked on in. No torch: plans use them too."""
+"""How large the pieces are that work is done in. No torch: plans use them too."""
 
 ROWS = 512
 """Rows of hidden states, of all sequences together, that go through a chain of operations at a
@@ -15,6 +15,9 @@ memory holds several copies of one, in float32 too."""
 TEXT_ROWS = 16
 """Rows of text of the shortest prompts on a device; longer ones take a power of two, so that few
 lengths are to be told apart, each a multiple of what attention kernels want."""
+
+REMEMBERED = 512
+"""Texts whose features are kept in the host's memory; those of a long one take 4 MiB."""
 
 
 def padded_text(tokens: int, most: int) -> int:

@@ -11,7 +11,7 @@ import re
 from fractions import Fraction
 
 from scalekv.configs.models import ModelPreset
-from scalekv.kv.errors import UserError
+from scalekv.kv.errors import UserError, check_one_of
 from scalekv.kv.schedule import Schedule
 
 # Height over width to the maps of the 1M class; the transposed maps serve the inverse ratio.
@@ -60,13 +60,8 @@ def full_schedule(ratio: str) -> Schedule:
 
 def schedule_for(ratio: str, pixels: str) -> Schedule:
     """The schedule of a ratio ("3:2", width:height) at a pixel class ("0.06M" … "1M")."""
-    if pixels not in PIXEL_CLASSES:
-        raise UserError(
-            f"no pixel class {pixels!r}",
-            where="--pixels",
-            rule="one of " + ", ".join(PIXEL_CLASSES),
-            fix="--pixels 0.06M",
-        )
+    what, smallest = f"no pixel class {pixels!r}", "--pixels 0.06M"
+    check_one_of(pixels, PIXEL_CLASSES, what, "--pixels", otherwise=smallest)
     return Schedule(full_schedule(ratio).scales[: PIXEL_CLASSES[pixels]])
 
 

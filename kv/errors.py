@@ -4,7 +4,7 @@ Knows nothing of who shows it."""
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from typing import ClassVar
 
 
@@ -36,6 +36,28 @@ class UserError(Exception):
 class BudgetTooSmall(UserError):
     """Less than a cache or a policy can work with at this size; more would do. A search for what
     fits takes it as "does not fit"."""
+
+
+def check_one_of(
+    word: str, known: Collection[str], what: str, where: str, *, also: str = "", otherwise: str = ""
+) -> None:
+    """Refuses a word that is not among those known.
+
+    Args:
+        what, where: of the refusal.
+        also: what the rule allows besides, from its comma on.
+        otherwise: the fix where no known word is near.
+
+    Raises:
+        UserError: it is not; the nearest are named.
+    """
+    if word not in known:
+        raise UserError(
+            what,
+            where=where,
+            rule="one of " + ", ".join(known) + also,
+            fix=close_matches(word, known) or otherwise,
+        )
 
 
 def close_matches(word: str, known: Iterable[str]) -> str:

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from scalekv.kv.errors import UserError, close_matches
+from scalekv.kv.errors import UserError, check_one_of
 
 PARAMETER_BYTES = 4  # a scale and a zero-point, float16 each
 
@@ -66,13 +66,8 @@ def check_kv_dtype(name: str) -> None:
     Raises:
         UserError: it is not; close names are listed.
     """
-    if name not in KV_DTYPES:
-        raise UserError(
-            f"no dtype {name!r} for the held cache",
-            where="--kv-dtype",
-            rule="one of " + ", ".join(KV_DTYPES),
-            fix=close_matches(name, KV_DTYPES) or "auto",
-        )
+    what = f"no dtype {name!r} for the held cache"
+    check_one_of(name, KV_DTYPES, what, "--kv-dtype", otherwise="auto")
 
 
 def check_kv_device(name: str) -> None:

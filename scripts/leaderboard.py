@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from scalekv.infinity_patch.evaluation.precisions import computed_in, with_precisions
 from scalekv.infinity_patch.evaluation.tables import Grid, markdown, quality
 from scalekv.kv.budgets.budget import FULL
 from scalekv.kv.sizes import human_bytes
@@ -69,9 +70,9 @@ def _section(found: Mapping[str, Result]) -> str:
         markdown(beside),
     ]
     for name, result in found.items():
-        its = result["settings"]
+        its = with_precisions(result["settings"])
         lines.append(
-            f"- `{name}`: scalekv {its['scalekv']}, {its['dtype']}, torch {its['torch']}, "
+            f"- `{name}`: scalekv {its['scalekv']}, {computed_in(its)}, torch {its['torch']}, "
             f"{', '.join(result['machines'])}."
         )
     return "\n".join(lines) + "\n"

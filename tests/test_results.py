@@ -40,6 +40,7 @@ def test_what_is_no_result_is_refused(sent: dict[str, Any]) -> None:
     ]
     for change in changes:
         assert not CHECK.is_valid(sent | change), change
+    assert not CHECK.is_valid(sent | {"settings": sent["settings"] | {"weights_dtype": "auto"}})
     sent["variants"][1]["fid"] = None
     assert not CHECK.is_valid(sent)
 
@@ -51,6 +52,9 @@ def test_the_page_ranks_what_may_be_compared_and_nothing_else(sent: dict[str, An
         if "psnr" in facts:
             facts["psnr"]["mean"] += 40
     apart["settings"]["captions_sha256"] = "0" * 64
+    assert "weights_dtype" not in sent["settings"]
+    other["settings"]["weights_dtype"] = "int8"
+    assert CHECK.is_valid(sent | {"settings": other["settings"]})
     page = leaderboard({"a.json": sent, "b.json": other, "c.json": apart})
     sections = page.split("\n## ")[1:]
     assert len(sections) == 2
@@ -61,6 +65,10 @@ def test_the_page_ranks_what_may_be_compared_and_nothing_else(sent: dict[str, An
     assert not any("c.json" in row for row in rows)
     assert "`c.json`" in second
     best = max(facts["psnr"]["mean"] for facts in sent["variants"] if "psnr" in facts)
+    files = [line for line in first.splitlines() if line.startswith("- `")]
+    assert len(files) == 2  # of before precisions of weights were recorded, and of after
+    assert ", bf16, weights in bf16, text encoder in fp32, torch" in files[0]
+    assert ", bf16, weights in int8, text encoder in fp32, torch" in files[1]
     assert f"| {best + 40:.2f} (" in rows[0] or f"| {best + 40:.2f} " in rows[0]
 
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import Annotated
 
 import typer
@@ -87,15 +86,7 @@ def batch(
         int | None,
         typer.Option(min=1, metavar="N", help="Take N prompts at most.", rich_help_panel=FILE),
     ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N",
-            help="Make only part I of N, counted from 1: one for every GPU or array job. All may "
-            "write to the same folder.",
-            rich_help_panel=FILE,
-        ),
-    ] = None,
+    shard: Annotated[str | None, given.a_part(FILE)] = None,
     fail_fast: Annotated[
         bool,
         typer.Option(
@@ -203,7 +194,7 @@ def batch(
             fix="--seed N with the seed that the first run said; the manifest has it too",
         )
     template = NameTemplate(choices.name or BATCH_TEMPLATE, writing_of(choices).suffixes)
-    part = shard_of(shard)
+    part = given.shard_of(shard)
     if file == STDIN:
         tell_of_terminal(quiet=choices.quiet)
     target = target_of(choices.device)
@@ -225,22 +216,3 @@ def batch(
         run.preview()
     else:
         run.execute()
-
-
-def shard_of(text: str | None) -> tuple[int, int] | None:
-    """(i, n) of "i/n".
-
-    Raises:
-        UserError: no such shard.
-    """
-    if text is None:
-        return None
-    parts = re.fullmatch(r"(\d{1,6})/(\d{1,6})", text, re.ASCII)
-    if parts is None or not 1 <= int(parts[1]) <= int(parts[2]):
-        raise UserError(
-            f"no shard {text!r}",
-            where="--shard",
-            rule="I/N, from 1/N to N/N",
-            fix="--shard 1/8 for the first of eight",
-        )
-    return int(parts[1]), int(parts[2])

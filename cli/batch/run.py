@@ -222,7 +222,7 @@ class BatchRun:
         source: PictureSource | None = None
         try:
             if todo:
-                source = self._source(len(todo), folder, opened)
+                source = self._source(todo, folder, opened)
                 self._running = Running(folder)
                 self._account.tally.start()
                 with closing(source.draw(todo)) as drawn:
@@ -244,8 +244,10 @@ class BatchRun:
                 if source is not None or not todo:  # otherwise loading failed
                     self._account.report(source, folder, manifest, outcome)
 
-    def _source(self, count: int, folder: OutputFolder, opened: ExitStack) -> PictureSource:
-        """What draws `count` pictures, the model loaded; `opened` is to close it."""
+    def _source(
+        self, todo: Sequence[Job], folder: OutputFolder, opened: ExitStack
+    ) -> PictureSource:
+        """What draws the jobs, the model loaded; `opened` is to close it."""
         choices = self.choices
         shard = "" if self.shard is None else f", shard {self.shard[0]}/{self.shard[1]}"
         self._display.note(
@@ -260,11 +262,12 @@ class BatchRun:
             told.setdefault((request.policy, request.budget, request.ratio, request.pixels), kind)
         for kind in told.values():
             tell_of_idle_budget(kind, self._display)
-        source = self._here() if self.cluster is None else self._there(count, folder, opened)
+        local = self.cluster is None
+        source = self._here(todo) if local else self._there(len(todo), folder, opened)
         self._account.load_seconds = time.perf_counter() - self._account.started
         return source
 
-    def _here(self) -> PictureSource:
+    def _here(self, todo: Sequence[Job]) -> PictureSource:
         """The model in this process."""
         choices = self.choices
         self._display.stage(f"loading {choices.preset.name}")
@@ -274,6 +277,7 @@ class BatchRun:
             choices.dtype,
             choices.weights_dir,
             choices.placement.for_known_prompts(),
+            encoded_texts(todo),
         )
         tell_of_batches(self.jobs[0].settled, pipeline.device.type, self._display)
         finish = partial(Finished.of, choices=choices)

@@ -84,6 +84,7 @@ class CalibrationRun:
                 choices.weights_dir,
                 choices.dtype,
                 target.device,
+                choices.placement.offload,
             )
             placement = choices.placement
             if not choices.force:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from scalekv.configs.settings import option_name
-from scalekv.kv.errors import UserError
+from scalekv.kv.errors import UserError, check_one_of
 
 if TYPE_CHECKING:
     from scalekv.cli.choices import Choices
@@ -51,13 +51,8 @@ def cluster_asked(engine: str, typed: Mapping[str, Any]) -> ClusterAsked | None:
         UserError: no such engine, an address or a share that cannot be, or an option without
             `--engine ray`.
     """
-    if engine not in ENGINES:
-        raise UserError(
-            f"no engine {engine!r}",
-            where="--engine",
-            rule="one of " + ", ".join(ENGINES),
-            fix="--engine ray draws on several GPUs or machines",
-        )
+    several = "--engine ray draws on several GPUs or machines"
+    check_one_of(engine, ENGINES, f"no engine {engine!r}", "--engine", otherwise=several)
     given = {n: value for n, value in typed.items() if value is not None and value is not False}
     if engine == LOCAL:
         for name in given:

@@ -19,7 +19,7 @@ from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Choices, Options, choose
 from scalekv.cli.compare.shown import show_variants
 from scalekv.cli.console.errors import Interrupted
-from scalekv.cli.console.interrupts import interruptible, interrupts_wait
+from scalekv.cli.console.interrupts import interruptible, told_how_it_ends
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json, to_json
 from scalekv.cli.generate.destination import refuse_file
@@ -178,7 +178,9 @@ class Comparison:
                 display.note(self._headline())
                 display.stage(f"loading {self.choices.preset.name}")
                 c = self.choices
-                pipeline = engine.load(c.preset, c.device, c.dtype, c.weights_dir, place)
+                pipeline = engine.load(
+                    c.preset, c.device, c.dtype, c.weights_dir, place, c.request.texts
+                )
                 self._draw(pipeline, settled, folder, display)
         except KeyboardInterrupt:
             kept = len(self.rows) * len(self.variants) if self.keep else None
@@ -193,21 +195,16 @@ class Comparison:
         folder: OutputFolder,
         display: Display,
     ) -> None:
-        outcome = "failed"
-        try:
+        def finish(outcome: str) -> None:
+            display.clear()
+            if self.rows:
+                self._finish(pipeline, folder, outcome)
+
+        with told_how_it_ends(finish):
             for row in self._rows(pipeline, settled, display):
                 self.rows.append(row)
                 if self.keep:
                     self._keep(row)
-            outcome = "complete"
-        except KeyboardInterrupt:
-            outcome = "interrupted"
-            raise
-        finally:
-            with interrupts_wait():
-                display.clear()
-                if self.rows:
-                    self._finish(pipeline, folder, outcome)
 
     def _rows(
         self, pipeline: Pipeline, settled: Sequence[Settled], display: Display

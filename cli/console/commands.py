@@ -9,7 +9,7 @@ from typing import Any
 from typer.core import TyperCommand, TyperGroup
 
 from scalekv.cli.console.help import few_words, help_of
-from scalekv.cli.console.usage import USAGE, no_such_command
+from scalekv.cli.console.usage import USAGE, no_such_command, refuse_options_before
 
 
 class _Ours:
@@ -48,10 +48,13 @@ class CommandGroup(_Ours, TyperGroup):
         """The command that is named first in `args`.
 
         Raises:
-            NotUnderstood: there is none of that name.
+            NotUnderstood: there is none of that name, or options stand before it.
         """
         name = args[0]
-        known = self.get_command(ctx, name) is not None
-        if not (known or ctx.resilient_parsing or name.startswith("-")):
-            raise no_such_command(name, ctx.command_path, self.commands)
+        command = self.get_command(ctx, name)
+        if not ctx.resilient_parsing:
+            if command is not None:
+                refuse_options_before(ctx, name, command)
+            elif not name.startswith("-"):
+                raise no_such_command(name, ctx.command_path, self.commands)
         return super().resolve_command(ctx, args)

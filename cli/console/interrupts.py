@@ -11,7 +11,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
@@ -116,6 +116,22 @@ def interrupts_wait(*, leave_at_second: bool = False) -> Iterator[None]:
         if came:
             _received = came[0]
             raise KeyboardInterrupt
+
+
+@contextmanager
+def told_how_it_ends(tell: Callable[[str], None]) -> Iterator[None]:
+    """Calls `tell` when the block ends, with how it does: "complete", "interrupted" or "failed".
+    Signals wait until it has written what there is. What ended the block is raised on."""
+    outcome = "failed"
+    try:
+        yield
+        outcome = "complete"
+    except KeyboardInterrupt:
+        outcome = "interrupted"
+        raise
+    finally:
+        with interrupts_wait():
+            tell(outcome)
 
 
 @contextmanager

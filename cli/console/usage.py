@@ -26,6 +26,8 @@ USAGE: Any = _CLICK.UsageError
 
 _EXTRA = re.compile(r"unexpected extra argument(?:s|\(s\))? \((.*)\)")
 
+_BEHIND = "options stand behind the command they are of"
+
 
 class NotUnderstood(UserError):
     """A command line that no command reads so."""
@@ -80,6 +82,35 @@ def no_such_command(name: str, path: str, commands: Iterable[str]) -> NotUnderst
     )
 
 
+def refuse_options_before(context: Any, name: str, command: Any) -> None:
+    """Refuses options of a group that were typed before one of its commands, which they would not
+    reach.
+
+    Args:
+        context: of the group.
+        name, command: what was named behind them.
+
+    Raises:
+        NotUnderstood: there is one.
+    """
+    for option in context.command.params:
+        source = context.get_parameter_source(option.name)
+        if is_argument(option) or source is None or source.name != "COMMANDLINE":
+            continue
+        off = option.secondary_opts and context.params[option.name] is False
+        word = max(option.secondary_opts if off else option.opts, key=len)
+        path = f"{context.command_path} {name}"
+        fix = f"{_BEHIND}: {path} {word}"
+        if word not in _long_names(command):
+            fix = f"leave it out: {path} has no {word}"
+        raise NotUnderstood(
+            f"{word} stands before {name}, which it would not reach",
+            where=context.command_path,
+            rule=f"before a command's name it is of {context.command_path} alone",
+            fix=fix,
+        )
+
+
 def _no_such_option(error: Any, arguments: Sequence[str]) -> NotUnderstood:
     context, name = error.ctx, error.option_name
     path, command = context.command_path, context.command
@@ -104,7 +135,7 @@ def _no_such_option(error: Any, arguments: Sequence[str]) -> NotUnderstood:
         if given in _long_names(one)
     ]
     if with_it:
-        fix = f"options stand behind the command they are of: {with_it[0]}"
+        fix = f"{_BEHIND}: {with_it[0]}"
     if not fix and texts:
         fix = f"{path} -- {shlex.quote(word)}, if it is a {placeholder(texts[0])}"
     return NotUnderstood(

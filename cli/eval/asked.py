@@ -19,7 +19,7 @@ from scalekv.infinity_patch.evaluation.captions import Captions, coco_captions, 
 from scalekv.infinity_patch.evaluation.protocols import Protocol, protocol_named
 from scalekv.infinity_patch.evaluation.rows import Part
 from scalekv.infinity_patch.evaluation.variants import FULL_CACHE, CacheVariant, cache_variants
-from scalekv.kv.errors import UserError, close_matches
+from scalekv.kv.errors import UserError, check_one_of
 from scalekv.kv.policies.registry import check_policy_name
 
 if TYPE_CHECKING:
@@ -56,13 +56,7 @@ class EvaluationAsked:
         if not words:
             return None
         for word in words:
-            if word not in (*NETWORK_NAMES, NONE):
-                raise UserError(
-                    f"no measure {word!r}",
-                    where="--measure",
-                    rule="of " + ", ".join((*NETWORK_NAMES, NONE)),
-                    fix=close_matches(word, NETWORK_NAMES),
-                )
+            check_one_of(word, (*NETWORK_NAMES, NONE), f"no measure {word!r}", "--measure")
         if NONE in words and len(words) > 1:
             raise UserError("none and others", where="--measure", rule="none stands alone")
         return () if NONE in words else tuple(words)

@@ -163,13 +163,7 @@ def evaluate(
         ),
     ] = False,
     shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N",
-            help="Draw only part I of N, counted from 1: one for every GPU or array job, all with "
-            "the same --out. A call without it reports on all.",
-            rich_help_panel=WHAT,
-        ),
+        str | None, given.a_part(WHAT, " A call without it reports on all.")
     ] = None,
     report_only: Annotated[
         bool,
@@ -225,7 +219,6 @@ def evaluate(
     """Measures, where no other command is named."""
     if context.invoked_subcommand is not None:
         return
-    from scalekv.cli.batch.command import shard_of
     from scalekv.cli.console.errors import stderr
     from scalekv.cli.eval.asked import EvaluationAsked
     from scalekv.cli.eval.run import EvaluationRun
@@ -247,7 +240,7 @@ def evaluate(
         kv_dtypes=kv_dtype or (),
         measures=measure or (),
         agreement=agreement,
-        part=shard_of(shard),
+        part=given.shard_of(shard),
         out=out,
         typed={**typed, **sampling},
     )
@@ -299,15 +292,7 @@ def export(
             rich_help_panel=DRAWN,
         ),
     ] = None,
-    shard: Annotated[
-        str | None,
-        typer.Option(
-            metavar="I/N",
-            help="Draw only part I of N, counted from 1: one for every GPU or array job, all with "
-            "the same --out.",
-            rich_help_panel=DRAWN,
-        ),
-    ] = None,
+    shard: Annotated[str | None, given.a_part(DRAWN)] = None,
     policy: Annotated[
         list[str] | None,
         given.several_of("policy", "NAME", "Policies, each under every budget.", "full"),
@@ -332,7 +317,6 @@ def export(
     typed: given.Typed,
 ) -> None:
     """Draws a benchmark's pictures."""
-    from scalekv.cli.batch.command import shard_of
     from scalekv.cli.console.errors import stderr
     from scalekv.cli.eval.exporting import ExportAsked, ExportRun
 
@@ -347,7 +331,7 @@ def export(
         policies=policy or (),
         budgets=budget or (),
         kv_dtypes=kv_dtype or (),
-        part=shard_of(shard),
+        part=given.shard_of(shard),
         out=out,
         typed={**typed, **sampling},
     )

@@ -149,7 +149,7 @@ class ExportRun:
         from scalekv.infinity_patch.evaluation.kept import EvaluationFolder
 
         asked = self.asked
-        name = benchmark.name + ("" if asked.rewritten is None else "-rewritten")
+        name = benchmark.export_name(rewritten=asked.rewritten is not None)
         return Export(
             EvaluationFolder(asked.out),
             benchmark,
@@ -158,7 +158,9 @@ class ExportRun:
             min(asked.limit or len(prompts), len(prompts)),
             settled,
             choices.request.seed,
-            export_settings(next(iter(settled.values())), name, prompts, choices.weights_dir),
+            export_settings(
+                next(iter(settled.values())), name, prompts, choices.weights_dir, choices.placement
+            ),
             asked.part,
         )
 

@@ -9,11 +9,12 @@ from typing import Any
 
 from rich.console import Console
 
+from scalekv.cli.console.layout import Paragraph
 from scalekv.cli.console.stdout import say_json, show
 from scalekv.cli.eval.asked import EvaluationAsked
 from scalekv.cli.eval.run import EvaluationRun
 from scalekv.cli.eval.shown import grid_table
-from scalekv.infinity_patch.benchmarks.layouts import benchmark_named
+from scalekv.infinity_patch.benchmarks.layouts import EXPORT, benchmark_named
 from scalekv.infinity_patch.benchmarks.scores import BenchmarkScore, read_score
 from scalekv.infinity_patch.evaluation.kept import (
     PICTURES,
@@ -22,6 +23,7 @@ from scalekv.infinity_patch.evaluation.kept import (
     VARIANT,
     EvaluationFolder,
 )
+from scalekv.infinity_patch.evaluation.precisions import PRECISIONS, computed_in
 from scalekv.infinity_patch.evaluation.rows import Row, files_of_parts
 from scalekv.infinity_patch.evaluation.tables import Grid
 from scalekv.infinity_patch.evaluation.variants import FULL_CACHE, CacheVariant
@@ -62,7 +64,8 @@ class ScoresImport:
             variant = CacheVariant(FULL, FULL, self.kv_dtype)
         folder = EvaluationFolder(self.out)
         name = benchmark.title + (" (rewritten)" if self.rewritten else "")
-        self._keep(folder, variant, name, found)
+        drawn = EXPORT + benchmark.export_name(rewritten=self.rewritten)
+        self._keep(folder, variant, name, found, _precisions(folder, drawn))
         parts = ", ".join(f"{part} {value:.4g}" for part, value in found.parts.items())
         of = f" of {found.pictures} pictures" if found.pictures else ""
         self.console.print(
@@ -76,11 +79,16 @@ class ScoresImport:
             self._show(folder)
 
     def _keep(
-        self, folder: EvaluationFolder, variant: CacheVariant, name: str, found: BenchmarkScore
+        self,
+        folder: EvaluationFolder,
+        variant: CacheVariant,
+        name: str,
+        found: BenchmarkScore,
+        precisions: Row,
     ) -> None:
         rows = folder.rows(SCORES, {"scores": 1}, None, SCORE_KEY)
         row: Row = {field: getattr(variant, field) for field in VARIANT}
-        row |= {"score": name, "value": found.value, "pictures": found.pictures}
+        row |= {"score": name, "value": found.value, "pictures": found.pictures, **precisions}
         key = tuple(row[field] for field in SCORE_KEY)
         for known in rows.rows:
             same = all(known[field] == row[field] for field in SCORE_KEY)
@@ -101,7 +109,13 @@ class ScoresImport:
         if self.json:
             say_json({"scores": scores})
         else:
-            show(grid_table(scores_grid(scores, held_by_variant(folder))))
+            show(
+                grid_table(scores_grid(scores, held_by_variant(folder))),
+                *(
+                    Paragraph(f"{name.removeprefix(EXPORT)}: {computed_in(folder.settings(name))}")
+                    for name in _exports(folder)
+                ),
+            )
 
 
 def scores_grid(scores: list[Row], held: dict[CacheVariant, int]) -> Grid:
@@ -128,12 +142,36 @@ def scores_grid(scores: list[Row], held: dict[CacheVariant, int]) -> Grid:
 def held_by_variant(folder: EvaluationFolder) -> dict[CacheVariant, int]:
     """The most bytes that each variant held while pictures were drawn for a benchmark."""
     held: dict[CacheVariant, int] = {}
-    files = folder.path.glob("export-*.jsonl")
-    for name in {re.sub(r"(-\d+of\d+)?\.jsonl$", "", path.name) for path in files}:
+    for name in _exports(folder):
         for row in folder.found(name):
             variant = CacheVariant(*(row[field] for field in VARIANT))
             held[variant] = max(held.get(variant, 0), int(row["held_peak_bytes"]))
     return held
+
+
+def _exports(folder: EvaluationFolder) -> list[str]:
+    """Names of the rows about pictures that were drawn for benchmarks."""
+    files = folder.path.glob(f"{EXPORT}*.jsonl")
+    return sorted({re.sub(r"(-\d+of\d+)?\.jsonl$", "", path.name) for path in files})
+
+
+def _precisions(folder: EvaluationFolder, drawn: str) -> Row:
+    """In what the pictures that were scored were drawn, as far as the folder says.
+
+    Raises:
+        UserError: in another than those of the evaluation there.
+    """
+    scored, compared = folder.settings(drawn), folder.settings(PICTURES)
+    for name in PRECISIONS:
+        if scored and compared and scored[name] != compared[name]:
+            raise UserError(
+                f"the pictures that were scored are of another {name} than those of the "
+                f"evaluation: {scored[name]}, not {compared[name]}",
+                where=str(folder.path),
+                rule="figures of one table are of pictures that were drawn in one precision",
+                fix="keep the export in a folder of its own, and name that as --out",
+            )
+    return {name: scored[name] for name in PRECISIONS if scored}
 
 
 def _nothing_asked(out: Path) -> EvaluationAsked:

@@ -151,6 +151,7 @@ class EvaluationRun:
             settled.captions,
             settled.protocol.name,
             choices.weights_dir,
+            choices.placement,
             threads if full.device == "cpu" else None,
         )
         return Evaluation(

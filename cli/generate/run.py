@@ -18,7 +18,7 @@ from rich.console import Console
 from scalekv.cli import engine
 from scalekv.cli.choices import Choices
 from scalekv.cli.console.errors import Interrupted, Unsuccessful
-from scalekv.cli.console.interrupts import interruptible, interrupts_wait
+from scalekv.cli.console.interrupts import interruptible, interrupts_wait, told_how_it_ends
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json
 from scalekv.cli.generate.destination import Destination
@@ -153,7 +153,7 @@ class Run:
             choices.dtype,
             choices.weights_dir,
             placement,
-            **({"texts": choices.request.texts} if placement.text_first else {}),
+            choices.request.texts,
         )
         display.note(f"computing in {pipeline.computing}")
         return pipeline
@@ -166,25 +166,21 @@ class Run:
     def _keep_all(
         self, pictures: Iterator[Picture], folder: OutputFolder, display: Display
     ) -> None:
-        outcome = "failed"
+        def finish(outcome: str) -> None:
+            engine.release(pictures)
+            if self._recorder is not None:
+                self._recorder.discard()
+            display.clear()
+            if outcome == "complete" or self.pictures:
+                self._report(folder, outcome)
+
         try:
-            for picture in pictures:
-                with interrupts_wait():
-                    self._keep(picture, folder, display)
-            outcome = "complete"
-        except KeyboardInterrupt:
-            outcome = "interrupted"
-            raise
+            with told_how_it_ends(finish):
+                for picture in pictures:
+                    with interrupts_wait():
+                        self._keep(picture, folder, display)
         except CannotWrite as error:
             self._cannot_write = error
-        finally:
-            with interrupts_wait():
-                engine.release(pictures)
-                if self._recorder is not None:
-                    self._recorder.discard()
-                display.clear()
-                if outcome == "complete" or self.pictures:
-                    self._report(folder, outcome)
 
     def _keep(self, picture: Picture, folder: OutputFolder, display: Display) -> None:
         """Saves a picture and tells where it is."""

@@ -25,7 +25,9 @@ FORMAT = 1
 
 MARKS = {
     options: mark
-    for (options, _), mark in zip(LIGHTER, ("", " t", " 8", " 8t", " o", " 8o"), strict=True)
+    for (options, _), mark in zip(
+        LIGHTER, ("", " f", " t", " 8", " 8f", " 8t", " o", " 8o"), strict=True
+    )
 }
 """What stands behind a share for the placement it takes."""
 

@@ -91,7 +91,7 @@ def plan(
         bool,
         typer.Option(
             "--cards",
-            help="Say instead which models fit on cards of 8 to 80 GB, and how much of the cache.",
+            help="Say instead which models fit on cards of 6 to 80 GB, and how much of the cache.",
             rich_help_panel=MACHINE,
         ),
     ] = False,
@@ -135,7 +135,7 @@ def plan(
     )
     options = ""
     if target.memory is not None:
-        planner, options = lightened(planner, target.memory)
+        planner, options = lightened(planner, target.memory, texts_known=True)
     # What is typed is planned for, though a CPU would draw one after another.
     together = choices.request.batch_size
     batch = settled.together if batch_size is None or together == AUTO else int(together)
@@ -254,6 +254,7 @@ def _figures(
 def _coded(work: Work) -> dict[str, Any]:
     """What there is to say of a coded cache: of this one, or that there could be one."""
     from scalekv.configs.budget_files import alternative_for
+    from scalekv.infinity_patch.calibration.plan import gradient_bytes
     from scalekv.kv.coded.plan import allocation_of, bytes_asked, calibration_bytes
 
     if work.budget is None:
@@ -261,9 +262,17 @@ def _coded(work: Work) -> dict[str, Any]:
     if work.constants is None:
         one = replace(work.shape, sequences=work.sequences // work.pictures)
         device, host = calibration_bytes(work.schedule, one)
+        beside = gradient_bytes(work.schedule, one, work.text_tokens)
         return {
             "alternative": alternative_for(work.preset.name),
-            "calibrating_coded": {"device_bytes": device, "host_bytes": host},
+            "calibrating_coded": {
+                "device_bytes": device,
+                "host_bytes": host,
+                "gradients": {
+                    "device_bytes": beside,
+                    "host_bytes": calibration_bytes(work.schedule, one, gradients=True)[1],
+                },
+            },
         }
     allocation = allocation_of(work.constants, work.budget, work.shape, work.guided)
     coded = allocation.first < len(work.schedule)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,8 +112,8 @@ def check_room(
         placement: that the model is loaded with.
         cache_is_given: policy and budget are not the caller's to choose.
         loaded: the model is there already.
-        texts: all that will be encoded, where that is known; where the placement's text cache has
-            them, no encoder is counted.
+        texts: all that will be encoded, where that is known and `engine.load` is given them; where
+            the placement's text cache has them, no encoder is counted.
         device: that the run is for, as it was asked for.
 
     Returns:
@@ -122,6 +122,7 @@ def check_room(
     Raises:
         UserError: it cannot fit, with the nearest that does.
     """
+    from scalekv.infinity_patch.pieces import REMEMBERED
     from scalekv.infinity_patch.planning.lighter import lightened
     from scalekv.infinity_patch.planning.planner import DoesNotFit, refuse_what_cannot_fit
 
@@ -132,7 +133,8 @@ def check_room(
     if texts and placement.text_cache is not None:
         planner = _without_text(planner, target.memory, texts, device, weights_dir)
     if not loaded:
-        planner, options = lightened(planner, target.memory)
+        known = 0 < len(texts) <= REMEMBERED
+        planner, options = lightened(planner, target.memory, texts_known=known)
     try:
         refuse_what_cannot_fit(planner, target.memory, target.name, cache_is_given=cache_is_given)
     except DoesNotFit as error:
@@ -173,10 +175,12 @@ def planner_of(
         text_tokens: of the longest prompt; None: twice as many as usual.
     """
     from scalekv.infinity_patch.planning.footprint import TEXT_TOKENS
-    from scalekv.infinity_patch.planning.planner import Planner, stored_weights, text_spec_of
+    from scalekv.infinity_patch.planning.planner import (
+        Planner,
+        text_spec_of,
+        with_stored_weights,
+    )
 
     tokens = TEXT_TOKENS if text_tokens is None else text_tokens
-    if placement.weights == AUTO:
-        stored = stored_weights(settled.preset, weights_dir)
-        placement = replace(placement, weights=stored or AUTO)
+    placement = with_stored_weights(placement, settled.preset, weights_dir)
     return Planner(settled, placement, tokens, text_spec_of(settled.preset, weights_dir))

@@ -78,11 +78,13 @@ def _lines(figures: Mapping[str, Any]) -> Iterator[str]:
         yield "--policy coded keeps every token in as many bytes: docs/coded.md"
     elif "calibrating_coded" in figures:
         takes = figures["calibrating_coded"]
+        more = takes["gradients"]
         yield (
             "--policy coded would keep every token in as many bytes (docs/coded.md), once "
             "calibrate --coded has measured the model: that takes "
-            f"{human_bytes(takes['device_bytes'])} beside a full cache, and "
-            f"{human_bytes(takes['host_bytes'])} in the host's memory"
+            f"{human_bytes(takes['device_bytes'])} beside a full cache and "
+            f"{human_bytes(takes['host_bytes'])} in the host's memory, or with --gradients "
+            f"{human_bytes(more['device_bytes'])} and {human_bytes(more['host_bytes'])}"
         )
 
 

@@ -19,7 +19,7 @@ from scalekv.cli.choices import Choices
 from scalekv.cli.console import errors
 from scalekv.cli.console.errors import Interrupted, Unsuccessful, one_line
 from scalekv.cli.console.findings import show_finding
-from scalekv.cli.console.interrupts import interruptible, interrupts_wait
+from scalekv.cli.console.interrupts import interruptible, told_how_it_ends
 from scalekv.cli.console.progress import Display
 from scalekv.cli.console.stdout import say, say_json, to_json
 from scalekv.cli.pictures.folder import OutputFolder
@@ -82,20 +82,16 @@ class SelfTest:
             )
         settled = self._settled()
         folder = OutputFolder(choices.out)
-        outcome = "failed"
         try:
             with interruptible(), Display(self.console, quiet=choices.quiet) as display:
+
+                def finish(outcome: str) -> None:
+                    display.clear()
+                    self._write(folder, outcome)
+
                 folder.prepare()
-                try:
+                with told_how_it_ends(finish):
                     self._test(settled, display)
-                    outcome = "complete"
-                except KeyboardInterrupt:
-                    outcome = "interrupted"
-                    raise
-                finally:
-                    with interrupts_wait():
-                        display.clear()
-                        self._write(folder, outcome)
         except KeyboardInterrupt:
             raise Interrupted from None
         finally:

@@ -8,7 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scalekv.infinity_patch.asked.settled import Settled
-from scalekv.infinity_patch.benchmarks.layouts import ScoredBenchmark, save_picture, two_by_two
+from scalekv.infinity_patch.benchmarks.layouts import (
+    EXPORT,
+    ScoredBenchmark,
+    save_picture,
+    two_by_two,
+)
 from scalekv.infinity_patch.benchmarks.prompts import BenchmarkPrompt, prompts_hash
 from scalekv.infinity_patch.evaluation.captions import Captions
 from scalekv.infinity_patch.evaluation.kept import KEY, VARIANT, EvaluationFolder
@@ -17,14 +22,19 @@ from scalekv.infinity_patch.evaluation.run import evaluation_settings
 from scalekv.infinity_patch.evaluation.variants import CacheVariant
 from scalekv.infinity_patch.generation.pipeline import Picture, generate
 from scalekv.infinity_patch.loading.loader import Pipeline
+from scalekv.infinity_patch.loading.placement import Placement
 
 
 def export_settings(
-    settled: Settled, name: str, prompts: Sequence[BenchmarkPrompt], weights_dir: Path | None
+    settled: Settled,
+    name: str,
+    prompts: Sequence[BenchmarkPrompt],
+    weights_dir: Path | None,
+    placement: Placement,
 ) -> Row:
     """What all pictures of a folder have in common; others are not added to it."""
     texts = Captions(tuple(prompt.text for prompt in prompts), name)
-    common = evaluation_settings(settled, texts, name, weights_dir, None)
+    common = evaluation_settings(settled, texts, name, weights_dir, placement, None)
     return common | {"prompts_sha256": prompts_hash(prompts)}
 
 
@@ -53,7 +63,7 @@ class Export:
     part: Part | None = None
 
     def __post_init__(self) -> None:
-        self._rows = self.folder.rows(f"export-{self.name}", self.settings, self.part)
+        self._rows = self.folder.rows(EXPORT + self.name, self.settings, self.part)
 
     def place(self, variant: CacheVariant) -> Path:
         """The folder that a scorer is given."""

@@ -25,10 +25,13 @@ from scalekv.infinity_patch.benchmarks.prompts import (
     imagereward_prompts,
 )
 from scalekv.infinity_patch.benchmarks.sources import PromptSource
-from scalekv.kv.errors import UserError, close_matches
+from scalekv.kv.errors import check_one_of
 
 JPEG_QUALITY = 95
 """As OpenCV writes what Infinity's own scripts hand to HPSv2."""
+
+EXPORT = "export-"
+"""What names of rows about a benchmark's pictures begin with, in the folder of an evaluation."""
 
 SHEET = 2
 """Pictures beside and below one another on DPG-Bench's sheets."""
@@ -55,6 +58,10 @@ class ScoredBenchmark:
     file: Callable[[str, int], str]
     scorer: str
     sheet: bool = False
+
+    def export_name(self, *, rewritten: bool) -> str:
+        """What its pictures' folder is called, by what was done to their prompts."""
+        return self.name + ("-rewritten" if rewritten else "")
 
     def paths(self, folder: Path, prompt: BenchmarkPrompt) -> list[Path]:
         """The files of a prompt's pictures: one each, or the sheet."""
@@ -140,13 +147,7 @@ def benchmark_named(name: str) -> ScoredBenchmark:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in BENCHMARKS:
-        raise UserError(
-            f"no benchmark {name!r}",
-            where="BENCHMARK",
-            rule="one of " + ", ".join(BENCHMARKS),
-            fix=close_matches(name, BENCHMARKS),
-        )
+    check_one_of(name, BENCHMARKS, f"no benchmark {name!r}", "BENCHMARK")
     return BENCHMARKS[name]
 
 

@@ -33,12 +33,15 @@ class LastScaleGradients:
     def __init__(self, pipeline: Pipeline, settled: Settled, take: Taker) -> None:
         self._model, self._settled, self._take = pipeline.model, settled, take
         self._history = settled.schedule.history
-        self._cached: dict[int, tuple[Tensor, Tensor]] = {}
+        self._copies: dict[int, tuple[Tensor, Tensor]] = {}
         self._generator = torch.Generator().manual_seed(0)
 
     def seen(self, layer: int, k: Tensor, v: Tensor) -> None:
-        """Takes note of what a layer attends to at the last scale, (B, H, T, D)."""
-        self._cached[layer] = k, v
+        """Takes a copy of a layer's history at the last scale, of k and v (B, H, T, D): their
+        memory may be the next layer's."""
+        with torch.inference_mode(False):  # what inference mode made cannot be differentiated
+            k, v = (x[:, :, : self._history].clone() for x in (k, v))
+        self._copies[layer] = k, v
 
     @contextmanager
     def watching(self) -> Iterator[None]:
@@ -50,10 +53,9 @@ class LastScaleGradients:
                 return forward(x, scale, condition, *rest)
             before = x.clone()
             after = forward(x, scale, condition, *rest)
-            # what inference mode made cannot be differentiated; its copies can
             with torch.inference_mode(False), torch.enable_grad():
                 self._differentiate(forward, before.clone(), scale, condition, *rest)
-            self._cached.clear()
+            self._copies.clear()
             return after
 
         self._model.__dict__["forward_scale"] = watched
@@ -64,7 +66,7 @@ class LastScaleGradients:
 
     def _differentiate(
         self, forward: Any, x: Tensor, scale: int, condition: Condition, *rest: Any
-    ) -> float:
+    ) -> Tensor:
         """Hands on the gradients of a sum, and gives it."""
         condition = _copied(condition)
         with _differentiable(self._model, self._leaves()):
@@ -79,18 +81,15 @@ class LastScaleGradients:
             signs = torch.randint(0, 2, p.shape, generator=self._generator) * 2 - 1
             total = (p * signs.to(p.device)).sum()
             total.backward()
-        return float(total.detach())
+        return total.detach()
 
     def _leaves(self) -> list[tuple[Tensor, Tensor]]:
         """Of every layer its history, whose gradients go on as soon as they are known."""
-        leaves = []
-        for layer in range(len(self._cached)):
-            pair = tuple(x[:, :, : self._history].clone() for x in self._cached[layer])
+        for layer, pair in self._copies.items():
             for which, leaf in enumerate(pair):
                 leaf.requires_grad_(True)
                 leaf.register_post_accumulate_grad_hook(partial(self._handed, layer, which))
-            leaves.append((pair[0], pair[1]))
-        return leaves
+        return [self._copies[layer] for layer in range(len(self._copies))]
 
     def _handed(self, layer: int, which: int, leaf: Tensor) -> None:
         assert leaf.grad is not None

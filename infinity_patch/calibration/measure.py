@@ -20,6 +20,7 @@ from scalekv.infinity_patch.calibration.coded import ConstantsMeasure
 from scalekv.infinity_patch.calibration.plan import (
     CalibrationPlan,
     CalibrationRequest,
+    check_blocks_stay,
     pictures_of,
     plan_of,
 )
@@ -232,6 +233,7 @@ def calibrate(
         UserError: a request that cannot be fulfilled, before the first picture.
     """
     plan = plan_of(request, pipeline.preset)
+    check_blocks_stay(request, pipeline.model.stream is not None)
     settled = settled_on(pipeline, pictures_of(request))
     pictures, guided = settled.request, settled.guided
     coded_prompts = pictures.prompts[: request.pictures_coded]

@@ -11,7 +11,8 @@ from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.asked.settled import Settled, schedule_of
 from scalekv.kv.budgets.asked import BudgetRequest, parse_budget, percent_tokens
 from scalekv.kv.calibration.drafting import usual_drafters
-from scalekv.kv.errors import UserError, close_matches
+from scalekv.kv.errors import UserError, check_one_of
+from scalekv.kv.memory.predicted import CacheShape
 from scalekv.kv.schedule import Schedule
 
 INDICES = ("paper", "share")
@@ -19,6 +20,9 @@ INDICES = ("paper", "share")
 
 CODED_PROMPTS = 8
 """How many prompts the constants of a coded cache are measured on, where nobody says."""
+
+ACTIVATIONS = 16
+"""Of one block on the way back, in copies of the residual stream."""
 
 TOP = 16
 """K', which the paper does not state: as many tokens as the observation window keeps anyway."""
@@ -75,11 +79,13 @@ def check_calibration(
     weights_dir: Path | None = None,
     dtype: str = "auto",
     device: str = "auto",
+    offload: bool = False,
 ) -> Settled:
     """Refuse what cannot work, before anything heavy is loaded.
 
     Args:
         dtype, device: as for `scalekv.infinity_patch.asked.check.check`.
+        offload: blocks are on the device only while they compute.
 
     Returns:
         What the pictures to measure come to.
@@ -88,7 +94,31 @@ def check_calibration(
         UserError: the first thing found wrong, with the rule and the fix.
     """
     plan_of(request, preset)
+    check_blocks_stay(request, offload)
     return check(pictures_of(request), preset, weights_dir, dtype, device)
+
+
+def check_blocks_stay(request: CalibrationRequest, offload: bool) -> None:
+    """Refuses gradients where blocks are on the device only while they compute.
+
+    Raises:
+        UserError: there are none then, for blocks are computed anew on the way back.
+    """
+    if request.gradients and offload:
+        raise UserError(
+            "gradients go through all blocks backwards, and only one of them is on the device",
+            where="--gradients",
+            rule="the transformer stays on the device",
+            fix="leave out --offload, or --gradients",
+        )
+
+
+def gradient_bytes(schedule: Schedule, shape: CacheShape, text_tokens: int) -> int:
+    """Bytes that the gradients of a last scale take beside a full cache, at most: a copy of the
+    history and of the texts, every block's input, and what one block computes."""
+    residual = 4 * shape.sequences * schedule.tokens[-1] * shape.heads * shape.head_dim
+    copies = shape.full_bytes(schedule) + shape.bytes_of(text_tokens)
+    return copies + (shape.layers + ACTIVATIONS) * residual
 
 
 def pictures_of(request: CalibrationRequest) -> Request:
@@ -135,13 +165,7 @@ def plan_of(request: CalibrationRequest, preset: ModelPreset) -> CalibrationPlan
         )
     if request.top < 1:
         raise UserError(f"K' is {request.top}", where="--top", rule="a whole number, at least 1")
-    if request.index not in INDICES:
-        raise UserError(
-            f"no index {request.index!r}",
-            where="--index",
-            rule="one of " + ", ".join(INDICES),
-            fix=close_matches(request.index, INDICES),
-        )
+    check_one_of(request.index, INDICES, f"no index {request.index!r}", "--index")
     layers = preset.transformer.depth
     per_scale = usual_drafters(layers) if request.drafters is None else request.drafters
     pairs = round(per_scale * len(scales)) if 0 < per_scale < layers else 0

@@ -6,8 +6,6 @@ Knows the pipeline; nothing of measures or files.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,7 +17,6 @@ from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.generation.pipeline import generate
 from scalekv.infinity_patch.loading.loader import Pipeline
-from scalekv.infinity_patch.model.sampling import BitSampler
 
 
 @dataclass(frozen=True)
@@ -36,24 +33,6 @@ class DrawnPicture:
     seconds: float
 
 
-@contextmanager
-def recorded_bits() -> Iterator[list[Tensor]]:
-    """What every sampler draws inside the block, (B, L, d) uint8 a call, in the order of calls."""
-    record: list[Tensor] = []
-    sample = BitSampler.__call__
-
-    def recording(self: BitSampler, scale: int, logits: Tensor) -> Tensor:
-        bits = sample(self, scale, logits)
-        record.append(bits)
-        return bits
-
-    BitSampler.__call__ = recording  # type: ignore[method-assign]
-    try:
-        yield record
-    finally:
-        BitSampler.__call__ = sample  # type: ignore[method-assign]
-
-
 def draw_with_bits(pipeline: Pipeline, request: Request | Settled) -> DrawnPicture:
     """The one picture of a request.
 
@@ -61,12 +40,13 @@ def draw_with_bits(pipeline: Pipeline, request: Request | Settled) -> DrawnPictu
         UserError: a request that cannot be fulfilled.
     """
     start = time.perf_counter()
-    with recorded_bits() as record:
-        # scales that are replayed as they were recorded ask no sampler; these are computed
-        (picture,) = generate(pipeline, request, on_caches=lambda _picture, _caches: None)
+    found: dict[int, Tensor] = {}
+    (picture,) = generate(
+        pipeline, request, on_bits=lambda _, scale, bits: found.update({scale: bits})
+    )
     return DrawnPicture(
         picture=np.asarray(picture.image),
-        bits=[bits[0].cpu() for bits in record],
+        bits=[found[scale][0].cpu() for scale in sorted(found)],
         cache=picture.cache,
         seconds=time.perf_counter() - start,
     )

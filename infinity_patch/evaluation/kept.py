@@ -16,6 +16,7 @@ from torch import Tensor
 
 from scalekv.configs.whole_files import replacing
 from scalekv.infinity_patch.evaluation.drawing import DrawnPicture
+from scalekv.infinity_patch.evaluation.precisions import with_precisions
 from scalekv.infinity_patch.evaluation.rows import (
     Part,
     Row,
@@ -103,13 +104,23 @@ class EvaluationFolder:
         """
         own = part_file(self.path, name, part)
         beside = [file for file in files_of_parts(self.path, name) if file != own]
-        return Rows.open(own, settings, key, beside)
+        return Rows.open(own, settings, key, beside, with_precisions)
 
     def found(self, name: str, key: tuple[str, ...] = KEY) -> list[Row]:
         """All rows of a name; none where nobody wrote any."""
-        if not files_of_parts(self.path, name):
-            return []
-        return rows_of_parts(self.path, name, key).rows
+        return self.read(name, key).rows if files_of_parts(self.path, name) else []
+
+    def settings(self, name: str) -> Row:
+        """What all rows of a name have in common; nothing where nobody wrote any."""
+        return self.read(name).settings if files_of_parts(self.path, name) else {}
+
+    def read(self, name: str, key: tuple[str, ...] = KEY) -> Rows:
+        """All rows of a name and their settings.
+
+        Raises:
+            UserError: there are none, or they are of different settings.
+        """
+        return rows_of_parts(self.path, name, key, with_precisions)
 
 
 def variant_of(row: Row) -> CacheVariant:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 from scalekv.configs.budget_files import list_budgets
 from scalekv.configs.models import ModelPreset
-from scalekv.kv.errors import UserError, close_matches
+from scalekv.kv.errors import check_one_of
 
 
 @dataclass(frozen=True)
@@ -95,11 +95,5 @@ def protocol_named(name: str) -> Protocol:
     Raises:
         UserError: there is none of that name.
     """
-    if name not in PROTOCOLS:
-        raise UserError(
-            f"no protocol {name!r}",
-            where="--protocol",
-            rule="one of " + ", ".join(PROTOCOLS),
-            fix=close_matches(name, PROTOCOLS),
-        )
+    check_one_of(name, PROTOCOLS, f"no protocol {name!r}", "--protocol")
     return PROTOCOLS[name]

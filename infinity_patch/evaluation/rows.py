@@ -8,7 +8,7 @@ that share the work write a file each, and read one another's. Knows nothing of 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TextIO
@@ -23,6 +23,13 @@ Part = tuple[int, int]
 
 SUFFIX = ".jsonl"
 
+Completed = Callable[[Row], Row]
+"""Settings as a file has them -> with what was not recorded yet when it was written."""
+
+
+def _as_they_are(settings: Row) -> Row:
+    return settings
+
 
 @dataclass
 class Rows:
@@ -36,7 +43,7 @@ class Rows:
     done: set[Key] = field(default_factory=set)
 
     @classmethod
-    def read(cls, path: Path) -> Rows:
+    def read(cls, path: Path, completed: Completed = _as_they_are) -> Rows:
         """What is in a file.
 
         Raises:
@@ -61,11 +68,16 @@ class Rows:
                 rule="JSON lines, the first with the settings",
                 fix="name another --out, or delete the file",
             ) from error
-        return cls(path, settings, rows=lines[1:])
+        return cls(path, completed(settings), rows=lines[1:])
 
     @classmethod
     def open(
-        cls, path: Path, settings: Row, key: tuple[str, ...], beside: Iterable[Path] = ()
+        cls,
+        path: Path,
+        settings: Row,
+        key: tuple[str, ...],
+        beside: Iterable[Path] = (),
+        completed: Completed = _as_they_are,
     ) -> Rows:
         """The rows to add to: those of the file, or none yet.
 
@@ -79,8 +91,8 @@ class Rows:
         found = cls(path, settings, key)
         own: list[Row] = []
         if path.exists() and path.stat().st_size:
-            own = _of_settings(cls.read(path), settings)
-        others = [_of_settings(cls.read(other), settings) for other in beside]
+            own = _of_settings(cls.read(path, completed), settings)
+        others = [_of_settings(cls.read(other, completed), settings) for other in beside]
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, [{"settings": settings}, *own])
         for rows in (own, *others):
@@ -115,17 +127,19 @@ def files_of_parts(folder: Path, name: str) -> list[Path]:
     return [*([whole] if whole.is_file() else []), *sorted(found)]
 
 
-def rows_of_parts(folder: Path, name: str, key: tuple[str, ...]) -> Rows:
+def rows_of_parts(
+    folder: Path, name: str, key: tuple[str, ...], completed: Completed = _as_they_are
+) -> Rows:
     """All rows of that name in a folder, to read.
 
     Raises:
         UserError: there are none, or they are of different settings.
     """
     files = files_of_parts(folder, name)
-    first = Rows.read(files[0] if files else part_file(folder, name, None))
+    first = Rows.read(files[0] if files else part_file(folder, name, None), completed)
     found = Rows(first.path, first.settings, key)
     for file in files:
-        for row in _of_settings(Rows.read(file), first.settings):
+        for row in _of_settings(Rows.read(file, completed), first.settings):
             found._remember(row)
     return found
 

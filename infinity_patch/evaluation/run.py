@@ -38,7 +38,8 @@ from scalekv.infinity_patch.evaluation.networks import (
     Pixels,
     fid,
 )
-from scalekv.infinity_patch.evaluation.rows import Part, Row, Rows, rows_of_parts
+from scalekv.infinity_patch.evaluation.precisions import precisions_of
+from scalekv.infinity_patch.evaluation.rows import Part, Row, Rows
 from scalekv.infinity_patch.evaluation.summary import joined, result
 from scalekv.infinity_patch.evaluation.variants import FULL_CACHE, CacheVariant
 from scalekv.infinity_patch.files.hashes import model_hashes, quick_hash
@@ -46,6 +47,7 @@ from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.generation.forced import force_bits
 from scalekv.infinity_patch.likeness import likeness
 from scalekv.infinity_patch.loading.loader import Pipeline
+from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.kv.errors import UserError
 
 RECIPE = 3
@@ -258,12 +260,18 @@ def _files_of(variant: CacheVariant) -> dict[str, str]:
 
 
 def evaluation_settings(
-    full: Settled, captions: Captions, protocol: str, weights_dir: Path | None, threads: int | None
+    full: Settled,
+    captions: Captions,
+    protocol: str,
+    weights_dir: Path | None,
+    placement: Placement,
+    threads: int | None,
 ) -> Row:
     """What all rows of a folder have in common; rows of other settings are not added.
 
     Args:
         full: how the full cache is drawn.
+        placement: that the model is loaded with.
         threads: of a CPU, which its last bits depend on; None elsewhere.
     """
     request = full.request
@@ -274,6 +282,7 @@ def evaluation_settings(
         "model": full.preset.name,
         "weights": model_hashes(model_files(full.preset, weights_dir)),
         "dtype": full.dtype,
+        **precisions_of(full, placement, weights_dir),
         "device": full.device,
         "threads": threads,
         "ratio": request.ratio,
@@ -300,7 +309,7 @@ def summed_up(folder: EvaluationFolder, left_out: Mapping[str, str]) -> dict[str
     Raises:
         UserError: nothing was measured there, or with different settings.
     """
-    pictures = rows_of_parts(folder.path, PICTURES, KEY)
+    pictures = folder.read(PICTURES)
     names = ("forced", *(name for name, network in NETWORKS.items() if network.make is not None))
     more = {name: folder.found(name) for name in names}
     rows = joined(pictures.rows, more)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from scalekv.infinity_patch.evaluation.precisions import computed_in
 from scalekv.infinity_patch.evaluation.protocols import Protocol, protocol_named
 from scalekv.infinity_patch.evaluation.published import (
     ALL_SCALES,
@@ -247,7 +248,7 @@ def headline(result: Facts) -> str:
     """What was measured, in a sentence or two."""
     settings, whole = result["settings"], result["full_cache_bytes"]
     return (
-        f"Protocol {settings['protocol']}: model {settings['model']}, {settings['dtype']} on "
+        f"Protocol {settings['protocol']}: model {settings['model']}, {computed_in(settings)}, on "
         f"{', '.join(result['machines'])}; {result['pictures']} captions of "
         f"{settings['captions']}, seeds from {settings['seed']}. Each picture against the full "
         f"cache's of the same caption and seed, {human_bytes(whole['history'])} of history "

@@ -127,6 +127,7 @@ def generate(
     on_progress: Callable[[Progress], None] | None = None,
     on_smaller_batch: Callable[[int], None] | None = None,
     on_caches: Callable[[int, Caches], None] | None = None,
+    on_bits: Callable[[int, int, Tensor], None] | None = None,
 ) -> Iterator[Picture]:
     """Generate pictures one batch after another, each picture with a random stream of its own.
 
@@ -138,6 +139,11 @@ def generate(
             pictures are to be taken before it ends.
         on_smaller_batch: told the new size where memory ran out with a batch and the pictures go
             on in smaller ones.
+        on_caches: given the caches of each batch before its first scale, and the number of the
+            batch's first picture.
+        on_bits: given the number of each batch's first picture, that of a scale, and the bits drawn
+            at it, (B, L, d) uint8 on the device; again where memory ran out with the batch. With
+            this or `on_caches` nothing is replayed.
 
     Yields:
         Each picture as soon as it is done.
@@ -163,7 +169,7 @@ def generate(
             rule="inside a `with patched(...)` block pictures use the caches of that block",
             fix="leave policy, budget and drafters out of the request, or leave the block",
         )
-    return _pictures(pipeline, settled, outer, on_progress, on_smaller_batch, on_caches)
+    return _pictures(pipeline, settled, outer, on_progress, on_smaller_batch, on_caches, on_bits)
 
 
 def encode_ahead(pipeline: Pipeline, texts: Sequence[str]) -> None:
@@ -205,6 +211,7 @@ def _pictures(
     on_progress: Callable[[Progress], None] | None,
     on_smaller_batch: Callable[[int], None] | None,
     on_caches: Callable[[int, Caches], None] | None,
+    on_bits: Callable[[int, int, Tensor], None] | None,
 ) -> Iterator[Picture]:
     # 1. what all pictures have in common
     request, schedule = settled.request, settled.schedule
@@ -236,8 +243,16 @@ def _pictures(
                 features = texts.of(batch)
                 pipeline.text.rest()
                 seeds = [wanted.seed for wanted in batch]
-                told = None if on_caches is None else partial(on_caches, done)
-                drawn = scales_of(pipeline, settled, seeds, features, negative, report, told)
+                drawn = scales_of(
+                    pipeline,
+                    settled,
+                    seeds,
+                    features,
+                    negative,
+                    report,
+                    on_caches=None if on_caches is None else partial(on_caches, done),
+                    on_bits=None if on_bits is None else partial(on_bits, done),
+                )
         except Exception as error:
             if not out_of_memory(error):
                 raise

@@ -35,6 +35,8 @@ from scalekv.kv.caches.caches import Caches
 
 OnCaches = Callable[[Caches], None]
 """Given the caches of a batch before its first scale."""
+OnBits = Callable[[int, Tensor], None]
+"""Given each scale and the bits that a batch drew at it, (B, L, d) uint8 where they were drawn."""
 Report = Callable[[int, int], None]
 """Told the scale that is done, and the bytes of keys and values held then."""
 
@@ -74,6 +76,7 @@ def scales_of(
     negative: Tensor | None,
     report: Report,
     on_caches: OnCaches | None = None,
+    on_bits: OnBits | None = None,
 ) -> DrawnScales:
     """Draws a batch of pictures.
 
@@ -81,7 +84,8 @@ def scales_of(
         seeds: one a picture.
         texts: encoder features (len, Ct), one a picture.
         negative: of what is to be kept away from; None: the learned rows.
-        on_caches: given the caches before the first scale; what they do is then never replayed.
+        on_caches: given the caches before the first scale.
+        on_bits: given each scale's bits. Where either is to be given something nothing is replayed.
     """
     model, graphs, tokenizer = pipeline.model, pipeline.graphs, pipeline.preset.tokenizer
     patchify = tokenizer.patchify
@@ -91,9 +95,10 @@ def scales_of(
         noise: list[Tensor] = []
         if graphs.possible:  # a device, which is not to wait for it
             noise = sampler.draw_ahead(settled.schedule, tokenizer.token_bits, pipeline.device)
-        if not graphs.used or on_caches is not None:
+        if not graphs.used or on_caches is not None or on_bits is not None:
             with pipeline.stages.stage("scales"):
-                return computed(model, patchify, settled, rows, sampler, report, on_caches)
+                watching = (on_caches, on_bits)
+                return computed(model, patchify, settled, rows, sampler, report, *watching)
         shape = _shape(model, settled.request, len(seeds), rows)
         recording: Recording | None = graphs.found(shape)
         with pipeline.stages.stage("scales"):
@@ -133,8 +138,16 @@ def computed(
     sampler: BitSampler,
     report: Report,
     on_caches: OnCaches | None = None,
+    on_bits: OnBits | None = None,
 ) -> DrawnScales:
     """The scales of a batch of pictures with these rows of text, launch by launch."""
+
+    def choose(scale: int, logits: Tensor) -> Tensor:
+        bits = sampler(scale, logits)
+        if on_bits is not None:
+            on_bits(scale, bits)
+        return bits
+
     with caches_for(model, settled) as caches:
         if on_caches is not None:
             on_caches(caches)
@@ -146,7 +159,7 @@ def computed(
             settled.schedule,
             patchify,
             guidance_of(settled),
-            sampler,
+            choose,
             after_scale=lambda scale: report(scale, caches.nbytes),
             picture=settled.picture,
         )

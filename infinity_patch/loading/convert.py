@@ -20,7 +20,7 @@ import yaml
 from torch import nn
 
 from scalekv.configs.models import ModelFiles, ModelPreset, read_preset
-from scalekv.configs.spec import DTYPES, EIGHT_BITS
+from scalekv.configs.spec import EIGHT_BITS, PLAIN
 from scalekv.configs.values import AUTO
 from scalekv.configs.whole_files import replacing
 from scalekv.infinity_patch.files.disk import SPARE_RULE, shortage
@@ -35,7 +35,7 @@ from scalekv.infinity_patch.loading.text_files import (
     text_tensors,
 )
 from scalekv.kv.dtypes import TORCH_DTYPES
-from scalekv.kv.errors import UserError
+from scalekv.kv.errors import UserError, check_one_of
 
 HOST = torch.device("cpu")
 SHARD_BYTES = 2 << 30
@@ -324,13 +324,8 @@ def _clear_left_behind(out: Path) -> None:
 
 def _check_names(dtype: str, text_dtype: str | None, shard_bytes: int) -> None:
     for name, where in ((dtype, "--dtype"), (text_dtype, "--text-encoder")):
-        if name is not None and name not in DTYPES[1:]:
-            raise UserError(
-                f"no dtype {name!r}",
-                where=where,
-                rule="one of " + ", ".join(DTYPES[1:]),
-                fix="bf16",
-            )
+        if name is not None:
+            check_one_of(name, PLAIN, f"no dtype {name!r}", where, otherwise="bf16")
     if shard_bytes < 1 << 20:
         raise UserError(
             f"files of {shard_bytes} bytes", where="--shard-size", rule="at least 1MB", fix="2GB"

@@ -233,11 +233,10 @@ def texts_at_hand(
 
 def _text_choice(choice: Placement, place: torch.device) -> TextPrecision:
     """Where the text encoder computes, in what, and how it holds its weights."""
+    dtype = choice.text_dtype_on(place.type)
     if choice.text_device != "auto":
         place = device_named(choice.text_device, "--text-device")
-    in_8_bits = choice.text_dtype == "int8"
-    dtype = _text_precision("auto" if in_8_bits else choice.text_dtype, place)
-    return TextPrecision(place, dtype, in_8_bits)
+    return TextPrecision(place, _text_precision(dtype, place), choice.text_dtype == "int8")
 
 
 def device_named(name: str, where: str) -> torch.device:
@@ -274,8 +273,6 @@ def _precision(name: str, preset: ModelPreset, device: torch.device) -> torch.dt
 
 def _text_precision(name: str, device: torch.device) -> torch.dtype:
     check_dtype(name, "--text-dtype")
-    if name == "auto":
-        name = "fp16" if device.type == "cuda" else "fp32"  # fp16: as published
     if name == "fp16" and device.type == "cpu":
         raise UserError(
             "the text encoder does not run in fp16 on a CPU",

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from scalekv.configs.spec import DTYPES, WEIGHTS
-from scalekv.kv.errors import UserError, close_matches
+from scalekv.kv.errors import UserError, check_one_of
 
 DEVICES = re.compile(r"auto|cpu|mps|cuda(:\d+)?")
 
@@ -42,6 +42,17 @@ class Placement:
     text_read: bool = True
     text_first: bool = False
 
+    def text_dtype_on(self, device: str) -> str:
+        """What the text encoder computes in.
+
+        Args:
+            device: the model's, "cpu", "cuda", "cuda:1" or "mps".
+        """
+        if self.text_dtype not in ("auto", "int8"):
+            return self.text_dtype
+        place = device if self.text_device == "auto" else self.text_device
+        return "fp16" if place.startswith("cuda") else "fp32"  # fp16: as published
+
     def for_known_prompts(self) -> Placement:
         """The same where all prompts are known at the start: the text encoder is freed."""
         keep = bool(self.keep_text_encoder)
@@ -69,13 +80,7 @@ def check_dtype(name: str, where: str) -> None:
     Raises:
         UserError: with the names there are.
     """
-    if name not in DTYPES:
-        raise UserError(
-            f"no dtype {name!r}",
-            where=where,
-            rule="one of " + ", ".join(DTYPES),
-            fix=close_matches(name, DTYPES),
-        )
+    check_one_of(name, DTYPES, f"no dtype {name!r}", where)
 
 
 def check_weights(name: str) -> None:
@@ -84,10 +89,4 @@ def check_weights(name: str) -> None:
     Raises:
         UserError: with those there are.
     """
-    if name not in WEIGHTS:
-        raise UserError(
-            f"no weights in {name!r}",
-            where="--weights",
-            rule="one of " + ", ".join(WEIGHTS),
-            fix=close_matches(name, WEIGHTS),
-        )
+    check_one_of(name, WEIGHTS, f"no weights in {name!r}", "--weights")

@@ -18,10 +18,8 @@ from torch import Tensor
 from scalekv.infinity_patch.compute.exact import exact_float32
 from scalekv.infinity_patch.files.text_cache import TextCache
 from scalekv.infinity_patch.model.tokens import cutting
+from scalekv.infinity_patch.pieces import REMEMBERED
 from scalekv.kv.autocast import without_autocast
-
-REMEMBERED = 512
-"""Prompts whose features are kept in the host's memory; those of a long one take 4 MiB."""
 
 
 @dataclass(frozen=True)

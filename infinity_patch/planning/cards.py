@@ -9,7 +9,7 @@ from scalekv.infinity_patch.planning.lighter import LIGHTER
 from scalekv.infinity_patch.planning.planner import Planner
 from scalekv.kv.errors import BudgetTooSmall
 
-CARDS = (8, 12, 16, 24, 48, 80)
+CARDS = (6, 8, 12, 16, 24, 48, 80)
 """Sizes that cards are sold with, in 10^9 bytes."""
 
 LEAST = 0.04

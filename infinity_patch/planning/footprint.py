@@ -242,14 +242,6 @@ def _text_elsewhere(work: Work) -> bool:
     return not placement.text_read or placement.text_device not in ("auto", work.device)
 
 
-def _text_dtype(work: Work) -> str:
-    """What the text encoder computes in."""
-    asked = work.placement.text_dtype
-    if asked not in ("auto", "int8"):
-        return asked
-    return "fp16" if work.device == "cuda" else "fp32"
-
-
 def _text_weights(work: Work) -> int:
     spec = work.preset.text
     if spec is None:
@@ -260,7 +252,7 @@ def _text_weights(work: Work) -> int:
             fix="add them to the preset, as its text encoder's config.json has them",
         )
     rest, kept = parameters.text_encoder(spec, work.preset.transformer.text_width)
-    dtype = _text_dtype(work)
+    dtype = work.placement.text_dtype_on(work.device)
     if work.placement.text_dtype == "int8":
         numbers, rows = parameters.text_linear_layers(spec, work.preset.transformer.text_width)
         return numbers + 4 * rows + (rest + kept - numbers) * ELEMENT_BYTES[dtype]
@@ -276,7 +268,8 @@ def _encoding(work: Work) -> int:
     spec = work.preset.text
     if spec is None or _text_elsewhere(work):
         return 0
-    element, tokens = ELEMENT_BYTES[_text_dtype(work)], work.text_tokens
+    element = ELEMENT_BYTES[work.placement.text_dtype_on(work.device)]
+    tokens = work.text_tokens
     width = work.preset.transformer.text_width
     hidden = tokens * (3 * spec.hidden + 6 * width) * element
     if work.placement.text_dtype == "int8":  # a layer's weights, written out to be multiplied

@@ -12,6 +12,7 @@ from typing import Any
 
 from scalekv.configs.models import ModelPreset
 from scalekv.configs.spec import TextSpec
+from scalekv.configs.values import AUTO
 from scalekv.infinity_patch.asked.request import DEFAULT_POLICY
 from scalekv.infinity_patch.asked.settled import Settled
 from scalekv.infinity_patch.files.header import weights_in
@@ -19,7 +20,7 @@ from scalekv.infinity_patch.files.hub import model_files
 from scalekv.infinity_patch.files.text_config import read_text_config
 from scalekv.infinity_patch.loading.placement import Placement
 from scalekv.infinity_patch.planning.footprint import TEXT_TOKENS, Footprint, Work, footprint
-from scalekv.infinity_patch.planning.lighter import LIGHTER
+from scalekv.infinity_patch.planning.lighter import BY_OPTIONS
 from scalekv.kv.budgets.budget import FULL
 from scalekv.kv.errors import BudgetTooSmall, UserError
 from scalekv.kv.sizes import size_text
@@ -49,6 +50,7 @@ class Planner:
     text: TextSpec | None = None
     _known: dict[tuple[int, str | int | None], Footprint] = field(default_factory=dict)
     _others: dict[str, Planner] = field(default_factory=dict)
+    _placed: dict[Placement, Planner] = field(default_factory=dict)
 
     def footprint(self, pictures: int | None = None, budget: str | int | None = None) -> Footprint:
         """What so many pictures at once would take.
@@ -102,7 +104,9 @@ class Planner:
     def placed(self, **changes: Any) -> Planner:
         """The same with some of its placement changed."""
         placement = replace(self.placement, **changes)
-        return replace(self, placement=placement, _known={}, _others={})
+        if placement not in self._placed:
+            self._placed[placement] = Planner(self.settled, placement, self.text_tokens, self.text)
+        return self._placed[placement]
 
     def unbounded(self) -> Planner:
         """The same with nothing dropped."""
@@ -114,8 +118,9 @@ class Planner:
 
     def _with(self, policy: str) -> Planner:
         if policy not in self._others:
-            settled = self.settled.under(policy)
-            self._others[policy] = replace(self, settled=settled, _known={}, _others={})
+            self._others[policy] = Planner(
+                self.settled.under(policy), self.placement, self.text_tokens, self.text
+            )
         return self._others[policy]
 
 
@@ -165,6 +170,15 @@ def stored_weights(preset: ModelPreset, weights_dir: Path | None = None) -> str 
         return weights_in(model_files(preset, weights_dir).transformer)
     except UserError:
         return None
+
+
+def with_stored_weights(
+    placement: Placement, preset: ModelPreset, weights_dir: Path | None = None
+) -> Placement:
+    """The same, with weights in 8 bits said where nobody chose and the file has them so."""
+    if placement.weights != AUTO:
+        return placement
+    return replace(placement, weights=stored_weights(preset, weights_dir) or AUTO)
 
 
 def refuse_what_cannot_fit(
@@ -224,7 +238,7 @@ def _nearest(planner: Planner, pictures: int, memory: int, cache_is_given: bool)
 def _lighter(planner: Planner, memory: int) -> str:
     """Options that make a single picture fit."""
     if planner.settled.device == "cuda":
-        for options, changes in LIGHTER[1:]:
+        for options, changes in BY_OPTIONS[1:]:
             if planner.placed(**changes).footprint(1).needed <= memory:
                 return f"{options} with one picture at a time"
     return "a smaller model, or another machine"

@@ -142,7 +142,6 @@ def _by_head(
         uniform(asked),
         capacities=tuple(tuple(max(layer) for layer in row) for row in by_head),
         head_capacities=by_head,
-        bound=asked.bound,
         origin=origin,
     )
 

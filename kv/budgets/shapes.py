@@ -3,6 +3,7 @@ Pure arithmetic, at the mean of the budget asked for; knows no tensors."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from fractions import Fraction
 from math import floor
 
@@ -14,8 +15,8 @@ BETA = 20  # arXiv 2406.02069: the last layer's share is the mean over beta
 
 
 def uniform(asked: Budget) -> Budget:
-    """The same mean, every layer getting it; drafters are ignored."""
-    return capacities_for(
+    """The same mean, bound alike, every layer getting it; drafters are ignored."""
+    even = capacities_for(
         asked.schedule,
         asked.layers,
         (),
@@ -24,6 +25,7 @@ def uniform(asked: Budget) -> Budget:
         label=asked.label,
         origin="the same for every layer",
     )
+    return replace(even, bound=asked.bound)
 
 
 def pyramid(asked: Budget, beta: int = BETA) -> Budget:

@@ -24,7 +24,9 @@ likewise, L, the N lengths T) -> (N * L, D), new; sequence after sequence in eac
 
 Observer = Callable[[int, int, Schedule, Tensor, Tensor, Tensor], None]
 """(layer, scale, schedule, q (B, H, L, D), k and v (B, H, T, D)) of an attention call about to be
-made, the last scale's too; under a policy that keeps everything, key t is the picture's token t."""
+made, the last scale's too; under a policy that keeps everything, key t is the picture's token t.
+Tensors are for the time of the call: what is kept has to be copied, for the next layer's may take
+their place."""
 
 Turns = Callable[[], Tensor]
 """-> (L, D / 2) complex, what each pair of channels of the newest map's keys was multiplied by."""

@@ -43,7 +43,8 @@ class Constants:
         variance_channel: (N, 2, 3, H, G, D) of a channel, in each of G groups of units: all alike
             (1), by band (1 + BANDS: maps that are not transformed, then each band of those that
             are), or each unit by itself (K * BANDS).
-        weight_map: (N, 2, H, K) how much an error in a map's tokens matters.
+        weight_map: (N, 2, 3, H, K, BANDS) how much an error in a unit's coefficients matters, or
+            (N, 2, 1, H, K, 1), in a map's, where parts and bands were not told apart.
         weight_channel: (N, 2, 3, H, D) how much one in a channel matters besides; zeros where
             that was not measured.
         about: where they come from, as JSON values; "model" and "weights" name whose they are.
@@ -63,12 +64,13 @@ class Constants:
         groups = self.variance_channel.shape[4]
         if groups not in (1, 1 + BANDS, maps * BANDS):
             groups = 1
+        apart = self.weight_map.ndim == 6 and self.weight_map.shape[5] != 1
         expected = {
             "mean": (layers, 2, 2, heads, maps, dim),
             "basis": (layers, 2, heads, dim, dim),
             "variance_unit": (layers, 2, 3, heads, maps, BANDS),
             "variance_channel": (layers, 2, 3, heads, groups, dim),
-            "weight_map": (layers, 2, heads, maps),
+            "weight_map": (layers, 2, 3 if apart else 1, heads, maps, BANDS if apart else 1),
             "weight_channel": (layers, 2, 3, heads, dim),
         }
         for name, shape in expected.items():
@@ -130,9 +132,11 @@ class Constants:
 
     def importances(self, layer: int, parts: slice, units: MapUnits) -> NDArray[np.int32]:
         """(2, P, H, U, D) logarithms of what leaving a coefficient out would cost."""
-        weight = self.weight_map[layer, :, None, :, min(units.number, self.maps - 1)]
-        both = weight[..., None] + self.weight_channel[layer, :, parts].astype(np.int32)
-        return self.variances(layer, parts, units) + both[:, :, :, None]
+        weight = self.weight_map[layer, ..., min(units.number, self.maps - 1), :].astype(np.int32)
+        if weight.shape[-1] == BANDS:
+            weight = weight[:, parts][..., list(units.bands)]
+        channel = self.weight_channel[layer, :, parts, :, None].astype(np.int32)
+        return self.variances(layer, parts, units) + weight[..., None] + channel
 
     def means(self, layer: int, parts: slice, number: int) -> NDArray[np.float32]:
         """(2, P, H, D) of the tokens of map `number`."""
@@ -188,6 +192,8 @@ def read_constants(content: bytes, where: str = "constants") -> Constants:
         about = json.loads(metadata.get("about", "{}"))
     except (SafetensorError, ValueError) as error:
         raise _no_constants(where, str(error)) from error
+    if arrays["weight_map"].ndim == 4:  # as 0.2.0 wrote it
+        arrays["weight_map"] = arrays["weight_map"][:, :, None, ..., None]
     checked = Constants(**arrays, about=about)
     if metadata.get("sha256") != checked.sha256:
         raise _no_constants(where, "its content does not have the hash it names")

@@ -17,6 +17,10 @@ PRIOR = 128
 """So many coefficients of its map's units count as much as a unit's own."""
 
 LEAST_VARIANCE = 1e-12
+LEAST_WEIGHT = 1e-30
+
+STEADY = 0.05
+"""So much of a channel's importance by gradients is its unit's mean."""
 
 Numbers = NDArray[np.float64]
 
@@ -32,25 +36,37 @@ def constants_from(found: Measured, groups: int, about: dict[str, Any]) -> Const
     sizes = found.sizes.numpy()
     logs = np.log2(np.maximum(_steadied(variance, sizes, found.pictures), LEAST_VARIANCE))
     unit, channel = _parted(logs, sizes, groups)
-    weight, channels = (
-        np.log2(np.maximum(x.numpy(), 1e-30)) for x in (found.weight, found.channel_weight)
-    )
-    if channels.shape[2] == 1:
-        channels = channels.repeat(3, axis=2)
+    weight, weight_channel = _weights(found)
     return Constants(
         mean=means.astype(np.float16),
         basis=found.basis.numpy().astype(np.float16),
         variance_unit=_whole(unit),
         variance_channel=_whole(channel),
         weight_map=_whole(weight),
-        weight_channel=_whole(channels),
+        weight_channel=_whole(weight_channel),
         about=about,
     )
 
 
+def _weights(found: Measured) -> tuple[Numbers, Numbers]:
+    """Logarithms of how much errors matter, of units and of channels besides: by gradients where
+    there are any, by attention otherwise."""
+    if found.reach is None:
+        weight = np.log2(np.maximum(found.weight.numpy(), LEAST_WEIGHT))
+        layers, _, heads, _, dim = found.basis.shape
+        return weight[:, :, None, ..., None], np.zeros((layers, 2, 3, heads, dim))
+    sizes = found.sizes.numpy()
+    reach = _steadied(found.reach.numpy(), sizes, found.pictures)
+    reach = (1 - STEADY) * reach + STEADY * reach.mean(-1, keepdims=True)
+    unit, channel = _parted(np.log2(np.maximum(reach, LEAST_WEIGHT)), sizes, 1)
+    if unit.shape[2] == 1:
+        unit, channel = (x.repeat(3, axis=2) for x in (unit, channel))
+    return unit, channel[..., 0, :]
+
+
 def _steadied(variance: Numbers, sizes: Numbers, pictures: int) -> Numbers:
-    """Each unit's variances (…, K, BANDS, D) drawn towards the shape of its map's, the more so the
-    fewer coefficients were seen; of the maps that are not transformed, all together."""
+    """Each unit's mean squares (…, K, BANDS, D) drawn towards the shape of its map's, the more so
+    the fewer coefficients were seen; of the maps that are not transformed, all together."""
     heavy = variance * sizes[:, :, None]
     pool = heavy.sum(-2, keepdims=True).repeat(BANDS, axis=-2)
     coarse = heavy[..., :COARSE, :, :].sum((-3, -2), keepdims=True)

@@ -38,10 +38,10 @@ def bytes_asked(budget: Budget, shape: CacheShape) -> int:
 
 
 def coded_budget(asked: Budget, constants: Constants | None = None) -> Budget:
-    """The budget as coded caches are held to it: its bytes, whichever layer they are in."""
-    even = uniform(asked)
-    origin = "every token, in as many bytes"
-    return replace(even, percent=asked.percent, nbytes=asked.nbytes, origin=origin)
+    """The budget as coded caches are held to it, at every moment: its bytes, whichever layer they
+    are in."""
+    even = replace(uniform(asked), bound="moment", origin="every token, in as many bytes")
+    return replace(even, percent=asked.percent, nbytes=asked.nbytes)
 
 
 @lru_cache(maxsize=64)
@@ -143,9 +143,15 @@ def table_bytes(constants: Constants, allocation: Allocation, by_kernels: bool) 
     return sum(min(tables, KEPT // layers) for tables in made)
 
 
-def calibration_bytes(schedule: Schedule, shape: CacheShape) -> tuple[int, int]:
+def calibration_bytes(
+    schedule: Schedule, shape: CacheShape, gradients: bool = False
+) -> tuple[int, int]:
     """Bytes that measuring the constants takes beside a full cache, at most: where attention
-    computes, one layer at a time; and in the host's memory, of all layers until they are known."""
+    computes, one layer at a time; and in the host's memory, of all layers until they are known.
+
+    Args:
+        gradients: their squares are added up in the host's memory too.
+    """
     heads, dim, tokens = shape.heads, shape.head_dim, schedule.total
     width = heads * dim
     reach = 2 * shape.sequences * tokens * width + 2 * tokens * width  # k and v; v in the metric
@@ -154,4 +160,4 @@ def calibration_bytes(schedule: Schedule, shape: CacheShape) -> tuple[int, int]:
     signals = 5 * 2 * shape.sequences * newest * width
     scatter = 2 * shape.layers * heads * dim * dim
     energy = 2 * 3 * shape.layers * width * (len(schedule) - 1) * BANDS
-    return 4 * max(reach, signals), 8 * (3 * scatter + 7 * energy)
+    return 4 * max(reach, signals), 8 * (3 * scatter + (9 if gradients else 7) * energy)

@@ -19,9 +19,6 @@ from scalekv.kv.coded.signals import signals_of, transformed
 from scalekv.kv.coded.units import BANDS, units_of
 from scalekv.kv.schedule import Schedule
 
-STEADY = 0.05
-"""So much of a channel's importance by gradients is its head's mean."""
-
 PARTS = 3  # middle, side, and the conditional half alone
 
 
@@ -79,11 +76,13 @@ class Spectra:
         count: (K, BANDS) coefficients that went into each sum, of one channel.
         weight: (N, 2, H, K) float64 sums of what one token's error does, keys and values.
         sequences: (N,) that went into them.
-        reach: (N, 2, PARTS or 1, H, K, D) float64 sums of squared gradients with respect to
-            coefficients, where there are any.
+        reach: of the shape of `energy`, float64 sums of squared gradients with respect to
+            coefficients; None where there are none.
     """
 
-    def __init__(self, schedule: Schedule, means: Tensor, basis: Tensor) -> None:
+    def __init__(
+        self, schedule: Schedule, means: Tensor, basis: Tensor, gradients: bool = False
+    ) -> None:
         layers, _, parts, heads, maps, dim = means.shape
         self._schedule, self._parts = schedule, parts
         self._means, self._basis = means.float(), basis.float()
@@ -93,7 +92,7 @@ class Spectra:
         self.count = torch.zeros((layers, maps, BANDS), dtype=torch.float64)
         self.weight = torch.zeros((layers, 2, heads, maps), dtype=torch.float64)
         self.sequences = torch.zeros(layers, dtype=torch.float64)
-        self.reach = torch.zeros((layers, 2, kinds, heads, maps, dim), dtype=torch.float64)
+        self.reach = torch.zeros_like(self.energy) if gradients else None
 
     def add(self, layer: int, number: int, k: Tensor, v: Tensor, turns: Tensor | None) -> None:
         """Takes a map's k and v (P * B, H, n, D)."""
@@ -115,6 +114,7 @@ class Spectra:
     def add_gradients(self, layer: int, which: int, g: Tensor, turns: Tensor) -> None:
         """Takes gradients with respect to a layer's keys (`which` 0) or values (1) of the whole
         history, (P * B, H, T, D)."""
+        assert self.reach is not None, "asked for gradients"
         for units in units_of(self._schedule):
             rows = slice(*(self._schedule.before(units.number + i) for i in (0, 1)))
             signals = signals_of(g[:, :, rows], None if which else turns[rows], self._parts)
@@ -122,8 +122,9 @@ class Spectra:
             y = (plain.flatten(1, 3) @ self._basis[layer, which].to(g.device)).view(plain.shape)
             if self._parts == 2:  # of middle and side: the sum and the difference of the halves'
                 y = torch.cat((2 * y, y.sum(1, keepdim=True)), dim=1)
-            sums = y.square().sum((2, 3)).transpose(0, 1)
-            self.reach[layer, which, :, :, units.number] += sums.double().cpu()
+            for band, span in zip(units.bands, units.spans, strict=True):
+                reach = y[:, :, span].square().sum((2, 3)).transpose(0, 1)
+                self.reach[layer, which, :, :, units.number, band] += reach.double().cpu()
 
     def weigh(self, layer: int, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> None:
         """Takes the attention of the last scale; see `reach_of_errors`."""
@@ -177,9 +178,9 @@ class Measured:
         means, basis: of `Moments`.
         variance: (N, 2, PARTS, H, K, BANDS, D) float64; of a transformed map's band 0, per token.
         sizes: (K, BANDS) coefficients of each unit; 0 where a map has no such band.
-        weight: (N, 2, H, K) of an error in a token of a map.
-        channel_weight: (N, 2, PARTS, H, D) how much more one in a channel matters than in another;
-            ones where that was not measured.
+        weight: (N, 2, H, K) of an error in a token of a map, by attention.
+        reach: (N, 2, PARTS or 1, H, K, BANDS, D) of one in a coefficient, by gradients; None where
+            there are none.
     """
 
     pictures: int
@@ -188,24 +189,17 @@ class Measured:
     variance: Tensor
     sizes: Tensor
     weight: Tensor
-    channel_weight: Tensor
+    reach: Tensor | None = None
 
 
 def measured(schedule: Schedule, pictures: int, moments: Moments, spectra: Spectra) -> Measured:
     """What the passes over so many pictures found."""
-    variance = spectra.energy / spectra.count[:, None, None, None, :, :, None].clamp_min(1)
+    each = spectra.count[:, None, None, None, :, :, None].clamp_min(1)
+    variance = spectra.energy / each
     sizes = spectra.count[0] / pictures
     for units in units_of(schedule):
         if units.transformed:
             variance[:, :, :, :, units.number, 0] /= units.tokens
-    weight = spectra.weight / spectra.sequences[:, None, None, None]
-    channels = torch.ones_like(spectra.reach[:, :, :, :, 0])
-    if spectra.reach.any():
-        tokens = spectra.reach.new_tensor([units.tokens for units in units_of(schedule)])
-        matters = spectra.reach / tokens[:, None]
-        weight = matters[:, :, :2].mean((2, 5)).clamp_min(1e-30)
-        shares = matters / weight[:, :, None, ..., None]
-        channels = (shares * tokens[:, None]).sum(4) / tokens.sum()
-        channels = (1 - STEADY) * channels + STEADY * channels.mean(-1, keepdim=True)
-    basis = moments.basis()
-    return Measured(pictures, moments.means(), basis, variance, sizes, weight, channels)
+    weight = spectra.weight / spectra.sequences[:, None, None, None].clamp_min(1)
+    reach = None if spectra.reach is None else spectra.reach / each
+    return Measured(pictures, moments.means(), moments.basis(), variance, sizes, weight, reach)

@@ -8,7 +8,7 @@ from importlib import import_module
 from typing import Any
 
 from scalekv.kv.budgets.budget import Budget
-from scalekv.kv.errors import UserError, close_matches
+from scalekv.kv.errors import UserError, check_one_of
 from scalekv.kv.policies.policy import Policy
 
 
@@ -116,13 +116,7 @@ def check_policy_name(text: str) -> None:
         UserError: no policy has this name; close names are listed.
     """
     name, _ = policy_and_file(text)
-    if name not in policy_names():
-        raise UserError(
-            f"there is no policy named {name!r}",
-            where="policy",
-            rule=f"policies are {', '.join(policy_names())}",
-            fix=close_matches(name, policy_names()),
-        )
+    check_one_of(name, policy_names(), f"there is no policy named {name!r}", "policy")
 
 
 def policy_named(policy: str | Policy) -> Policy:

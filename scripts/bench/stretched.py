@@ -38,7 +38,7 @@ def stretched(layers: int, heads: int, dim: int) -> Constants:
         basis=basis.astype(np.float16),
         variance_unit=sized(known.variance_unit, 3, channels=False),
         variance_channel=sized(known.variance_channel, 3, channels=True),
-        weight_map=sized(known.weight_map, 2, channels=False),
+        weight_map=sized(known.weight_map, 3, channels=False),
         weight_channel=sized(known.weight_channel, 3, channels=True),
         about={"stretched from": SOURCE},
     )

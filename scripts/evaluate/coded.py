@@ -27,7 +27,7 @@ from scalekv.cli.batch.file import prompts_alone
 from scalekv.configs.models import calibration_prompts
 from scalekv.infinity_patch import Pipeline, Request, generate, load, patched
 from scalekv.infinity_patch.calibration.coded import GROUPS, ConstantsMeasure
-from scalekv.infinity_patch.evaluation.statistics import interval, median
+from scalekv.infinity_patch.evaluation.statistics import interval, mean, median
 from scalekv.infinity_patch.generation.pipeline import settled_on
 from scalekv.kv.coded import codec, fitting, units
 from scalekv.kv.coded.constants import GUIDED, Constants
@@ -204,16 +204,28 @@ def energy(constants: Constants, pipeline: Pipeline) -> list[str]:
 
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
-    """Markdown: a line a variant."""
-    lines = ["| variant | budget | prompts | PSNR to full (dB) | mean |", "|" + " --- |" * 5]
+    """Markdown: a line a variant, each beside the first one on the same prompts."""
+    lines = [
+        "| variant | budget | prompts | PSNR to full (dB) | mean | to the whole, mean of pairs |",
+        "|" + " --- |" * 6,
+    ]
+    first: dict[Any, NDArray[np.float64]] = {}
     for row in rows:
-        value, low, high = interval(row["psnr"], median)
-        mean = float(np.mean(row["psnr"]))
+        psnr = np.array(row["psnr"])
+        value, low, high = interval(psnr, median)
+        whole = first.setdefault((row["budget"], _variant(row["name"]).drawings), psnr)
+        pairs = ""
+        if whole is not psnr:
+            pairs = "{:+.1f} ({:+.1f} to {:+.1f})".format(*interval(psnr - whole, mean))
         lines.append(
-            f"| {row['name']} | {row['budget']} | {len(row['psnr'])} | "
-            f"{value:.1f} ({low:.1f} to {high:.1f}) | {mean:.1f} |"
+            f"| {row['name']} | {row['budget']} | {len(psnr)} | "
+            f"{value:.1f} ({low:.1f} to {high:.1f}) | {psnr.mean():.1f} | {pairs} |"
         )
     return "\n".join(lines) + "\n"
+
+
+def _variant(name: str) -> Left:
+    return next(left for left in VARIANTS if left.name == name)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -233,7 +245,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     pipeline = load("emoji", dtype=args.dtype)
     full: dict[bool, NDArray[np.float64]] = {}
     for budget in args.budgets:
-        for left in (VARIANTS[names.index(name)] for name in args.variants):
+        for left in map(_variant, args.variants):
             if (left.name, budget) in done:
                 continue
             prompts = prompts_of(left, args.limit)
@@ -244,7 +256,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             rows.append({"name": left.name, "budget": budget, "psnr": psnr})
             with path.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")
-            print(table(rows[-1:]).splitlines()[-1], file=sys.stderr, flush=True)
+            print(f"{left.name}, {budget}: {np.mean(psnr):.1f} dB", file=sys.stderr, flush=True)
     known = prompts_alone(calibration_prompts("emoji"))
     spectra = "\n".join(energy(constants_of(pipeline, known[:8], VARIANTS[0]), pipeline))
     rows.sort(key=lambda row: names.index(row["name"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -59,6 +59,7 @@ class StandIn:
     truncated: str | None = None
     closed: bool = False
     placement: Placement | None = None
+    texts: list[str] = field(default_factory=list)
 
     def load(
         self,
@@ -67,8 +68,10 @@ class StandIn:
         dtype: str,
         weights_dir: Path | None,
         placement: Placement | None = None,
+        texts: Sequence[str] = (),
     ) -> Any:
         self.placement = placement
+        self.texts = list(texts)
         self.loaded.append((preset.name, device, dtype, weights_dir))
         return SimpleNamespace(
             preset=preset,

@@ -40,16 +40,17 @@ def test_memory_is_what_a_plan_says(scalekv: Program, monkeypatch: pytest.Monkey
     fine = "ok      room: 1 picture of infinity-8b, policy scalekv, budget 10%, would take 20.2 GiB"
     assert fine in scalekv("doctor", "--model", "infinity-8b").out
     monkeypatch.setattr(room, "device_memory", lambda _: ("a card", 20 << 30))
-    lighter = "policy scalekv, budget 10%, --text-device cpu, would take 18.8 GiB"
+    lighter = "policy scalekv, budget 10%, prompts encoded first, would take 18.8 GiB"
     assert (
         f"ok      room: 1 picture of infinity-8b, {lighter}"
         in scalekv("doctor", "--model", "infinity-8b").out
     )
+    monkeypatch.setattr(room, "device_memory", lambda _: ("a card", 18 << 30))
     monkeypatch.setenv("SCALEKV_TEXT_DEVICE", "cuda")
     monkeypatch.setenv("SCALEKV_WEIGHTS", "bf16")
     done = scalekv("doctor", "--model", "infinity-8b").out
     assert "problem room: 1 picture of infinity-8b" in done
-    assert "fix: --text-device cpu with one picture at a time" in done
+    assert "fix: --weights int8 with one picture at a time" in done
     monkeypatch.setenv("SCALEKV_OFFLOAD", "true")
     assert "ok      room: " in scalekv("doctor", "--model", "infinity-8b").out
 

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from scalekv.cli.batch.command import shard_of
 from scalekv.cli.batch.file import read_prompts
 from scalekv.cli.batch.jobs import Job, as_row, groups, jobs_of, selected
 from scalekv.cli.choices import Options, choose
+from scalekv.cli.options import shard_of
 from scalekv.cli.pictures.names import BATCH_TEMPLATE, NameTemplate
 from scalekv.infinity_patch.asked import check as check_module
 from scalekv.infinity_patch.files.hub import model_files

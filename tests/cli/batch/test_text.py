@@ -11,7 +11,8 @@ import pytest
 
 from scalekv.cli import engine
 from scalekv.cli.batch import drawing
-from scalekv.infinity_patch.model.text import REMEMBERED, TextEncoder
+from scalekv.infinity_patch.model.text import TextEncoder
+from scalekv.infinity_patch.pieces import REMEMBERED
 from tests.cli.conftest import Outcome, StandIn
 
 Program = Callable[..., Outcome]

@@ -13,11 +13,18 @@ from PIL import Image
 from scalekv.cli import engine
 from scalekv.cli.calibrate import heat_maps
 from scalekv.configs.budget_files import load_budget
+from scalekv.configs.models import model_named
 from scalekv.infinity_patch.asked.request import Request
-from scalekv.infinity_patch.calibration.plan import INDICES, TOP, CalibrationRequest
+from scalekv.infinity_patch.calibration.plan import (
+    INDICES,
+    TOP,
+    CalibrationRequest,
+    check_calibration,
+)
 from scalekv.kv import extras
 from scalekv.kv.budgets.heat_order import read_order
 from scalekv.kv.coded.constants import read_constants
+from scalekv.kv.errors import UserError
 from tests.cli.conftest import Outcome
 
 Program = Callable[..., Outcome]
@@ -199,6 +206,13 @@ def test_options_of_coded_alone_are_refused(scalekv: Program, options: tuple[str
     done = scalekv("calibrate", *options, "--out", "b/own.yaml")
     assert done.code == 2
     assert f"fix:   --coded {options[0]}" in done.err
+
+
+def test_gradients_are_refused_where_blocks_come_and_go() -> None:
+    request = CalibrationRequest(Request(("a",)), coded=True, gradients=True)
+    with pytest.raises(UserError, match="only one of them is on the device") as refused:
+        check_calibration(request, model_named("emoji"), device="cuda", offload=True)
+    assert refused.value.where == "--gradients"
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,13 @@ import time
 
 import pytest
 
-from scalekv.cli.console.interrupts import interruptible, interrupts_wait, raise_lost, received
+from scalekv.cli.console.interrupts import (
+    interruptible,
+    interrupts_wait,
+    raise_lost,
+    received,
+    told_how_it_ends,
+)
 from tests.cli.test_main import PROGRAM
 
 
@@ -71,6 +77,45 @@ def test_any_of_them_is_a_ctrl_c_where_something_can_be_kept(number: int) -> Non
         work()
     assert received() == number
     assert signal.getsignal(number) == before
+
+
+@pytest.mark.parametrize(
+    ("error", "outcome"),
+    [(None, "complete"), (KeyboardInterrupt, "interrupted"), (ValueError, "failed")],
+)
+def test_how_a_block_ended_is_told_once_and_what_ended_it_goes_on(
+    error: type[BaseException] | None, outcome: str
+) -> None:
+    told: list[str] = []
+
+    def work() -> None:
+        with told_how_it_ends(told.append):
+            if error is not None:
+                raise error
+
+    if error is None:
+        work()
+    else:
+        with pytest.raises(error):
+            work()
+    assert told == [outcome]
+
+
+def test_what_is_told_at_the_end_is_written_whole() -> None:
+    told: list[str] = []
+
+    def write(outcome: str) -> None:
+        press()
+        told.append(outcome)
+
+    def work() -> None:
+        with interruptible(), told_how_it_ends(write):
+            press()
+            time.sleep(10)
+
+    with pytest.raises(KeyboardInterrupt):
+        work()
+    assert told == ["interrupted"]
 
 
 class Swallows:

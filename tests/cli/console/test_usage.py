@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from typing import Any
 
 import pytest
+import typer
 
+from scalekv.cli.main import app
+from scalekv.kv.errors import UserError
 from tests.cli.conftest import Outcome
 
 Program = Callable[..., Outcome]
@@ -49,6 +53,59 @@ def test_what_rule_and_fix(
     assert what in first
     assert rule in said.get("rule", "")
     assert fix in said["fix"]
+
+
+def groups(command: Any, *path: str) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Groups of commands, with the words they are called by."""
+    if hasattr(command, "commands"):
+        yield path, command
+        for name, one in command.commands.items():
+            yield from groups(one, *path, name)
+
+
+GROUPS = dict(groups(typer.main.get_command(app)))
+
+
+def test_there_are_groups_with_options_of_their_own() -> None:
+    assert {("eval",), ("models",), ("budgets",)} <= GROUPS.keys()
+
+
+@pytest.mark.parametrize("path", GROUPS, ids=" ".join)
+def test_options_before_a_command_are_refused(path: tuple[str, ...]) -> None:
+    """Every option of every group, before every command of it: none is left unread."""
+    group, called = GROUPS[path], " ".join(["scalekv", *path])
+    for option in group.params:
+        if option.is_eager or not option.expose_value:  # --version and such: the end of it
+            continue
+        word = max(option.opts, key=len)
+        typed = [word] if option.is_flag else [word, "1"]
+        for name, command in group.commands.items():
+            context = group.make_context(called, [*typed, name])
+            with pytest.raises(UserError, match=f"{word} stands before {name}") as refused:
+                group.resolve_command(context, [name])
+            its = [one for param in command.params for one in param.opts]
+            assert (f"are of: {called} {name} {word}" in refused.value.fix) == (word in its)
+
+
+@pytest.mark.parametrize(
+    ("typed", "fix"),
+    [
+        (
+            ["eval", "--limit", "3", "export", "geneval"],
+            "options stand behind the command they are of: scalekv eval export --limit",
+        ),
+        (["eval", "--limit=3", "import"], "leave it out: scalekv eval import has no --limit"),
+        (["eval", "--no-offload", "import"], "import has no --no-offload"),
+        (["budgets", "-m", "emoji", "show", "10%"], "are of: scalekv budgets show --model"),
+        (["models", "--json", "show", "emoji"], "are of: scalekv models show --json"),
+    ],
+)
+def test_options_before_a_command_belong_behind_it(
+    scalekv: Program, typed: list[str], fix: str
+) -> None:
+    done = scalekv(*typed)
+    assert done.code == 2
+    assert fix in " ".join(done.err.split())
 
 
 def test_what_it_advises_works(scalekv: Program) -> None:

@@ -74,6 +74,22 @@ def test_from_prompts_to_scores(files: Path) -> None:
     assert "hack" in scored.out
     assert "62.5" in scored.out
     assert " KiB" in scored.out  # what the variant held while it was drawn
+    drawn_in = json.loads(Path("eval/export-dpg.jsonl").read_text().splitlines()[0])["settings"]
+    dtype = drawn_in["dtype"]
+    assert f"dpg: {dtype}, weights in {dtype}, text encoder in fp32" in scored.out
+    (row,) = json.loads(ask("import", "dpg", "dpg.txt", "--policy", "hack", "--json").out)["scores"]
+    assert (row["weights_dtype"], row["text_dtype"]) == (dtype, "fp32")
+    for words, name in ((("--weights", "int8"), "weights"), (("--text-dtype", "int8"), "text")):
+        other = ask("export", "dpg", "--prompts", "d.csv", "--limit", "1", *words)
+        assert other.code == 2
+        assert f"another {name}_dtype" in other.err
+    compared = {"settings": drawn_in | {"weights_dtype": "int8"}}
+    Path("eval/pictures.jsonl").write_text(json.dumps(compared) + "\n")
+    mixed = ask("import", "dpg", "dpg.txt", "--policy", "hack")
+    assert mixed.code == 2
+    assert f"another weights_dtype than those of the evaluation: {dtype}, not int8" in " ".join(
+        mixed.err.split()
+    )
 
 
 def test_scores_of_several_benchmarks_are_one_table(files: Path) -> None:

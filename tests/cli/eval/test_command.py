@@ -18,12 +18,14 @@ from jsonschema import Draft202012Validator
 from PIL import Image
 from torchmetrics.image import PeakSignalNoiseRatio
 
+from scalekv.cli import engine
 from scalekv.cli.choices import FULL, Options, choose
 from scalekv.cli.eval.asked import settle_variants
 from scalekv.infinity_patch.evaluation import networks, run
 from scalekv.infinity_patch.evaluation.drawing import draw_with_bits
 from scalekv.infinity_patch.evaluation.variants import FULL_CACHE, CacheVariant
 from scalekv.infinity_patch.loading.placement import Placement
+from scalekv.kv.dtypes import DTYPE_NAMES
 from tests.cli.conftest import Outcome
 from tests.cli.eval.conftest import CAPTIONS, ask
 
@@ -256,11 +258,68 @@ def test_a_network_that_was_named_and_is_not_here_is_refused(
     assert "pip install no-such-package" in ended.err
 
 
-def test_other_settings_are_not_mixed_in(whole: Whole) -> None:
+@pytest.mark.parametrize(
+    ("option", "value", "name"),
+    [
+        ("--seed", "5", "seed: 0"),
+        ("--weights", "int8", "weights_dtype: {dtype}"),
+        ("--text-dtype", "int8", "text_dtype: fp32"),
+        ("--text-dtype", "bf16", "text_dtype: fp32"),
+    ],
+)
+def test_other_settings_are_not_mixed_in(
+    whole: Whole, option: str, value: str, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     out, _ = whole
-    ended = ask(out, "--seed", "5")
+    monkeypatch.setattr("scalekv.cli.engine.load", never)
+    ended = ask(out, option, value, "--budget", "5%")
     assert ended.code == 2
-    assert "another seed: 0, now 5" in ended.err
+    dtype = result_of(out)["settings"]["dtype"]
+    assert f"another {name.format(dtype=dtype)}, now {value}" in " ".join(ended.err.split())
+    assert "name another --out" in ended.err
+
+
+def test_a_folder_of_before_precisions_of_weights_were_recorded_goes_on(
+    whole: Whole, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    finished, ended = whole
+    out = tmp_path / "run"
+    shutil.copytree(finished, out)
+    for path in out.glob("*.jsonl"):
+        first, *rows = path.read_text(encoding="utf-8").splitlines(keepends=True)
+        settings = json.loads(first)["settings"]
+        assert settings.pop("weights_dtype") == settings["dtype"]
+        assert settings.pop("text_dtype") == "fp32"
+        path.write_text("".join([json.dumps({"settings": settings}) + "\n", *rows]))
+    monkeypatch.setattr("scalekv.cli.engine.load", never)
+    assert ask(out, "--report-only").out == ended.out
+    assert result_of(out)["settings"] == result_of(finished)["settings"]
+    assert ask(out, "--agreement").out == ended.out
+
+
+def test_settings_have_what_was_used_where_nobody_chose(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded: list[Any] = []
+
+    def load(*given: Any) -> Any:
+        loaded.append(load_model(*given))
+        return loaded[-1]
+
+    load_model = engine.load
+    monkeypatch.setattr(engine, "load", load)
+    monkeypatch.setattr(
+        "scalekv.cli.eval.asked.check_room",
+        lambda _, __, place, *___, **____: replace(place, weights="int8"),
+    )
+    out = tmp_path / "run"
+    ended = ask(out, "--policy", "full", "--limit", "1", "--measure", "none")
+    assert ended.code == 0, ended.err
+    (pipeline,) = loaded
+    settings = result_of(out)["settings"]
+    assert settings["weights_dtype"] == pipeline.weights == "int8"
+    assert DTYPE_NAMES[pipeline.text.dtype] == settings["text_dtype"] == "fp32"
+    assert "weights in int8, text encoder in fp32" in " ".join(ended.out.split())
 
 
 def test_a_picture_that_is_gone_is_missed(whole: Whole, tmp_path: Path) -> None:

@@ -188,7 +188,10 @@ def test_a_plan_mentions_the_coded_cache_where_there_are_constants(scalekv: Prog
     assert "--policy coded" in scalekv("plan").out
     large = figures(scalekv, *LARGE)
     assert large["alternative"] is None
-    assert 0 < large["calibrating_coded"]["device_bytes"] < 4 << 30
+    takes = large["calibrating_coded"]
+    assert 0 < takes["device_bytes"] < 4 << 30
+    assert takes["device_bytes"] < takes["gradients"]["device_bytes"] < 16 << 30
+    assert takes["host_bytes"] < takes["gradients"]["host_bytes"] < 6 << 30
     assert "calibrate --coded has measured" in " ".join(scalekv(*LARGE).out.split())
 
 

@@ -29,10 +29,12 @@ BUDGETS = ("full", "10%", "650", "100MiB")
 
 
 def needed(model: str, budget: str, *, kept: bool) -> int:
-    """Bytes of memory that one picture is planned to take on a card."""
+    """Bytes of memory that one picture is planned to take on a card: where the encoder need not be
+    kept, at least with the prompts encoded before the transformer is read."""
     request = Request(("a",), policy="full" if budget == "full" else None, budget=budget)
     settled = settle(request, model_named(model), "cuda")
-    return Planner(settled, Placement(keep_text_encoder=kept)).footprint().needed
+    placement = Placement(keep_text_encoder=kept, text_first=not kept)
+    return Planner(settled, placement).footprint().needed
 
 
 def answers(scalekv: Program, model: str, budget: str, *, kept: bool) -> dict[str, bool]:

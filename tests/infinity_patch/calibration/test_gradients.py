@@ -6,6 +6,7 @@ from contextlib import nullcontext
 from typing import Any
 
 import pytest
+import torch
 from torch import Tensor
 
 from scalekv.infinity_patch import Pipeline, Request, generate, load
@@ -13,6 +14,8 @@ from scalekv.infinity_patch.calibration.coded import ConstantsMeasure
 from scalekv.infinity_patch.calibration.gradients import LastScaleGradients
 from scalekv.infinity_patch.generation.patch import patched
 from scalekv.infinity_patch.generation.pipeline import settled_on
+from scalekv.kv.coded.levels import OCTAVE
+from scalekv.kv.coded.units import BANDS
 
 
 class Moved(LastScaleGradients):
@@ -22,20 +25,22 @@ class Moved(LastScaleGradients):
     found: dict[tuple[int, int], Tensor]
     slopes: list[float]
 
-    def _differentiate(self, *args: Any) -> float:
+    def _differentiate(self, *args: Any) -> Tensor:
         total = super()._differentiate(*args)
-        self.slopes, cached, x = [], dict(self._cached), args[1]
+        self.slopes, copies, x = [], dict(self._copies), args[1]
         take, self._take = self._take, lambda *_: None
         for which in (0, 1):
             along = self.found[self.LAYER, which]
             sums = []
             for sign in (1, -1):
-                pair = [part.clone() for part in cached[self.LAYER]]
-                pair[which][:, :, : along.shape[2]] += sign * self.STEP * along / along.norm()
-                self._cached[self.LAYER] = pair[0], pair[1]
+                self._copies = {
+                    layer: (k.detach().clone(), v.detach().clone())
+                    for layer, (k, v) in copies.items()
+                }
+                moved = self._copies[self.LAYER][which]
+                moved += sign * self.STEP * along / along.norm()
                 self._generator.manual_seed(0)
-                sums.append(super()._differentiate(args[0], x.clone(), *args[2:]))
-            self._cached[self.LAYER] = cached[self.LAYER]
+                sums.append(float(super()._differentiate(args[0], x.clone(), *args[2:])))
             self.slopes.append((sums[0] - sums[1]) / (2 * self.STEP))
         self._take = take
         return total
@@ -74,7 +79,31 @@ def test_gradients_are_slopes_and_the_model_is_as_it_was(pipeline: Pipeline) -> 
         assert slope == pytest.approx(expected, rel=0.02)
 
 
-def test_constants_by_gradients_weigh_channels(pipeline: Pipeline) -> None:
+def test_what_is_differentiated_is_what_was_drawn(
+    pipeline: Pipeline, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settled = settled_on(pipeline, Request(("a frog",), policy="full"))
+    gradients = LastScaleGradients(pipeline, settled, lambda *_: None)
+    found, logits = [], pipeline.model.logits
+
+    def told(*args: Any) -> Tensor:
+        found.append(logits(*args))
+        return found[-1]
+
+    def observe(layer: int, scale: int, _schedule: Any, _q: Tensor, k: Tensor, v: Tensor) -> None:
+        if scale + 1 == len(settled.schedule):
+            gradients.seen(layer, k, v)
+
+    monkeypatch.setattr(pipeline.model, "logits", told)
+    with gradients.watching(), patched(pipeline.model, "full") as caches:
+        caches.observer = observe
+        list(generate(pipeline, Request(("a frog",))))
+    *_, differentiated, drawn = found
+    assert len(found) == len(settled.schedule) + 1
+    torch.testing.assert_close(differentiated.detach(), drawn, atol=1e-3, rtol=1e-3)
+
+
+def test_constants_by_gradients_weigh_units_and_channels(pipeline: Pipeline) -> None:
     settled = settled_on(pipeline, Request(("a frog",), policy="full"))
     measure = ConstantsMeasure(pipeline, settled, gradients=True)
     passes = ((measure.first, nullcontext()), (measure.second, measure.watching()))
@@ -85,4 +114,6 @@ def test_constants_by_gradients_weigh_channels(pipeline: Pipeline) -> None:
     constants = measure.constants({})
     assert constants.about["importance"] == "gradients of the last scale's bits"
     assert constants.weight_channel.std() > 0
-    assert constants.weight_map.std() > 0
+    assert constants.weight_map.shape[2::3] == (3, BANDS)
+    middle, side = constants.weight_map[:, :, :2].mean((0, 1, 3, 4, 5))
+    assert side > middle + OCTAVE  # as guidance makes it

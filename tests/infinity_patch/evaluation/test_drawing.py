@@ -1,4 +1,4 @@
-"""The bits of a picture are those it is made of, and leave no trace on the sampler."""
+"""The bits of a picture are those it is made of."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from scalekv.infinity_patch import Pipeline, Request, load
 from scalekv.infinity_patch.evaluation.drawing import DrawnPicture, draw_with_bits
 from scalekv.infinity_patch.evaluation.kept import EvaluationFolder
 from scalekv.infinity_patch.evaluation.variants import FULL_CACHE, CacheVariant
-from scalekv.infinity_patch.model.sampling import BitSampler
+from scalekv.infinity_patch.generation.forced import force_bits
+from scalekv.infinity_patch.generation.pipeline import settled_on
 from scalekv.kv.errors import UserError
 
 
@@ -26,13 +27,14 @@ def drawn(pipeline: Pipeline, seed: int = 0) -> DrawnPicture:
 
 
 def test_the_bits_are_those_the_picture_is_made_of(pipeline: Pipeline, tmp_path: Path) -> None:
-    before = BitSampler.__call__
     first = drawn(pipeline)
-    assert BitSampler.__call__ is before
     assert [len(bits) for bits in first.bits] == [1, 4, 16, 36, 64, 144, 256]
     again, other = drawn(pipeline), drawn(pipeline, seed=1)
     assert all(torch.equal(a, b) for a, b in zip(first.bits, again.bits, strict=True))
     assert not torch.equal(first.bits[-1], other.bits[-1])
+    settled = settled_on(pipeline, Request(("a red apple",), policy="full"))
+    own = force_bits(pipeline, settled, "a red apple", 0)  # what it draws, by another way
+    assert all(torch.equal(a, b[0]) for a, b in zip(first.bits, own.bits, strict=True))
 
     folder = EvaluationFolder(tmp_path)
     folder.keep(FULL_CACHE, 7, first)

@@ -25,6 +25,8 @@ SETTINGS: dict[str, Any] = {
     "protocol": "scalekv",
     "model": "infinity-2b",
     "dtype": "bf16",
+    "weights_dtype": "int8",
+    "text_dtype": "fp16",
     "tokens": [1, 3],
     "captions": "captions.txt",
     "seed": 0,
@@ -135,6 +137,7 @@ def test_tables_in_markdown_and_latex(told: dict[str, Any]) -> None:
     assert r"10.0\%" in lines[-3]
     assert lines[-3].endswith(r"\\")
     assert "Left out: feature distance: why." in report(told)
+    assert "infinity-2b, bf16, weights in int8, text encoder in fp16, on a card;" in report(told)
 
 
 def test_budgets_are_the_published_ones_where_there_are_some() -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -28,6 +30,13 @@ def test_baselines_share_uniformly(name: str) -> None:
     assert "every layer" in budget.origin
     for scale, row in enumerate(budget.capacities):
         assert set(row) == {min(40, SEVEN.before(scale))}
+
+
+@pytest.mark.parametrize("shape", [uniform, pyramid])
+@pytest.mark.parametrize("bound", ["moment", "scale"])
+def test_every_shape_is_bound_as_asked(shape: Callable[[Budget], Budget], bound: str) -> None:
+    asked = replace(capacities_for(SEVEN, 4, (), 40), bound=bound)
+    assert shape(asked).bound == bound
 
 
 @pytest.mark.parametrize("name", ["scalekv", "scalekv-anchored", "scalekv-released"])

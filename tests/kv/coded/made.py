@@ -14,21 +14,31 @@ from scalekv.kv.schedule import Schedule
 
 
 def made_constants(
-    layers: int = 2, heads: int = 2, dim: int = 8, maps: int = 5, groups: int = 1, seed: int = 0
+    layers: int = 2,
+    heads: int = 2,
+    dim: int = 8,
+    maps: int = 5,
+    groups: int = 1,
+    seed: int = 0,
+    apart: bool = False,
 ) -> Constants:
-    """Of no model; variances fall from band to band and channel to channel."""
+    """Of no model; variances fall from band to band and channel to channel. `apart`: weights of
+    units and channels, not of maps alone."""
     rng = np.random.default_rng(seed)
     basis = np.linalg.qr(rng.standard_normal((layers, 2, heads, dim, dim)))[0]
     falling = -OCTAVE * np.arange(BANDS)
     unit = rng.integers(-OCTAVE, OCTAVE, (layers, 2, 3, heads, maps, BANDS)) + falling
     channel = rng.integers(-4 * OCTAVE, OCTAVE, (layers, 2, 3, heads, groups, dim))
+    weights = (layers, 2, 3, heads, maps, BANDS) if apart else (layers, 2, 1, heads, maps, 1)
+    weight = rng.integers(-OCTAVE, OCTAVE, weights)
+    besides = rng.integers(-OCTAVE, OCTAVE, (layers, 2, 3, heads, dim)) * apart
     return Constants(
         mean=rng.standard_normal((layers, 2, 2, heads, maps, dim)).astype(np.float16),
         basis=basis.astype(np.float16),
         variance_unit=unit.astype(np.int16),
         variance_channel=channel.astype(np.int16),
-        weight_map=rng.integers(-OCTAVE, OCTAVE, (layers, 2, heads, maps)).astype(np.int16),
-        weight_channel=np.zeros((layers, 2, 3, heads, dim), dtype=np.int16),
+        weight_map=weight.astype(np.int16),
+        weight_channel=besides.astype(np.int16),
         about={"model": "none"},
     )
 

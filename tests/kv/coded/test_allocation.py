@@ -20,9 +20,10 @@ from tests.kv.coded.made import made_constants
 SCHEDULE = Schedule(((1, 1), (2, 2), (4, 4), (6, 6), (8, 8), (12, 12), (16, 16)))
 
 
+@pytest.mark.parametrize("apart", [False, True])
 @pytest.mark.parametrize("guided", [True, False])
-def test_counts_are_those_of_every_importance(guided: bool) -> None:
-    constants = made_constants(groups=7)
+def test_counts_are_those_of_every_importance(guided: bool, apart: bool) -> None:
+    constants = made_constants(groups=7, apart=apart)
     threshold, scale = -250, 5
     counts = histogram(constants, SCHEDULE, guided).counts(scale, threshold)
     expected = np.zeros_like(counts)
@@ -43,12 +44,18 @@ def test_counts_are_those_of_every_importance(guided: bool) -> None:
     guided=st.booleans(),
     pictures=st.integers(1, 3),
     percent=st.integers(1, 100),
+    apart=st.booleans(),
 )
 def test_no_moment_holds_more_than_the_budget(
-    sides: list[tuple[int, int]], layers: int, guided: bool, pictures: int, percent: int
+    sides: list[tuple[int, int]],
+    layers: int,
+    guided: bool,
+    pictures: int,
+    percent: int,
+    apart: bool,
 ) -> None:
     schedule = Schedule(tuple(sides))
-    constants = made_constants(layers, heads=2, dim=8)
+    constants = made_constants(layers, heads=2, dim=8, apart=apart)
     token_bytes = pictures * (2 if guided else 1) * 2 * 8 * 2 * 2
     budget = percent * schedule.history * token_bytes * layers // 100
     try:

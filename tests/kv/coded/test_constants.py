@@ -4,10 +4,11 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors.numpy import save
+from safetensors.numpy import load, save
 
 from scalekv.kv.coded.constants import (
     ALONE,
+    FORMAT,
     GUIDED,
     read_constants,
     write_constants,
@@ -25,6 +26,29 @@ def test_constants_come_back_from_their_file() -> None:
     assert read.about == {"model": "none"}
     assert (read.layers, read.heads, read.head_dim, read.maps) == (2, 2, 8, 5)
     assert read.nbytes == built.nbytes
+
+
+def test_files_of_0_2_0_are_read_and_are_the_same_constants() -> None:
+    built = made_constants()
+    arrays = load(write_constants(built))
+    arrays["weight_map"] = arrays["weight_map"][:, :, 0, ..., 0]
+    metadata = {"format": FORMAT, "about": "{}", "sha256": built.sha256}
+    read = read_constants(save(arrays, metadata))
+    assert read.sha256 == built.sha256
+    assert np.array_equal(read.weight_map, built.weight_map)
+
+
+@pytest.mark.parametrize("parts", [GUIDED, ALONE], ids=["guided", "alone"])
+@pytest.mark.parametrize("apart", [False, True], ids=["of maps", "of units and channels"])
+def test_importances_are_variances_and_weights(parts: slice, apart: bool) -> None:
+    built = made_constants(apart=apart)
+    units = map_units(3, 6, 6)
+    importances = built.importances(1, parts, units) - built.variances(1, parts, units)
+    for row, part in enumerate(range(*parts.indices(3))):
+        for column, band in enumerate(units.bands):
+            at = (part, 0, 3, band) if apart else (0, 0, 3, 0)
+            expected = built.weight_map[(1, 1, *at)] + built.weight_channel[1, 1, part, 0]
+            assert np.array_equal(importances[1, row, 0, column], expected)
 
 
 def test_a_damaged_file_is_refused() -> None:
