@@ -123,13 +123,12 @@ def only(left: Left) -> Iterator[None]:
     """The rule without what is left out of its code."""
     never = 10**6
     coarse = units.COARSE if left.transform else never
-    gains = (codec._LEAST_GAIN, codec._MOST_GAIN) if left.gain else (1.0, 1.0)
+    gains = codec.OfLayer.gains if left.gain else (1.0, 1.0)
     units.map_units.cache_clear()
     with (
         patch.object(units, "COARSE", coarse),
         patch.object(fitting, "COARSE", coarse),
-        patch.object(codec, "_LEAST_GAIN", gains[0]),
-        patch.object(codec, "_MOST_GAIN", gains[1]),
+        patch.object(codec.OfLayer, "gains", gains),
     ):
         yield
     units.map_units.cache_clear()
