@@ -128,8 +128,9 @@ class LayerCodec(OfLayer):
         blocks = [layout.blocks[n] for n in found]
         energy = _energy(new, blocks, layout.weights[number], units, pictures)
         gains = energy.sqrt_().clamp_(*self.gains).half()
+        rounded = gains.float()
         for value, block in zip(new, blocks, strict=True):
-            value.div_(_of_block(gains, block))
+            value.div_(_of_block(rounded, block))
         values += new
         return gains
 
@@ -148,7 +149,7 @@ class LayerCodec(OfLayer):
         """
         layout = self._layouts.of(coded.maps, coded.threshold)
         values = self._values(coded, layout)
-        gains = [x.to(self._device, non_blocking=True) for x in coded.gains]
+        gains = torch.stack(coded.gains).to(self._device, non_blocking=True).float()
         for value, block in zip(values, layout.blocks, strict=True):
             value.mul_(_of_block(gains[block.number], block))
         first = 0
