@@ -11,8 +11,9 @@ import torch
 
 from scalekv.configs.models import model_named
 from scalekv.kv.budgets.asked import parse_budget, resolve
+from scalekv.kv.coded import held
 from scalekv.kv.schedule import Schedule
-from scripts.bench import gpu
+from scripts.bench import gpu, gpu_rows
 from scripts.bench.bound import Bound, measure_bound
 
 SMALL = Schedule.parse("1x1 2x2 4x4 6x6 8x8")
@@ -65,12 +66,27 @@ def test_the_table_has_a_line_a_row() -> None:
     rows: list[dict[str, Any]] = [
         {"side": "full", "batch": 1, "seconds": 0.5, "busy": 0.25, "kernels": 5000}
         | {"replayed": 0.4, "same": False, "peak": 2_000_000_000, "planned": 2_100_000_000},
+        {"side": "coded:10%", "batch": 1, "seconds": 0.7, "replayed": 0.5},
         {"side": "scalekv:paper-10", "batch": 8, "failed": "out of memory"},
     ]
     found = {"m": rows, "bound of m": {"full": {"eager": 0.4, "graph": 0.3}}}
-    _, _, first, second = gpu.short_table(found, ["m", "left out"]).splitlines()
-    assert first == "| m | full | 1 | 0.500 | 0.400, other | 0.300 | 0.250 | 5000 | 2.00 | 2.10 |"
-    assert second == "| m | scalekv:paper-10 | 8 | - | - | - | - | - | - | - |"
+    _, _, *lines = gpu.short_table(found, ["m", "left out"]).splitlines()
+    assert lines == [
+        "| m | full | 1 | 0.500 | 0.400, other | 1.00 | 0.300 | 0.250 | 5000 | 2.00 | 2.10 |",
+        "| m | coded:10% | 1 | 0.700 | 0.500 | 1.25 | - | - | - | - | - |",
+        "| m | scalekv:paper-10 | 8 | - | - | - | - | - | - | - | - |",
+    ]
+
+
+def test_a_coded_cache_is_measured_by_kernels_and_by_torch() -> None:
+    assert gpu.measured("paper-10", 1)[-2:] == ("coded:paper-10", "coded:paper-10 by torch")
+    assert gpu.measured("paper-10", 4)[-1] == "coded:paper-10"
+    cuda, preset = torch.device("cuda"), model_named("emoji")
+    for side, by_kernels in zip(gpu.measured("20%", 1)[-2:], (True, False), strict=True):
+        with gpu_rows.coding_as(side):
+            assert held.by_kernels(cuda) == by_kernels
+        assert gpu_rows.planned(preset, side, "0.06M", 1, 2) > 0
+    assert held.by_kernels(cuda)
 
 
 def test_what_it_names_is_there() -> None:

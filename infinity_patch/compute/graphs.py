@@ -11,6 +11,9 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, TypeVar
 
 import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_leaves
 
 MODES = ("auto", "on", "off")
 """auto: what comes a second time is recorded; on: what comes the first time is."""
@@ -38,11 +41,42 @@ class Tape(Protocol):
         ...
 
 
+class Reading(TorchDispatchMode):
+    """Keeps what work reads and has not made itself, weights apart: small tables that are made once
+    and kept elsewhere for as long as there is room have to be there whenever it is replayed.
+
+    Attributes:
+        kept: one tensor of each memory, by its address.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.kept: dict[int, Tensor] = {}
+        self._apart: set[int] = set()
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for x in tree_leaves((args, kwargs)):
+            if isinstance(x, nn.Parameter):
+                self._apart.add(_address(x))
+            elif isinstance(x, Tensor) and _address(x) not in self._apart:
+                self.kept.setdefault(_address(x), x)
+        out = func(*args, **(kwargs or {}))
+        for x in tree_leaves(out):
+            if isinstance(x, Tensor) and _address(x) not in self.kept:
+                self._apart.add(_address(x))
+        return out
+
+
+def _address(x: Tensor) -> int:
+    return x.untyped_storage().data_ptr()
+
+
 class CudaTape:
     """A CUDA graph a piece, all in one pool of memory."""
 
     def __init__(self, device: torch.device, pool: Any) -> None:
         self._device, self._pool = device, pool
+        self._reading = Reading()
         self._graphs: list[torch.cuda.CUDAGraph] = []
 
     def record(self, work: Callable[[], T]) -> T:
@@ -51,6 +85,7 @@ class CudaTape:
         with (
             torch.cuda.device(self._device),
             torch.cuda.graph(graph, pool=self._pool, capture_error_mode="thread_local"),
+            self._reading,
         ):
             made = work()
         self._graphs.append(graph)

@@ -300,8 +300,9 @@ def _fullest_scale(work: Work, cache: CachePrediction) -> tuple[int, int]:
 
         assert work.budget is not None, "constants are of a policy that takes one"
         coded = allocation_of(work.constants, work.budget, work.shape, work.guided)
-        history = decoding_bytes(schedule, work.shape)
-        tables = table_bytes(work.constants, coded, by_kernels=work.device == "cuda")
+        by_kernels = work.device == "cuda"
+        history = decoding_bytes(schedule, work.shape, by_kernels)
+        tables = table_bytes(work.constants, coded, by_kernels)
     moments = []
     for scale, tokens in enumerate(schedule.tokens):
         last = scale + 1 == len(schedule)

@@ -6,23 +6,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
-from itertools import accumulate
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from scalekv.kv.coded.constants import ALONE, GUIDED, Constants
+from scalekv.kv.coded.constants import Constants
 from scalekv.kv.coded.layout import CodedBlock, Layout, Layouts, Maps
 from scalekv.kv.coded.levels import LEVELS, TOGETHER, code_bytes
 from scalekv.kv.coded.packing import pack, unpack
-from scalekv.kv.coded.signals import restored, signals_of, transformed, waves_of, write_back
+from scalekv.kv.coded.signals import restored, signals_of, transformed, write_back
 from scalekv.kv.coded.units import MapUnits
-from scalekv.kv.kernels.coded_maps import coded_maps
-from scalekv.kv.kernels.coded_values import coded_values
-from scalekv.kv.to_device import whole_numbers
-
-_LEAST_GAIN, _MOST_GAIN = 0.25, 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,9 +39,19 @@ class CodedMaps:
     pictures: int
 
 
-class LayerCodec:
-    """Codes maps of one layer. Values are blocks of coefficients (kinds, H, D', P', n, B) float32
-    as `Layout` has them, divided by their gains."""
+Values = list[Tensor]
+"""What is to be packed, as a codec has it."""
+
+
+class OfLayer:
+    """A layer's bases and means on a device.
+
+    Attributes:
+        channels: of keys and values, all heads and parts.
+        gains: the least and the most that a gain may be.
+    """
+
+    gains: tuple[float, float] = (0.25, 4.0)
 
     def __init__(
         self, constants: Constants, layer: int, parts: slice, device: torch.device
@@ -56,10 +60,40 @@ class LayerCodec:
         self._constants, self._layer, self._slice, self._device = constants, layer, parts, device
         self._parts = parts.stop - parts.start
         self.channels = constants.channels(parts)
+
+    @cached_property
+    def _basis(self) -> Tensor:
+        """(2, H, D, D) float16: rows are the basis's channels."""
+        basis = torch.from_numpy(self._constants.basis[self._layer]).to(self._device)
+        return basis.mT.contiguous()
+
+    def bases(self) -> Tensor:
+        """(2, H, D, D) float32: rows are the basis's channels."""
+        return self._basis.float()
+
+    @cached_property
+    def _means(self) -> Tensor:
+        """(K, 2, H, P, D) float16."""
+        maps = range(self._constants.maps)
+        means = [self._constants.means(self._layer, self._slice, number) for number in maps]
+        by_part = np.ascontiguousarray(np.stack(means).swapaxes(2, 3), dtype=np.float16)
+        return torch.from_numpy(by_part).to(self._device)
+
+
+class LayerCodec(OfLayer):
+    """Codes maps of one layer by torch's own operations. Values are blocks of coefficients (kinds,
+    H, D', P', n, B) float32 as `Layout` has them, divided by their gains."""
+
+    def __init__(
+        self, constants: Constants, layer: int, parts: slice, device: torch.device
+    ) -> None:
+        """`parts`: see `scalekv.kv.coded.constants.GUIDED`."""
+        super().__init__(constants, layer, parts, device)
         self._layouts = Layouts(constants, layer, parts, device)
 
     def encode(
         self,
+        values: Values,
         k: Tensor,
         v: Tensor,
         turns: Tensor | None,
@@ -67,10 +101,11 @@ class LayerCodec:
         maps: Maps,
         threshold: int,
         basis: Tensor,
-    ) -> tuple[list[Tensor], Tensor]:
-        """The values of a map's k and v (P * B, H, n, D), and its gains.
+    ) -> Tensor:
+        """Adds the values of a map's k and v (P * B, H, n, D); returns its gains.
 
         Args:
+            values: of the maps before it, which `begun` has begun.
             turns: see `signals_of`.
             units: of the map, one of `maps`, which are to be packed together.
             basis: see `decode`.
@@ -86,15 +121,18 @@ class LayerCodec:
                 for parts in layout.parts:
                     numbers = layout.of_chain(number, kinds, parts)
                     blocks = [layout.blocks[n] for n in numbers]
-                    values = self._forward(both[:, :, parts], units, blocks, heads, basis)
-                    for n, value in zip(numbers, values, strict=True):
-                        found[n].append(value)
-        values = [x[0] if len(x) == 1 else torch.cat(x, dim=1) for x in found.values()]
+                    pieces = self._forward(both[:, :, parts], units, blocks, heads, basis)
+                    for n, piece in zip(numbers, pieces, strict=True):
+                        found[n].append(piece)
+        new = [x[0] if len(x) == 1 else torch.cat(x, dim=1) for x in found.values()]
         blocks = [layout.blocks[n] for n in found]
-        gains = _gains(values, blocks, layout.weights[number], units, pictures)
-        for value, block in zip(values, blocks, strict=True):
-            value.div_(_of_block(gains, block))
-        return values, gains
+        energy = _energy(new, blocks, layout.weights[number], units, pictures)
+        gains = energy.sqrt_().clamp_(*self.gains).half()
+        rounded = gains.float()
+        for value, block in zip(new, blocks, strict=True):
+            value.div_(_of_block(rounded, block))
+        values += new
+        return gains
 
     def decode(
         self,
@@ -110,11 +148,8 @@ class LayerCodec:
             basis: of `bases`, made once for many maps.
         """
         layout = self._layouts.of(coded.maps, coded.threshold)
-        if layout.tables:
-            self._decode_by_kernels(coded, layout, turns, k_out, v_out)
-            return
         values = self._values(coded, layout)
-        gains = [x.to(self._device, non_blocking=True) for x in coded.gains]
+        gains = torch.stack(coded.gains).to(self._device, non_blocking=True).float()
         for value, block in zip(values, layout.blocks, strict=True):
             value.mul_(_of_block(gains[block.number], block))
         first = 0
@@ -136,66 +171,29 @@ class LayerCodec:
                         )
             first += tokens
 
-    def _decode_by_kernels(
-        self,
-        coded: CodedMaps,
-        layout: Layout,
-        turns: Tensor | None,
-        k_out: Tensor,
-        v_out: Tensor,
-    ) -> None:
-        """`decode` on a CUDA device: one kernel, and two for each map."""
-        counts = [codes * coded.pictures for codes in layout.places.codes]
-        sizes = [code_bytes(count, bits) for count, bits in zip(counts, LEVELS[1:], strict=True)]
-        sections = [0, 1]
-        for first, size in zip(accumulate(sizes, initial=0), sizes, strict=False):
-            sections += [first, max(size, 1)]
-        starts, steps, columns = layout.tables
-        values = coded_values(
-            coded.codes.to(self._device, non_blocking=True),
-            starts,
-            steps,
-            torch.stack(coded.gains).to(self._device, non_blocking=True),
-            columns,
-            whole_numbers(tuple(sections), self._device, torch.int32).view(-1, 2),
-            self._basis,
-        )
-        first = 0
-        for units in coded.maps:
-            rows = slice(first, first + units.tokens)
-            mean = self._means[min(units.number, self._constants.maps - 1)].float()
-            coded_maps(
-                values[:, :, :, rows],
-                *self._restoring(units, mean),
-                None if turns is None else torch.view_as_real(turns[rows]),
-                not units.transformed,
-                k_out[:, :, rows],
-                v_out[:, :, rows],
-            )
-            first += units.tokens
+    def changes(self, coded: CodedMaps, threshold: int) -> bool:
+        """Whether any code is another under a threshold that is not lower."""
+        old = self._layouts.of(coded.maps, coded.threshold)
+        new = self._layouts.of(coded.maps, threshold)
+        # a higher threshold gives no channel more bits
+        return not np.array_equal(old.counts, new.counts)
 
-    def _restoring(self, units: MapUnits, mean: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Places, what is added, waves of rows and of columns; see `coded_maps`."""
-        places, rows, columns = waves_of(units, self._device)
-        shift = mean * units.tokens**0.5 if units.transformed else mean
-        return places, shift.contiguous(), rows, columns
-
-    def coarser(self, coded: CodedMaps, maps: Maps, threshold: int) -> list[Tensor] | None:
-        """The values under a threshold that is not lower; None: no code changes.
+    def begun(self, old: CodedMaps | None, maps: Maps, threshold: int, pictures: int) -> Values:
+        """The values of the maps that are held, under a threshold that is not lower; of none yet.
 
         Args:
             maps: those held and others behind them, which are to be packed together.
         """
-        old = self._layouts.of(coded.maps, coded.threshold)
+        if old is None:
+            return []
+        layout = self._layouts.of(old.maps, old.threshold)
         new = self._layouts.of(maps, threshold)
-        if maps == coded.maps and np.array_equal(old.counts, new.counts):
-            return None  # a higher threshold gives no channel more bits
-        return new.taken_from(old, self._values(coded, old))
+        return new.taken_from(layout, self._values(old, layout))
 
     def packed(
-        self, values: Sequence[Tensor], maps: Maps, gains: tuple[Tensor, ...], threshold: int
+        self, values: Values, maps: Maps, gains: tuple[Tensor, ...], threshold: int
     ) -> CodedMaps:
-        """The codes of values."""
+        """The codes of all values, which are not needed any more."""
         layout = self._layouts.of(maps, threshold)
         levels = layout.places.quantised(values) if values else []
         parts = [pack(codes, bits) for codes, bits in zip(levels, LEVELS[1:], strict=bool(values))]
@@ -294,29 +292,6 @@ class LayerCodec:
         together = max(TOGETHER // (2 * self._parts * dim * max(coefficients, 1)), 1)
         return [slice(first, first + together) for first in range(0, heads, together)]
 
-    @cached_property
-    def _basis(self) -> Tensor:
-        """(2, H, D, D) float16: rows are the basis's channels."""
-        basis = torch.from_numpy(self._constants.basis[self._layer]).to(self._device)
-        return basis.mT.contiguous()
-
-    def bases(self) -> Tensor:
-        """(2, H, D, D) float32: rows are the basis's channels."""
-        return self._basis.float()
-
-    @cached_property
-    def _means(self) -> Tensor:
-        """(K, 2, H, P, D) float16."""
-        maps = range(self._constants.maps)
-        means = [self._constants.means(self._layer, self._slice, number) for number in maps]
-        return torch.from_numpy(np.stack(means)).transpose(2, 3).to(self._device, torch.float16)
-
-
-@lru_cache(maxsize=256)
-def codec_of(constants: Constants, layer: int, guided: bool, device: torch.device) -> LayerCodec:
-    """The codec of a layer, the same one for all pictures that use the constants."""
-    return LayerCodec(constants, layer, GUIDED if guided else ALONE, device)
-
 
 # An ordinary tensor even under inference mode: it is kept, and used outside of it too.
 @lru_cache(maxsize=256)
@@ -327,15 +302,14 @@ def _members(units: MapUnits, device: torch.device) -> Tensor:
     return torch.from_numpy(np.eye(len(units.sizes), dtype=np.float32)[unit]).to(device)
 
 
-def _gains(
+def _energy(
     values: Sequence[Tensor],
     blocks: Sequence[CodedBlock],
     weights: Tensor,
     units: MapUnits,
     pictures: int,
 ) -> Tensor:
-    """(2, H, P, B) float16: the root of the mean square, in standard deviations, of a map's
-    coefficients with bits."""
+    """(2, H, P, B): the mean square, in standard deviations, of a map's coefficients with bits."""
     kinds, heads, _, parts, _ = weights.shape
     energy = weights.new_zeros((kinds, heads, parts, pictures))
     for value, block in zip(values, blocks, strict=True):
@@ -344,7 +318,7 @@ def _gains(
         by_unit = torch.tensordot(members, value.square(), dims=([0], [4]))
         found = by_unit.mul_(weight.movedim(4, 0)).sum((0, 3))
         energy[block.kinds, :, block.parts] += found
-    return energy.sqrt_().clamp_(_LEAST_GAIN, _MOST_GAIN).half()
+    return energy
 
 
 def _of_block(gains: Tensor, block: CodedBlock) -> Tensor:

@@ -118,13 +118,17 @@ class Constants:
         unit = self.variance_unit[layer, :, parts, :, number][..., bands].astype(np.int32)
         if units.transformed:  # a map's mean, transformed, grows with the square root of its size
             unit[..., 0] += round(OCTAVE * np.log2(units.tokens))
-        channel = self.variance_channel[layer, :, parts]
-        groups = channel.shape[3]
-        if groups == 1 + BANDS:
-            channel = channel[:, :, :, [1 + band if units.transformed else 0 for band in bands]]
-        elif groups > 1:
-            channel = channel[:, :, :, [number * BANDS + band for band in bands]]
+        channel = self.variance_channel[layer, :, parts, :][..., self.channel_groups(units), :]
         return unit[..., None] + channel
+
+    def channel_groups(self, units: MapUnits) -> list[int]:
+        """Of each unit of a map the group, of `variance_channel`, that its channels are in."""
+        number, groups = min(units.number, self.maps - 1), self.variance_channel.shape[4]
+        if groups == 1:
+            return [0] * len(units.bands)
+        if groups == 1 + BANDS:
+            return [1 + band if units.transformed else 0 for band in units.bands]
+        return [number * BANDS + band for band in units.bands]
 
     def importances(self, layer: int, parts: slice, units: MapUnits) -> NDArray[np.int32]:
         """(2, P, H, U, D) logarithms of what leaving a coefficient out would cost."""

@@ -4,7 +4,7 @@ while it fits, then coded. Knows formats; nothing of policies."""
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import cached_property, partial
+from functools import cached_property, lru_cache, partial
 from typing import Any
 
 import torch
@@ -12,9 +12,10 @@ from torch import Tensor
 
 from scalekv.kv.caches.held import Empty, Held, Like, Part, Plain
 from scalekv.kv.coded.allocation import Allocation, without_halves
-from scalekv.kv.coded.codec import codec_of
-from scalekv.kv.coded.constants import Constants
-from scalekv.kv.coded.history import CodedHistory
+from scalekv.kv.coded.codec import LayerCodec
+from scalekv.kv.coded.constants import ALONE, GUIDED, Constants
+from scalekv.kv.coded.fused.codec import FusedCodec
+from scalekv.kv.coded.history import Codec, CodedHistory
 
 
 class CodedStorage:
@@ -173,3 +174,15 @@ class CodedHeld:
         if x.device == self._storage.place:
             return x
         return self._storage.empty(x.shape, dtype=x.dtype).copy_(x, non_blocking=True)
+
+
+def by_kernels(device: torch.device) -> bool:
+    """Whether kernels code and decode on a device."""
+    return device.type == "cuda"
+
+
+@lru_cache(maxsize=256)
+def codec_of(constants: Constants, layer: int, guided: bool, device: torch.device) -> Codec:
+    """The codec of a layer, the same one for all pictures that use the constants."""
+    kind = FusedCodec if by_kernels(device) else LayerCodec
+    return kind(constants, layer, GUIDED if guided else ALONE, device)

@@ -5,22 +5,55 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from typing import Protocol
 
 from torch import Tensor
 
 from scalekv.kv.coded.allocation import Allocation
-from scalekv.kv.coded.codec import CodedMaps, LayerCodec
+from scalekv.kv.coded.codec import CodedMaps, Values
 from scalekv.kv.coded.layout import Maps
-from scalekv.kv.coded.units import groups_of
+from scalekv.kv.coded.units import MapUnits, groups_of
 
 Place = Callable[[Tensor], Tensor]
 """A tensor to where what is held lies: a copy there, or the tensor itself."""
 
 
+class Codec(Protocol):
+    """Codes one layer's maps; see `scalekv.kv.coded.codec.LayerCodec`."""
+
+    channels: int
+
+    def bases(self) -> Tensor: ...
+
+    def decode(
+        self, coded: CodedMaps, turns: Tensor | None, k_out: Tensor, v_out: Tensor, basis: Tensor
+    ) -> None: ...
+
+    def changes(self, coded: CodedMaps, threshold: int) -> bool: ...
+
+    def begun(self, old: CodedMaps | None, maps: Maps, threshold: int, pictures: int) -> Values: ...
+
+    def encode(
+        self,
+        values: Values,
+        k: Tensor,
+        v: Tensor,
+        turns: Tensor | None,
+        units: MapUnits,
+        maps: Maps,
+        threshold: int,
+        basis: Tensor,
+    ) -> Tensor: ...
+
+    def packed(
+        self, values: Values, maps: Maps, gains: tuple[Tensor, ...], threshold: int
+    ) -> CodedMaps: ...
+
+
 class CodedHistory:
     """The maps of one layer as codes, each under the bits of the scale it is held for."""
 
-    def __init__(self, codec: LayerCodec, allocation: Allocation, place: Place) -> None:
+    def __init__(self, codec: Codec, allocation: Allocation, place: Place) -> None:
         self._codec = codec
         self._allocation = allocation
         self._place = place
@@ -62,34 +95,23 @@ class CodedHistory:
             if not maps:
                 return
             old = self._held[number] if number < len(self._held) else None
-            if old is not None and old.maps == maps:
-                self._coarsen(number, threshold)
+            if old is not None and old.maps == maps and not self._codec.changes(old, threshold):
+                self._held[number] = replace(old, threshold=threshold)
                 continue
-            values: list[Tensor] = []
-            gains = list(old.gains) if old is not None else []
+            pictures = self._allocation.pictures
+            values = self._codec.begun(old, maps, threshold, pictures)
+            gains: list[Tensor] = []
             if old is not None:
-                values += self._codec.coarser(old, maps, threshold) or ()
+                gains += old.gains
+                del old
                 self._forget(number)
             for units in maps[len(gains) :]:
                 rows = self._rows((units,))
                 here = None if turns is None else turns[rows]
-                value, gain = self._codec.encode(
-                    k[:, :, rows], v[:, :, rows], here, units, maps, threshold, basis
-                )
-                values += value
+                of_map = (k[:, :, rows], v[:, :, rows], here, units)
+                gain = self._codec.encode(values, *of_map, maps, threshold, basis)
                 gains.append(self._place(gain))
             self._hold(number, self._codec.packed(values, maps, tuple(gains), threshold))
-
-    def _coarsen(self, number: int, threshold: int) -> None:
-        old = self._held[number]
-        values = self._codec.coarser(old, old.maps, threshold)
-        if values is None:
-            self._held[number] = replace(old, threshold=threshold)
-            return
-        maps, gains = old.maps, old.gains
-        del old
-        self._forget(number)
-        self._hold(number, self._codec.packed(values, maps, gains, threshold))
 
     def _forget(self, number: int) -> None:
         """Lets codes go before new ones come, so that never both are held."""

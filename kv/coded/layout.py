@@ -60,8 +60,6 @@ class Layout:
             many of the map's coefficients of these kinds, head and part have any.
         places: where the codes lie.
         small: whether a map is one block, and all maps are worked on together.
-        tables: of CUDA devices what kernels find codes by: starts, steps and columns, as
-            `scalekv.kv.kernels.coded_values` has them.
     """
 
     maps: Maps
@@ -70,7 +68,6 @@ class Layout:
     weights: tuple[Tensor, ...]
     places: Places
     small: bool
-    tables: tuple[Tensor, ...]
 
     @property
     def kinds(self) -> tuple[slice, ...]:
@@ -128,7 +125,7 @@ class Layout:
     @property
     def nbytes(self) -> int:
         """Of its tensors."""
-        return self.places.nbytes + sum(x.nbytes for x in (*self.weights, *self.tables))
+        return self.places.nbytes + sum(x.nbytes for x in self.weights)
 
 
 class Layouts:
@@ -192,50 +189,12 @@ class Layouts:
                 self._device,
             ),
             small=small,
-            tables=tables_of(maps, blocks, levels, steps, self._device)
-            if by_kernels(self._device)
-            else (),
         )
 
     @staticmethod
     def _by_channel(x: Whole) -> Whole:
         """(2, P, H, U, D) as (2, H, D, P, U)."""
         return np.ascontiguousarray(x.transpose(0, 2, 4, 1, 3))
-
-
-def by_kernels(device: torch.device) -> bool:
-    """Whether codes are decoded by kernels."""
-    return device.type == "cuda"
-
-
-def tables_of(
-    maps: Maps,
-    blocks: Sequence[CodedBlock],
-    levels: list[NDArray[np.uint8]],
-    steps: list[NDArray[np.float32]],
-    device: torch.device,
-) -> tuple[Tensor, Tensor, Tensor]:
-    """See `Layout.tables`; levels and steps are of each map (2, H, D, P, U)."""
-    starts = [level.astype(np.int32) for level in levels]
-    for bits in range(1, len(LEVELS)):
-        first = 0
-        for block in blocks:
-            with_bits = _inside(levels, block) == bits
-            sizes = with_bits * np.array(maps[block.number].sizes[block.units])
-            ends = first + sizes.cumsum().reshape(sizes.shape)
-            inside = _inside(starts, block)
-            inside += np.where(with_bits, (ends - sizes) << 3, 0).astype(np.int32)
-            first = int(ends.max(initial=first))
-    sizes = [size for units in maps for size in units.sizes]
-    columns = (
-        np.repeat(np.arange(len(sizes)), sizes),
-        np.repeat(np.arange(len(maps)), [units.tokens for units in maps]),
-        np.concatenate([np.arange(size) for size in sizes]),
-    )
-    tables = (np.concatenate(starts, -1), np.concatenate(steps, -1), np.stack(columns))
-    kinds = (np.int32, np.float32, np.int32)
-    one, two, three = (torch.from_numpy(x.astype(k)) for x, k in zip(tables, kinds, strict=True))
-    return one.to(device), two.to(device), three.to(device)
 
 
 _DELTAS = np.array([STEPS[bits] for bits in LEVELS], dtype=np.float32)

@@ -6,6 +6,7 @@ Codes are sorted by level, from 1 bit on. Both ways hold as many codes of each l
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import pairwise
 from typing import Any, Protocol
@@ -67,7 +68,7 @@ class ByCoefficient:
         bounds = np.searchsorted(each[order], np.arange(1, len(LEVELS) + 1))
         order = order[bounds[0] :]
         self._shapes = [(*x.shape[:-1], sum(of)) for x, of in zip(levels, sizes, strict=True)]
-        self._all = len(each)
+        self._sizes = [math.prod(shape) for shape in self._shapes]
         self.codes = [int(end - start) for start, end in pairwise(bounds)]
         self._index = torch.from_numpy(order).to(device)
         self._steps = torch.from_numpy(step[order].astype(np.float32)).to(device)
@@ -84,10 +85,10 @@ class ByCoefficient:
             level.add_(0.5 - half)
         codes.mul_(self._steps.unsqueeze(1))
         if pictures == 1:
-            found = codes.new_zeros(self._all).scatter_(0, self._index, codes.view(-1))
+            found = codes.new_zeros(sum(self._sizes)).scatter_(0, self._index, codes.view(-1))
         else:
-            found = codes.new_zeros((self._all, pictures)).index_copy_(0, self._index, codes)
-        blocks = found.split([int(np.prod(shape)) * 1 for shape in self._shapes])
+            found = codes.new_zeros((sum(self._sizes), pictures)).index_copy_(0, self._index, codes)
+        blocks = found.split(self._sizes)
         return [
             block.view(*shape, pictures) for block, shape in zip(blocks, self._shapes, strict=True)
         ]

@@ -12,6 +12,7 @@ from scalekv.kv.coded.allocation import Allocation, allocate, histogram
 from scalekv.kv.coded.constants import Constants
 from scalekv.kv.coded.levels import (
     KEPT,
+    LEVELS,
     PLACE_BYTES,
     QUERIES,
     ROW_BYTES,
@@ -93,11 +94,21 @@ def predicted_coded(allocation: Allocation, shape: CacheShape) -> CachePredictio
     )
 
 
-def decoding_bytes(schedule: Schedule, shape: CacheShape) -> int:
+def decoding_bytes(schedule: Schedule, shape: CacheShape, by_kernels: bool) -> int:
     """Bytes beside the workspace while maps of one layer are decoded or coded, at most: three
-    copies of a group's coefficients in float32, and several of what is worked on in one go."""
+    copies of a group's coefficients in float32, and several of what is worked on in one go.
+
+    Args:
+        by_kernels: then it is two copies, a byte for each code, and two times every channel's
+            quantisers and places.
+    """
     channels = 2 * shape.sequences * shape.heads * shape.head_dim
-    tokens = [sum(units.tokens for units in group) for group in groups_of(schedule, channels)]
+    groups = groups_of(schedule, channels)
+    tokens = [sum(units.tokens for units in group) for group in groups]
+    if by_kernels:
+        units = [sum(len(units.sizes) for units in group) for group in groups]
+        sizes = (9 * n + 16 * u for n, u in zip(tokens, units, strict=True))
+        return channels * max(sizes, default=0)
     group = max(tokens, default=0) * channels
     return 4 * (3 * group + 6 * min(max(TOGETHER, group // shape.heads), group))
 
@@ -107,7 +118,7 @@ def table_bytes(constants: Constants, allocation: Allocation, by_kernels: bool) 
     most.
 
     Args:
-        by_kernels: whether kernels decode, which have tables of their own.
+        by_kernels: whether kernels code and decode, which have smaller tables.
     """
     schedule, layers = allocation.schedule, constants.layers
     known = histogram(constants, schedule, allocation.guided)
@@ -119,9 +130,13 @@ def table_bytes(constants: Constants, allocation: Allocation, by_kernels: bool) 
             held = [units for units in group if units.number < scale]
             tokens = sum(units.tokens for units in held)
             rows = channels * sum(len(units.sizes) for units in held)
+            if by_kernels:
+                of_unit = (1 + len(LEVELS)) * rows // constants.head_dim + 2 * rows // channels
+                of_map = len(held) * channels // constants.head_dim
+                made = [before + 4 * (of_unit + of_map + 3 * tokens) for before in made]
+                continue
             small = channels * sum(units.tokens for units in group) <= SMALL
             same = WEIGHT_BYTES * rows
-            same += (2 * WEIGHT_BYTES * rows + 3 * WEIGHT_BYTES * tokens) * by_kernels
             for layer in range(layers):
                 places = sum(int(codes[units.number, layer]) for units in held)
                 made[layer] += same + (PLACE_BYTES * places if small else ROW_BYTES * rows)

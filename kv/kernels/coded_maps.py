@@ -24,13 +24,14 @@ def _plain(
     rows: Tensor,
     columns: Tensor,
     turns: Tensor | None,
+    growth: float,
     everywhere: bool,
     k: Tensor,
     v: Tensor,
 ) -> None:
     plane = values.index_select(3, places)
     at = plane if everywhere else plane[:, :, :, :1]
-    at += mean[:, :, :, None, None]
+    at += growth * mean.float()[:, :, :, None, None]
     plane = plane.unflatten(3, (len(rows), len(columns)))
     plane = torch.einsum("khpijbd,iy,jx->khpyxbd", plane, rows, columns).flatten(3, 4)
     if plane.shape[2] == 2:
@@ -48,11 +49,12 @@ def _rows(
     mean: tl.tensor,
     waves: tl.tensor,
     out: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
+    count_rows: tl.tensor,
+    count_columns: tl.tensor,
     length_line: tl.tensor,
     line_stride: tl.tensor,
     dim: tl.tensor,
+    growth: tl.tensor,
     EVERYWHERE: tl.constexpr,
     HEIGHT: tl.constexpr,
     NUMBERS: tl.constexpr,
@@ -61,21 +63,21 @@ def _rows(
     column = tl.program_id(1)
     row = tl.arange(0, HEIGHT)
     number = tl.program_id(2) * NUMBERS + tl.arange(0, NUMBERS)
-    tall, real = row < height, number < length_line
+    tall, real = row < count_rows, number < length_line
     known = tall[:, None] & real[None, :]
-    place = tl.load(places + row * width + column, mask=tall, other=0)
+    place = tl.load(places + row * count_columns + column, mask=tall, other=0)
     source = values + line * line_stride + place[:, None].to(tl.int64) * length_line
     value = tl.load(source + number[None, :], mask=known, other=0.0)
-    shift = tl.load(mean + line * dim + number % dim, mask=real, other=0.0)
+    shift = tl.load(mean + line * dim + number % dim, mask=real, other=0.0).to(tl.float32) * growth
     if EVERYWHERE:
         value += shift[None, :]
     else:
         value += tl.where((row == 0)[:, None] & (column == 0), shift[None, :], 0.0)
     value = tl.where(known, value, 0.0)
     square = tall[:, None] & tall[None, :]
-    wave = tl.load(waves + row[None, :] * height + row[:, None], mask=square, other=0.0)
+    wave = tl.load(waves + row[None, :] * count_rows + row[:, None], mask=square, other=0.0)
     found = tl.dot(wave, value, input_precision="ieee")
-    target = out + ((line * height + row[:, None]) * width + column) * length_line
+    target = out + ((line * count_rows + row[:, None]) * count_columns + column) * length_line
     tl.store(target + number[None, :], found, mask=known)
 
 
@@ -87,8 +89,8 @@ def _columns(
     k: tl.tensor,
     v: tl.tensor,
     heads: tl.tensor,
-    height: tl.tensor,
-    width: tl.tensor,
+    count_rows: tl.tensor,
+    count_columns: tl.tensor,
     pictures: tl.tensor,
     k_batch: tl.tensor,
     k_head: tl.tensor,
@@ -106,14 +108,16 @@ def _columns(
     row = tl.program_id(1)
     place = tl.arange(0, WIDTH)
     pair = tl.program_id(2) * NUMBERS + tl.arange(0, NUMBERS)  # picture by picture
-    wide, real = place < width, pair < pictures * PAIRS
+    wide, real = place < count_columns, pair < pictures * PAIRS
     known = wide[:, None] & real[None, :]
     square = wide[:, None] & wide[None, :]
-    wave = tl.load(waves + place[None, :] * width + place[:, None], mask=square, other=0.0)
+    wave = tl.load(waves + place[None, :] * count_columns + place[:, None], mask=square, other=0.0)
     line = of_head * PARTS
-    source = values + ((line * height + row) * width + place)[:, None] * (2 * pictures * PAIRS)
+    source = values + ((line * count_rows + row) * count_columns + place)[:, None] * (
+        2 * pictures * PAIRS
+    )
     source += 2 * pair[None, :]
-    further = height.to(tl.int64) * width * 2 * pictures * PAIRS
+    further = count_rows.to(tl.int64) * count_columns * 2 * pictures * PAIRS
     even = tl.dot(wave, tl.load(source, mask=known, other=0.0), input_precision="ieee")
     odd = tl.dot(wave, tl.load(source + 1, mask=known, other=0.0), input_precision="ieee")
     other_even, other_odd = even, odd
@@ -124,7 +128,7 @@ def _columns(
         side_odd = tl.dot(wave, side, input_precision="ieee")
         other_even, other_odd = even - side_even, odd - side_odd
         even, odd = even + side_even, odd + side_odd
-    token = row * width + place
+    token = row * count_columns + place
     picture, channel = pair // PAIRS, 2 * (pair % PAIRS)
     is_value = of_head >= heads
     if TURNED:
@@ -161,6 +165,7 @@ def _fused(
     rows: Tensor,
     columns: Tensor,
     turns: Tensor | None,
+    growth: float,
     everywhere: bool,
     k: Tensor,
     v: Tensor,
@@ -185,6 +190,7 @@ def _fused(
         together,
         values.stride(1) // parts,
         dim,
+        growth,
         EVERYWHERE=everywhere,
         HEIGHT=max(power_of_two(height), 16),
         NUMBERS=_NUMBERS,
@@ -216,7 +222,7 @@ def _shapes(*_: object) -> None:
 
 _coded_maps = Operator(
     "coded_maps(Tensor values, Tensor places, Tensor mean, Tensor rows, Tensor columns, "
-    "Tensor? turns, bool everywhere, Tensor(a!) k, Tensor(b!) v) -> ()",
+    "Tensor? turns, float growth, bool everywhere, Tensor(a!) k, Tensor(b!) v) -> ()",
     plain=_plain,
     fused=_fused,
     shapes=_shapes,
@@ -231,6 +237,7 @@ def coded_maps(
     rows: Tensor,
     columns: Tensor,
     turns: Tensor | None,
+    growth: float,
     everywhere: bool,
     k: Tensor,
     v: Tensor,
@@ -240,9 +247,10 @@ def coded_maps(
     Args:
         values: (2, H, P, n, B, D) float32 coefficients, keys first.
         places: (n,) whole numbers: which of them lies at each place of the transform, row by row.
-        mean: (2, H, P, D) float32, added to the first of them, or to all: `everywhere`.
+        mean: (2, H, P, D); `growth` times it is added to the first of them, or to all:
+            `everywhere`.
         rows, columns: (h, h) and (w, w) float32: waves of a frequency each.
         turns: (n, D / 2, 2) float32: cosine and sine of what pairs of a key's channels are turned
             by.
     """
-    _coded_maps(values, places, mean, rows, columns, turns, everywhere, k, v)
+    _coded_maps(values, places, mean, rows, columns, turns, growth, everywhere, k, v)

@@ -26,18 +26,19 @@ def _plain(
     basis: Tensor,
 ) -> Tensor:
     unit, number, inside = columns.long()
-    start = starts[..., unit]  # (2, H, D, P, n)
-    level, begin = start & 7, (start >> 3) + inside
+    start = starts[:, :, :, unit]  # (2, H, P, n, D)
+    level, begin = start & 7, (start >> 3) + inside[:, None]
     pictures = gains.shape[-1]
     index = begin.unsqueeze(-1).long() * pictures + torch.arange(pictures, device=codes.device)
-    first, size = sections[level.long()].long().unsqueeze(-2).unbind(-1)
+    first, size = sections[level.long(), :2].unsqueeze(-2).unbind(-1)
     bits = (1 << level >> 1).unsqueeze(-1)
     byte = torch.where(bits > 0, first + index % size, 0)
-    code = codes[byte].int() >> torch.where(bits > 0, index // size * bits, 0)
+    code = torch.cat((codes, codes.new_zeros(1)))[byte].int()  # there may be none
+    code >>= torch.where(bits > 0, index // size * bits, 0).int()
     code &= (1 << bits) - 1
-    value = (code - (1 << bits >> 1) + 0.5) * steps[..., unit].unsqueeze(-1)
-    value *= gains.float().permute(1, 2, 3, 0, 4)[:, :, None, :, number]
-    return torch.einsum("khcpnb,khcd->khpnbd", value, basis.float())
+    value = (code - (1 << bits >> 1) + 0.5) * steps[:, :, :, unit].unsqueeze(-1)
+    value *= gains.float().permute(1, 2, 3, 0, 4)[:, :, :, number].unsqueeze(4)
+    return torch.einsum("khpncb,khcd->khpnbd", value, basis.float())
 
 
 @Kernel
@@ -75,12 +76,12 @@ def _kernel(
         other=0.0,
     ).to(tl.float32)
     for part in tl.static_range(PARTS):
-        line = ((row * DIM + channel) * PARTS + part)[:, None] * count_units + unit[None, :]
+        line = ((row * PARTS + part) * count_units + unit)[None, :] * DIM + channel[:, None]
         start = tl.load(starts + line, mask=known, other=0)
         level = start & 7
         bits = (1 << level) >> 1
-        first = tl.load(sections + 2 * level)
-        size = tl.load(sections + 2 * level + 1)
+        first = tl.load(sections + 4 * level)
+        size = tl.load(sections + 4 * level + 1)
         index = ((start >> 3) + inside[None, :]).to(tl.int64) * pictures + picture[None, :]
         byte = tl.load(codes + first + index % size, mask=known & (level > 0), other=0)
         code = (byte.to(tl.int32) >> ((index // size) * bits).to(tl.int32)) & ((1 << bits) - 1)
@@ -119,7 +120,7 @@ def _fused(
         basis,
         out,
         length,
-        starts.shape[-1],
+        starts.shape[3],
         pictures,
         kinds * heads,
         PARTS=parts,
@@ -139,7 +140,7 @@ def _shapes(
     sections: Tensor,
     basis: Tensor,
 ) -> Tensor:
-    kinds, heads, dim, parts, _ = starts.shape
+    kinds, heads, parts, _, dim = starts.shape
     shape = (kinds, heads, parts, columns.shape[1], gains.shape[-1], dim)
     return steps.new_empty(shape)
 
@@ -168,14 +169,11 @@ def coded_values(
     Args:
         codes: (bytes,) uint8, levels one after the other; of a level's m bytes byte i has the codes
             i, i + m, …, lowest bits first.
-        starts: (2, H, D, P, U) int32: 8 times the place of the first code of one channel of a unit
-            among the level's, of one picture, plus the level: 0 for no bits, else of 1 << (level -
-            1) bits.
-        steps: (2, H, D, P, U) float32 of quantisers; 0 for no bits.
+        starts, steps: (2, H, P, U, D), see `scalekv.kv.kernels.coded_tables`.
         gains: (maps, 2, H, P, B) float16.
         columns: (3, n) int32: of each coefficient the unit, the map, the place in the unit.
-        sections: (levels + 1, 2) int32: where a level's bytes begin, and how many there are, at
-            least 1.
+        sections: (levels + 1, 4) int64: the first two of each level are where its bytes begin, and
+            how many there are, at least 1.
         basis: (2, H, D, D): rows are the coefficients' channels.
     """
     found: Tensor = _coded_values(codes, starts, steps, gains, columns, sections, basis)

@@ -4,10 +4,11 @@
 
 Recorded runs of the official code, the tests that need a device, every kernel against its plain
 formula; then the scales of a picture of 2B and 8B with random weights, the full cache against
-ScaleKV, alone and in batches, computed and replayed, with peaks beside the plan, kernels, the time
-the device was busy, and the bound by structure. Nothing has to be installed but torch: what is
-missing is named and what needs it left out. Progress goes to stderr, the table comes last,
-everything is in the JSON.
+ScaleKV and the coded cache, alone and in batches, computed and replayed, with peaks beside the
+plan, kernels, the time the device was busy, and the bound by structure; the coded cache also by
+torch's own operations instead of its kernels, once where two minutes are left. Nothing has to be
+installed but torch: what is missing is named and what needs it left out. Progress goes to stderr,
+the table comes last, everything is in the JSON.
 """
 
 from __future__ import annotations
@@ -58,6 +59,14 @@ def importable() -> None:
 def sides(budget: str) -> tuple[str, str]:
     """What is compared: the full cache, and ScaleKV's with a budget."""
     return "full", f"scalekv:{budget}"
+
+
+def measured(budget: str, batch: int) -> tuple[str, ...]:
+    """The rows of a batch: these, and the coded cache with the same bytes."""
+    from scripts.bench.gpu_rows import BY_TORCH
+
+    coded = f"coded:{budget}"
+    return (*sides(budget), coded, *((coded + BY_TORCH,) if batch == 1 else ()))
 
 
 def missing(names: Sequence[str]) -> list[str]:
@@ -119,121 +128,12 @@ def pytest_arguments(*arguments: str) -> tuple[str, ...]:
     return ("-m", "pytest", "-q", "-p", "no:cacheprovider", *arguments)
 
 
-def row(model: Any, preset: Any, side: str, pixels: str, batch: int, device: str) -> dict[str, Any]:
-    """One side at one batch: seconds, peak beyond weights, plan, kernels and busy seconds."""
-    import torch
-
-    from scalekv.infinity_patch.schedules import schedule_for
-    from scripts.bench.bound import seconds
-    from scripts.bench.transformer import TimedSide, picture
-
-    place, schedule = torch.device(device), schedule_for("1:1", pixels)
-    timed = TimedSide(side, model, preset)
-    cuda = place.type == "cuda"
-
-    def run() -> None:
-        picture(timed, schedule, place, batch)
-
-    gc.collect()
-    before = 0
-    if cuda:
-        torch.cuda.empty_cache()
-        before = torch.cuda.memory_allocated()
-    run()
-    if cuda:
-        torch.cuda.reset_peak_memory_stats()
-    found: dict[str, Any] = {"side": side, "batch": batch, "seconds": seconds(run, place, 3)}
-    if cuda:
-        found["peak"] = torch.cuda.max_memory_allocated() - before
-        found |= busy(run)
-    found["planned"] = planned(preset, side, pixels, batch, model.compute_dtype.itemsize)
-    return found
-
-
-def replayed(
-    model: Any, preset: Any, side: str, pixels: str, batch: int, device: str
-) -> dict[str, Any]:
-    """The same recorded as CUDA graphs: seconds of a replay, whether it draws what was computed,
-    and bytes of the device's memory that the recording holds."""
-    import torch
-
-    from scalekv.infinity_patch.compute.graphs import CudaTapes
-    from scalekv.infinity_patch.generation import scales
-    from scalekv.infinity_patch.model.sampling import BitSampler
-    from scalekv.infinity_patch.model.scale_loop import text_rows
-    from scalekv.infinity_patch.pieces import padded_text
-    from scripts.bench.bound import seconds
-    from scripts.bench.transformer import PROMPT_TOKENS
-
-    place, spec, tokenizer = torch.device(device), preset.transformer, preset.tokenizer
-    settled = asked(preset, side, pixels, model.compute_dtype.itemsize).allotted(batch)
-    texts = [torch.randn(PROMPT_TOKENS, spec.text_width, device=place)] * batch
-    with torch.inference_mode():
-        rows = text_rows(
-            model,
-            texts,
-            None,
-            scales.guidance_of(settled),
-            padded_text(PROMPT_TOKENS, spec.text_max),
-        )
-        sampler = BitSampler(list(range(batch)), settled.top_p)
-        noise = sampler.draw_ahead(settled.schedule, tokenizer.token_bits, place)
-        drawn = scales.computed(
-            model, tokenizer.patchify, settled, rows, sampler, lambda scale, held: None
-        )
-        tapes = CudaTapes(place)
-        recording = scales.Recording(model, tokenizer.patchify, settled, rows, noise, tapes.begin())
-        tapes.end()
-
-        def run() -> Any:
-            return recording.replayed(rows, noise, lambda scale, held: None)
-
-        same = torch.equal(run().codes, drawn.codes)
-        return {"replayed": seconds(run, place, 3), "same": same, "recorded": tapes.nbytes}
-
-
-def asked(preset: Any, side: str, pixels: str, element: int) -> Any:
-    """One side's pictures as a request that is settled for a device."""
-    from scalekv.infinity_patch import Request
-    from scalekv.infinity_patch.asked.settled import settle
-
-    policy, _, budget = side.partition(":")
-    request = Request(("a",), policy=policy, budget=budget or "full", pixels=pixels)
-    return settle(request, preset, "cuda", "bf16" if element == 2 else "fp32")
-
-
-def planned(preset: Any, side: str, pixels: str, batch: int, element: int) -> int:
-    """Bytes the plan has for the scales, weights apart."""
-    from scalekv.infinity_patch.planning.planner import Planner
-
-    stage = (
-        Planner(asked(preset, side, pixels, element), text_tokens=20)
-        .footprint(batch)
-        .stages["scales"]
-    )
-    apart = ("transformer", "vae", "text_encoder", "runtime")
-    return sum(count for part, count in stage.items() if part not in apart)
-
-
-def busy(run: Callable[[], None]) -> dict[str, Any]:
-    """Kernels of one run, and the seconds in which they ran."""
-    import torch
-    from torch._C._autograd import DeviceType
-    from torch.profiler import ProfilerActivity, profile
-
-    with profile(activities=[ProfilerActivity.CUDA]) as profiler:
-        run()
-        torch.cuda.synchronize()
-    events = [e for e in profiler.events() if e.device_type == DeviceType.CUDA]
-    spent = sum(event.time_range.elapsed_us() for event in events)
-    return {"kernels": len(events), "busy": spent / 1e6}
-
-
 def rows_of(name: str, options: argparse.Namespace, run: GpuRun) -> Any:
     """All rows of a model; a batch for which memory is too small is the last."""
     import torch
 
     from scalekv.configs.models import model_named
+    from scripts.bench.gpu_rows import BY_TORCH, coding_as, replayed, row
     from scripts.bench.transformer import filled
 
     preset = model_named(name)
@@ -241,12 +141,14 @@ def rows_of(name: str, options: argparse.Namespace, run: GpuRun) -> Any:
     model = filled(preset, preset.transformer.depth, torch.bfloat16, device)
     rows: list[dict[str, Any]] = []
     for batch in options.batches:
-        for side in sides(options.budget):
-            if run.left < 20:
-                return rows
+        for side in measured(options.budget, batch):
+            by_torch = side.endswith(BY_TORCH)
+            if run.left < (120 if by_torch else 20):
+                continue
             try:
-                rows.append(row(model, preset, side, options.pixels, batch, options.device))
-                if device.type == "cuda":
+                with coding_as(side):
+                    rows.append(row(model, preset, side, options.pixels, batch, options.device))
+                if device.type == "cuda" and not by_torch:  # that brings tables from the host
                     rows[-1] |= replayed(model, preset, side, options.pixels, batch, options.device)
             except torch.OutOfMemoryError:
                 rows.append({"side": side, "batch": batch, "failed": "out of memory"})
@@ -286,6 +188,7 @@ def short_table(found: dict[str, Any], models: Sequence[str]) -> str:
         "batch",
         "seconds",
         "replayed",
+        "x full",
         "bound",
         "busy",
         "kernels",
@@ -295,12 +198,16 @@ def short_table(found: dict[str, Any], models: Sequence[str]) -> str:
     lines = []
     for name in models:
         rows, bounds = found.get(name), found.get(f"bound of {name}", {})
-        for one in rows if isinstance(rows, list) else []:
+        rows = rows if isinstance(rows, list) else []
+        full = {one["batch"]: one.get("replayed") for one in rows if one["side"] == "full"}
+        for one in rows:
             bound = bounds.get(one["side"], {}) if one["batch"] == 1 else {}
             cells = [name, one["side"], str(one["batch"]), _cell(one, "seconds", "{:.3f}")]
             cells += [
                 _cell(one, "replayed", "{:.3f}") + ("" if one.get("same", True) else ", other")
             ]
+            whole = full.get(one["batch"])
+            cells += [_cell(one, "replayed", "{:.2f}", whole) if whole else "-"]
             least = min(bound.values(), default=None)
             cells += ["-" if least is None else f"{least:.3f}", _cell(one, "busy", "{:.3f}")]
             cells += [_cell(one, "kernels", "{}")]

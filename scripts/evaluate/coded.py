@@ -41,6 +41,13 @@ SEED = 50000
 TOGETHER = 16
 
 
+Size = tuple[str, str]
+
+OWN, WIDE, LARGE = ("1:1", "0.06M"), ("2:1", "0.06M"), ("1:1", "0.25M")
+"""The built-in model's own size, and others, for which it was not made: what constants of one size
+cost at another shows all the same, each picture being beside its own full cache's."""
+
+
 @dataclass(frozen=True)
 class Left:
     """What is left of the rule.
@@ -57,6 +64,8 @@ class Left:
         composed: calibrated on composed prompts instead of single drawings.
         drawings: measured on single drawings instead of composed prompts.
         gradients: calibrated with gradients.
+        size: of the pictures, ratio and pixel class.
+        calibrated_at: likewise of those it is calibrated on.
     """
 
     name: str
@@ -70,6 +79,13 @@ class Left:
     composed: bool = False
     drawings: bool = False
     gradients: bool = False
+    size: Size = OWN
+    calibrated_at: Size = OWN
+
+    @property
+    def measured_on(self) -> tuple[bool, Size]:
+        """What pictures; variants that are measured on the same ones are compared."""
+        return self.drawings, self.size
 
 
 VARIANTS = (
@@ -90,6 +106,10 @@ VARIANTS = (
     Left("calibrated on composed prompts", composed=True),
     Left("drawings, calibrated on drawings", drawings=True),
     Left("drawings, calibrated on composed prompts", composed=True, drawings=True),
+    Left("2:1, calibrated at 2:1", size=WIDE, calibrated_at=WIDE),
+    Left("2:1, calibrated at 1:1", size=WIDE),
+    Left("0.25M, calibrated at 0.25M", size=LARGE, calibrated_at=LARGE),
+    Left("0.25M, calibrated at 0.06M", size=LARGE),
 )
 
 
@@ -103,13 +123,12 @@ def only(left: Left) -> Iterator[None]:
     """The rule without what is left out of its code."""
     never = 10**6
     coarse = units.COARSE if left.transform else never
-    gains = (codec._LEAST_GAIN, codec._MOST_GAIN) if left.gain else (1.0, 1.0)
+    gains = codec.OfLayer.gains if left.gain else (1.0, 1.0)
     units.map_units.cache_clear()
     with (
         patch.object(units, "COARSE", coarse),
         patch.object(fitting, "COARSE", coarse),
-        patch.object(codec, "_LEAST_GAIN", gains[0]),
-        patch.object(codec, "_MOST_GAIN", gains[1]),
+        patch.object(codec.OfLayer, "gains", gains),
     ):
         yield
     units.map_units.cache_clear()
@@ -125,7 +144,9 @@ class _Plain(Moments):
 
 def constants_of(pipeline: Pipeline, prompts: Sequence[str], left: Left) -> Constants:
     """Constants for what is left of the rule, measured on prompts."""
-    settled = settled_on(pipeline, Request(tuple(prompts), policy="full", batch_size=1))
+    ratio, pixels = left.calibrated_at
+    request = Request(tuple(prompts), ratio=ratio, pixels=pixels)
+    settled = settled_on(pipeline, replace(request, policy="full", batch_size=1))
     spec, schedule = pipeline.preset.transformer, settled.schedule
     groups = (len(schedule) - 1) * units.BANDS if left.groups == -1 else left.groups
     measure = ConstantsMeasure(pipeline, settled, groups, left.gradients)
@@ -138,7 +159,7 @@ def constants_of(pipeline: Pipeline, prompts: Sequence[str], left: Left) -> Cons
     ):
         with watching, patched(pipeline.model, "full") as caches:
             caches.observer = observer
-            for _ in generate(pipeline, Request(tuple(prompts))):
+            for _ in generate(pipeline, request):
                 pass
     calibrated = measure.constants({"model": pipeline.preset.name})
     if left.weights:
@@ -146,9 +167,10 @@ def constants_of(pipeline: Pipeline, prompts: Sequence[str], left: Left) -> Cons
     return replace(calibrated, weight_map=np.zeros_like(calibrated.weight_map))
 
 
-def pictures(pipeline: Pipeline, prompts: Sequence[str]) -> NDArray[np.float64]:
+def pictures(pipeline: Pipeline, prompts: Sequence[str], size: Size) -> NDArray[np.float64]:
     """(N, H, W, 3) of the prompts, drawn together with the caches that are patched in."""
-    request = Request(tuple(prompts), seed=SEED, batch_size=TOGETHER, reproducible=False)
+    together = Request(tuple(prompts), seed=SEED, batch_size=TOGETHER, reproducible=False)
+    request = replace(together, ratio=size[0], pixels=size[1])
     return np.stack(
         [np.asarray(one.image, dtype=np.float64) for one in generate(pipeline, request)]
     )
@@ -169,7 +191,7 @@ def decibels(
         constants = constants_of(pipeline, known[: left.prompts], left)
         policy = CodedPolicy(constants)
         with patched(pipeline.model, policy, budget, guided=left.halves):
-            coded = pictures(pipeline, prompts)
+            coded = pictures(pipeline, prompts, left.size)
     error = np.maximum(((coded - full) ** 2).mean((1, 2, 3)), 1e-9)
     return [round(float(x), 3) for x in 10 * np.log10(255**2 / error)]
 
@@ -210,11 +232,11 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         "| variant | budget | prompts | PSNR to full (dB) | mean | to the whole, mean of pairs |",
         "|" + " --- |" * 6,
     ]
-    first: dict[Any, NDArray[np.float64]] = {}
+    first: dict[tuple[str, tuple[bool, Size]], NDArray[np.float64]] = {}
     for row in rows:
         psnr = np.array(row["psnr"])
         value, low, high = interval(psnr, median)
-        whole = first.setdefault((row["budget"], _variant(row["name"]).drawings), psnr)
+        whole = first.setdefault((row["budget"], _variant(row["name"]).measured_on), psnr)
         pairs = ""
         if whole is not psnr:
             pairs = "{:+.1f} ({:+.1f} to {:+.1f})".format(*interval(psnr - whole, mean))
@@ -244,16 +266,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     rows = [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     done = {(row["name"], row["budget"]) for row in rows}
     pipeline = load("emoji", dtype=args.dtype)
-    full: dict[bool, NDArray[np.float64]] = {}
+    pipeline = replace(pipeline, preset=replace(pipeline.preset, ratios=()))  # any size
+    full: dict[tuple[bool, Size], NDArray[np.float64]] = {}
     for budget in args.budgets:
         for left in map(_variant, args.variants):
             if (left.name, budget) in done:
                 continue
             prompts = prompts_of(left, args.limit)
-            if left.drawings not in full:
+            if left.measured_on not in full:
                 with patched(pipeline.model, "full"):
-                    full[left.drawings] = pictures(pipeline, prompts)
-            psnr = decibels(pipeline, prompts, full[left.drawings], left, budget)
+                    full[left.measured_on] = pictures(pipeline, prompts, left.size)
+            psnr = decibels(pipeline, prompts, full[left.measured_on], left, budget)
             rows.append({"name": left.name, "budget": budget, "psnr": psnr})
             with path.open("a") as file:
                 file.write(json.dumps(rows[-1]) + "\n")

@@ -12,8 +12,11 @@ ROOT = Path(__file__).parents[2]
 PAGES = ("docs/fidelity.md", "docs/coded.md")
 FIGURE = ROOT / "docs/images/coded.png"
 ROW = re.compile(
-    r"^\| ([a-z0-9-]+) \| ([\d.]+)% \| auto \| \d+ \| ([\d.]+) \(([\d.]+) to ([\d.]+)\)"
+    r"^\| ([a-z0-9-]+) \| ([\d.]+)% \|(?: auto \|)? \d+ \|(?: [\d.]+ % \|)?"
+    r" ([\d.]+) \(([\d.]+) to ([\d.]+)\)"
 )
+"""Of a table: policy, budget, held as it is computed where that is said, pictures, the share that
+is held where that is said, PSNR."""
 
 Point = tuple[float, float, float, float]
 """Percent of the history's bytes; PSNR, and its interval."""

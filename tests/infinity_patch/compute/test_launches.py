@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pytest
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten
 
 from scalekv.configs.models import model_named
 from scalekv.infinity_patch.compute import products
@@ -27,8 +28,10 @@ from scalekv.kv import to_device
 from scalekv.kv.kernels import pooling
 from scalekv.kv.kernels.operator import NAMESPACE, OPERATORS
 from scalekv.kv.policies import selection
+from scalekv.kv.policies.coded import CodedPolicy
+from scalekv.kv.policies.policy import Policy
+from scripts.bench.stretched import stretched
 
-BLOCKS = 3
 NO_LAUNCH = (
     *("view", "_unsafe_view", "reshape", "transpose", "t", "permute", "expand", "slice", "select"),
     *("unsqueeze", "squeeze", "split", "split_with_sizes", "unbind", "alias", "detach", "chunk"),
@@ -47,12 +50,14 @@ KEPT = (
 
 class Launches(TorchDispatchMode):
     """Counts kernels: of an operator of ours as many as it declares, of torch's one each that is
-    more than another view of the same memory."""
+    more than another view of the same memory; and what comes from the host's memory, which no
+    recording could bring again."""
 
     def __init__(self) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self.total = 0
         self.names: Counter[str] = Counter()
+        self.from_host: Counter[str] = Counter()
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         out = func(*args, **(kwargs or {}))
@@ -62,6 +67,11 @@ class Launches(TorchDispatchMode):
             count = OPERATORS[name[1]].launches
         elif name[1] in NO_LAUNCH or name[0] == "prim":
             count = 0
+        made = [x for x in tree_flatten(out)[0] if isinstance(x, Tensor)]
+        if any(x.device.type == "cuda" for x in made) and any(
+            isinstance(x, Tensor) and x.device.type == "cpu" for x in tree_flatten(args)[0]
+        ):
+            self.from_host[name[1]] += 1
         if count:
             self.total += count
             self.names[name[1]] += count
@@ -146,12 +156,32 @@ def no_memory() -> Iterator[FakeTensorMode]:
         kept.cache_clear()
 
 
-def launches(policy: str, budget: str) -> tuple[list[list[int]], list[list[bool]], Counter[str]]:
-    """[scale][block]: how many kernels, and whether tokens were chosen; of 2B at 1M."""
+@dataclass
+class Launched:
+    """Of one picture.
 
-    preset = model_named("infinity-2b")
-    spec = replace(preset.transformer, depth=BLOCKS, chunks=1)
-    schedule = schedule_for("1:1", "1M")
+    counts: [scale][block] kernels; chosen: likewise whether tokens were chosen; names: of all;
+    total: all, outside of blocks too; from_host: what came from the host's memory.
+    """
+
+    counts: list[list[int]]
+    chosen: list[list[bool]]
+    names: Counter[str]
+    total: int
+    from_host: Counter[str]
+
+
+def launches(
+    policy: str | Policy,
+    budget: str,
+    name: str = "infinity-2b",
+    pixels: str = "1M",
+    blocks: int = 3,
+) -> Launched:
+    """Of the second picture of a model with so many blocks."""
+    preset = model_named(name)
+    spec = replace(preset.transformer, depth=blocks, chunks=1)
+    schedule = schedule_for("1:1", pixels)
     with torch.device("meta"):
         model = Infinity(spec, preset.tokenizer.token_bits)
     for name, child in model.named_modules():
@@ -172,7 +202,7 @@ def launches(policy: str, budget: str) -> tuple[list[list[int]], list[list[bool]
 
     with (
         torch.no_grad(),
-        patched(model, policy, budget, schedule),
+        patched(model, policy, budget, schedule, guided=True),
         counting,
         Device(counting),
     ):
@@ -195,18 +225,21 @@ def launches(policy: str, budget: str) -> tuple[list[list[int]], list[list[bool]
             for lists in (counts, chosen):
                 for row in lists:
                     row.clear()
-            before = counting.names.copy()
+            names, host = counting.names.copy(), counting.from_host.copy()
+            total = counting.total
             generate_codes(model, condition, schedule, False, guidance, choose)
-    return counts, chosen, counting.names - before
+    names, host = counting.names - names, counting.from_host - host
+    return Launched(counts, chosen, names, counting.total - total, host)
 
 
 def test_full(no_memory: FakeTensorMode) -> None:
-    counts, _, names = launches("full", "full")
-    assert max(map(max, counts)) <= 16, names
+    found = launches("full", "full")
+    assert max(map(max, found.counts)) <= 16, found.names
 
 
 def test_scalekv(no_memory: FakeTensorMode) -> None:
-    counts, chosen, names = launches("scalekv", "10%")
+    found = launches("scalekv", "10%")
+    counts, chosen, names = found.counts, found.chosen, found.names
     plain = [
         n
         for row, part in zip(counts, chosen, strict=True)
@@ -222,3 +255,19 @@ def test_scalekv(no_memory: FakeTensorMode) -> None:
     assert max(plain) <= 20, names
     assert selecting, "tokens are chosen"
     assert max(selecting) <= max(plain) + 8, names
+
+
+def test_coded_built_in(no_memory: FakeTensorMode) -> None:
+    """Of a whole picture; nothing comes from the host once the first one is drawn."""
+    found = launches("coded", "10%", "emoji", "0.06M", 8)
+    assert max(map(max, found.counts)) <= 16 + 22, found.names
+    assert found.total <= 1520, found.names  # 880 of them are the full cache's
+    assert not found.from_host
+
+
+def test_coded(no_memory: FakeTensorMode) -> None:
+    spec = model_named("infinity-2b").transformer
+    policy = CodedPolicy(stretched(1, spec.heads, spec.head_dim))
+    found = launches(policy, "10%", pixels="0.25M", blocks=1)
+    assert max(map(max, found.counts)) <= 16 + 70, found.names
+    assert not found.from_host

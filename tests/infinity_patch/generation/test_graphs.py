@@ -15,7 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_flatten
 
 from scalekv.infinity_patch import Picture, Pipeline, Placement, Request, generate, load, patched
-from scalekv.infinity_patch.compute.graphs import KEPT, Graphs
+from scalekv.infinity_patch.compute.graphs import KEPT, Graphs, Reading
 from scalekv.infinity_patch.evaluation.drawing import draw_with_bits
 from scalekv.infinity_patch.files.hub import BUILT_IN
 from scalekv.infinity_patch.generation import scales as scales_module
@@ -354,8 +354,19 @@ def test_a_cpu_has_none() -> None:
         load("emoji", device="cpu", placement=Placement(graphs="on"))
 
 
+def test_what_work_reads_is_kept_and_neither_weights_nor_what_it_makes() -> None:
+    weight, table, reading = nn.Parameter(torch.ones(2, 2)), torch.arange(2.0), Reading()
+    with torch.inference_mode():
+        with reading:
+            made = nn.functional.linear(table, weight).view(2) + 1
+        with reading:  # the next piece
+            made.add_(table[:1])
+    assert list(reading.kept) == [place(table)]
+    assert made.tolist() == [2.0, 2.0]
+
+
 @pytest.mark.gpu
-@pytest.mark.parametrize("policy", ["full", "scalekv"])
+@pytest.mark.parametrize("policy", ["full", "scalekv", "coded"])
 def test_on_a_device(policy: str) -> None:
     recorded = load("emoji", device="cuda")
     drawn = pictures(recorded, *PROMPTS, policy=policy)

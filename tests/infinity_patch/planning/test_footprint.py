@@ -186,6 +186,7 @@ def test_everything_else_is_what_an_allocator_counts(
 
 def test_decoding_a_coded_history_is_planned_for(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(pieces.STRIP, "meta", pieces.STRIP["cuda"])
+    monkeypatch.setattr("scalekv.kv.coded.held.by_kernels", lambda device: device.type == "meta")
     preset = model_named("infinity-125m")
     spec = preset.transformer
     policy = CodedPolicy(made_constants(spec.depth, spec.heads, spec.head_dim, 12, 7))

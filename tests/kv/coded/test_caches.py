@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import lru_cache, partial
+from typing import Any
 
 import pytest
 import torch
@@ -15,9 +16,11 @@ from torch import Tensor
 from scalekv.kv.budgets.asked import parse_budget, resolve
 from scalekv.kv.budgets.budget import Budget
 from scalekv.kv.caches.caches import Caches
+from scalekv.kv.coded import held
 from scalekv.kv.coded.constants import Constants
-from scalekv.kv.coded.plan import allocation_of, bytes_asked, predicted_coded
+from scalekv.kv.coded.plan import allocation_of, bytes_asked, predicted_coded, table_bytes
 from scalekv.kv.errors import UserError
+from scalekv.kv.kernels.operator import Operator
 from scalekv.kv.memory.predicted import CacheShape
 from scalekv.kv.policies.coded import CodedPolicy
 from scalekv.kv.schedule import Schedule
@@ -110,12 +113,12 @@ def test_held_bytes_are_those_predicted_and_within_the_budget(
     caches = caches_for(f"{percent}%", constants, guided)
     play(caches, schedule, sequences, heads, dim)
     assert caches.ledger is not None
-    held, predicted = caches.ledger.to_dict(), predicted_coded(allocation, shape)
-    assert held["held_peak_bytes"] == predicted.held_peak_bytes <= bytes_asked(budget, shape)
-    assert held["index_peak_bytes"] == predicted.index_peak_bytes == 0
-    assert held["transient_peak_bytes"] == predicted.transient_peak_bytes
-    assert [row["held_bytes"] for row in held["scales"]] == list(predicted.scale_bytes)
-    assert held["coded"]["constants_bytes"] == constants.nbytes
+    ledger, predicted = caches.ledger.to_dict(), predicted_coded(allocation, shape)
+    assert ledger["held_peak_bytes"] == predicted.held_peak_bytes <= bytes_asked(budget, shape)
+    assert ledger["index_peak_bytes"] == predicted.index_peak_bytes == 0
+    assert ledger["transient_peak_bytes"] == predicted.transient_peak_bytes
+    assert [row["held_bytes"] for row in ledger["scales"]] == list(predicted.scale_bytes)
+    assert ledger["coded"]["constants_bytes"] == constants.nbytes
 
 
 def test_more_bytes_are_nearer_to_the_full_cache() -> None:
@@ -202,9 +205,56 @@ def test_what_cannot_be_is_refused() -> None:
         play(Caches(2, CodedPolicy(), asked("10%"), guided=True))
 
 
+@pytest.fixture
+def as_on_cuda(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """What kernels are called for is computed by the formulas beside them."""
+    monkeypatch.setattr(held, "by_kernels", lambda device: True)
+    monkeypatch.setattr(Operator, "__call__", lambda operator, *args: operator.plain(*args))
+    held.codec_of.cache_clear()
+    yield
+    held.codec_of.cache_clear()
+
+
+def tables(constants: Constants, guided: bool) -> int:
+    """Bytes of the tables that codecs keep."""
+    codecs: list[Any] = [
+        held.codec_of(constants, layer, guided, torch.device("cpu"))
+        for layer in range(constants.layers)
+    ]
+    kept = [getattr(x, "_quantisers", None) or x._layouts for x in codecs]
+    return sum(each.nbytes for layer in kept for each in layer._kept.values())
+
+
+@pytest.mark.parametrize("guided", [True, False])
+def test_kernels_hold_and_answer_what_torch_does(
+    guided: bool, request: pytest.FixtureRequest
+) -> None:
+    shape = CacheShape(2, 2, 2, 8, 4, 4)
+    ledgers, outputs = [], []
+    for by_kernels in (False, True):
+        if by_kernels:
+            request.getfixturevalue("as_on_cuda")
+        constants = made_constants()
+        caches = caches_for("10%", constants, guided)
+        outputs.append(play(caches))
+        assert caches.ledger is not None
+        ledgers.append(caches.ledger.to_dict())
+        allocation = allocation_of(constants, asked("10%")(SCHEDULE), shape, guided)
+        expected = table_bytes(constants, allocation, by_kernels)
+        assert 0.9 * expected <= tables(constants, guided) <= expected
+    assert ledgers[0] == ledgers[1]
+    for plain, ours in zip(*outputs, strict=True):
+        assert float((ours - plain).square().mean()) < 1e-3 * float(plain.square().mean())
+
+
 @pytest.mark.parametrize("text", ["10%", "60%"], ids=["coded", "raw"])
-def test_the_conditional_half_goes_on_alone(text: str) -> None:
+@pytest.mark.parametrize("by_kernels", [False, True])
+def test_the_conditional_half_goes_on_alone(
+    text: str, by_kernels: bool, request: pytest.FixtureRequest
+) -> None:
     """Late guidance: from some scale on there is no unconditional half."""
+    if by_kernels:
+        request.getfixturevalue("as_on_cuda")
     constants, late = known(), 4
     x = smooth(SCHEDULE, SCHEDULE.total, 4, 2, 8)
     turns = turns_of(SCHEDULE.total, 8)

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from scalekv.kv.coded.allocation import histogram
-from scalekv.kv.coded.codec import CodedMaps, LayerCodec
+from scalekv.kv.coded.codec import CodedMaps, LayerCodec, Values
 from scalekv.kv.coded.constants import ALONE, GUIDED, Constants
 from scalekv.kv.coded.levels import LEVELS, code_bytes
 from scalekv.kv.coded.packing import pack, unpack
@@ -103,13 +103,14 @@ def _coded(
 def _one(
     codec: LayerCodec, k: Tensor, v: Tensor, turns: Tensor, units: MapUnits, threshold: int
 ) -> CodedMaps:
-    values, gains = codec.encode(k, v, turns, units, (units,), threshold, codec.bases())
+    values: Values = []
+    gains = codec.encode(values, k, v, turns, units, (units,), threshold, codec.bases())
     return codec.packed(values, (units,), (gains,), threshold)
 
 
 def _coarser(codec: LayerCodec, coded: CodedMaps, threshold: int) -> CodedMaps:
-    values = codec.coarser(coded, coded.maps, threshold)
-    return coded if values is None else codec.packed(values, coded.maps, coded.gains, threshold)
+    values = codec.begun(coded, coded.maps, threshold, coded.pictures)
+    return codec.packed(values, coded.maps, coded.gains, threshold)
 
 
 def _error(codec: LayerCodec, coded: CodedMaps, turns: Tensor, k: Tensor, v: Tensor) -> float:
@@ -198,7 +199,9 @@ def test_recoding_equals_coding_with_fewer_bits() -> None:
     assert again.codes.nbytes == coarse.codes.nbytes
     direct, twice = (_error(codec, coded, turns, k, v) for coded in (coarse, again))
     assert twice < 1.3 * direct
-    assert codec.coarser(fine, fine.maps, -900) is None
+    assert codec.changes(fine, -300)
+    assert not codec.changes(fine, -900)
+    assert torch.equal(_coarser(codec, fine, -900).codes, fine.codes)
 
 
 def test_pictures_together_decode_as_each_alone() -> None:

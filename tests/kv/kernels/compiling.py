@@ -18,8 +18,12 @@ from scalekv.infinity_patch.compute.kernels import (
 )
 from scalekv.kv.kernels import (
     best,
+    coded_bytes,
+    coded_codes,
     coded_maps,
+    coded_tables,
     coded_values,
+    coded_waves,
     gather,
     mass,
     operator,
@@ -28,7 +32,8 @@ from scalekv.kv.kernels import (
 
 MODULES = (
     *(bias_and_gain, norm, queries_keys, residual, rows_in_fp8),
-    *(best, coded_maps, coded_values, gather, mass, pooling),
+    *(coded_bytes, coded_codes, coded_maps, coded_tables, coded_values, coded_waves),
+    *(best, gather, mass, pooling),
 )
 COMPILED: set[operator.Kernel] = set()
 
@@ -53,10 +58,43 @@ def compile_instead(self: Any, grid: tuple[int, ...], *args: Any, **constants: A
     COMPILED.add(self)
 
 
+def coded(k: torch.Tensor, v: torch.Tensor) -> None:
+    """Every kernel of a coded cache, for one map of k and v."""
+    _, heads, length, dim = k.shape
+    kind = torch.int32
+    units, channels = torch.zeros(6, 2, heads, 2, 6, dtype=kind), torch.zeros(2, heads, 2, 7, dim)
+    weights, kinds = torch.zeros(2, heads, 2, dim).short(), torch.zeros(2, 6, dtype=kind)
+    levels, sections = torch.zeros(2, 5), torch.zeros(5, 4, dtype=torch.int64)
+    columns, codes = torch.zeros(3, length, dtype=kind), torch.zeros(9, dtype=torch.uint8)
+    basis, few = torch.zeros(2, heads, dim, dim).half(), torch.zeros(9, 2, heads, 2, 1)
+    starts, steps = coded_tables._fused(units, kinds, channels.short(), weights, levels, 128)
+    found = coded_values._fused(codes, starts, steps, few.half(), columns, sections, basis)
+    mean, angles = weights.half(), torch.zeros(length, dim // 2, 2)
+    places = columns[0]
+    for side, turns, of_map in (
+        (1, angles, places),
+        (20, None, places),
+        (20, angles, places.long()),
+    ):
+        waves, everywhere, tokens = torch.zeros(side, side), turns is None, slice(side * side)
+        to, back = (mean, waves, waves, turns), (mean, waves, waves, 1.5, everywhere)
+        k_map, v_map = k[:, :, tokens], v[:, :, tokens]
+        coded_maps._fused(found[:, :, :, tokens], of_map, *to, 1.5, everywhere, k_map, v_map)
+        coded_waves._fused(k_map, v_map, turns, of_map, *back)
+    energies = coded_codes._fused_energies(found, basis, starts, steps, columns, levels)
+    coded_codes._fused_codes(
+        found, energies, few[0, ..., 0], starts, steps, columns, sections, 0.25, 4.0, codes
+    )
+    coded_bytes._fused_again(
+        codes, starts, steps, sections, columns, starts, steps, sections, 1, codes
+    )
+    coded_bytes._fused_packed(codes, sections, 9)
+
+
 def main() -> None:
     driver.set_active(Hopper())
     operator.Kernel.launch = compile_instead  # type: ignore[method-assign]
-    half, heads, dim, length = torch.bfloat16, 28, 128, 300
+    half, heads, dim, length = torch.bfloat16, 28, 128, 400
     q = torch.zeros(2, length, heads, dim, dtype=half).transpose(1, 2)
     kv = torch.zeros(2, 2, 700, heads, dim, dtype=half).transpose(2, 3)
     mass._fused_mass(q, kv[0], torch.arange(16))
@@ -78,16 +116,7 @@ def main() -> None:
     qkv = torch.zeros(2, length, 3, heads, dim, dtype=half)
     k, v = kv[:, :, :, :length]
     queries_keys._fused(qkv, torch.ones(2, heads, 1), turns, q, k, v)
-    numbers, few = torch.zeros(2, heads, dim, 2, 6), torch.zeros(9, 2, heads, 2, 1, dtype=half)
-    columns, codes = torch.zeros(3, length, dtype=torch.int32), torch.zeros(9, dtype=torch.uint8)
-    basis = torch.zeros(2, heads, dim, dim, dtype=torch.float16)
-    found = coded_values._fused(
-        codes, numbers.int(), numbers, few.half(), columns, columns[:2, :5].T, basis
-    )
-    rows, across = torch.zeros(15, 15), torch.zeros(20, 20)
-    mean, angles = torch.zeros(2, heads, 2, dim), torch.zeros(length, dim // 2, 2)
-    for turned in (None, angles):
-        coded_maps._fused(found, columns[0], mean, rows, across, turned, turned is None, k, v)
+    coded(k, v)
     everything = {
         value
         for module in MODULES

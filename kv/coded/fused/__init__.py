@@ -1,0 +1,1 @@
+"""The same codes on CUDA devices, by a few kernels."""
