@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
+from functools import cache
 from types import ModuleType
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 from rich.console import Console
@@ -102,6 +103,13 @@ _add(MACHINE, selftest.selftest, selftest)
 _add(MACHINE, config.config, config)
 
 
+@cache
+def _program_command() -> Any:
+    """The commands as Click has them, made once: from signatures, which takes longer than most
+    commands do."""
+    return typer.main.get_command(app)
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs a command and returns the exit code; the one place that shows failures.
 
@@ -123,8 +131,9 @@ def _run(arguments: Sequence[str]) -> int:
     for_programs = errors.json_wanted(arguments)
     console = errors.stderr()
     try:
-        # typer hands its refusals on: everything that is refused is said in one way.
-        ended = app(args=list(arguments) or ["--help"], prog_name=NAME, standalone_mode=False)
+        # Click hands its refusals on: everything that is refused is said in one way.
+        typed = list(arguments) or ["--help"]
+        ended = _program_command()(args=typed, prog_name=NAME, standalone_mode=False)
         code = ended if isinstance(ended, int) else errors.OK
         if not arguments:  # nothing was asked for, which is no command
             code = errors.REFUSED

@@ -6,7 +6,7 @@ from __future__ import annotations
 import os
 import signal
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -128,6 +128,26 @@ def no_settings_of_the_user(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
     for name in [name for name in os.environ if name.startswith("SCALEKV_")]:
         monkeypatch.delenv(name)
     monkeypatch.setenv("XDG_CONFIG_HOME", str(tmp_path / "xdg"))
+
+
+@pytest.fixture
+def encoded_before(
+    no_settings_of_the_user: None,
+    tmp_path_factory: pytest.TempPathFactory,
+    monkeypatch: pytest.MonkeyPatch,
+) -> Callable[..., None]:
+    """Encodes prompts for the programs that a test starts, which then find their features and do
+    not import transformers, half of what a start takes."""
+    base = tmp_path_factory.getbasetemp()  # a worker's lies in that of all
+    folder = (base.parent if "PYTEST_XDIST_WORKER" in os.environ else base) / "texts"
+
+    def encode(*prompts: str) -> None:
+        from scalekv.infinity_patch import Placement, load
+
+        load("emoji", device="cpu", placement=Placement(text_cache=folder)).text.encode(prompts)
+        monkeypatch.setenv("SCALEKV_TEXT_CACHE", str(folder))
+
+    return encode
 
 
 @pytest.fixture

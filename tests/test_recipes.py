@@ -7,6 +7,7 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -82,7 +83,8 @@ def test_without_arguments_they_say_how(name: str) -> None:
 
 
 @with_weights
-def test_a_task_of_a_slurm_array(folder: Path) -> None:
+def test_a_task_of_a_slurm_array(folder: Path, encoded_before: Callable[..., None]) -> None:
+    encoded_before(*(folder / "prompts.txt").read_text().splitlines())
     task = {"SLURM_ARRAY_TASK_ID": "5", "SLURM_ARRAY_TASK_MIN": "4", "SLURM_ARRAY_TASK_MAX": "5"}
     done = run("slurm-array.sh", "prompts.txt", "out", **program(folder), **task)
     assert done.returncode == 0, done.stderr
@@ -108,7 +110,8 @@ def test_all_gpus(folder: Path) -> None:
 
 
 @with_weights
-def test_a_night(folder: Path) -> None:
+def test_a_night(folder: Path, encoded_before: Callable[..., None]) -> None:
+    encoded_before(*(folder / "prompts.txt").read_text().splitlines())
     done = run("nightly-batch.sh", "prompts.txt", "out", **program(folder), MAX_HOURS="1")
     assert done.returncode == 0, (folder / "out" / "nightly.log").read_text()
     assert sorted(Path(line).name for line in done.stdout.split()) == ALL
@@ -144,7 +147,8 @@ def test_time_is_up(folder: Path) -> None:
 
 
 @with_weights
-def test_the_first_picture(folder: Path) -> None:
+def test_the_first_picture(folder: Path, encoded_before: Callable[..., None]) -> None:
+    encoded_before("a red apple")
     done = run("first-picture.sh", "emoji", "a red apple", "--out", "out", **program(folder))
     assert (done.returncode, done.stdout) == (0, "out/0-a-red-apple.png\n"), done.stderr
     assert "checking the machine for emoji" in done.stderr

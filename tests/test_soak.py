@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
 import json
 import subprocess
@@ -70,7 +71,10 @@ def test_prompts_of_every_length(tmp_path: Path) -> None:
     assert len((tmp_path / "p.csv").read_text().splitlines()) == 61
 
 
-def test_a_short_soak(tmp_path: Path) -> None:
+def test_a_short_soak(tmp_path: Path, encoded_before: Callable[..., None]) -> None:
+    write_prompts(tmp_path / "p.csv", 2)
+    with (tmp_path / "p.csv").open(newline="", encoding="utf-8") as file:
+        encoded_before(*(row["prompt"] for row in csv.DictReader(file)))
     text = list(soak(tmp_path, pictures=2, kills=1, terms=1, seed=1))
     assert text[-1] == "0 lost, 0 doubled, all equal to the bit", text
 

@@ -7,6 +7,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -41,16 +42,15 @@ def test_the_page_shows_what_it_is_for() -> None:
 @pytest.mark.skipif(not WEIGHTS.exists(), reason="the built-in model's weights are not here")
 @pytest.mark.skipif(shutil.which("bash") is None, reason="bash is not installed")
 @pytest.mark.skipif(shutil.which("jq") is None, reason="jq is not installed")
-def test_the_session(tmp_path: Path) -> None:
+def test_the_session(tmp_path: Path, encoded_before: Callable[..., None]) -> None:
+    encoded_before("an owl", "a red apple", "a blue owl", "a red fox")
     programs, home = tmp_path / "bin", tmp_path / "home"
     programs.mkdir()
     home.mkdir()
     program = programs / "scalekv"
     program.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m scalekv "$@"\n')
     program.chmod(0o755)
-    environment = {k: v for k, v in os.environ.items() if not k.startswith("SCALEKV_")}
-    environment |= {"PATH": f"{programs}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
-    environment |= {"XDG_CONFIG_HOME": str(tmp_path / "config")}
+    environment = os.environ | {"PATH": f"{programs}:{os.environ['PATH']}", "LC_ALL": "C.UTF-8"}
     for command, expected in session():
         done = subprocess.run(
             ["bash", "-e", "-o", "pipefail", "-c", command],

@@ -201,12 +201,15 @@ def predicted(
     """
     as_computed = precision is None or precision.bits == 8 * shape.k_bytes
     limits = None if budget is None else within(budget)
+    apart = limits is not None and bool(limits.head_capacities)
+    heads = shape.heads if apart else 1  # where all are alike, one is counted for all
+    alike = shape.sequences * (shape.heads // heads)
     compute = shape.head_dim * (shape.k_bytes + shape.v_bytes)  # of one token in one head
     held, indices = [0] * shape.layers, [0] * shape.layers
-    tokens = [(0,) * shape.heads] * shape.layers
+    tokens = [(0,) * heads] * shape.layers
     by_scale, peak, index_peak, transient = [], 0, 0, 0
     all_held = all_indices = 0
-    all_rooms = rooms(schedule, shape.layers, shape.heads, limits)
+    all_rooms = rooms(schedule, shape.layers, heads, limits)
     for scale, row in enumerate(all_rooms):
         following = min(scale + 1, len(schedule) - 1)
         for layer, room in enumerate(row):
@@ -218,22 +221,22 @@ def predicted(
                 nbytes = precision.held_bytes(shape.head_dim, len(schedule) - 1, room)
             all_held -= held[layer]
             all_indices -= indices[layer]
-            held[layer] = shape.sequences * nbytes
+            held[layer] = alike * nbytes
             everything = schedule.before(scale)
             dropped_from = [n for n in tokens[layer] if n < everything]
-            indices[layer] = shape.sequences * (
+            indices[layer] = alike * (
                 sum(dropped_from) * POSITION_BYTES + sum(tokens[layer]) * note_bytes
             )
             all_held += held[layer]
             all_indices += indices[layer]
             peak, index_peak = max(peak, all_held), max(index_peak, all_indices)
-            most = (schedule.before(following),) * shape.heads
+            most = (schedule.before(following),) * heads
             if limits is not None:
-                most = limits.limits(following, layer, shape.heads)
+                most = limits.limits(following, layer, heads)
             next_room = all_rooms[following][layer]
             grown = read_in_place(schedule, scale, most, room, next_room)
             if scale and not (grown and as_computed and not on_host):
-                joined = sum(tokens[layer]) + shape.heads * schedule.tokens[scale]
-                transient = max(transient, shape.sequences * joined * compute)
+                joined = sum(tokens[layer]) + heads * schedule.tokens[scale]
+                transient = max(transient, alike * joined * compute)
         by_scale.append(all_held)
     return CachePrediction(tuple(by_scale), peak, index_peak, transient)

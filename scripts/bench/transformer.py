@@ -83,6 +83,9 @@ class TimedSide:
         self.name = text
         self.policy, _, self.budget = text.partition(":")
         self.model, self.preset = model, preset
+        self.read = read_budget(self.budget or "full", preset.transformer.depth, preset.name)
+        if self.read.in_bytes:
+            raise SystemExit(f"--side {text}: a share or a number of tokens, not bytes")
 
     def inside(self, schedule: Schedule) -> Any:
         """What to run a picture in."""
@@ -97,10 +100,7 @@ class TimedSide:
 
     def _budget(self, schedule: Schedule) -> Budget:
         depth, known = self.model.spec.depth, self.preset.transformer.depth
-        read = read_budget(self.budget or "full", known, self.preset.name)
-        if read.in_bytes:
-            raise SystemExit(f"--side {self.name}: a share or a number of tokens, not bytes")
-        whole = read.on(schedule)
+        whole = self.read.on(schedule)
         if depth == known:
             return whole
         # of a model cut short, the drafters that are left

@@ -138,7 +138,7 @@ def test_a_bug_is_one_line(
     def broken(**_: object) -> None:
         raise KeyError("what")
 
-    monkeypatch.setattr(main_module, "app", broken)
+    monkeypatch.setattr(main_module, "_program_command", lambda: broken)
     assert main(["generate", "x"]) == 1
     assert capsys.readouterr().err.startswith("failed: KeyError: 'what'\n  --verbose")
 
@@ -185,7 +185,7 @@ def test_failures_for_programs(
     def broken(**_: object) -> None:
         raise error
 
-    monkeypatch.setattr(main_module, "app", broken)
+    monkeypatch.setattr(main_module, "_program_command", lambda: broken)
     assert main(["generate", "x", "--json"]) == code
     facts = json.loads(capsys.readouterr().err)["error"]
     assert (facts["code"], facts["kind"]) == (code, kind)

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -30,25 +31,27 @@ SVG = (
 CONCEPTS = ("red apple", "octopus", "pizza", sorted(load_heldout().concepts)[0])
 
 
-@pytest.fixture(scope="module")
-def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Discs for drawings, with the real feature network; no wheels, since all is installed."""
+STYLES = ("flat", "noto", "fluent")
+
+
+def packed(folder: Path, concepts: Sequence[str], styles: Sequence[str]) -> Path:
+    """Discs for drawings, with the real feature network; no wheels, since all is installed. The
+    last concept is held out."""
     pytest.importorskip("resvg_py")
     pytest.importorskip("efficientnet_lite_pytorch")
     from scripts.builtin.bundle import pack_backbone
 
-    folder = tmp_path_factory.mktemp("bundle")
     rows: list[Row] = []
     svgs: list[str] = []
-    for number, concept in enumerate(CONCEPTS):
-        for style in ("flat", "noto", "fluent"):
+    for number, concept in enumerate(concepts):
+        for style in styles:
             rows.append(
                 {
                     "id": f"{number}.{style}",
                     "concept": concept,
                     "style": style,
                     "tags": [],
-                    "heldout_concept": concept == CONCEPTS[-1],
+                    "heldout_concept": concept == concepts[-1],
                     "heldout_style": False,
                 }
             )
@@ -59,13 +62,18 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return packed(tmp_path_factory.mktemp("bundle"), CONCEPTS, STYLES)
+
+
 def test_pictures_are_rendered_once_and_nothing_held_out_is_learned(
     bundle: Path, tmp_path: Path
 ) -> None:
     found = prepare(bundle, tmp_path, 6, jobs=2)
     assert found.images.shape == (12 + 6, SIDE, SIDE, 3)
     assert {row["concept"] for row in found.rows} == set(CONCEPTS[:-1])
-    assert {row["style"] for row in found.rows} == {"flat", "noto", "fluent"}
+    assert {row["style"] for row in found.rows} == {*STYLES}
     assert {row["concept"] for row in found.held_rows} == {CONCEPTS[-1]}
     assert len(found.captions) == 6
     assert (found.images[found.drawn[0]][0, 0] == 255).all()
@@ -111,7 +119,9 @@ def call(bundle: Path, folder: Path, *more: str) -> subprocess.CompletedProcess[
     )
 
 
-def test_a_run_goes_on_and_leaves_what_can_be_brought_back(bundle: Path, tmp_path: Path) -> None:
+def test_a_run_goes_on_and_leaves_what_can_be_brought_back(tmp_path: Path) -> None:
+    (tmp_path / "bundle").mkdir()
+    bundle = packed(tmp_path / "bundle", (*CONCEPTS[:2], CONCEPTS[-1]), STYLES[:1])
     first = call(bundle, tmp_path, "--tokenizer-seconds", "1", "--transformer-seconds", "1")
     assert first.returncode == 0, first.stderr
     out = tmp_path / "out"

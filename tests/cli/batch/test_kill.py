@@ -113,8 +113,12 @@ def contents_soon(folder: str, count: int) -> dict[str, bytes]:
     return found
 
 
-def test_the_built_in_model_killed_in_the_middle(scalekv: Program) -> None:
-    Path("p.txt").write_text("an owl\na red apple\na fox\n")
+def test_the_built_in_model_killed_in_the_middle(
+    scalekv: Program, encoded_before: Callable[..., None]
+) -> None:
+    prompts = ("an owl", "a red apple", "a fox")
+    encoded_before(*prompts)
+    Path("p.txt").write_text("\n".join(prompts))
     program = subprocess.Popen(
         [*PROGRAM, "batch", "p.txt", *ALIKE, "--out", "killed"], stdout=subprocess.DEVNULL
     )

@@ -90,8 +90,9 @@ def test_nobody_answers(scalekv: Program) -> None:
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
-def test_a_worker_a_node_and_the_driver_are_killed() -> None:
+def test_a_worker_a_node_and_the_driver_are_killed(encoded_before: Callable[..., None]) -> None:
     """In its own process: Ray's threads and warnings are no part of these tests."""
+    encoded_before()  # what the batch that is left alone encodes, its rounds find
     done = subprocess.run(
         [sys.executable, "-m", "scripts.soak_cluster", "--pictures", "10", "--rounds", "1"],
         cwd=ROOT,

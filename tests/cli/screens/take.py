@@ -13,6 +13,7 @@ import json
 import os
 import shutil
 import sys
+from contextlib import redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -22,7 +23,7 @@ from typing import Any
 import pytest
 from PIL import Image
 
-import scalekv.infinity_patch.likeness  # noqa: F401 - once, and not in every terminal
+import scalekv.infinity_patch.likeness  # noqa: F401 - see `take`
 from scalekv.cli.main import main as program
 from tests.cli.conftest import StandIn, put_in
 from tests.cli.screens.terminal import screen
@@ -100,6 +101,8 @@ def _run(arguments: tuple[str, ...], folder: Path) -> int:
 
 def take() -> dict[str, str]:
     """Every screen by the name of its file: "80/plan.txt"."""
+    with redirect_stdout(None):  # imports and makes the commands once, and not in every terminal
+        program(("plan", "--json"))
     screens = {}
     for columns in WIDTHS:
         for name in COMMANDS:

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 
 from PIL import Image
@@ -28,7 +29,8 @@ def ask(address: str, seed: int) -> Image.Image:
     return Image.open(io.BytesIO(base64.b64decode(item["b64_json"])))
 
 
-def test_sigterm_loses_nothing_that_was_taken() -> None:
+def test_sigterm_loses_nothing_that_was_taken(encoded_before: Callable[..., None]) -> None:
+    encoded_before("a red apple")
     command = [sys.executable, "-m", "scalekv", "serve", "--port", "0", "--threads", "1"]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
     with subprocess.Popen(

@@ -19,7 +19,7 @@ PROGRAM = """
     import sys
     sys.path.insert(0, {root!r})
     import torch
-    from scalekv.infinity_patch import load
+    from scalekv.infinity_patch import Placement, load
     from tests.infinity_patch.official import OfficialInfinity
 
     def load_visual_tokenizer(args):
@@ -30,7 +30,9 @@ PROGRAM = """
         assert vae == "vae" and args.pn == "0.06M" and args.checkpoint_type == "torch"
         assert args.vae_path.endswith("vae.safetensors")
         print("what a checkout prints is nobody's business")
-        model = load("emoji", device="cpu", dtype="bf16" if args.bf16 else "fp32").model
+        dtype = "bf16" if args.bf16 else "fp32"
+        no_text = Placement(text_first=True)  # the bits and features come from outside
+        model = load("emoji", device="cpu", dtype=dtype, placement=no_text).model
         {fault}
         return OfficialInfinity(model)
 """
