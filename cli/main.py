@@ -19,7 +19,7 @@ from scalekv.cli.calibrate import command as calibrate
 from scalekv.cli.compare import command as compare
 from scalekv.cli.console import errors
 from scalekv.cli.console.commands import Command, CommandGroup
-from scalekv.cli.console.interrupts import received
+from scalekv.cli.console.interrupts import forget_in_texts, received
 from scalekv.cli.console.streams import usable_streams
 from scalekv.cli.console.usage import USAGE, not_understood
 from scalekv.cli.eval import command as evaluation
@@ -164,6 +164,7 @@ def _show(error: Exception, console: Console, for_programs: bool) -> int:
         case errors.Interrupted() | errors.Unsuccessful():
             stopped = isinstance(error, errors.Interrupted)
             code = errors.SIGNALLED + received() if stopped else errors.FAILED
+            forget_in_texts()
             if for_programs:
                 errors.show_for_programs(kind, code, str(error))
             else:

@@ -30,6 +30,13 @@ def received() -> int:
     return signal.SIGINT if _received is None else _received
 
 
+def forget_in_texts() -> None:
+    """Has Python forget a KeyboardInterrupt that came while a text was executed, as those are that
+    dataclasses and namedtuples are made by: `python -m` would end by SIGINT, handled or not and
+    whatever the exit code, unless another text is executed after it."""
+    exec("")
+
+
 def leave_at_once() -> None:
     """From now on a signal ends the process with 128 plus its number and one line: for the time in
     which nothing was done that could be lost. A signal that is ignored stays so (nohup)."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
+from pathlib import Path
 
 import pytest
 
@@ -142,6 +144,32 @@ def test_what_got_lost_is_raised_again(capsys: pytest.CaptureFixture[str]) -> No
         work()
     assert scales == []
     assert capsys.readouterr().err == ""
+
+
+PRESSED_IN_A_TEXT = """
+import sys
+import typer
+from scalekv.cli import main
+from scalekv.cli.console.interrupts import interruptible
+
+def command(**_):
+    try:
+        with interruptible():
+            exec("import os, signal\\nos.kill(os.getpid(), signal.SIGTERM)\\nwhile True: pass")
+    except KeyboardInterrupt:
+        raise typer.Abort() from None
+
+main._program_command = lambda: command
+sys.exit(main.main(["draw"]))
+"""
+
+
+def test_the_exit_code_is_ours_where_a_text_was_executed(tmp_path: Path) -> None:
+    (tmp_path / "pressed.py").write_text(PRESSED_IN_A_TEXT)
+    command = [sys.executable, "-m", "pressed"]
+    done = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 128 + signal.SIGTERM, done.stderr
+    assert done.stderr.strip() == "interrupted"
 
 
 @pytest.mark.parametrize(
