@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from scalekv.kv.coded.constants import Constants
-from scalekv.kv.coded.layout import CodedBlock, Layout, Layouts, Maps
+from scalekv.kv.coded.layout import CodedBlock, Layout, Layouts
 from scalekv.kv.coded.levels import LEVELS, TOGETHER, code_bytes
 from scalekv.kv.coded.packing import pack, unpack
 from scalekv.kv.coded.signals import restored, signals_of, transformed, write_back
-from scalekv.kv.coded.units import MapUnits
+from scalekv.kv.coded.units import Maps, MapUnits
 
 
 @dataclass(frozen=True, eq=False)

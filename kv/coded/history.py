@@ -11,8 +11,7 @@ from torch import Tensor
 
 from scalekv.kv.coded.allocation import Allocation
 from scalekv.kv.coded.codec import CodedMaps, Values
-from scalekv.kv.coded.layout import Maps
-from scalekv.kv.coded.units import MapUnits, groups_of
+from scalekv.kv.coded.units import Maps, MapUnits, groups_of
 
 Place = Callable[[Tensor], Tensor]
 """A tensor to where what is held lies: a copy there, or the tensor itself."""

@@ -3,7 +3,6 @@ thresholds; nothing of values."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,11 +14,11 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalekv.kv.coded.constants import Constants
-from scalekv.kv.coded.levels import KEPT, LEVELS, OCTAVE, OFFSETS, STEPS
+from scalekv.kv.coded.kept import KeptTables
+from scalekv.kv.coded.levels import LEVELS, OCTAVE, OFFSETS, STEPS
 from scalekv.kv.coded.places import ByCoefficient, ByRow, Places, is_small
-from scalekv.kv.coded.units import MapUnits
+from scalekv.kv.coded.units import Maps
 
-Maps = tuple[MapUnits, ...]
 Whole = NDArray[np.int32]
 
 
@@ -128,28 +127,14 @@ class Layout:
         return self.places.nbytes + sum(x.nbytes for x in self.weights)
 
 
-class Layouts:
-    """Of one layer's maps under one threshold after another; those used last are kept."""
+class Layouts(KeptTables[Layout]):
+    """Of one layer."""
 
     def __init__(
         self, constants: Constants, layer: int, parts: slice, device: torch.device
     ) -> None:
+        super().__init__(constants.layers)
         self._constants, self._layer, self._parts, self._device = constants, layer, parts, device
-        self._kept: OrderedDict[tuple[Maps, int], Layout] = OrderedDict()
-        self._room = KEPT // constants.layers
-
-    def of(self, maps: Maps, threshold: int) -> Layout:
-        """The layout of some maps in a row."""
-        key = (maps, threshold)
-        known = self._kept.get(key)
-        if known is not None:
-            self._kept.move_to_end(key)
-            return known
-        self._kept[key] = known = self._made(maps, threshold)
-        self._room -= known.nbytes
-        while self._room < 0:
-            self._room += self._kept.popitem(last=False)[1].nbytes
-        return known
 
     @torch.inference_mode(False)  # kept, and used outside of it too
     def _made(self, maps: Maps, threshold: int) -> Layout:

@@ -73,6 +73,10 @@ class MapUnits:
         return hash((self.number, self.height, self.width))
 
 
+Maps = tuple[MapUnits, ...]
+"""Some in a row."""
+
+
 @lru_cache(maxsize=256)
 def map_units(number: int, height: int, width: int) -> MapUnits:
     """The units of the map of that number, from 0, and size."""

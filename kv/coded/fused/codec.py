@@ -10,9 +10,8 @@ from torch import Tensor
 from scalekv.kv.coded.codec import CodedMaps, OfLayer, Values
 from scalekv.kv.coded.constants import Constants
 from scalekv.kv.coded.fused.quantisers import LayerQuantisers
-from scalekv.kv.coded.layout import Maps
 from scalekv.kv.coded.signals import waves_of
-from scalekv.kv.coded.units import MapUnits
+from scalekv.kv.coded.units import Maps, MapUnits
 from scalekv.kv.kernels.coded_bytes import coded_again, coded_packed
 from scalekv.kv.kernels.coded_codes import coded_codes
 from scalekv.kv.kernels.coded_maps import coded_maps

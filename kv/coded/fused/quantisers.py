@@ -3,7 +3,6 @@ of every channel. Knows constants and thresholds; nothing of values."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from dataclasses import dataclass, field
 from functools import cached_property
 from itertools import accumulate
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from scalekv.kv.coded.constants import Constants
-from scalekv.kv.coded.layout import Maps
-from scalekv.kv.coded.levels import KEPT, LEVELS, OCTAVE, OFFSETS, STEPS, code_bytes
+from scalekv.kv.coded.kept import KeptTables
+from scalekv.kv.coded.levels import LEVELS, OCTAVE, OFFSETS, STEPS, code_bytes
+from scalekv.kv.coded.units import Maps
 from scalekv.kv.kernels.coded_tables import coded_tables
 
 
@@ -72,29 +72,14 @@ class Quantisers:
         ]
 
 
-class LayerQuantisers:
-    """Of one layer's maps under one threshold after another; those used last are kept, so that what
-    is recorded on a device finds them there."""
+class LayerQuantisers(KeptTables[Quantisers]):
+    """Of one layer."""
 
     def __init__(
         self, constants: Constants, layer: int, parts: slice, device: torch.device
     ) -> None:
+        super().__init__(constants.layers)
         self._constants, self._layer, self._parts, self._device = constants, layer, parts, device
-        self._kept: OrderedDict[tuple[Maps, int], Quantisers] = OrderedDict()
-        self._room = KEPT // constants.layers
-
-    def of(self, maps: Maps, threshold: int) -> Quantisers:
-        """Of some maps in a row."""
-        key = (maps, threshold)
-        known = self._kept.get(key)
-        if known is not None:
-            self._kept.move_to_end(key)
-            return known
-        self._kept[key] = known = self._made(maps, threshold)
-        self._room -= known.nbytes
-        while self._room < 0 and len(self._kept) > 1:
-            self._room += self._kept.popitem(last=False)[1].nbytes
-        return known
 
     def tables(self, quantisers: Quantisers) -> tuple[Tensor, Tensor]:
         """Starts and steps of every channel, made anew: they are large."""
