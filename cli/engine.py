@@ -161,6 +161,15 @@ def check_calibration(
     return check_request(request, preset, weights_dir, dtype, device, offload)
 
 
+def measuring_bytes(settled: Settled, gradients: bool) -> tuple[int, int]:
+    """Of the device and of the host, that measuring a coded cache's constants on pictures takes
+    beside a full cache. Imports no torch."""
+    from scalekv.infinity_patch.calibration.plan import measuring_bytes as planned
+    from scalekv.infinity_patch.planning.footprint import TEXT_TOKENS
+
+    return planned(settled.schedule, settled.shape, TEXT_TOKENS, gradients)
+
+
 def calibrate(
     pipeline: Pipeline,
     request: CalibrationRequest,

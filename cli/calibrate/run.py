@@ -88,8 +88,11 @@ class CalibrationRun:
             )
             placement = choices.placement
             if not choices.force:
+                full = settled.under(FULL)
+                if self.request.coded:
+                    target = target.beside(*engine.measuring_bytes(full, self.request.gradients))
                 placement = check_room(
-                    settled.under(FULL),
+                    full,
                     target,
                     placement,
                     choices.weights_dir,

@@ -254,25 +254,26 @@ def _figures(
 def _coded(work: Work) -> dict[str, Any]:
     """What there is to say of a coded cache: of this one, or that there could be one."""
     from scalekv.configs.budget_files import alternative_for
-    from scalekv.infinity_patch.calibration.plan import gradient_bytes
-    from scalekv.kv.coded.plan import allocation_of, bytes_asked, calibration_bytes
+    from scalekv.infinity_patch.calibration.plan import measuring_bytes
+    from scalekv.kv.coded.plan import allocation_of, bytes_asked
 
     if work.budget is None:
         return {}
     if work.constants is None:
         one = replace(work.shape, sequences=work.sequences // work.pictures)
-        device, host = calibration_bytes(work.schedule, one)
-        beside = gradient_bytes(work.schedule, one, work.text_tokens)
+        takes, with_gradients = (
+            dict(
+                zip(
+                    ("device_bytes", "host_bytes"),
+                    measuring_bytes(work.schedule, one, work.text_tokens, gradients),
+                    strict=True,
+                )
+            )
+            for gradients in (False, True)
+        )
         return {
             "alternative": alternative_for(work.preset.name),
-            "calibrating_coded": {
-                "device_bytes": device,
-                "host_bytes": host,
-                "gradients": {
-                    "device_bytes": beside,
-                    "host_bytes": calibration_bytes(work.schedule, one, gradients=True)[1],
-                },
-            },
+            "calibrating_coded": {**takes, "gradients": with_gradients},
         }
     allocation = allocation_of(work.constants, work.budget, work.shape, work.guided)
     coded = allocation.first < len(work.schedule)

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ from scalekv.configs.values import AUTO
 from scalekv.infinity_patch.machine.gpus import failure
 from scalekv.infinity_patch.machine.machine import device_memory, memory_bytes
 from scalekv.kv.errors import UserError
-from scalekv.kv.sizes import parse_size
+from scalekv.kv.sizes import parse_size, size_text
 
 if TYPE_CHECKING:
     from scalekv.infinity_patch.asked.settled import Settled
@@ -33,6 +33,14 @@ class Target:
     device: str
     name: str
     memory: int | None
+
+    def beside(self, device_bytes: int, host_bytes: int) -> Target:
+        """What is left of it beside what measuring takes there and in the host's memory."""
+        taken = device_bytes + (host_bytes if self.device == CPU else 0)
+        if self.memory is None or not taken:
+            return self
+        name = f"{self.name} beside {size_text(taken)} to measure with"
+        return replace(self, name=name, memory=max(self.memory - taken, 0))
 
 
 def target_of(device: str) -> Target:

@@ -11,6 +11,7 @@ from scalekv.infinity_patch.asked.request import Request
 from scalekv.infinity_patch.asked.settled import Settled, schedule_of
 from scalekv.kv.budgets.asked import BudgetRequest, parse_budget, percent_tokens
 from scalekv.kv.calibration.drafting import usual_drafters
+from scalekv.kv.coded.plan import calibration_bytes
 from scalekv.kv.errors import UserError, check_one_of
 from scalekv.kv.memory.predicted import CacheShape
 from scalekv.kv.schedule import Schedule
@@ -111,6 +112,22 @@ def check_blocks_stay(request: CalibrationRequest, offload: bool) -> None:
             rule="the transformer stays on the device",
             fix="leave out --offload, or --gradients",
         )
+
+
+def measuring_bytes(
+    schedule: Schedule, shape: CacheShape, text_tokens: int, gradients: bool
+) -> tuple[int, int]:
+    """Bytes that measuring a coded cache's constants takes beside a full cache, at most: where
+    attention computes, and in the host's memory.
+
+    Args:
+        shape: of one picture's cache.
+        text_tokens: of a prompt.
+    """
+    device, host = calibration_bytes(schedule, shape, gradients)
+    if gradients:
+        device = max(device, gradient_bytes(schedule, shape, text_tokens))
+    return device, host
 
 
 def gradient_bytes(schedule: Schedule, shape: CacheShape, text_tokens: int) -> int:

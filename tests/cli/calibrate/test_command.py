@@ -12,9 +12,12 @@ from PIL import Image
 
 from scalekv.cli import engine
 from scalekv.cli.calibrate import heat_maps
+from scalekv.cli.plan import room
 from scalekv.configs.budget_files import load_budget
 from scalekv.configs.models import model_named
+from scalekv.infinity_patch import Placement
 from scalekv.infinity_patch.asked.request import Request
+from scalekv.infinity_patch.asked.settled import settle
 from scalekv.infinity_patch.calibration.plan import (
     INDICES,
     TOP,
@@ -206,6 +209,19 @@ def test_options_of_coded_alone_are_refused(scalekv: Program, options: tuple[str
     done = scalekv("calibrate", *options, "--out", "b/own.yaml")
     assert done.code == 2
     assert f"fix:   --coded {options[0]}" in done.err
+
+
+def test_what_measuring_takes_counts_before_anything_is_loaded(
+    scalekv: Program, prompts: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    full = settle(Request(("a frog",), policy="full"), model_named("emoji"), "cpu")
+    needed = room.planner_of(full, Placement(), None).footprint().needed
+    monkeypatch.setattr(room, "memory_bytes", lambda: needed)
+    room.check_room(full, room.target_of("cpu"), Placement(), None)
+    done = scalekv("calibrate", "--prompts", prompts, "--coded", "--device", "cpu")
+    assert done.code == 2
+    assert "of this machine beside" in " ".join(done.err.split())
+    assert "to measure with" in " ".join(done.err.split())
 
 
 def test_gradients_are_refused_where_blocks_come_and_go() -> None:
