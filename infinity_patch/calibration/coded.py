@@ -72,7 +72,8 @@ class ConstantsMeasure:
         if self._spectra is None:
             with torch.inference_mode(False):  # gradients are added up outside of it
                 means, basis = self.moments.means(), self.moments.basis()
-                self._spectra = Spectra(self._schedule, means, basis, bool(self._gradients))
+                by_gradients = self._gradients is not None
+                self._spectra = Spectra(self._schedule, means, basis, by_gradients)
         if scale + 1 < len(schedule):
             rows = slice(schedule.before(scale), schedule.before(scale + 1))
             self._spectra.add(layer, scale, k[:, :, rows], v[:, :, rows], self._turns[rows])

@@ -51,10 +51,11 @@ class LastScaleGradients:
         def watched(x: Tensor, scale: int, condition: Condition, *rest: Any) -> Tensor:
             if scale + 1 < len(self._settled.schedule):
                 return forward(x, scale, condition, *rest)
-            before = x.clone()
+            with torch.inference_mode(False):
+                before = x.clone()  # x is written over
             after = forward(x, scale, condition, *rest)
             with torch.inference_mode(False), torch.enable_grad():
-                self._differentiate(forward, before.clone(), scale, condition, *rest)
+                self._differentiate(forward, before, scale, condition, *rest)
             self._copies.clear()
             return after
 

@@ -79,6 +79,11 @@ class OfLayer:
         by_part = np.ascontiguousarray(np.stack(means).swapaxes(2, 3), dtype=np.float16)
         return torch.from_numpy(by_part).to(self._device)
 
+    def _stacked(self, gains: tuple[Tensor, ...]) -> Tensor:
+        """(maps, 2, H, P, B) float16."""
+        together = gains[0].unsqueeze(0) if len(gains) == 1 else torch.stack(gains)
+        return together.to(self._device, non_blocking=True)
+
 
 class LayerCodec(OfLayer):
     """Codes maps of one layer by torch's own operations. Values are blocks of coefficients (kinds,
@@ -149,7 +154,7 @@ class LayerCodec(OfLayer):
         """
         layout = self._layouts.of(coded.maps, coded.threshold)
         values = self._values(coded, layout)
-        gains = torch.stack(coded.gains).to(self._device, non_blocking=True).float()
+        gains = self._stacked(coded.gains).float()
         for value, block in zip(values, layout.blocks, strict=True):
             value.mul_(_of_block(gains[block.number], block))
         first = 0

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from scalekv.kv.coded.levels import QUERIES
 from scalekv.kv.coded.signals import signals_of, transformed
-from scalekv.kv.coded.units import BANDS, units_of
+from scalekv.kv.coded.units import BANDS, MapUnits, units_of
 from scalekv.kv.schedule import Schedule
 
 PARTS = 3  # middle, side, and the conditional half alone
@@ -105,9 +105,7 @@ class Spectra:
             y = (plain.flatten(1, 3) @ basis).view(plain.shape)
             if self._parts == 2:
                 y = torch.cat((y, y.sum(1, keepdim=True)), dim=1)
-            for band, span in zip(units.bands, units.spans, strict=True):
-                energy = y[:, :, span].square().sum((2, 3)).transpose(0, 1)
-                self.energy[layer, which, :, :, number, band] += energy.double().cpu()
+            _add_squares(y, units, self.energy[layer, which, :, :, number])
         for band, size in zip(units.bands, units.sizes, strict=True):
             self.count[layer, number, band] += size * (len(k) // self._parts)
 
@@ -122,9 +120,7 @@ class Spectra:
             y = (plain.flatten(1, 3) @ self._basis[layer, which].to(g.device)).view(plain.shape)
             if self._parts == 2:  # of middle and side: the sum and the difference of the halves'
                 y = torch.cat((2 * y, y.sum(1, keepdim=True)), dim=1)
-            for band, span in zip(units.bands, units.spans, strict=True):
-                reach = y[:, :, span].square().sum((2, 3)).transpose(0, 1)
-                self.reach[layer, which, :, :, units.number, band] += reach.double().cpu()
+            _add_squares(y, units, self.reach[layer, which, :, :, units.number])
 
     def weigh(self, layer: int, q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> None:
         """Takes the attention of the last scale; see `reach_of_errors`."""
@@ -134,6 +130,14 @@ class Spectra:
                 mean = reach[:, :, rows].mean(2).sum(0).double().cpu()
                 self.weight[layer, which, :, number] += mean
         self.sequences[layer] += len(q)
+
+
+def _add_squares(y: Tensor, units: MapUnits, sums: Tensor) -> None:
+    """Adds those of a map's coefficients (H, P, n, B, D) to what their units have, (P, H, BANDS,
+    D)."""
+    for band, span in zip(units.bands, units.spans, strict=True):
+        squares = y[:, :, span].square().sum((2, 3)).transpose(0, 1)
+        sums[:, :, band] += squares.double().cpu()
 
 
 def reach_of_errors(q: Tensor, k: Tensor, v: Tensor, output: Tensor) -> tuple[Tensor, Tensor]:

@@ -128,10 +128,6 @@ class FusedCodec(OfLayer):
         codes = coded_packed(values[0], known.sections(pictures), known.nbytes_packed(pictures))
         return CodedMaps(maps, codes, gains, threshold, pictures)
 
-    def _stacked(self, gains: tuple[Tensor, ...]) -> Tensor:
-        together = gains[0].unsqueeze(0) if len(gains) == 1 else torch.stack(gains)
-        return together.to(self._device, non_blocking=True)
-
     def _waves(self, units: MapUnits) -> tuple[Tensor, Tensor, Tensor, Tensor]:
         """Places, means, waves of rows and of columns."""
         places, rows, columns = waves_of(units, self._device)
