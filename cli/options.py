@@ -14,6 +14,7 @@ import typer
 from scalekv.configs.option import PANELS, Option, Scope
 from scalekv.configs.options import BY_NAME, OPTIONS
 from scalekv.kv.errors import UserError
+from scalekv.kv.precision import KV_DTYPES
 
 if TYPE_CHECKING:
     from scalekv.configs.models import ModelPreset
@@ -124,6 +125,18 @@ def several_of(name: str, metavar: str, help_text: str, words: str = "the one se
         autocompletion=completes(name, several=True),
         rich_help_panel=BY_NAME[name].panel,
     )
+
+
+def several_kv_dtypes(others: str, words: str = "the one set") -> Any:
+    """`several_of` --kv-dtype.
+
+    Args:
+        others: what each is gone through with.
+        words: see there.
+    """
+    names = ", ".join(KV_DTYPES)
+    text = f"How held tokens are stored, each with every {others}: {names}."
+    return several_of("kv_dtype", "NAME", text, words)
 
 
 def completes(name: str, *, several: bool = False) -> Completion:

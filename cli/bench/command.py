@@ -9,7 +9,6 @@ import typer
 from scalekv.cli import options as given
 from scalekv.cli.options import DEFAULTS_NOTE
 from scalekv.configs.option import OUTPUT
-from scalekv.kv.precision import KV_DTYPES
 
 HELP = (
     "Measure the full cache against compressed ones on this machine.\n\n"
@@ -45,11 +44,7 @@ def bench(
     ] = None,
     kv_dtype: Annotated[
         list[str] | None,
-        given.several_of(
-            "kv_dtype",
-            "NAME",
-            "How held tokens are stored, each with every budget: " + ", ".join(KV_DTYPES) + ".",
-        ),
+        given.several_kv_dtypes("budget"),
     ] = None,
     batch_size: Annotated[
         str,

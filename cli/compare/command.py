@@ -9,7 +9,6 @@ import typer
 from scalekv.cli import options as given
 from scalekv.cli.options import DEFAULTS_NOTE
 from scalekv.configs.option import OUTPUT
-from scalekv.kv.precision import KV_DTYPES
 
 HELP = (
     "Draw the same seeds under several budgets and policies, side by side.\n\n"
@@ -52,13 +51,7 @@ def compare(
     ] = None,
     kv_dtype: Annotated[
         list[str] | None,
-        given.several_of(
-            "kv_dtype",
-            "NAME",
-            "How held tokens are stored, each with every policy and budget: "
-            + ", ".join(KV_DTYPES)
-            + ".",
-        ),
+        given.several_kv_dtypes("policy and budget"),
     ] = None,
     side: Annotated[
         int,

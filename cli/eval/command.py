@@ -12,7 +12,6 @@ from scalekv.cli.console.commands import Command, CommandGroup
 from scalekv.cli.options import DEFAULTS_NOTE
 from scalekv.configs.option import OUTPUT, SAMPLING
 from scalekv.configs.values import MOST_SEED
-from scalekv.kv.precision import KV_DTYPES
 
 HELP = (
     "Measure what compressed caches take from pictures, as the papers do, and set it beside their "
@@ -183,14 +182,7 @@ def evaluate(
     ] = None,
     kv_dtype: Annotated[
         list[str] | None,
-        given.several_of(
-            "kv_dtype",
-            "NAME",
-            "How held tokens are stored, each with every policy and budget: "
-            + ", ".join(KV_DTYPES)
-            + ".",
-            "auto",
-        ),
+        given.several_kv_dtypes("policy and budget", "auto"),
     ] = None,
     seed: Annotated[
         int | None,

@@ -261,19 +261,14 @@ def _coded(work: Work) -> dict[str, Any]:
         return {}
     if work.constants is None:
         one = replace(work.shape, sequences=work.sequences // work.pictures)
-        takes, with_gradients = (
-            dict(
-                zip(
-                    ("device_bytes", "host_bytes"),
-                    measuring_bytes(work.schedule, one, work.text_tokens, gradients),
-                    strict=True,
-                )
-            )
-            for gradients in (False, True)
-        )
+
+        def takes(gradients: bool) -> dict[str, int]:
+            device, host = measuring_bytes(work.schedule, one, work.text_tokens, gradients)
+            return {"device_bytes": device, "host_bytes": host}
+
         return {
             "alternative": alternative_for(work.preset.name),
-            "calibrating_coded": {**takes, "gradients": with_gradients},
+            "calibrating_coded": {**takes(False), "gradients": takes(True)},
         }
     allocation = allocation_of(work.constants, work.budget, work.shape, work.guided)
     coded = allocation.first < len(work.schedule)

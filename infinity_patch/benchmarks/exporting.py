@@ -17,7 +17,7 @@ from scalekv.infinity_patch.benchmarks.layouts import (
 from scalekv.infinity_patch.benchmarks.prompts import BenchmarkPrompt, prompts_hash
 from scalekv.infinity_patch.evaluation.captions import Captions
 from scalekv.infinity_patch.evaluation.kept import KEY, VARIANT, EvaluationFolder
-from scalekv.infinity_patch.evaluation.rows import Part, Row
+from scalekv.infinity_patch.evaluation.rows import Part, Row, numbers_of
 from scalekv.infinity_patch.evaluation.run import evaluation_settings
 from scalekv.infinity_patch.evaluation.variants import CacheVariant
 from scalekv.infinity_patch.generation.pipeline import Picture, generate
@@ -76,8 +76,7 @@ class Export:
 
     @property
     def _numbers(self) -> range:
-        first, step = (0, 1) if self.part is None else (self.part[0] - 1, self.part[1])
-        return range(first, min(self.limit, len(self.prompts)), step)
+        return numbers_of(self.part, min(self.limit, len(self.prompts)))
 
     def _lacking(self, number: int, variant: CacheVariant) -> list[int]:
         paths = self.benchmark.paths(self.place(variant), self.prompts[number])

@@ -114,6 +114,12 @@ class Rows:
             self.done.add(key)
 
 
+def numbers_of(part: Part | None, count: int) -> range:
+    """Those of a part, of so many from 0 on; None: all."""
+    first, step = (0, 1) if part is None else (part[0] - 1, part[1])
+    return range(first, count, step)
+
+
 def part_file(folder: Path, name: str, part: Part | None) -> Path:
     """The file of rows that one part of the work adds to; None: the whole work is one part."""
     number = "" if part is None else f"-{part[0]}of{part[1]}"

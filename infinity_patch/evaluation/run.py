@@ -39,7 +39,7 @@ from scalekv.infinity_patch.evaluation.networks import (
     fid,
 )
 from scalekv.infinity_patch.evaluation.precisions import precisions_of
-from scalekv.infinity_patch.evaluation.rows import Part, Row, Rows
+from scalekv.infinity_patch.evaluation.rows import Part, Row, Rows, numbers_of
 from scalekv.infinity_patch.evaluation.summary import joined, result
 from scalekv.infinity_patch.evaluation.variants import FULL_CACHE, CacheVariant
 from scalekv.infinity_patch.files.hashes import model_hashes, quick_hash
@@ -84,8 +84,7 @@ class Evaluation:
     def numbers(self) -> list[int]:
         """The captions of this part."""
         count = min(self.limit, len(self.captions.texts))
-        first, step = (0, 1) if self.part is None else (self.part[0] - 1, self.part[1])
-        return list(range(first, count, step))
+        return list(numbers_of(self.part, count))
 
     @property
     def missing(self) -> int:
