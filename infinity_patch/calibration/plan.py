@@ -22,7 +22,7 @@ INDICES = ("paper", "share")
 CODED_PROMPTS = 8
 """How many prompts the constants of a coded cache are measured on, where nobody says."""
 
-ACTIVATIONS = 16
+ACTIVATIONS = 15
 """Of one block on the way back, in copies of the residual stream."""
 
 TOP = 16

@@ -40,8 +40,13 @@ def bytes_asked(budget: Budget, shape: CacheShape) -> int:
 def coded_budget(asked: Budget, constants: Constants | None = None) -> Budget:
     """The budget as coded caches are held to it, at every moment: its bytes, whichever layer they
     are in."""
-    even = replace(uniform(asked), bound="moment", origin="every token, in as many bytes")
-    return replace(even, percent=asked.percent, nbytes=asked.nbytes)
+    return replace(
+        uniform(asked),
+        bound="moment",
+        percent=asked.percent,
+        nbytes=asked.nbytes,
+        origin="every token, in as many bytes",
+    )
 
 
 @lru_cache(maxsize=64)
